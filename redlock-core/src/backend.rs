@@ -1,0 +1,232 @@
+//! The seam to a client library: what one node is asked, and what it answers.
+
+use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+
+use crate::{resources::Resources, token::Token};
+
+/// One node: a server that grants, extends and releases keys, independent of all other nodes.
+///
+/// Implement it for a client of your own, with [`async_trait`]; `redlock-redis-rs` does it for redis-rs, and
+/// [`MemoryBackend`](crate::memory::MemoryBackend) for a node that lives in the process.
+///
+/// # Contract
+///
+/// 1. **A key is held by a token.** `acquire` puts the token under each resource's key, for `ttl`, where no other
+///    token is. `extend` and `release` change a key only while it holds the request's token. A key that holds
+///    another token is never touched.
+/// 2. **All or nothing.** `acquire` and `extend` of several resources happen on all of their keys or on none, at
+///    one instant. `release` removes every key that holds the token, also when others do not.
+/// 3. **Idempotent in the token.** An `acquire` that is executed twice (a client library sent it again) answers
+///    [`Reply::Granted`] both times, and does not make the key live longer the second time.
+/// 4. **Never shorter.** `extend` makes each key live for at least `ttl` from now. A key that lives longer
+///    already keeps its time: an extension that arrives late must not cut a newer one short.
+/// 5. **In order.** Requests for one key take effect in the order in which their futures were first polled, also
+///    when an earlier one was dropped or has timed out, for as long as the connection lasts. (It may never take
+///    effect at all.) This is what puts a release behind the acquire that it undoes.
+/// 6. **One trip, once.** A request is one command, sent at most once. The backend does not retry: a command that
+///    may have been sent is not sent again.
+/// 7. **In time.** `timeout` is given to the client library, connecting included, and what has not been sent by
+///    then is not sent later. Dropping the future also ends a request, but not every client stops for it.
+/// 8. **In its class.** An error says, by [`BackendErrorKind`], what is known about the request.
+#[async_trait]
+pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
+    /// Puts the token under every resource's key, unless one of them holds another token.
+    async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError>;
+
+    /// Lets every resource's key live for `ttl` from now, if all of them hold the token.
+    async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError>;
+
+    /// Removes every resource's key that holds the token.
+    async fn release(&self, request: Release<'_>) -> Result<Released, BackendError>;
+
+    /// What to call this node in errors, for example its address, without credentials. Two nodes of one lock
+    /// manager may not have the same name. The default is empty: then the node goes by its position.
+    fn name(&self) -> &str {
+        ""
+    }
+}
+
+#[async_trait]
+impl<B: LockBackend + ?Sized> LockBackend for Arc<B> {
+    async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
+        (**self).acquire(request).await
+    }
+
+    async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
+        (**self).extend(request).await
+    }
+
+    async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
+        (**self).release(request).await
+    }
+
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+}
+
+/// A request to put a token under keys.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Acquire<'a> {
+    /// The keys.
+    pub resources: &'a Resources,
+    /// The value to put under them.
+    pub token: &'a Token,
+    /// How long the keys live; whole milliseconds, at least 1 ms, at most [`MAX_TTL`](crate::MAX_TTL).
+    pub ttl: Duration,
+    /// How long the node has for its answer.
+    pub timeout: Duration,
+}
+
+impl<'a> Acquire<'a> {
+    /// A request with all of its fields.
+    #[must_use]
+    pub fn new(resources: &'a Resources, token: &'a Token, ttl: Duration, timeout: Duration) -> Self {
+        Self { resources, token, ttl, timeout }
+    }
+}
+
+/// A request to let keys live longer.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Extend<'a> {
+    /// The keys.
+    pub resources: &'a Resources,
+    /// The value that they must hold.
+    pub token: &'a Token,
+    /// How long the keys live from now, at least; whole milliseconds, as in [`Acquire::ttl`].
+    pub ttl: Duration,
+    /// How long the node has for its answer.
+    pub timeout: Duration,
+}
+
+impl<'a> Extend<'a> {
+    /// A request with all of its fields.
+    #[must_use]
+    pub fn new(resources: &'a Resources, token: &'a Token, ttl: Duration, timeout: Duration) -> Self {
+        Self { resources, token, ttl, timeout }
+    }
+}
+
+/// A request to remove keys.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Release<'a> {
+    /// The keys.
+    pub resources: &'a Resources,
+    /// The value that they must hold.
+    pub token: &'a Token,
+    /// How long the node has for its answer.
+    pub timeout: Duration,
+}
+
+impl<'a> Release<'a> {
+    /// A request with all of its fields.
+    #[must_use]
+    pub fn new(resources: &'a Resources, token: &'a Token, timeout: Duration) -> Self {
+        Self { resources, token, timeout }
+    }
+}
+
+/// What a node answers to [`LockBackend::acquire`] and [`LockBackend::extend`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Reply {
+    /// Every key holds the token, for the ttl.
+    Granted,
+    /// Nothing was changed: a key holds another token, or, for `extend`, none.
+    Refused,
+}
+
+/// What a node answers to [`LockBackend::release`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Released {
+    /// Every key held the token, and was removed.
+    Removed,
+    /// One or more of the keys did not hold the token; those that did were removed.
+    NotHeld,
+}
+
+/// Why a node did not do what it was asked.
+///
+/// Its text is one line that a person can act on, without the text of its source.
+#[derive(Clone, Debug)]
+pub struct BackendError {
+    kind: BackendErrorKind,
+    message: String,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
+}
+
+impl BackendError {
+    /// An error in a class, with a message for people.
+    pub fn new(kind: BackendErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), source: None }
+    }
+
+    /// Adds the error that caused this one. The message should then add to it, not repeat it.
+    #[must_use]
+    pub fn with_source(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
+        self.source = Some(Arc::new(source));
+        self
+    }
+
+    /// The node did not answer within `timeout`.
+    #[must_use]
+    pub fn timed_out(timeout: Duration) -> Self {
+        Self::new(BackendErrorKind::Unreachable, format!("no answer within {timeout:?}"))
+    }
+
+    /// The class of the error.
+    #[must_use]
+    pub fn kind(&self) -> BackendErrorKind {
+        self.kind
+    }
+
+    /// The message, without the class.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+impl fmt::Display for BackendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.kind, self.message)
+    }
+}
+
+impl StdError for BackendError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+/// What is known about a request that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum BackendErrorKind {
+    /// The outcome is unknown: connection refused, reset or timed out, or an answer that makes no sense. Counts
+    /// as a "no" for the vote, and as "maybe held" for the clean-up.
+    Unreachable,
+    /// The node answered that it cannot do it now, and wrote nothing: it is loading its data, a read-only
+    /// replica, out of memory, busy. It may heal, so the request is retried.
+    Unavailable,
+    /// The node will not do it until somebody changes its configuration or the request: no or wrong
+    /// credentials, no permission, keys of different slots, a key of another type. When so many nodes reject
+    /// that no quorum is left, the request fails at once.
+    Rejected,
+}
+
+impl fmt::Display for BackendErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unreachable => "unreachable",
+            Self::Unavailable => "unavailable",
+            Self::Rejected => "rejected",
+        })
+    }
+}

@@ -1,0 +1,185 @@
+//! Making a lock manager.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use rand::{
+    CryptoRng, TryRng,
+    rand_core::UnwrapErr,
+    rngs::{SysError, SysRng},
+};
+
+use crate::{
+    backend::LockBackend,
+    debts::Debts,
+    error::ConfigError,
+    nodes::{Node, Nodes},
+    redlock::Redlock,
+    retry::{DelaySource, RetryPolicy},
+    runtime::Runtime,
+    validity::Drift,
+};
+
+/// Makes a [`Redlock`]; from [`Redlock::builder`].
+#[must_use = "a builder does nothing until it is built"]
+pub struct Builder {
+    runtime: Arc<dyn Runtime>,
+    backends: Vec<Box<dyn LockBackend>>,
+    drift_factor: f64,
+    node_timeout: Option<Duration>,
+    retry: RetryPolicy,
+    rng: Option<Box<dyn CryptoRng + Send>>,
+}
+
+impl Builder {
+    pub(crate) fn new(runtime: Arc<dyn Runtime>) -> Self {
+        Self {
+            runtime,
+            backends: Vec::new(),
+            drift_factor: Drift::DEFAULT_FACTOR,
+            node_timeout: None,
+            retry: RetryPolicy::default(),
+            rng: None,
+        }
+    }
+
+    /// Adds a node. Nodes must be independent of each other: no replicas, no shared disk. Use an odd number, three
+    /// or five: a fourth node helps no more than the third.
+    pub fn node(mut self, backend: impl LockBackend) -> Self {
+        self.backends.push(Box::new(backend));
+        self
+    }
+
+    /// Adds several nodes, as [`Builder::node`] does one.
+    pub fn nodes<B: LockBackend>(self, backends: impl IntoIterator<Item = B>) -> Self {
+        backends.into_iter().fold(self, Self::node)
+    }
+
+    /// The share of a ttl by which the clocks of nodes and clients may drift apart while a lock lives, from 0 to
+    /// less than 1. `ttl x drift_factor + 2 ms` is taken off every validity. The default is 0.01.
+    pub fn drift_factor(mut self, factor: f64) -> Self {
+        self.drift_factor = factor;
+        self
+    }
+
+    /// How often a lost round is followed by another; 0 is a single attempt. The default is 3, so 4 attempts.
+    pub fn retry_count(mut self, count: u32) -> Self {
+        self.retry.count = Some(count);
+        self
+    }
+
+    /// Makes rounds until one is won, or rejected. Dropping the future ends it.
+    pub fn retry_forever(mut self) -> Self {
+        self.retry.count = None;
+        self
+    }
+
+    /// How long to wait after a lost round, before jitter; 1 ms at least. The default is 200 ms.
+    pub fn retry_delay(mut self, delay: Duration) -> Self {
+        self.retry.delay.set_delay(delay);
+        self
+    }
+
+    /// The most that is randomly added to or taken from the delay, so that clients that collided do not collide
+    /// again. The default is 100 ms.
+    pub fn retry_jitter(mut self, jitter: Duration) -> Self {
+        self.retry.delay.set_jitter(jitter);
+        self
+    }
+
+    /// Delays of your own in place of delay and jitter: `delays` is called for each lock that is asked for, and
+    /// retrying ends when its iterator does, or with the retry count.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # fn example(builder: redlock_core::Builder) -> redlock_core::Builder {
+    /// // 50 ms, 100 ms, ... up to 1.6 s.
+    /// builder.retry_forever().retry_delays(|| (0..6).map(|power| Duration::from_millis(50 << power)))
+    /// # }
+    /// ```
+    pub fn retry_delays<F, I>(mut self, delays: F) -> Self
+    where
+        F: Fn() -> I + Send + Sync + 'static,
+        I: IntoIterator<Item = Duration>,
+        I::IntoIter: Send + 'static,
+    {
+        self.retry.delay = crate::retry::Delay::Custom(DelaySource::new(delays));
+        self
+    }
+
+    /// How long each node has for its answer in each round. The default is a twentieth of the ttl, at least
+    /// 50 ms; it is never more than the validity that a lock of that ttl starts with.
+    ///
+    /// Healthy nodes do not wait for it: it bounds what a round takes when so many nodes are silent that nothing is
+    /// decided without them.
+    pub fn node_timeout(mut self, timeout: Duration) -> Self {
+        self.node_timeout = Some(timeout);
+        self
+    }
+
+    /// The generator for tokens and jitter. The default is the operating system's, which two processes never
+    /// share, not even after a fork or when a virtual machine is cloned. Give a seeded one to replay a test.
+    pub fn rng(mut self, rng: impl CryptoRng + Send + 'static) -> Self {
+        self.rng = Some(Box::new(rng));
+        self
+    }
+
+    /// Makes the lock manager. Nothing is sent to any node.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] when there are no nodes, two with the same name, or a value is out of its range.
+    pub fn build(self) -> Result<Redlock, ConfigError> {
+        let drift = Drift::new(self.drift_factor)?;
+        if self.node_timeout.is_some_and(|timeout| timeout.is_zero()) {
+            return Err(ConfigError::NodeTimeout);
+        }
+        if self.backends.is_empty() {
+            return Err(ConfigError::NoNodes);
+        }
+        let mut names = BTreeSet::new();
+        for name in self.backends.iter().map(|backend| backend.name()).filter(|name| !name.is_empty()) {
+            if !names.insert(name) {
+                return Err(ConfigError::RepeatedNode { name: name.to_owned() });
+            }
+        }
+        let rng = match self.rng {
+            Some(rng) => rng,
+            None => system_rng().map_err(ConfigError::Random)?,
+        };
+        let nodes = Nodes {
+            runtime: self.runtime,
+            drift,
+            node_timeout: self.node_timeout,
+            rng: Mutex::new(rng),
+            nodes: self
+                .backends
+                .into_iter()
+                .map(|backend| Node { backend, debts: Debts::default() })
+                .collect(),
+        };
+        Ok(Redlock::new(Arc::new(nodes), self.retry))
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("runtime", &self.runtime)
+            .field("backends", &self.backends)
+            .field("drift_factor", &self.drift_factor)
+            .field("node_timeout", &self.node_timeout)
+            .field("retry", &self.retry)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The operating system's generator, once it has shown that it works: from then on it does not fail.
+fn system_rng() -> Result<Box<dyn CryptoRng + Send>, SysError> {
+    SysRng.try_next_u64()?;
+    Ok(Box::new(UnwrapErr(SysRng)))
+}

@@ -1,0 +1,267 @@
+//! One round's claim on its resources, and the book that is kept on each node: what may still stand there.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::{
+    backend::{BackendError, BackendErrorKind, Released, Reply},
+    resources::Resources,
+    token::Token,
+    validity::Ttl,
+};
+
+/// Resources, and the token of the one round that claims them.
+///
+/// Every round has a token of its own: with one for all rounds, the late release of the first would delete the
+/// key of the second.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    pub(crate) resources: Resources,
+    pub(crate) token: Token,
+    book: Mutex<Book>,
+}
+
+#[derive(Debug)]
+struct Book {
+    /// The longest ttl that was asked for: no key lives longer after the last request.
+    ttl: Ttl,
+    /// By node.
+    entries: Vec<Entry>,
+}
+
+/// What a node may hold of a claim.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Entry {
+    put: Put,
+    undo: Undo,
+}
+
+/// How far putting the keys there has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Put {
+    #[default]
+    NotAsked,
+    UnderWay,
+    /// The keys are there, until they are removed or expire.
+    Done,
+    /// Nothing was written.
+    Nothing,
+    /// Nobody knows: they may be there, or still come.
+    Unknown,
+}
+
+/// How far removing them has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Undo {
+    #[default]
+    NotAsked,
+    /// `behind`: asked while the keys were still being put there.
+    UnderWay { behind: bool },
+    /// The keys were there and are removed.
+    Removed,
+    /// They were not there.
+    Absent { behind: bool },
+    /// The node did not do it, but may do it later.
+    Failed,
+    /// The node will never do it.
+    Rejected,
+}
+
+impl Claim {
+    pub(crate) fn new(resources: Resources, token: Token, ttl: Ttl, nodes: usize) -> Self {
+        let entries = vec![Entry::default(); nodes];
+        Self { resources, token, book: Mutex::new(Book { ttl, entries }) }
+    }
+
+    /// A claim of a lock that was handed over: another process has put its keys there.
+    pub(crate) fn adopted(resources: Resources, token: Token, ttl: Ttl, nodes: usize) -> Self {
+        let entries = vec![Entry { put: Put::Done, undo: Undo::NotAsked }; nodes];
+        Self { resources, token, book: Mutex::new(Book { ttl, entries }) }
+    }
+
+    pub(crate) fn ttl(&self) -> Ttl {
+        self.book().ttl
+    }
+
+    /// Books that the keys are asked to live for `ttl`.
+    pub(crate) fn extending(&self, ttl: Ttl) {
+        let mut book = self.book();
+        book.ttl = book.ttl.max(ttl);
+    }
+
+    pub(crate) fn putting(&self, node: usize) {
+        self.book().entries[node].put = Put::UnderWay;
+    }
+
+    /// As [`Claim::putting`], unless the removal has begun already: then nothing may be put there any more.
+    #[must_use]
+    pub(crate) fn putting_again(&self, node: usize) -> bool {
+        let entry = &mut self.book().entries[node];
+        let may = entry.undo == Undo::NotAsked;
+        if may {
+            entry.put = Put::UnderWay;
+        }
+        may
+    }
+
+    /// Books the answer to an acquire. Whether the node owes a removal.
+    #[must_use]
+    pub(crate) fn put(&self, node: usize, answer: &Result<Reply, BackendError>) -> bool {
+        let entry = &mut self.book().entries[node];
+        entry.put = match answer.as_ref().map_err(BackendError::kind) {
+            Ok(Reply::Granted) => Put::Done,
+            Ok(Reply::Refused) => Put::Nothing,
+            Err(BackendErrorKind::Unreachable) => Put::Unknown,
+            Err(BackendErrorKind::Unavailable | BackendErrorKind::Rejected) => Put::Nothing,
+        };
+        entry.owes()
+    }
+
+    pub(crate) fn undoing(&self, node: usize) {
+        let entry = &mut self.book().entries[node];
+        entry.undo = Undo::UnderWay { behind: entry.put == Put::UnderWay };
+    }
+
+    /// Books the answer to a release. Whether the node owes another one.
+    #[must_use]
+    pub(crate) fn undone(&self, node: usize, answer: &Result<Released, BackendError>) -> bool {
+        let entry = &mut self.book().entries[node];
+        let behind = entry.undo == Undo::UnderWay { behind: true };
+        entry.undo = match answer.as_ref().map_err(BackendError::kind) {
+            Ok(Released::Removed) => Undo::Removed,
+            Ok(Released::NotHeld) => Undo::Absent { behind },
+            Err(BackendErrorKind::Unreachable | BackendErrorKind::Unavailable) => Undo::Failed,
+            Err(BackendErrorKind::Rejected) => Undo::Rejected,
+        };
+        entry.owes()
+    }
+
+    /// Whether the node is known to have put the keys there.
+    pub(crate) fn is_put(&self, node: usize) -> bool {
+        self.book().entries[node].put == Put::Done
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    /// Whether the keys may still be there, or still come, although their removal has been answered: then it
+    /// has to be asked for again.
+    fn owes(self) -> bool {
+        match (self.put, self.undo) {
+            // Not settled yet: the later of the two answers decides.
+            (Put::UnderWay, _) | (_, Undo::NotAsked | Undo::UnderWay { .. }) => false,
+            (_, Undo::Removed | Undo::Rejected) | (Put::Nothing | Put::NotAsked, _) => false,
+            (Put::Done | Put::Unknown, Undo::Failed) => true,
+            // Sent over a connection that broke, the acquire may still come out of a buffer.
+            (Put::Unknown, Undo::Absent { .. }) => true,
+            // The release was asked behind the acquire but came first: over two connections, that can be.
+            // Asked for after the acquire was done, it says that the keys have expired.
+            (Put::Done, Undo::Absent { behind }) => behind,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::validity::Drift;
+
+    fn failed<T>(kind: BackendErrorKind) -> Result<T, BackendError> {
+        Err(BackendError::new(kind, "test"))
+    }
+
+    fn acquired() -> [Result<Reply, BackendError>; 5] {
+        [
+            Ok(Reply::Granted),
+            Ok(Reply::Refused),
+            failed(BackendErrorKind::Unreachable),
+            failed(BackendErrorKind::Unavailable),
+            failed(BackendErrorKind::Rejected),
+        ]
+    }
+
+    fn released() -> [Result<Released, BackendError>; 5] {
+        [
+            Ok(Released::Removed),
+            Ok(Released::NotHeld),
+            failed(BackendErrorKind::Unreachable),
+            failed(BackendErrorKind::Unavailable),
+            failed(BackendErrorKind::Rejected),
+        ]
+    }
+
+    fn claim() -> Claim {
+        let ttl = Ttl::new(Duration::from_secs(1), Drift::new(0.01).unwrap()).unwrap();
+        Claim::new("a".into(), "0".repeat(40).parse().unwrap(), ttl, 1)
+    }
+
+    /// Rows: removed, not held, unreachable, unavailable, rejected. Columns: granted, refused, unreachable, ...
+    const OWED_BEHIND: [[bool; 5]; 5] = [
+        [false, false, false, false, false],
+        [true, false, true, false, false],
+        [true, false, true, false, false],
+        [true, false, true, false, false],
+        [false, false, false, false, false],
+    ];
+
+    #[test]
+    fn a_release_behind_an_acquire_is_owed_again_unless_it_is_known_to_have_worked() {
+        for (row, released) in released().iter().enumerate() {
+            for (column, acquired) in acquired().iter().enumerate() {
+                let expected = OWED_BEHIND[row][column];
+                let claim = claim();
+                claim.putting(0);
+                claim.undoing(0);
+                assert!(!claim.put(0, acquired), "not settled");
+                assert_eq!(claim.undone(0, released), expected, "{acquired:?}, then {released:?}");
+
+                let claim = self::claim();
+                claim.putting(0);
+                claim.undoing(0);
+                assert!(!claim.undone(0, released), "not settled");
+                assert_eq!(claim.put(0, acquired), expected, "{released:?}, then {acquired:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_release_after_an_acquire_that_finds_nothing_owes_nothing() {
+        let claim = claim();
+        claim.putting(0);
+        assert!(!claim.put(0, &Ok(Reply::Granted)));
+        assert!(claim.is_put(0));
+        claim.undoing(0);
+        assert!(!claim.undone(0, &Ok(Released::NotHeld)), "it has expired");
+    }
+
+    #[test]
+    fn nothing_is_put_back_once_the_removal_has_begun() {
+        let claim = claim();
+        assert!(claim.putting_again(0));
+        assert!(!claim.put(0, &Ok(Reply::Granted)));
+        claim.undoing(0);
+        assert!(!claim.putting_again(0));
+        assert!(!claim.undone(0, &Ok(Released::Removed)));
+        assert!(!claim.putting_again(0));
+    }
+
+    #[test]
+    fn a_node_that_was_never_asked_owes_nothing() {
+        let claim = claim();
+        claim.undoing(0);
+        assert!(!claim.undone(0, &failed(BackendErrorKind::Unreachable)));
+    }
+
+    #[test]
+    fn an_adopted_claim_is_taken_to_stand_on_every_node() {
+        let other = claim();
+        let ttl = other.ttl();
+        let claim = Claim::adopted(other.resources, other.token, ttl, 1);
+        claim.undoing(0);
+        assert!(claim.undone(0, &failed(BackendErrorKind::Unreachable)));
+    }
+}

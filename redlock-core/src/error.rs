@@ -1,0 +1,198 @@
+//! What can go wrong, by what to do about it.
+
+use std::{error::Error as _, fmt, time::Duration};
+
+use crate::{backend::BackendError, resources::Resources, validity::MAX_TTL};
+
+/// Why there is no lock, or no longer one.
+///
+/// The variants answer "what do I do now". Each but the last carries what every node said.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Somebody else holds a resource: come back later.
+    #[error("{} held by another owner ({_0})", Are(&.0.resources))]
+    Contended(Box<Report>),
+    /// Too few nodes answered in time for a quorum: page someone.
+    #[error("no quorum of nodes for {} ({_0})", .0.resources)]
+    Unavailable(Box<Report>),
+    /// So many nodes reject the request that no quorum is left: fix the configuration, retrying does not help.
+    #[error("rejected by the nodes for {} ({_0})", .0.resources)]
+    Rejected(Box<Report>),
+    /// The lock is not yours any more: stop what it guards.
+    #[error("the lock on {} is lost ({_0})", .0.resources)]
+    Lost(Box<Report>),
+    /// The request makes no sense; nothing was sent.
+    #[error("invalid request: {0}")]
+    InvalidRequest(#[from] InvalidRequest),
+}
+
+impl Error {
+    /// What every node said; `None` for [`Error::InvalidRequest`].
+    #[must_use]
+    pub fn report(&self) -> Option<&Report> {
+        match self {
+            Self::Contended(report)
+            | Self::Unavailable(report)
+            | Self::Rejected(report)
+            | Self::Lost(report) => Some(report),
+            Self::InvalidRequest(_) => None,
+        }
+    }
+}
+
+/// What the nodes said in the last round of a failed request.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Report {
+    /// What was asked for.
+    pub resources: Resources,
+    /// How many rounds were made in all. Zero when the lock had lapsed before anything was asked.
+    pub attempts: u32,
+    /// The last round's answers, in the order of the nodes. Empty when there was no round.
+    pub answers: Vec<NodeAnswer>,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.attempts {
+            0 => f.write_str("its validity had run out")?,
+            1 => f.write_str("1 attempt")?,
+            attempts => write!(f, "{attempts} attempts")?,
+        }
+        for answer in &self.answers {
+            write!(f, "; {answer}")?;
+        }
+        Ok(())
+    }
+}
+
+/// One node's answer in a round.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct NodeAnswer {
+    /// The node's position in the builder, from 0.
+    pub node: usize,
+    /// The node's [name](crate::LockBackend::name).
+    pub name: String,
+    /// What it said.
+    pub answer: Answer,
+}
+
+impl fmt::Display for NodeAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name.as_str() {
+            "" => write!(f, "node {}: {}", self.node, self.answer),
+            name => write!(f, "{name}: {}", self.answer),
+        }
+    }
+}
+
+/// What a node said.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Answer {
+    /// It holds the keys for us.
+    #[error("granted")]
+    Granted,
+    /// It does not: a key holds another token, or, when extending, none.
+    #[error("refused")]
+    Refused,
+    /// It has removed the keys.
+    #[error("removed")]
+    Removed,
+    /// It did not hold all of the keys for us any more.
+    #[error("not held")]
+    NotHeld,
+    /// It did not answer, or said why it could not do it.
+    #[error("{}", Chain(.0))]
+    Failed(BackendError),
+    /// It granted, but only after the validity had run out: that does not count.
+    #[error("answered too late")]
+    Late,
+    /// The round was decided before it answered.
+    #[error("not waited for")]
+    Pending,
+}
+
+/// A request that makes no sense.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidRequest {
+    /// There is nothing to lock.
+    #[error("no resources")]
+    NoResources,
+    /// A resource's name is empty.
+    #[error("a resource's name is empty")]
+    EmptyResource,
+    /// A resource is named more than once.
+    #[error("the resource {name:?} is named more than once")]
+    RepeatedResource {
+        /// The repeated name.
+        name: String,
+    },
+    /// Drift leaves nothing of the ttl.
+    #[error("a ttl of {ttl:?} is too short: clock drift takes {drift:?} of it")]
+    TtlTooShort {
+        /// The ttl that was asked for.
+        ttl: Duration,
+        /// What drift takes, see [`Builder::drift_factor`](crate::Builder::drift_factor).
+        drift: Duration,
+    },
+    /// The ttl is over [`MAX_TTL`].
+    #[error("a ttl of {ttl:?} is too long: the most is {MAX_TTL:?}")]
+    TtlTooLong {
+        /// The ttl that was asked for.
+        ttl: Duration,
+    },
+}
+
+/// A lock manager cannot be built like this.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A lock needs one node at least; it gets safer from three on.
+    #[error("no nodes")]
+    NoNodes,
+    /// Two nodes go by the same name: one server must not vote twice.
+    #[error("the node {name:?} is there twice")]
+    RepeatedNode {
+        /// The repeated name.
+        name: String,
+    },
+    /// The drift factor is not a number from 0 to less than 1.
+    #[error("the drift factor must be at least 0 and less than 1, not {factor}")]
+    DriftFactor {
+        /// The factor that was asked for.
+        factor: f64,
+    },
+    /// With a timeout of zero no node can answer.
+    #[error("the node timeout is zero")]
+    NodeTimeout,
+    /// The operating system has no random numbers for tokens.
+    #[error("the operating system's random generator does not work")]
+    Random(#[source] rand::rngs::SysError),
+}
+
+/// An error and its sources, each printed once.
+struct Chain<'a>(&'a BackendError);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)?;
+        let mut source = self.0.source();
+        while let Some(error) = source {
+            write!(f, ": {error}")?;
+            source = error.source();
+        }
+        Ok(())
+    }
+}
+
+struct Are<'a>(&'a Resources);
+
+impl fmt::Display for Are<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.0, if self.0.as_slice().len() == 1 { "is" } else { "are" })
+    }
+}

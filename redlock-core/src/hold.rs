@@ -1,0 +1,106 @@
+//! A lock that has been won: until when it is valid, and how that ends.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use futures_util::future::{Either, select};
+
+use crate::{
+    claim::Claim,
+    error::Error,
+    nodes::Nodes,
+    rounds::{self, Defeated},
+    signal::Signal,
+    validity::Ttl,
+};
+
+/// What a lock, its leases and its keep-alive share.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    pub(crate) nodes: Arc<Nodes>,
+    pub(crate) claim: Arc<Claim>,
+    state: Mutex<State>,
+    over: Signal,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct State {
+    valid_until: Instant,
+    /// Released, or known to be lost. Never taken back.
+    over: bool,
+}
+
+impl Hold {
+    pub(crate) fn new(nodes: Arc<Nodes>, claim: Arc<Claim>, valid_until: Instant) -> Self {
+        let state = Mutex::new(State { valid_until, over: false });
+        Self { nodes, claim, state, over: Signal::new() }
+    }
+
+    /// What is left of the validity; `None` when there is nothing left or the hold is over.
+    pub(crate) fn remaining(&self) -> Option<Duration> {
+        let now = self.nodes.now();
+        let state = self.state();
+        if state.over {
+            None
+        } else {
+            state.valid_until.checked_duration_since(now).filter(|left| !left.is_zero())
+        }
+    }
+
+    pub(crate) fn valid_until(&self) -> Instant {
+        self.state().valid_until
+    }
+
+    /// The hold is over: it is released, or somebody else may have the lock.
+    pub(crate) fn end(&self) {
+        self.state().over = true;
+        self.over.set();
+    }
+
+    /// Completes when the hold is over or its validity has run out, whatever the nodes do: the deadline is local.
+    pub(crate) async fn ended(&self) {
+        while let Some(left) = self.remaining() {
+            if let Either::Left(_) = select(self.over.wait(), self.nodes.runtime.sleep(left)).await {
+                return;
+            }
+        }
+    }
+
+    /// Asks all nodes to let the keys live for `ttl` from now. Only what a quorum has confirmed while the hold
+    /// was still valid counts; whatever else happens, the validity stays as it was.
+    pub(crate) async fn extend(&self, ttl: Ttl) -> Result<(), Error> {
+        let start = self.nodes.now();
+        let extended = if self.remaining().is_some() {
+            rounds::extend(&self.nodes, &self.claim, ttl, start, self.valid_until()).await
+        } else {
+            Err(Defeated::lapsed())
+        };
+        let defeated = match extended {
+            Ok((valid_until, _)) if self.prolong(valid_until) => return Ok(()),
+            Ok(_) => Defeated::lapsed(),
+            Err(defeated) => defeated,
+        };
+        if defeated.disproved || self.remaining().is_none() {
+            self.end();
+            return Err(Error::Lost(defeated.report(&self.claim)));
+        }
+        Err(defeated.not_confirmed(&self.claim))
+    }
+
+    /// Moves the deadline, unless it has passed: a hold that was lost once stays lost.
+    fn prolong(&self, valid_until: Instant) -> bool {
+        let now = self.nodes.now();
+        let mut state = self.state();
+        let alive = !state.over && now < state.valid_until;
+        if alive {
+            state.valid_until = state.valid_until.max(valid_until);
+        }
+        alive
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,214 @@
+//! Extending a lock in the background for as long as it is needed.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::select;
+
+use crate::{
+    error::Error,
+    hold::Hold,
+    lock::{Lock, Unlock},
+    resources::Resources,
+    signal::Signal,
+    validity::Ttl,
+};
+
+/// A lock that a task of its own extends: a third of its ttl after the last extension, and, while that fails, every
+/// tenth of the ttl until it works or the validity has run out.
+///
+/// The task ends with the guard. Dropping the guard releases the lock in the background.
+#[derive(Debug)]
+#[must_use = "a guard that is dropped releases its lock"]
+pub struct KeepAlive {
+    lock: Lock,
+    _stop: StopOnDrop,
+}
+
+impl KeepAlive {
+    pub(crate) fn new(lock: Lock, ttl: Ttl, longest: Option<Instant>) -> Self {
+        let stop = Signal::new();
+        let extending = extend_until_over(lock.hold().clone(), ttl, longest);
+        let stopped = stop.wait();
+        lock.hold().nodes.runtime.spawn(Box::pin(async move {
+            select(Box::pin(extending), stopped).await;
+        }));
+        Self { lock, _stop: StopOnDrop(stop) }
+    }
+
+    /// A view of the lock to give to what it guards.
+    #[must_use]
+    pub fn lease(&self) -> Lease {
+        Lease { hold: self.lock.hold().clone() }
+    }
+
+    /// Whether the lock is valid now, see [`Lock::is_valid`].
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        self.lock.is_valid()
+    }
+
+    /// Completes when the lock is lost, see [`Lease::lost`].
+    pub async fn lost(&self) {
+        self.lock.hold().ended().await;
+    }
+
+    /// Stops extending and gives the lock back.
+    pub fn stop(self) -> Lock {
+        self.lock
+    }
+
+    /// Stops extending and releases the lock.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lock::unlock`].
+    pub async fn unlock(self) -> Result<Unlock, Error> {
+        self.stop().unlock().await
+    }
+}
+
+#[derive(Debug)]
+struct StopOnDrop(Signal);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.set();
+    }
+}
+
+/// A view of a lock that somebody else holds and extends. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Lease {
+    hold: Arc<Hold>,
+}
+
+impl Lease {
+    /// Whether the lock is valid now, see [`Lock::is_valid`].
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        self.hold.remaining().is_some()
+    }
+
+    /// How long the lock stays valid without another extension, see [`Lock::remaining`].
+    #[must_use]
+    pub fn remaining(&self) -> Duration {
+        self.hold.remaining().unwrap_or_default()
+    }
+
+    /// What is locked.
+    #[must_use]
+    pub fn resources(&self) -> &Resources {
+        &self.hold.claim.resources
+    }
+
+    /// Completes when the lock is lost or released: no later than its validity runs out, whatever the network
+    /// does.
+    pub async fn lost(&self) {
+        self.hold.ended().await;
+    }
+}
+
+async fn extend_until_over(hold: Arc<Hold>, ttl: Ttl, longest: Option<Instant>) {
+    let mut pace = Pace::new(hold.nodes.now(), ttl);
+    loop {
+        let now = hold.nodes.now();
+        hold.nodes.runtime.sleep(pace.next().saturating_duration_since(now)).await;
+        let start = hold.nodes.now();
+        let Some(ttl) = within(ttl, longest, start).and_then(|ttl| hold.nodes.ttl(ttl).ok()) else {
+            return;
+        };
+        match hold.extend(ttl).await {
+            Ok(()) => pace.extended(start),
+            Err(Error::Lost(_)) => return,
+            Err(_) => pace.failed(hold.nodes.now()),
+        }
+    }
+}
+
+/// The ttl of an extension at `now`, so that the lock does not outlive `longest`.
+fn within(ttl: Ttl, longest: Option<Instant>, now: Instant) -> Option<Duration> {
+    match longest {
+        Some(longest) => longest.checked_duration_since(now).map(|left| left.min(ttl.get())),
+        None => Some(ttl.get()),
+    }
+}
+
+/// When to extend. Counted from the last success, not from what is left of the validity: a third of what is left,
+/// again and again, would come closer and closer to the deadline without an end.
+#[derive(Debug)]
+struct Pace {
+    next: Instant,
+    ttl: Ttl,
+}
+
+impl Pace {
+    fn new(now: Instant, ttl: Ttl) -> Self {
+        Self { next: now + ttl.get() / EXTENSIONS_PER_TTL, ttl }
+    }
+
+    fn next(&self) -> Instant {
+        self.next
+    }
+
+    fn extended(&mut self, start: Instant) {
+        self.next = start + self.ttl.get() / EXTENSIONS_PER_TTL;
+    }
+
+    fn failed(&mut self, now: Instant) {
+        self.next = now + self.ttl.get() / TRIES_PER_TTL;
+    }
+}
+
+const EXTENSIONS_PER_TTL: u32 = 3;
+const TRIES_PER_TTL: u32 = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validity::Drift;
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn ttl(duration: Duration) -> Ttl {
+        Ttl::new(duration, Drift::new(0.01).unwrap()).unwrap()
+    }
+
+    #[allow(clippy::disallowed_methods)]
+    fn some_instant() -> Instant {
+        Instant::now()
+    }
+
+    #[test]
+    fn extensions_come_every_third_of_the_ttl_however_long_they_take() {
+        let start = some_instant();
+        let mut pace = Pace::new(start, ttl(seconds(30)));
+        assert_eq!(pace.next(), start + seconds(10));
+        pace.extended(start + seconds(10));
+        assert_eq!(pace.next(), start + seconds(20));
+    }
+
+    #[test]
+    fn a_failed_extension_is_tried_again_at_a_bounded_rate() {
+        let start = some_instant();
+        let mut pace = Pace::new(start, ttl(seconds(30)));
+        pace.failed(start + seconds(11));
+        assert_eq!(pace.next(), start + seconds(14));
+        pace.failed(pace.next());
+        assert_eq!(pace.next(), start + seconds(17));
+    }
+
+    #[test]
+    fn the_longest_hold_cuts_the_last_extension() {
+        let start = some_instant();
+        let ttl = ttl(seconds(30));
+        assert_eq!(within(ttl, None, start), Some(seconds(30)));
+        assert_eq!(within(ttl, Some(start + seconds(100)), start), Some(seconds(30)));
+        assert_eq!(within(ttl, Some(start + seconds(100)), start + seconds(80)), Some(seconds(20)));
+        assert_eq!(within(ttl, Some(start + seconds(100)), start + seconds(101)), None);
+    }
+}

@@ -1,0 +1,42 @@
+#![doc = include_str!("../README.md")]
+
+mod backend;
+mod builder;
+mod claim;
+mod debts;
+mod error;
+mod fan;
+mod hold;
+mod keep_alive;
+mod lock;
+mod memory;
+mod nodes;
+mod quorum;
+mod redlock;
+mod request;
+mod resources;
+mod retry;
+mod rounds;
+mod runtime;
+mod signal;
+mod token;
+mod validity;
+
+pub use async_trait::async_trait;
+
+#[cfg(feature = "tokio")]
+pub use self::runtime::{NoRuntime, TokioRuntime};
+pub use self::{
+    backend::{Acquire, BackendError, BackendErrorKind, Extend, LockBackend, Release, Released, Reply},
+    builder::Builder,
+    error::{Answer, ConfigError, Error, InvalidRequest, NodeAnswer, Report},
+    keep_alive::{KeepAlive, Lease},
+    lock::{Lock, LockParts, Unlock},
+    memory::MemoryBackend,
+    redlock::Redlock,
+    request::LockRequest,
+    resources::Resources,
+    runtime::{BoxFuture, Runtime},
+    token::{InvalidToken, Token},
+    validity::MAX_TTL,
+};

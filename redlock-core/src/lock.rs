@@ -1,0 +1,191 @@
+//! A lock that its owner holds, and what is left behind when it is handed over.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    error::{Error, NodeAnswer},
+    hold::Hold,
+    keep_alive::KeepAlive,
+    resources::Resources,
+    rounds,
+    token::Token,
+    validity::Ttl,
+};
+
+/// A lock: yours for as long as [`is_valid`](Lock::is_valid) says so.
+///
+/// Dropping it releases it in the background, which needs its runtime to run on; [`unlock`](Lock::unlock) releases
+/// it and says whether it was still held. [`forget`](Lock::forget) leaves it to its ttl.
+#[derive(Debug)]
+#[must_use = "a lock that is dropped is released"]
+pub struct Lock {
+    hold: Arc<Hold>,
+    ttl: Ttl,
+    attempts: u32,
+    votes: Vec<NodeAnswer>,
+    /// Keep-alive ends here.
+    longest: Option<Instant>,
+    /// Whether dropping it still has to release it.
+    armed: bool,
+}
+
+impl Lock {
+    pub(crate) fn new(
+        hold: Hold,
+        ttl: Ttl,
+        attempts: u32,
+        votes: Vec<NodeAnswer>,
+        longest: Option<Instant>,
+    ) -> Self {
+        Self { hold: Arc::new(hold), ttl, attempts, votes, longest, armed: true }
+    }
+
+    /// What is locked.
+    #[must_use]
+    pub fn resources(&self) -> &Resources {
+        &self.hold.claim.resources
+    }
+
+    /// The value that stands under the keys.
+    #[must_use]
+    pub fn token(&self) -> &Token {
+        &self.hold.claim.token
+    }
+
+    /// Whether the lock is valid now: no other client can hold it at this instant.
+    ///
+    /// Between this answer and what you do next any amount of time can pass.
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        self.hold.remaining().is_some()
+    }
+
+    /// How long the lock stays valid without an extension: ttl, less what acquiring took, less clock drift. Zero
+    /// when it is not valid any more.
+    #[must_use]
+    pub fn remaining(&self) -> Duration {
+        self.hold.remaining().unwrap_or_default()
+    }
+
+    /// How many rounds it took to get the lock, the last one included.
+    #[must_use]
+    pub fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// What each node had said when the last round was won.
+    #[must_use]
+    pub fn votes(&self) -> &[NodeAnswer] {
+        &self.votes
+    }
+
+    /// Makes the lock last for `ttl` from now. It never makes it shorter.
+    ///
+    /// One round: it is not retried. Nodes that have lost the lock's keys get them back.
+    ///
+    /// # Errors
+    ///
+    /// * [`Error::Lost`] when the validity has run out, before or meanwhile, or when the nodes say that the keys
+    ///   are gone. The lock is over: stop what it guards.
+    /// * [`Error::Unavailable`] or [`Error::Rejected`] when no quorum confirmed it. The lock keeps the validity that
+    ///   it had, so it can be tried again.
+    /// * [`Error::InvalidRequest`] for a ttl that is too short or too long.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future leaves the validity as it was.
+    pub async fn extend(&mut self, ttl: Duration) -> Result<(), Error> {
+        let ttl = self.hold.nodes.ttl(ttl)?;
+        self.hold.extend(ttl).await?;
+        self.ttl = ttl;
+        Ok(())
+    }
+
+    /// Releases the lock: one round, decided at a quorum.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] or [`Error::Rejected`] when no quorum said whether the lock was still held. It is
+    /// over all the same; nodes that could not be reached are asked again in the background, for one ttl.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future releases the lock in the background.
+    pub async fn unlock(mut self) -> Result<Unlock, Error> {
+        self.armed = false;
+        release(&self.hold).await
+    }
+
+    /// Lets a task extend the lock until the guard is dropped: see [`KeepAlive`].
+    pub fn keep_alive(self) -> KeepAlive {
+        let (ttl, longest) = (self.ttl, self.longest);
+        KeepAlive::new(self, ttl, longest)
+    }
+
+    /// Ends the lock without releasing it: its keys stay until their ttl has passed.
+    pub fn forget(mut self) {
+        self.armed = false;
+    }
+
+    /// Takes the lock apart, to hand it to another process, which makes a lock of it again by
+    /// [`Redlock::from_parts`](crate::Redlock::from_parts). Nothing is released; if nobody takes it over, it ends
+    /// with its ttl.
+    #[must_use]
+    pub fn into_parts(mut self) -> LockParts {
+        self.armed = false;
+        LockParts {
+            resources: self.resources().as_slice().to_vec(),
+            token: self.token().clone(),
+            ttl: self.ttl.get(),
+        }
+    }
+
+    pub(crate) fn hold(&self) -> &Arc<Hold> {
+        &self.hold
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if self.armed {
+            let hold = &self.hold;
+            hold.end();
+            drop(hold.nodes.release_all(&hold.claim, hold.nodes.timeout(hold.claim.ttl())));
+        }
+    }
+}
+
+/// What unlocking found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Unlock {
+    /// A quorum of nodes held the lock until now.
+    Released,
+    /// No quorum held it any more: it had lapsed, or its keys were deleted. Somebody else may have had it
+    /// meanwhile.
+    AlreadyGone,
+}
+
+/// A lock that is held, but by nobody in this process. Whoever knows them can extend and release the lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct LockParts {
+    /// The names of the resources.
+    pub resources: Vec<String>,
+    /// The value under their keys.
+    pub token: Token,
+    /// The ttl that the lock had last.
+    pub ttl: Duration,
+}
+
+async fn release(hold: &Hold) -> Result<Unlock, Error> {
+    hold.end();
+    match rounds::release(&hold.nodes, &hold.claim).await {
+        Ok(true) => Ok(Unlock::Released),
+        Ok(false) => Ok(Unlock::AlreadyGone),
+        Err(defeated) => Err(defeated.not_confirmed(&hold.claim)),
+    }
+}

@@ -1,0 +1,416 @@
+//! A node that lives in the process, for unit tests, examples and simulations.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use futures_util::future::{Either, select};
+
+use crate::{
+    backend::{Acquire, BackendError, BackendErrorKind, Extend, LockBackend, Release, Released, Reply},
+    resources::Resources,
+    runtime::Runtime,
+    signal::Signal,
+    token::Token,
+};
+
+/// A node that lives in the process, on the runtime's clock. It keeps the contract of [`LockBackend`], as a server
+/// does, and fails on command.
+///
+/// Cheap to clone; clones are the same node, so a test keeps one and gives another to the lock manager.
+///
+/// ```
+/// use std::time::Duration;
+/// use redlock_core::{Error, MemoryBackend, Redlock, TokioRuntime};
+///
+/// // A paused clock: the test takes no time, whatever it waits for.
+/// #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// async fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     let runtime = TokioRuntime::current();
+///     let nodes = [(); 3].map(|()| MemoryBackend::new(runtime.clone()));
+///     let redlock = Redlock::builder(runtime).nodes(nodes.clone()).build()?;
+///
+///     nodes[0].stop();
+///     let lock = redlock.lock("report", Duration::from_secs(10)).await?;
+///     nodes[1].shut_down();
+///     let error = redlock.lock("other", Duration::from_secs(10)).await.unwrap_err();
+///     assert!(matches!(error, Error::Unavailable(_)));
+///     assert!(lock.is_valid());
+///     Ok(())
+/// }
+/// ```
+#[derive(Clone)]
+pub struct MemoryBackend {
+    name: String,
+    node: Arc<Server>,
+}
+
+impl MemoryBackend {
+    /// An empty, healthy node.
+    #[must_use]
+    pub fn new(runtime: impl Runtime) -> Self {
+        let node = Server { runtime: Arc::new(runtime), state: Mutex::default() };
+        Self { name: String::new(), node: Arc::new(node) }
+    }
+
+    /// The same node under a name, which errors show. The default is none.
+    #[must_use]
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Stops the node as SIGSTOP does a process: requests wait, and run when it [resumes](Self::resume), also those
+    /// that nobody waits for any more.
+    pub fn stop(&self) {
+        self.node.state().stopped = true;
+    }
+
+    /// Lets a stopped node run again, the requests that waited first.
+    pub fn resume(&self) {
+        self.node.state().stopped = false;
+        self.node.run_due();
+    }
+
+    /// Ends the node: requests fail at once as [`BackendErrorKind::Unreachable`], those that waited as well. It
+    /// keeps its keys, which go on expiring; [`clear`](Self::clear) them for a node that restarts empty.
+    pub fn shut_down(&self) {
+        let waiting = {
+            let mut state = self.node.state();
+            state.down = true;
+            std::mem::take(&mut state.inbox)
+        };
+        for request in waiting {
+            request.answer.give(Err(unreachable("connection reset")));
+        }
+    }
+
+    /// Starts a node that was shut down.
+    pub fn start(&self) {
+        let mut state = self.node.state();
+        state.down = false;
+        state.stopped = false;
+    }
+
+    /// From now on requests arrive, and are run, this much later. The default is zero.
+    pub fn delay_requests(&self, delay: Duration) {
+        self.node.state().request_delay = delay;
+    }
+
+    /// From now on requests are run at once but answered this much later. The default is zero.
+    pub fn delay_replies(&self, delay: Duration) {
+        self.node.state().reply_delay = delay;
+    }
+
+    /// The next `requests` requests fail as `kind` and are not run.
+    pub fn fail_next(&self, requests: usize, kind: BackendErrorKind) {
+        self.node.state().failures = Some((requests, Failure::Refuse(kind)));
+    }
+
+    /// The next `requests` requests are run, but their answers are lost: they fail as
+    /// [`BackendErrorKind::Unreachable`].
+    pub fn lose_next_replies(&self, requests: usize) {
+        self.node.state().failures = Some((requests, Failure::LoseReply));
+    }
+
+    /// Removes all keys.
+    pub fn clear(&self) {
+        self.node.state().keys.clear();
+    }
+
+    /// Puts a value under a key, as another client could.
+    pub fn set(&self, resource: impl Into<String>, value: impl Into<String>, ttl: Duration) {
+        let expires = self.node.runtime.now() + ttl;
+        self.node.state().keys.insert(resource.into(), Key { value: value.into(), expires });
+    }
+
+    /// Removes a key, whoever holds it.
+    pub fn remove(&self, resource: &str) {
+        self.node.state().keys.remove(resource);
+    }
+
+    /// The value under a key that has not expired.
+    #[must_use]
+    pub fn get(&self, resource: &str) -> Option<String> {
+        let now = self.node.runtime.now();
+        self.node.state().live(resource, now).map(|key| key.value.clone())
+    }
+
+    /// How long a key still lives.
+    #[must_use]
+    pub fn ttl(&self, resource: &str) -> Option<Duration> {
+        let now = self.node.runtime.now();
+        self.node.state().live(resource, now).map(|key| key.expires - now)
+    }
+
+    /// How many requests have arrived so far, those included that failed.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.node.state().requests
+    }
+
+    async fn ask<T: Answerable>(&self, order: Order, timeout: Duration) -> Result<T, BackendError> {
+        let answer = self.node.arrive(order)?;
+        let answered = async {
+            let outcome = answer.taken().await;
+            let delay = self.node.state().reply_delay;
+            if !delay.is_zero() {
+                self.node.runtime.sleep(delay).await;
+            }
+            outcome
+        };
+        match select(pin!(answered), self.node.runtime.sleep(timeout)).await {
+            Either::Left((outcome, _)) => outcome.map(T::from_outcome),
+            Either::Right(_) => Err(BackendError::timed_out(timeout)),
+        }
+    }
+}
+
+#[async_trait]
+impl LockBackend for MemoryBackend {
+    async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
+        self.ask(Order::new(Verb::Acquire(request.ttl), request.resources, request.token), request.timeout)
+            .await
+    }
+
+    async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
+        self.ask(Order::new(Verb::Extend(request.ttl), request.resources, request.token), request.timeout)
+            .await
+    }
+
+    async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
+        self.ask(Order::new(Verb::Release, request.resources, request.token), request.timeout).await
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl fmt::Debug for MemoryBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryBackend").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+struct Server {
+    runtime: Arc<dyn Runtime>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    keys: BTreeMap<String, Key>,
+    inbox: VecDeque<Request>,
+    stopped: bool,
+    down: bool,
+    request_delay: Duration,
+    reply_delay: Duration,
+    failures: Option<(usize, Failure)>,
+    requests: u64,
+}
+
+struct Key {
+    value: String,
+    expires: Instant,
+}
+
+#[derive(Clone, Copy)]
+enum Failure {
+    Refuse(BackendErrorKind),
+    LoseReply,
+}
+
+/// A request on its way to the node. It arrives, whether or not somebody still waits for its answer.
+struct Request {
+    order: Order,
+    due: Instant,
+    answer: Arc<Pending>,
+}
+
+impl Server {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a request in, in order, and runs what is due.
+    fn arrive(self: &Arc<Self>, order: Order) -> Result<Arc<Pending>, BackendError> {
+        let now = self.runtime.now();
+        let answer = Arc::new(Pending { outcome: Mutex::default(), given: Signal::new() });
+        let delay = {
+            let mut state = self.state();
+            state.requests += 1;
+            if state.down {
+                return Err(unreachable("connection refused"));
+            }
+            // Not before the one ahead: a shorter delay than before must not overtake.
+            let earliest = state.inbox.back().map_or(now, |ahead| ahead.due);
+            let due = earliest.max(now + state.request_delay);
+            state.inbox.push_back(Request { order, due, answer: answer.clone() });
+            due - now
+        };
+        if delay.is_zero() {
+            self.run_due();
+        } else {
+            let node = self.clone();
+            let arrived = self.runtime.sleep(delay);
+            self.runtime.spawn(Box::pin(async move {
+                arrived.await;
+                node.run_due();
+            }));
+        }
+        Ok(answer)
+    }
+
+    fn run_due(&self) {
+        let now = self.runtime.now();
+        loop {
+            let (answer, outcome) = {
+                let mut state = self.state();
+                if state.stopped || state.inbox.front().is_none_or(|request| request.due > now) {
+                    return;
+                }
+                let Some(request) = state.inbox.pop_front() else { return };
+                (request.answer, state.run(&request.order, now))
+            };
+            answer.give(outcome);
+        }
+    }
+}
+
+impl State {
+    fn run(&mut self, order: &Order, now: Instant) -> Result<Outcome, BackendError> {
+        let failure = match &mut self.failures {
+            Some((left, failure)) if *left > 0 => {
+                *left -= 1;
+                Some(*failure)
+            }
+            _ => None,
+        };
+        match failure {
+            Some(Failure::Refuse(kind)) => Err(BackendError::new(kind, "failed on command")),
+            Some(Failure::LoseReply) => {
+                self.obey(order, now);
+                Err(unreachable("the answer was lost on command"))
+            }
+            None => Ok(self.obey(order, now)),
+        }
+    }
+
+    fn obey(&mut self, order: &Order, now: Instant) -> Outcome {
+        self.keys.retain(|_, key| key.expires > now);
+        let token = order.token.as_str();
+        let held = |keys: &BTreeMap<String, Key>, name: &str| keys.get(name).map(|key| key.value == token);
+        match order.verb {
+            Verb::Acquire(ttl) => {
+                if order.resources.iter().any(|name| held(&self.keys, name) == Some(false)) {
+                    return Outcome::No;
+                }
+                for name in order.resources.iter() {
+                    let key = || Key { value: token.to_owned(), expires: now + ttl };
+                    self.keys.entry(name.to_owned()).or_insert_with(key);
+                }
+                Outcome::Yes
+            }
+            Verb::Extend(ttl) => {
+                if order.resources.iter().any(|name| held(&self.keys, name) != Some(true)) {
+                    return Outcome::No;
+                }
+                for name in order.resources.iter() {
+                    if let Some(key) = self.keys.get_mut(name) {
+                        key.expires = key.expires.max(now + ttl);
+                    }
+                }
+                Outcome::Yes
+            }
+            Verb::Release => {
+                let mut outcome = Outcome::Yes;
+                for name in order.resources.iter() {
+                    if held(&self.keys, name) == Some(true) {
+                        self.keys.remove(name);
+                    } else {
+                        outcome = Outcome::No;
+                    }
+                }
+                outcome
+            }
+        }
+    }
+
+    fn live(&self, resource: &str, now: Instant) -> Option<&Key> {
+        self.keys.get(resource).filter(|key| key.expires > now)
+    }
+}
+
+struct Order {
+    verb: Verb,
+    resources: Resources,
+    token: Token,
+}
+
+impl Order {
+    fn new(verb: Verb, resources: &Resources, token: &Token) -> Self {
+        Self { verb, resources: resources.clone(), token: token.clone() }
+    }
+}
+
+enum Verb {
+    Acquire(Duration),
+    Extend(Duration),
+    Release,
+}
+
+enum Outcome {
+    Yes,
+    No,
+}
+
+/// An answer that somebody may still wait for.
+struct Pending {
+    outcome: Mutex<Option<Result<Outcome, BackendError>>>,
+    given: Signal,
+}
+
+impl Pending {
+    fn give(&self, outcome: Result<Outcome, BackendError>) {
+        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+        self.given.set();
+    }
+
+    async fn taken(&self) -> Result<Outcome, BackendError> {
+        self.given.wait().await;
+        let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
+        outcome.expect("given before the signal, and taken once")
+    }
+}
+
+trait Answerable {
+    fn from_outcome(outcome: Outcome) -> Self;
+}
+
+impl Answerable for Reply {
+    fn from_outcome(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Yes => Self::Granted,
+            Outcome::No => Self::Refused,
+        }
+    }
+}
+
+impl Answerable for Released {
+    fn from_outcome(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Yes => Self::Removed,
+            Outcome::No => Self::NotHeld,
+        }
+    }
+}
+
+fn unreachable(message: &str) -> BackendError {
+    BackendError::new(BackendErrorKind::Unreachable, message)
+}

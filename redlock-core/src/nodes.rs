@@ -1,0 +1,207 @@
+//! The nodes of one lock manager, and how each of them is asked.
+
+use std::{
+    fmt,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use futures_util::future::{Either, select};
+use rand::CryptoRng;
+
+use crate::{
+    backend::{Acquire, BackendError, Extend, LockBackend, Release, Released, Reply},
+    claim::Claim,
+    debts::Debts,
+    error::{Answer, InvalidRequest, NodeAnswer},
+    fan::Fan,
+    resources::Resources,
+    runtime::{BoxFuture, Runtime},
+    token::Token,
+    validity::{Drift, Ttl},
+};
+
+/// Everything that the locks of one manager share.
+pub(crate) struct Nodes {
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) drift: Drift,
+    /// For each node in each round; `None` is a share of the ttl.
+    pub(crate) node_timeout: Option<Duration>,
+    pub(crate) rng: Mutex<Box<dyn CryptoRng + Send>>,
+    pub(crate) nodes: Vec<Node>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) backend: Box<dyn LockBackend>,
+    pub(crate) debts: Debts,
+}
+
+impl Nodes {
+    pub(crate) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        self.runtime.now()
+    }
+
+    pub(crate) fn with_rng<T>(&self, draw: impl FnOnce(&mut (dyn CryptoRng + Send)) -> T) -> T {
+        draw(&mut **self.rng.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn ttl(&self, ttl: Duration) -> Result<Ttl, InvalidRequest> {
+        Ttl::new(ttl, self.drift)
+    }
+
+    /// How long each node has for its answer: never longer than a lock of this ttl would be valid.
+    pub(crate) fn timeout(&self, ttl: Ttl) -> Duration {
+        let timeout = self.node_timeout.unwrap_or_else(|| (ttl.get() / TIMEOUT_SHARE).max(SHORTEST_TIMEOUT));
+        timeout.min(self.drift.validity(ttl))
+    }
+
+    /// A new claim with a token of its own.
+    pub(crate) fn claim(&self, resources: Resources, ttl: Ttl) -> Arc<Claim> {
+        let token = self.with_rng(|rng| Token::random(rng));
+        Arc::new(Claim::new(resources, token, ttl, self.len()))
+    }
+
+    /// Asks all nodes to put the claim's keys there.
+    pub(crate) fn acquire_all(
+        self: &Arc<Self>,
+        claim: &Arc<Claim>,
+        timeout: Duration,
+    ) -> Fan<Result<Reply, BackendError>> {
+        let ttl = claim.ttl();
+        self.fan(|node| {
+            let (nodes, claim) = (self.clone(), claim.clone());
+            Box::pin(async move {
+                claim.putting(node);
+                nodes.put(node, &claim, ttl, timeout).await
+            })
+        })
+    }
+
+    /// Puts the keys of a lock that is held back on a node that has lost them, unless it is being released.
+    pub(crate) fn put_back(
+        self: &Arc<Self>,
+        node: usize,
+        claim: &Arc<Claim>,
+        ttl: Ttl,
+        timeout: Duration,
+    ) -> BoxFuture<()> {
+        let (nodes, claim) = (self.clone(), claim.clone());
+        Box::pin(async move {
+            if claim.putting_again(node) {
+                // The outcome is in the claim's book; nobody votes on it.
+                let _ = nodes.put(node, &claim, ttl, timeout).await;
+            }
+        })
+    }
+
+    /// Asks all nodes to extend the claim's keys.
+    pub(crate) fn extend_all(
+        self: &Arc<Self>,
+        claim: &Arc<Claim>,
+        ttl: Ttl,
+        timeout: Duration,
+    ) -> Fan<Result<Reply, BackendError>> {
+        claim.extending(ttl);
+        self.fan(|node| {
+            let (nodes, claim) = (self.clone(), claim.clone());
+            Box::pin(async move {
+                let request = Extend::new(&claim.resources, &claim.token, ttl.get(), timeout);
+                nodes.in_time(timeout, nodes.nodes[node].backend.extend(request)).await
+            })
+        })
+    }
+
+    /// Asks all nodes to remove the claim's keys. Each that does not is asked again later, in the background.
+    pub(crate) fn release_all(
+        self: &Arc<Self>,
+        claim: &Arc<Claim>,
+        timeout: Duration,
+    ) -> Fan<Result<Released, BackendError>> {
+        self.fan(|node| {
+            let (nodes, claim) = (self.clone(), claim.clone());
+            Box::pin(async move {
+                claim.undoing(node);
+                let answer = nodes.release(node, &claim, timeout).await;
+                if claim.undone(node, &answer) {
+                    nodes.owe(node, &claim);
+                }
+                answer
+            })
+        })
+        .without_fail()
+    }
+
+    /// One release on one node; nothing is booked.
+    pub(crate) async fn release(
+        &self,
+        node: usize,
+        claim: &Claim,
+        timeout: Duration,
+    ) -> Result<Released, BackendError> {
+        let request = Release::new(&claim.resources, &claim.token, timeout);
+        self.in_time(timeout, self.nodes[node].backend.release(request)).await
+    }
+
+    /// What to tell of answers; nodes that are not among them were not waited for.
+    pub(crate) fn answers(&self, answers: &[Option<Answer>]) -> Vec<NodeAnswer> {
+        let answer = |(node, answer): (usize, &Option<Answer>)| NodeAnswer {
+            node,
+            name: self.nodes[node].backend.name().to_owned(),
+            answer: answer.clone().unwrap_or(Answer::Pending),
+        };
+        answers.iter().enumerate().map(answer).collect()
+    }
+
+    async fn put(
+        self: &Arc<Self>,
+        node: usize,
+        claim: &Arc<Claim>,
+        ttl: Ttl,
+        timeout: Duration,
+    ) -> Result<Reply, BackendError> {
+        let request = Acquire::new(&claim.resources, &claim.token, ttl.get(), timeout);
+        let answer = self.in_time(timeout, self.nodes[node].backend.acquire(request)).await;
+        if claim.put(node, &answer) {
+            self.owe(node, claim);
+        }
+        answer
+    }
+
+    /// A backend that does not keep its time is cut off: a round must end.
+    async fn in_time<T>(
+        &self,
+        timeout: Duration,
+        request: impl Future<Output = Result<T, BackendError>> + Unpin,
+    ) -> Result<T, BackendError> {
+        match select(request, self.runtime.sleep(timeout)).await {
+            Either::Left((answer, _)) => answer,
+            Either::Right(_) => Err(BackendError::timed_out(timeout)),
+        }
+    }
+
+    fn fan<T: Send + 'static>(&self, request: impl Fn(usize) -> BoxFuture<T>) -> Fan<T> {
+        Fan::new(self.runtime.clone(), (0..self.len()).map(|node| (node, request(node))))
+    }
+}
+
+impl fmt::Debug for Nodes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Nodes")
+            .field("runtime", &self.runtime)
+            .field("drift", &self.drift)
+            .field("node_timeout", &self.node_timeout)
+            .field("nodes", &self.nodes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The default node timeout is a twentieth of the ttl ...
+const TIMEOUT_SHARE: u32 = 20;
+/// ... but not less than this.
+const SHORTEST_TIMEOUT: Duration = Duration::from_millis(50);

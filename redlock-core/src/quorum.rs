@@ -1,0 +1,200 @@
+//! Counting one round's votes. No clock, no async: what was heard goes in, the decision comes out.
+
+/// The smallest majority of `nodes`: `nodes / 2 + 1`.
+pub(crate) fn quorum(nodes: usize) -> usize {
+    nodes / 2 + 1
+}
+
+/// What one node's answer means for the round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Vote {
+    /// The node did what it was asked: it holds the key, has extended it, or has removed it.
+    Yes,
+    /// The node answered that it did not: another token is there, or none.
+    No,
+    /// The node did not answer, or could not do it now.
+    Failed,
+    /// The node will never do it as it is configured.
+    Rejected,
+}
+
+/// Whether a round is decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// The missing votes can still tip it.
+    Open,
+    /// A quorum has said yes.
+    Won,
+    /// A quorum can no longer say yes.
+    Lost,
+}
+
+/// Why a quorum was not reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Defeat {
+    /// A quorum of nodes answered, and some of them said no.
+    Refused,
+    /// Too few nodes answered.
+    Unavailable,
+    /// So many nodes rejected the request that no quorum is left: asking again is pointless.
+    Rejected,
+}
+
+/// The votes of one round, at most one for each node.
+#[derive(Clone, Debug)]
+pub(crate) struct Tally {
+    votes: Vec<Option<Vote>>,
+}
+
+impl Tally {
+    pub(crate) fn new(nodes: usize) -> Self {
+        Self { votes: vec![None; nodes] }
+    }
+
+    /// Counts a vote. Only a node's first vote counts.
+    pub(crate) fn count(&mut self, node: usize, vote: Vote) {
+        let seat = &mut self.votes[node];
+        debug_assert!(seat.is_none(), "node {node} voted twice in one round");
+        seat.get_or_insert(vote);
+    }
+
+    pub(crate) fn decision(&self) -> Decision {
+        let quorum = quorum(self.votes.len());
+        let yes = self.number(Vote::Yes);
+        let missing = self.votes.iter().filter(|vote| vote.is_none()).count();
+        if yes >= quorum {
+            Decision::Won
+        } else if yes + missing < quorum {
+            Decision::Lost
+        } else {
+            Decision::Open
+        }
+    }
+
+    /// Why the round was not won. A missing vote counts as a node that did not answer.
+    pub(crate) fn defeat(&self) -> Defeat {
+        let quorum = quorum(self.votes.len());
+        let yes = self.number(Vote::Yes);
+        let no = self.number(Vote::No);
+        if self.number(Vote::Rejected) > self.votes.len() - quorum {
+            Defeat::Rejected
+        } else if no > 0 && yes + no >= quorum {
+            Defeat::Refused
+        } else {
+            Defeat::Unavailable
+        }
+    }
+
+    /// Whether so many nodes said no that, whatever the others hold, no quorum holds it.
+    pub(crate) fn disproved(&self) -> bool {
+        self.number(Vote::No) > self.votes.len() - quorum(self.votes.len())
+    }
+
+    fn number(&self, wanted: Vote) -> usize {
+        self.votes.iter().filter(|vote| **vote == Some(wanted)).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VOTES: [Vote; 4] = [Vote::Yes, Vote::No, Vote::Failed, Vote::Rejected];
+
+    /// Every sequence of votes of `nodes` nodes, as (sequence, tally after each prefix).
+    fn every_sequence(nodes: usize, mut check: impl FnMut(&[Vote], &[Tally])) {
+        for code in 0..VOTES.len().pow(nodes as u32) {
+            let sequence: Vec<Vote> = (0..nodes)
+                .scan(code, |code, _| {
+                    let vote = VOTES[*code % VOTES.len()];
+                    *code /= VOTES.len();
+                    Some(vote)
+                })
+                .collect();
+            let mut tally = Tally::new(nodes);
+            let mut prefixes = vec![tally.clone()];
+            for (node, vote) in sequence.iter().enumerate() {
+                tally.count(node, *vote);
+                prefixes.push(tally.clone());
+            }
+            check(&sequence, &prefixes);
+        }
+    }
+
+    #[test]
+    fn a_quorum_is_the_smallest_majority() {
+        let quorums: Vec<usize> = (1..=7).map(quorum).collect();
+        assert_eq!(quorums, [1, 2, 2, 3, 3, 4, 4]);
+        for nodes in 1..100 {
+            assert!(2 * quorum(nodes) > nodes, "two quorums of {nodes} could be disjoint");
+            assert!(2 * (quorum(nodes) - 1) <= nodes, "a smaller majority of {nodes} exists");
+        }
+    }
+
+    #[test]
+    fn every_round_is_decided_as_early_as_possible_and_never_changes_its_mind() {
+        for nodes in 1..=6 {
+            let needed = nodes / 2 + 1;
+            every_sequence(nodes, |sequence, prefixes| {
+                for (heard, tally) in prefixes.iter().enumerate() {
+                    let yes = sequence[..heard].iter().filter(|vote| **vote == Vote::Yes).count();
+                    let best = yes + nodes - heard;
+                    let expected = match (yes >= needed, best >= needed) {
+                        (true, _) => Decision::Won,
+                        (false, true) => Decision::Open,
+                        (false, false) => Decision::Lost,
+                    };
+                    assert_eq!(tally.decision(), expected, "{sequence:?} after {heard}");
+                }
+                let decided: Vec<Decision> = prefixes
+                    .iter()
+                    .map(Tally::decision)
+                    .skip_while(|decision| *decision == Decision::Open)
+                    .collect();
+                assert!(decided.windows(2).all(|pair| pair[0] == pair[1]), "{sequence:?}: {decided:?}");
+                assert!(!decided.is_empty(), "{sequence:?} hangs");
+            });
+        }
+    }
+
+    #[test]
+    fn a_tie_is_lost_without_the_last_vote() {
+        let mut tally = Tally::new(4);
+        tally.count(0, Vote::Yes);
+        tally.count(2, Vote::No);
+        assert_eq!(tally.decision(), Decision::Open);
+        tally.count(3, Vote::No);
+        assert_eq!(tally.decision(), Decision::Lost);
+    }
+
+    #[test]
+    fn a_defeat_is_named_after_what_a_quorum_said() {
+        for nodes in 1..=6 {
+            let needed = nodes / 2 + 1;
+            every_sequence(nodes, |sequence, prefixes| {
+                let number = |wanted| sequence.iter().filter(|vote| **vote == wanted).count();
+                let tally = &prefixes[nodes];
+                if tally.decision() == Decision::Won {
+                    return;
+                }
+                let expected = if nodes - number(Vote::Rejected) < needed {
+                    Defeat::Rejected
+                } else if number(Vote::No) > 0 && number(Vote::Yes) + number(Vote::No) >= needed {
+                    Defeat::Refused
+                } else {
+                    Defeat::Unavailable
+                };
+                assert_eq!(tally.defeat(), expected, "{sequence:?}");
+                assert_eq!(tally.disproved(), nodes - number(Vote::No) < needed, "{sequence:?}");
+            });
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "voted twice")]
+    fn a_second_vote_of_one_node_is_a_bug() {
+        let mut tally = Tally::new(3);
+        tally.count(1, Vote::No);
+        tally.count(1, Vote::Yes);
+    }
+}

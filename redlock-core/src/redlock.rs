@@ -1,0 +1,176 @@
+//! The lock manager.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use crate::{
+    builder::Builder,
+    claim::Claim,
+    error::Error,
+    hold::Hold,
+    keep_alive::Lease,
+    lock::{Lock, LockParts, Unlock},
+    nodes::Nodes,
+    request::LockRequest,
+    resources::Resources,
+    retry::RetryPolicy,
+    rounds,
+    runtime::Runtime,
+};
+
+/// A lock manager over independent nodes. Cheap to clone; clones share their nodes.
+///
+/// ```
+/// use std::time::Duration;
+/// use redlock_core::{MemoryBackend, Redlock, TokioRuntime, Unlock};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let runtime = TokioRuntime::current();
+/// let redlock = Redlock::builder(runtime.clone())
+///     .nodes((0..3).map(|_| MemoryBackend::new(runtime.clone())))
+///     .build()?;
+///
+/// let mut lock = redlock.lock("locks:account:322456", Duration::from_secs(10)).await?;
+/// assert!(redlock.try_lock("locks:account:322456", Duration::from_secs(10)).await.is_err());
+/// lock.extend(Duration::from_secs(10)).await?;
+/// assert_eq!(lock.unlock().await?, Unlock::Released);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Redlock {
+    nodes: Arc<Nodes>,
+    retry: RetryPolicy,
+}
+
+impl Redlock {
+    /// Starts to make a lock manager that runs on `runtime`.
+    pub fn builder(runtime: impl Runtime) -> Builder {
+        Builder::new(Arc::new(runtime))
+    }
+
+    pub(crate) fn new(nodes: Arc<Nodes>, retry: RetryPolicy) -> Self {
+        Self { nodes, retry }
+    }
+
+    /// Locks one resource or several, all or nothing, for `ttl`, retrying as the manager is configured.
+    ///
+    /// Await the request, or change options for this call first:
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # async fn example(redlock: redlock_core::Redlock) -> Result<(), redlock_core::Error> {
+    /// let ttl = Duration::from_secs(10);
+    /// let lock = redlock.lock(["account:1", "account:2"], ttl).retry_forever().wait_at_most(ttl).await?;
+    /// # drop(lock);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Awaiting it gives [`Error::Contended`], [`Error::Unavailable`] or [`Error::Rejected`] when the last round
+    /// was lost, and [`Error::InvalidRequest`] before anything is sent.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future at any time removes, in the background, what it may have put on the nodes.
+    pub fn lock(&self, resources: impl Into<Resources>, ttl: Duration) -> LockRequest {
+        LockRequest::new(self.nodes.clone(), self.retry.clone(), resources.into(), ttl)
+    }
+
+    /// As [`Redlock::lock`] with a single attempt.
+    pub fn try_lock(&self, resources: impl Into<Resources>, ttl: Duration) -> LockRequest {
+        self.lock(resources, ttl).retry_count(0)
+    }
+
+    /// Runs `routine` under a lock that is extended while it runs and released afterwards. When the lock is lost,
+    /// the routine is dropped where it awaits, no later than the validity runs out.
+    ///
+    /// The extending is a task of its own: on a runtime with several threads it goes on while the routine blocks.
+    /// The routine's result always comes through, also when the lock was lost meanwhile or cannot be released; a
+    /// routine that has to know asks its [`Lease`] before it commits.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # async fn example(redlock: redlock_core::Redlock) -> Result<(), redlock_core::Error> {
+    /// let total = redlock.using("nightly-report", Duration::from_secs(10), |lease| async move {
+    ///     let mut total = 0;
+    ///     for part in 0..100 {
+    ///         if !lease.is_valid() {
+    ///             break;
+    ///         }
+    ///         total += part;
+    ///     }
+    ///     total
+    /// });
+    /// assert_eq!(total.await?, 4950);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Redlock::lock`], and [`Error::Lost`] when the routine was dropped.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future drops the routine, and releases the lock in the background.
+    pub async fn using<F, Fut>(
+        &self,
+        resources: impl Into<Resources>,
+        ttl: Duration,
+        routine: F,
+    ) -> Result<Fut::Output, Error>
+    where
+        F: FnOnce(Lease) -> Fut,
+        Fut: Future,
+    {
+        let request = self.lock(resources, ttl);
+        request.using(routine).await
+    }
+
+    /// As [`Lock::extend`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Lock::extend`].
+    pub async fn extend(&self, lock: &mut Lock, ttl: Duration) -> Result<(), Error> {
+        lock.extend(ttl).await
+    }
+
+    /// As [`Lock::unlock`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Lock::unlock`].
+    pub async fn unlock(&self, lock: Lock) -> Result<Unlock, Error> {
+        lock.unlock().await
+    }
+
+    /// Takes over a lock that another process took apart with [`Lock::into_parts`]: extends it by its ttl.
+    ///
+    /// The clocks of two processes have nothing in common, so the lock is valid only from here on, when a quorum
+    /// of nodes still holds it. When the handover took longer than the validity that was left, another client may,
+    /// in rare cases, have held the lock in between.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Lost`] when no quorum holds it any more, [`Error::Unavailable`] or [`Error::Rejected`] when no
+    /// quorum said so: then it can be tried again. [`Error::InvalidRequest`] for parts that make no sense.
+    pub async fn from_parts(&self, parts: &LockParts) -> Result<Lock, Error> {
+        let resources = Resources::from(&parts.resources[..]);
+        resources.validate()?;
+        let ttl = self.nodes.ttl(parts.ttl)?;
+        let claim = Arc::new(Claim::adopted(resources, parts.token.clone(), ttl, self.nodes.len()));
+        let start = self.nodes.now();
+        let deadline = start + self.nodes.drift.validity(ttl);
+        match rounds::extend(&self.nodes, &claim, ttl, start, deadline).await {
+            Ok((valid_until, votes)) => {
+                let hold = Hold::new(self.nodes.clone(), claim, valid_until);
+                Ok(Lock::new(hold, ttl, 1, votes, None))
+            }
+            Err(defeated) => Err(defeated.not_confirmed(&claim)),
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! One call of `lock`: its options, and its rounds.
+
+use std::{
+    future::{Future, IntoFuture},
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::{BoxFuture, Either, select};
+
+use crate::{
+    error::Error,
+    hold::Hold,
+    keep_alive::Lease,
+    lock::Lock,
+    nodes::Nodes,
+    quorum::Defeat,
+    resources::Resources,
+    retry::{Delay, DelaySource, RetryPolicy, SHORTEST_DELAY},
+    rounds::{Acquiring, Defeated},
+    validity::Ttl,
+};
+
+/// A lock that is asked for, from [`Redlock::lock`](crate::Redlock::lock): await it, or change its options first.
+#[derive(Clone, Debug)]
+#[must_use = "nothing is locked until the request is awaited"]
+pub struct LockRequest {
+    nodes: Arc<Nodes>,
+    retry: RetryPolicy,
+    resources: Resources,
+    ttl: Duration,
+    wait: Option<Duration>,
+    longest: Option<Duration>,
+}
+
+impl LockRequest {
+    pub(crate) fn new(nodes: Arc<Nodes>, retry: RetryPolicy, resources: Resources, ttl: Duration) -> Self {
+        Self { nodes, retry, resources, ttl, wait: None, longest: None }
+    }
+
+    /// As [`Builder::retry_count`](crate::Builder::retry_count), for this call.
+    pub fn retry_count(mut self, count: u32) -> Self {
+        self.retry.count = Some(count);
+        self
+    }
+
+    /// As [`Builder::retry_forever`](crate::Builder::retry_forever), for this call.
+    pub fn retry_forever(mut self) -> Self {
+        self.retry.count = None;
+        self
+    }
+
+    /// As [`Builder::retry_delay`](crate::Builder::retry_delay), for this call.
+    pub fn retry_delay(mut self, delay: Duration) -> Self {
+        self.retry.delay.set_delay(delay);
+        self
+    }
+
+    /// As [`Builder::retry_jitter`](crate::Builder::retry_jitter), for this call.
+    pub fn retry_jitter(mut self, jitter: Duration) -> Self {
+        self.retry.delay.set_jitter(jitter);
+        self
+    }
+
+    /// As [`Builder::retry_delays`](crate::Builder::retry_delays), for this call.
+    pub fn retry_delays<F, I>(mut self, delays: F) -> Self
+    where
+        F: Fn() -> I + Send + Sync + 'static,
+        I: IntoIterator<Item = Duration>,
+        I::IntoIter: Send + 'static,
+    {
+        self.retry.delay = Delay::Custom(DelaySource::new(delays));
+        self
+    }
+
+    /// Gives up after `wait` at the latest, counted from the first poll. The retry count still bounds the attempts:
+    /// to wait for all of this time, add [`retry_forever`](LockRequest::retry_forever). The default is no bound.
+    ///
+    /// The last round begins one node timeout before the end, so that it has its time.
+    pub fn wait_at_most(mut self, wait: Duration) -> Self {
+        self.wait = Some(wait);
+        self
+    }
+
+    /// The longest that [`using`](LockRequest::using) and [`Lock::keep_alive`] hold the lock, counted from the
+    /// round that won it: a ttl that is longer is cut to it, and no extension goes past it. The default is no bound.
+    pub fn hold_at_most(mut self, longest: Duration) -> Self {
+        self.longest = Some(longest);
+        self
+    }
+
+    /// As [`Redlock::using`](crate::Redlock::using), with the options of this request.
+    ///
+    /// # Errors
+    ///
+    /// As [`Redlock::using`](crate::Redlock::using).
+    pub async fn using<F, Fut>(self, routine: F) -> Result<Fut::Output, Error>
+    where
+        F: FnOnce(Lease) -> Fut,
+        Fut: Future,
+    {
+        let guard = self.await?.keep_alive();
+        let finished = {
+            let lost = pin!(guard.lost());
+            // Polled first: at the loss, a routine that waits for it can still give its own result.
+            match select(pin!(routine(guard.lease())), lost).await {
+                Either::Left((output, _)) => Some(output),
+                Either::Right(((), _)) => None,
+            }
+        };
+        match finished {
+            Some(output) => {
+                // Its outcome must not hide the routine's. Nodes that cannot be reached are asked again.
+                let _ = guard.unlock().await;
+                Ok(output)
+            }
+            None => {
+                let claim = guard.stop().hold().claim.clone();
+                Err(Error::Lost(Defeated::lapsed().report(&claim)))
+            }
+        }
+    }
+
+    async fn run(self) -> Result<Lock, Error> {
+        self.resources.validate()?;
+        let ttl = self.nodes.ttl(self.longest.map_or(self.ttl, |longest| self.ttl.min(longest)))?;
+        let give_up = self.wait.and_then(|wait| self.nodes.now().checked_add(wait));
+        let mut retries = self.retry.start();
+        let mut attempts: u32 = 0;
+        loop {
+            attempts = attempts.saturating_add(1);
+            let timeout = self.timeout(ttl, give_up);
+            let mut round = Acquiring::new(&self.nodes, self.resources.clone(), ttl, timeout);
+            if round.decide().await {
+                let (claim, valid_until, votes) = round.accept();
+                let start = valid_until - self.nodes.drift.validity(ttl);
+                let longest = self.longest.and_then(|longest| start.checked_add(longest));
+                let hold = Hold::new(self.nodes.clone(), claim, valid_until);
+                return Ok(Lock::new(hold, ttl, attempts, votes, longest));
+            }
+            let (undoing, defeated) = round.undo();
+            let delay = match defeated.defeat {
+                Defeat::Rejected => None,
+                Defeat::Refused | Defeat::Unavailable => self
+                    .nodes
+                    .with_rng(|rng| retries.next(rng))
+                    .and_then(|delay| until(give_up, self.nodes.now() + timeout, delay)),
+            };
+            match delay {
+                Some(delay) => {
+                    undoing.begin().await;
+                    self.nodes.runtime.sleep(delay).await;
+                }
+                None => {
+                    let claim = undoing.claim();
+                    undoing.settle(&self.nodes).await;
+                    return Err(Defeated { attempts, ..defeated }.not_won(&claim));
+                }
+            }
+        }
+    }
+
+    fn timeout(&self, ttl: Ttl, give_up: Option<Instant>) -> Duration {
+        let timeout = self.nodes.timeout(ttl);
+        match give_up {
+            Some(give_up) => timeout.min(give_up.saturating_duration_since(self.nodes.now())),
+            None => timeout,
+        }
+    }
+}
+
+impl IntoFuture for LockRequest {
+    type Output = Result<Lock, Error>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.run())
+    }
+}
+
+/// The delay, cut so that a round that would end at `end` if it began now ends by `give_up`; `None` when there is no
+/// time for another round.
+fn until(give_up: Option<Instant>, end: Instant, delay: Duration) -> Option<Duration> {
+    match give_up {
+        None => Some(delay),
+        Some(give_up) => {
+            let left = give_up.saturating_duration_since(end);
+            (left >= SHORTEST_DELAY).then(|| delay.min(left))
+        }
+    }
+}

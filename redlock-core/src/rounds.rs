@@ -1,0 +1,277 @@
+//! Rounds: all nodes are asked, and the votes decide. The deciding is in [`Tally`]; here is the waiting.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    backend::{BackendError, BackendErrorKind, Released, Reply},
+    claim::Claim,
+    error::{Answer, Error, NodeAnswer, Report},
+    fan::Fan,
+    nodes::Nodes,
+    quorum::{Decision, Defeat, Tally, Vote},
+    resources::Resources,
+    runtime::BoxFuture,
+    validity::Ttl,
+};
+
+/// A round that acquires. Made before the first request, so that whatever ends it early also undoes it: when it
+/// is dropped without having been won, its keys are removed in the background.
+#[derive(Debug)]
+pub(crate) struct Acquiring {
+    nodes: Arc<Nodes>,
+    claim: Arc<Claim>,
+    timeout: Duration,
+    valid_until: Instant,
+    fan: Fan<Result<Reply, BackendError>>,
+    votes: Votes,
+    settled: bool,
+}
+
+impl Acquiring {
+    pub(crate) fn new(nodes: &Arc<Nodes>, resources: Resources, ttl: Ttl, timeout: Duration) -> Self {
+        let claim = nodes.claim(resources, ttl);
+        let fan = nodes.acquire_all(&claim, timeout);
+        let votes = Votes::new(nodes);
+        // Read before the first request: a node's key lives at least as long as counted from here.
+        let valid_until = nodes.now() + nodes.drift.validity(ttl);
+        Self { nodes: nodes.clone(), claim, timeout, valid_until, fan, votes, settled: false }
+    }
+
+    /// Whether the round is won, as soon as that is certain.
+    pub(crate) async fn decide(&mut self) -> bool {
+        self.votes.hear(&mut self.fan, Some(self.valid_until)).await == Decision::Won
+    }
+
+    /// Accepts a round that was won. Nodes that have not answered yet are heard in the background.
+    pub(crate) fn accept(mut self) -> (Arc<Claim>, Instant, Vec<NodeAnswer>) {
+        self.settled = true;
+        (self.claim.clone(), self.valid_until, self.votes.answers())
+    }
+
+    /// Removes the keys of a round that was lost: on all nodes, behind the acquires that are still under way.
+    pub(crate) fn undo(mut self) -> (Undoing, Defeated) {
+        self.settled = true;
+        let fan = self.nodes.release_all(&self.claim, self.timeout);
+        let defeated = self.votes.defeated();
+        (Undoing { claim: self.claim.clone(), fan }, defeated)
+    }
+}
+
+impl Drop for Acquiring {
+    fn drop(&mut self) {
+        if !self.settled && self.fan.asked() {
+            drop(self.nodes.release_all(&self.claim, self.timeout));
+        }
+    }
+}
+
+/// The removal of a lost round's keys. What is not waited for goes on in the background.
+#[derive(Debug)]
+pub(crate) struct Undoing {
+    claim: Arc<Claim>,
+    fan: Fan<Result<Released, BackendError>>,
+}
+
+impl Undoing {
+    pub(crate) fn claim(&self) -> Arc<Claim> {
+        self.claim.clone()
+    }
+
+    /// Sends the requests.
+    pub(crate) async fn begin(mut self) {
+        self.fan.ask().await;
+    }
+
+    /// Waits until the keys are removed from the nodes that are known to hold them.
+    pub(crate) async fn settle(mut self, nodes: &Nodes) {
+        let mut open: Vec<usize> = (0..nodes.len()).filter(|node| self.claim.is_put(*node)).collect();
+        let mut heard = self.fan.ask().await;
+        loop {
+            open.retain(|node| !heard.iter().any(|(answered, _)| answered == node));
+            if open.is_empty() {
+                return;
+            }
+            heard = self.fan.next().await;
+        }
+    }
+}
+
+/// Extends the claim's keys, and gives the new end of the validity, and the votes. A quorum has to confirm it before `deadline`.
+///
+/// Nodes that do not have the keys any more (they have lost their data, say) get them back, but have no vote.
+pub(crate) async fn extend(
+    nodes: &Arc<Nodes>,
+    claim: &Arc<Claim>,
+    ttl: Ttl,
+    start: Instant,
+    deadline: Instant,
+) -> Result<(Instant, Vec<NodeAnswer>), Defeated> {
+    let valid_until = start + nodes.drift.validity(ttl);
+    let deadline = deadline.min(valid_until);
+    let timeout = nodes.timeout(ttl).min(deadline.saturating_duration_since(start));
+    let mut fan = nodes.extend_all(claim, ttl, timeout);
+    let mut votes = Votes::new(nodes);
+    if votes.hear(&mut fan, Some(deadline)).await != Decision::Won {
+        return Err(votes.defeated());
+    }
+    let mut put_back: Vec<(usize, BoxFuture<()>)> = Vec::new();
+    for node in votes.refused() {
+        put_back.push((node, nodes.put_back(node, claim, ttl, timeout)));
+    }
+    for (node, request) in fan.take() {
+        let back = nodes.put_back(node, claim, ttl, timeout);
+        let heard_later = async move {
+            if let Ok(Reply::Refused) = request.await {
+                back.await;
+            }
+        };
+        put_back.push((node, Box::pin(heard_later)));
+    }
+    // Asked here, so that a release that follows is behind; finished in the background.
+    Fan::new(nodes.runtime.clone(), put_back).ask().await;
+    Ok((valid_until, votes.answers()))
+}
+
+/// Whether a quorum removed the claim's keys (`true`), or it was not held by a quorum any more (`false`).
+pub(crate) async fn release(nodes: &Arc<Nodes>, claim: &Arc<Claim>) -> Result<bool, Defeated> {
+    let mut fan = nodes.release_all(claim, nodes.timeout(claim.ttl()));
+    let mut votes = Votes::new(nodes);
+    match votes.hear(&mut fan, None).await {
+        Decision::Won => Ok(true),
+        Decision::Open | Decision::Lost => {
+            let defeated = votes.defeated();
+            if defeated.disproved { Ok(false) } else { Err(defeated) }
+        }
+    }
+}
+
+/// A round that a quorum did not support.
+#[derive(Debug)]
+pub(crate) struct Defeated {
+    pub(crate) defeat: Defeat,
+    /// So many nodes said that they do not hold the keys that no quorum holds them.
+    pub(crate) disproved: bool,
+    pub(crate) attempts: u32,
+    pub(crate) answers: Vec<NodeAnswer>,
+}
+
+impl Defeated {
+    /// Nobody was asked: the validity had run out.
+    pub(crate) fn lapsed() -> Self {
+        Self { defeat: Defeat::Refused, disproved: true, attempts: 0, answers: Vec::new() }
+    }
+
+    pub(crate) fn report(self, claim: &Claim) -> Box<Report> {
+        let resources = claim.resources.clone();
+        Box::new(Report { resources, attempts: self.attempts, answers: self.answers })
+    }
+
+    /// The error for a lock that was asked for.
+    pub(crate) fn not_won(self, claim: &Claim) -> Error {
+        match self.defeat {
+            Defeat::Refused => Error::Contended(self.report(claim)),
+            Defeat::Unavailable => Error::Unavailable(self.report(claim)),
+            Defeat::Rejected => Error::Rejected(self.report(claim)),
+        }
+    }
+
+    /// The error for a lock that is, or was, held.
+    pub(crate) fn not_confirmed(self, claim: &Claim) -> Error {
+        match self.defeat {
+            _ if self.disproved => Error::Lost(self.report(claim)),
+            Defeat::Rejected => Error::Rejected(self.report(claim)),
+            // A quorum answered, but neither yes nor no: what the silent nodes hold decides.
+            Defeat::Refused | Defeat::Unavailable => Error::Unavailable(self.report(claim)),
+        }
+    }
+}
+
+/// The votes of a round, and the answers that they were made of.
+#[derive(Debug)]
+struct Votes {
+    nodes: Arc<Nodes>,
+    tally: Tally,
+    answers: Vec<Option<Answer>>,
+}
+
+impl Votes {
+    fn new(nodes: &Arc<Nodes>) -> Self {
+        Self { nodes: nodes.clone(), tally: Tally::new(nodes.len()), answers: vec![None; nodes.len()] }
+    }
+
+    /// Waits until the round is decided. A yes that is seen at the deadline or later is none, and ends the round:
+    /// the clock is read again for every answer, and never before it.
+    async fn hear<T>(&mut self, fan: &mut Fan<Result<T, BackendError>>, deadline: Option<Instant>) -> Decision
+    where
+        T: Into<Answer> + Send + 'static,
+    {
+        loop {
+            let heard = fan.next().await;
+            let late = deadline.is_some_and(|deadline| self.nodes.now() >= deadline);
+            let all_heard = heard.is_empty();
+            for (node, answer) in heard {
+                let answer = match answer.map_or_else(Answer::Failed, Into::into) {
+                    Answer::Granted if late => Answer::Late,
+                    answer => answer,
+                };
+                self.tally.count(node, vote(&answer));
+                self.answers[node] = Some(answer);
+            }
+            match self.tally.decision() {
+                Decision::Open if late || all_heard => return Decision::Lost,
+                Decision::Open => {}
+                decision => return decision,
+            }
+        }
+    }
+
+    fn refused(&self) -> impl Iterator<Item = usize> {
+        let refused = |(node, answer): (usize, &Option<Answer>)| {
+            matches!(answer, Some(Answer::Refused)).then_some(node)
+        };
+        self.answers.iter().enumerate().filter_map(refused)
+    }
+
+    fn answers(&self) -> Vec<NodeAnswer> {
+        self.nodes.answers(&self.answers)
+    }
+
+    fn defeated(&self) -> Defeated {
+        Defeated {
+            defeat: self.tally.defeat(),
+            disproved: self.tally.disproved(),
+            attempts: 1,
+            answers: self.answers(),
+        }
+    }
+}
+
+fn vote(answer: &Answer) -> Vote {
+    match answer {
+        Answer::Granted | Answer::Removed => Vote::Yes,
+        Answer::Refused | Answer::NotHeld => Vote::No,
+        Answer::Failed(error) if error.kind() == BackendErrorKind::Rejected => Vote::Rejected,
+        Answer::Failed(_) | Answer::Late | Answer::Pending => Vote::Failed,
+    }
+}
+
+impl From<Reply> for Answer {
+    fn from(reply: Reply) -> Self {
+        match reply {
+            Reply::Granted => Self::Granted,
+            Reply::Refused => Self::Refused,
+        }
+    }
+}
+
+impl From<Released> for Answer {
+    fn from(released: Released) -> Self {
+        match released {
+            Released::Removed => Self::Removed,
+            Released::NotHeld => Self::NotHeld,
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! What the core needs from an async runtime: a clock, a timer and background tasks.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+#[cfg(all(feature = "tokio", any(target_os = "linux", target_os = "android")))]
+mod suspend;
+#[cfg(feature = "tokio")]
+mod tokio;
+
+#[cfg(feature = "tokio")]
+pub use self::tokio::{NoRuntime, TokioRuntime};
+
+/// An owned future that can be sent to another thread.
+pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
+
+/// A clock, a timer and background tasks.
+///
+/// The core has no other access to time or tasks, so that a simulated runtime decides everything that happens
+/// in a test, and a paused clock pauses everything.
+///
+/// # Contract
+///
+/// * `now` never goes back, and moves together with `sleep`: after `sleep(d)`, `now` is later by `d` or more.
+///   It should count the time in which the machine was suspended, since the servers' clocks do; a clock that does
+///   not lets a holder believe after a resume in a lock that has expired meanwhile.
+/// * `sleep` takes any duration up to [`Duration::MAX`] and does not panic.
+/// * `spawn` runs the task to its end in the background. It never panics, also when it is called outside of the
+///   runtime or when the runtime is gone; then it may drop the task.
+pub trait Runtime: fmt::Debug + Send + Sync + 'static {
+    /// The current time of the monotonic clock.
+    fn now(&self) -> Instant;
+
+    /// Completes after `duration`, counted from the call.
+    fn sleep(&self, duration: Duration) -> BoxFuture<()>;
+
+    /// Runs a task in the background.
+    fn spawn(&self, task: BoxFuture<()>);
+}
+
+impl<R: Runtime + ?Sized> Runtime for Arc<R> {
+    fn now(&self) -> Instant {
+        (**self).now()
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<()> {
+        (**self).sleep(duration)
+    }
+
+    fn spawn(&self, task: BoxFuture<()>) {
+        (**self).spawn(task);
+    }
+}

@@ -1,0 +1,75 @@
+//! How long the machine has been suspended: Linux' monotonic clock, which `Instant` and tokio read, stands still
+//! meanwhile, but the servers' keys go on expiring.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+/// Counts suspended time since it was made. Never goes back.
+#[derive(Debug)]
+pub(super) struct SuspendedTime {
+    at_start: Duration,
+    /// The most that was seen so far, in nanoseconds.
+    counted: AtomicU64,
+}
+
+impl SuspendedTime {
+    pub(super) fn since_start(&self) -> Duration {
+        self.count(since_boot())
+    }
+
+    /// Takes the highest of all readings: a reading is too low by what passed between its two clocks, never too
+    /// high, and a clock made of it must not go back.
+    fn count(&self, suspended: Duration) -> Duration {
+        let more = suspended.saturating_sub(self.at_start);
+        let nanos = u64::try_from(more.as_nanos()).unwrap_or(u64::MAX);
+        Duration::from_nanos(self.counted.fetch_max(nanos, Ordering::Relaxed).max(nanos))
+    }
+}
+
+impl Default for SuspendedTime {
+    fn default() -> Self {
+        Self { at_start: since_boot(), counted: AtomicU64::new(0) }
+    }
+}
+
+/// `CLOCK_BOOTTIME` counts suspended time, `CLOCK_MONOTONIC` does not; else they run alike. The first is read
+/// first, so that a thread that is held up between the two sees too little, not too much.
+fn since_boot() -> Duration {
+    let with = read(ClockId::Boottime);
+    let without = read(ClockId::Monotonic);
+    with.saturating_sub(without)
+}
+
+fn read(clock: ClockId) -> Duration {
+    let Timespec { tv_sec, tv_nsec } = clock_gettime(clock);
+    Duration::new(tv_sec.unsigned_abs(), u32::try_from(tv_nsec).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suspended_time_is_counted_from_the_start_and_never_goes_back() {
+        let seconds = Duration::from_secs;
+        let time = SuspendedTime { at_start: seconds(100), counted: AtomicU64::new(0) };
+        assert_eq!(time.count(seconds(100)), seconds(0));
+        assert_eq!(time.count(seconds(130)), seconds(30));
+        assert_eq!(time.count(seconds(129)), seconds(30));
+        assert_eq!(time.count(seconds(7)), seconds(30));
+        assert_eq!(time.count(seconds(131)), seconds(31));
+    }
+
+    #[test]
+    fn a_machine_that_is_awake_counts_next_to_nothing() {
+        let time = SuspendedTime::default();
+        for _ in 0..1_000 {
+            time.since_start();
+        }
+        assert!(time.since_start() < Duration::from_millis(100), "{time:?}");
+    }
+}

@@ -1,0 +1,134 @@
+//! The random value under which one round holds its keys.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use rand::CryptoRng;
+
+/// The value that a round writes under each of its keys: only who knows it can extend or release them.
+///
+/// Tokens made here are 160 random bits as 40 lower-case hex digits. Tokens of other implementations are taken
+/// by [`FromStr`] when they are 32 to 128 ASCII hex digits (at least 128 bits).
+///
+/// `Debug` shows the first digits only: whoever reads a whole token in a log can release the lock.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Token(Arc<str>);
+
+impl Token {
+    /// Draws a new token.
+    pub fn random(rng: &mut (impl CryptoRng + ?Sized)) -> Self {
+        let mut bytes = [0; BYTES];
+        rng.fill_bytes(&mut bytes);
+        let mut digits = String::with_capacity(2 * BYTES);
+        for byte in bytes {
+            for nibble in [byte >> 4, byte & 0xf] {
+                digits.extend(char::from_digit(nibble.into(), 16));
+            }
+        }
+        Self(digits.into())
+    }
+
+    /// The whole token as it stands under the keys.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Token {
+    type Err = InvalidToken;
+
+    fn from_str(text: &str) -> Result<Self, InvalidToken> {
+        let hex = text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if hex && ACCEPTED_DIGITS.contains(&text.len()) { Ok(Self(text.into())) } else { Err(InvalidToken) }
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Token({}…)", &self.0[..SHOWN_DIGITS])
+    }
+}
+
+#[cfg(feature = "serde")]
+impl serde::Serialize for Token {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+#[cfg(feature = "serde")]
+impl<'de> serde::Deserialize<'de> for Token {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// The text is not a token: 32 to 128 ASCII hex digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a token is 32 to 128 ASCII hex digits")]
+pub struct InvalidToken;
+
+const BYTES: usize = 20;
+const SHOWN_DIGITS: usize = 6;
+const ACCEPTED_DIGITS: std::ops::RangeInclusive<usize> = 32..=128;
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng, TryCryptoRng, TryRng};
+
+    use super::*;
+
+    /// Counts up, so that every byte of a token is known. Cryptographic by decree, for the test only.
+    struct Counter(u8);
+
+    impl TryRng for Counter {
+        type Error = std::convert::Infallible;
+
+        fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
+            Ok(0)
+        }
+
+        fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
+            Ok(0)
+        }
+
+        fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Self::Error> {
+            for byte in bytes {
+                *byte = self.0;
+                self.0 = self.0.wrapping_add(17);
+            }
+            Ok(())
+        }
+    }
+
+    impl TryCryptoRng for Counter {}
+
+    impl SeedableRng for Counter {
+        type Seed = [u8; 1];
+
+        fn from_seed([seed]: [u8; 1]) -> Self {
+            Self(seed)
+        }
+    }
+
+    #[test]
+    fn a_token_is_all_of_the_random_bits_in_hex() {
+        let token = Token::random(&mut Counter::from_seed([0]));
+        assert_eq!(token.as_str(), "00112233445566778899aabbccddeeff10213243");
+        assert_eq!(token.as_str().parse(), Ok(token));
+    }
+
+    #[test]
+    fn debug_does_not_give_the_token_away() {
+        let token = Token::random(&mut Counter::from_seed([0]));
+        assert_eq!(format!("{token:?}"), "Token(001122…)");
+    }
+
+    #[test]
+    fn what_is_no_token_is_refused() {
+        for text in ["", "00", &"0".repeat(31), &"0".repeat(129), &"g".repeat(40), &"é".repeat(20)] {
+            assert_eq!(text.parse::<Token>(), Err(InvalidToken), "{text}");
+        }
+        assert!("0123456789abcdefABCDEF0123456789".parse::<Token>().is_ok());
+    }
+}

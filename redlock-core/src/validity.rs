@@ -1,0 +1,127 @@
+//! How long a won lock may be believed in: ttls, clock drift, and what is left of one after the other.
+
+use std::time::Duration;
+
+use crate::error::{ConfigError, InvalidRequest};
+
+/// The longest ttl, 100 years: more than any lock needs, and within what every server and every clock can add
+/// to its current time.
+pub const MAX_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// A ttl as nodes count it: whole milliseconds, at most [`MAX_TTL`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Ttl(Duration);
+
+impl Ttl {
+    /// Rounds down to whole milliseconds: a node must not keep the key for less than the client counts on.
+    pub(crate) fn new(ttl: Duration, drift: Drift) -> Result<Self, InvalidRequest> {
+        if ttl > MAX_TTL {
+            return Err(InvalidRequest::TtlTooLong { ttl });
+        }
+        let whole = Self(Duration::new(ttl.as_secs(), ttl.subsec_millis() * 1_000_000));
+        if drift.validity(whole).is_zero() {
+            return Err(InvalidRequest::TtlTooShort { ttl, drift: drift.of(whole) });
+        }
+        Ok(whole)
+    }
+
+    pub(crate) fn get(self) -> Duration {
+        self.0
+    }
+}
+
+/// The share of a ttl that is given up because clocks run at different speeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Drift {
+    /// The factor in parts per billion, rounded up, so that the arithmetic is exact.
+    billionths: u64,
+}
+
+impl Drift {
+    pub(crate) const DEFAULT_FACTOR: f64 = 0.01;
+
+    pub(crate) fn new(factor: f64) -> Result<Self, ConfigError> {
+        if !(0.0..1.0).contains(&factor) {
+            return Err(ConfigError::DriftFactor { factor });
+        }
+        Ok(Self { billionths: (factor * 1e9).ceil() as u64 })
+    }
+
+    /// `ttl x factor + 2 ms`, rounded up. The 2 ms are for the nodes' expiry, which counts whole milliseconds.
+    pub(crate) fn of(self, ttl: Ttl) -> Duration {
+        // At most 100 years x 1e9, well within 128 bits; the quotient is at most the ttl, plus one.
+        let nanos = (ttl.0.as_nanos() * u128::from(self.billionths)).div_ceil(1_000_000_000);
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)) + EXPIRY_PRECISION
+    }
+
+    /// What is left of a ttl after the drift; zero when the drift eats all of it.
+    pub(crate) fn validity(self, ttl: Ttl) -> Duration {
+        ttl.0.saturating_sub(self.of(ttl))
+    }
+}
+
+const EXPIRY_PRECISION: Duration = Duration::from_millis(2);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn drift() -> Drift {
+        Drift::new(Drift::DEFAULT_FACTOR).unwrap()
+    }
+
+    #[test]
+    fn the_published_example_comes_out() {
+        let ttl = Ttl::new(Duration::from_millis(500), drift()).unwrap();
+        assert_eq!(drift().of(ttl), Duration::from_millis(7));
+        assert_eq!(drift().validity(ttl), Duration::from_millis(493));
+    }
+
+    #[test]
+    fn factors_outside_of_zero_to_one_are_refused() {
+        for factor in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, -f64::MIN_POSITIVE, 1.0, 2.0] {
+            assert!(matches!(Drift::new(factor), Err(ConfigError::DriftFactor { .. })), "{factor}");
+        }
+        assert!(Drift::new(0.0).is_ok());
+        assert!(Drift::new(1.0_f64.next_down()).is_ok());
+    }
+
+    #[test]
+    fn ttls_that_drift_eats_or_servers_refuse_are_refused() {
+        for millis in [0, 1, 2] {
+            let ttl = Duration::from_millis(millis);
+            assert!(matches!(Ttl::new(ttl, drift()), Err(InvalidRequest::TtlTooShort { .. })), "{millis}");
+        }
+        assert!(Ttl::new(Duration::from_micros(2_999), drift()).is_err(), "2 ms once rounded down");
+        assert!(Ttl::new(Duration::from_millis(3), drift()).is_ok());
+        assert!(Ttl::new(MAX_TTL, drift()).is_ok());
+        for ttl in [MAX_TTL + Duration::from_nanos(1), Duration::from_millis(u64::MAX), Duration::MAX] {
+            assert!(matches!(Ttl::new(ttl, drift()), Err(InvalidRequest::TtlTooLong { .. })), "{ttl:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn drift_never_rounds_for_the_holder(nanos in 3_000_000..MAX_TTL.as_nanos() as u64, factor in 0.0..0.999_f64) {
+            let drift = Drift::new(factor).unwrap();
+            let Ok(ttl) = Ttl::new(Duration::from_nanos(nanos), drift) else { return Ok(()) };
+            prop_assert!(ttl.get() <= Duration::from_nanos(nanos));
+            prop_assert_eq!(ttl.get().subsec_nanos() % 1_000_000, 0);
+            // Exact value of the factor as a fraction of 2^64, compared in integers.
+            let scaled = (factor * 2_f64.powi(64)) as u128;
+            let least = mul_shift_64(ttl.get().as_nanos(), scaled) + 2_000_000;
+            let given = drift.of(ttl).as_nanos();
+            prop_assert!(given >= least, "{} < {}", given, least);
+            prop_assert!(given <= least + ttl.get().as_nanos() / 1_000_000_000 + 2, "{} > {}", given, least);
+            prop_assert_eq!(drift.validity(ttl) + drift.of(ttl), ttl.get());
+        }
+    }
+
+    /// `a * b >> 64` for `a < 2^64`, `b < 2^64`.
+    fn mul_shift_64(a: u128, b: u128) -> u128 {
+        let (low, high) = (b & u128::from(u32::MAX), b >> 32);
+        ((a * low) >> 64) + ((a * high) >> 32)
+    }
+}
