@@ -1,0 +1,129 @@
+//! The class of each error of redis-rs and of the server.
+
+use redis::{ErrorKind, RedisError};
+use redlock_core::{BackendError, BackendErrorKind};
+
+pub(crate) fn classify(error: RedisError) -> BackendError {
+    let (kind, message) = match error.kind() {
+        ErrorKind::Server(_) | ErrorKind::Extension => (server_class(&error), "the server answered"),
+        ErrorKind::MasterNameNotFoundBySentinel | ErrorKind::NoValidReplicasFoundBySentinel => {
+            (BackendErrorKind::Unavailable, "no server for this node")
+        }
+        ErrorKind::AuthenticationFailed
+        | ErrorKind::InvalidClientConfig
+        | ErrorKind::EmptySentinelList
+        | ErrorKind::RESP3NotSupported => (BackendErrorKind::Rejected, "cannot log in"),
+        ErrorKind::UnexpectedReturnType => (BackendErrorKind::Rejected, "an answer of another type"),
+        // What is not known is taken for the worst: the request may have been executed.
+        _ => (BackendErrorKind::Unreachable, "connection failed"),
+    };
+    BackendError::new(kind, message).with_source(error)
+}
+
+fn server_class(error: &RedisError) -> BackendErrorKind {
+    let code = error.code().unwrap_or_default();
+    let detail = error.detail().unwrap_or_default();
+    // Redis 6.2 answers ERR to an error inside of a script, and has the error's own code in the text.
+    let in_script = code == "ERR" && detail.starts_with("Error running script");
+    let passing = if in_script {
+        words(detail).any(|word| PASSING.contains(&word))
+    } else {
+        PASSING.contains(&code) || detail.starts_with("max number of clients reached")
+    };
+    if passing { BackendErrorKind::Unavailable } else { BackendErrorKind::Rejected }
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|letter: char| !letter.is_ascii_alphanumeric())
+}
+
+/// Codes of servers that cannot write now, and have not.
+const PASSING: [&str; 11] = [
+    "LOADING",
+    "READONLY",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "MOVED",
+    "ASK",
+    "BUSY",
+    "OOM",
+    "MISCONF",
+    "NOREPLICAS",
+];
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use redis::{ServerErrorKind, Value, parse_redis_value};
+
+    use super::*;
+
+    fn class_of_reply(line: &str) -> BackendErrorKind {
+        let value = parse_redis_value(format!("-{line}\r\n").as_bytes()).expect("an error line");
+        let Value::ServerError(error) = value else { panic!("{value:?} is no error") };
+        classify(error.into()).kind()
+    }
+
+    #[test]
+    fn every_server_error_is_in_its_class() {
+        for code in PASSING {
+            assert_eq!(class_of_reply(&format!("{code} some text")), BackendErrorKind::Unavailable, "{code}");
+        }
+        for code in ["NOAUTH", "WRONGPASS", "NOPERM", "CROSSSLOT", "WRONGTYPE", "ERR", "NOPROTO"] {
+            assert_eq!(class_of_reply(&format!("{code} some text")), BackendErrorKind::Rejected, "{code}");
+        }
+        assert_eq!(class_of_reply("ERR max number of clients reached"), BackendErrorKind::Unavailable);
+    }
+
+    #[test]
+    fn errors_inside_of_scripts_are_found_in_the_text_of_old_servers() {
+        for (line, class) in [
+            (
+                "ERR Error running script (call to f_1b): @user_script:6: @user_script: 6: -OOM command not allowed when used memory > 'maxmemory'.",
+                BackendErrorKind::Unavailable,
+            ),
+            (
+                "ERR Error running script (call to f_1b): @user_script:6: @user_script: 6: -READONLY You can't write against a read only replica.",
+                BackendErrorKind::Unavailable,
+            ),
+            (
+                "ERR Error running script (call to f_1b): @user_script:2: WRONGTYPE Operation against a key holding the wrong kind of value",
+                BackendErrorKind::Rejected,
+            ),
+        ] {
+            assert_eq!(class_of_reply(line), class, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_leaves_the_outcome_open_is_unreachable() {
+        for kind in [
+            io::ErrorKind::ConnectionRefused,
+            io::ErrorKind::ConnectionReset,
+            io::ErrorKind::BrokenPipe,
+            io::ErrorKind::TimedOut,
+            io::ErrorKind::UnexpectedEof,
+        ] {
+            assert_eq!(
+                classify(io::Error::from(kind).into()).kind(),
+                BackendErrorKind::Unreachable,
+                "{kind}"
+            );
+        }
+        let parse = RedisError::from((ErrorKind::Parse, "what is this"));
+        assert_eq!(classify(parse).kind(), BackendErrorKind::Unreachable);
+    }
+
+    #[test]
+    fn what_only_a_person_can_mend_is_rejected() {
+        for kind in
+            [ErrorKind::AuthenticationFailed, ErrorKind::InvalidClientConfig, ErrorKind::UnexpectedReturnType]
+        {
+            assert_eq!(classify((kind, "test").into()).kind(), BackendErrorKind::Rejected, "{kind:?}");
+        }
+        let no_permission = RedisError::from((ErrorKind::Server(ServerErrorKind::NoPerm), "test"));
+        assert_eq!(classify(no_permission).kind(), BackendErrorKind::Rejected);
+    }
+}
