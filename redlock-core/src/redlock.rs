@@ -116,18 +116,18 @@ impl Redlock {
     /// # Cancellation
     ///
     /// Dropping the future drops the routine, and releases the lock in the background.
-    pub async fn using<F, Fut>(
+    pub fn using<R, F, Fut>(
         &self,
-        resources: impl Into<Resources>,
+        resources: R,
         ttl: Duration,
         routine: F,
-    ) -> Result<Fut::Output, Error>
+    ) -> impl Future<Output = Result<Fut::Output, Error>> + use<R, F, Fut>
     where
+        R: Into<Resources>,
         F: FnOnce(Lease) -> Fut,
         Fut: Future,
     {
-        let request = self.lock(resources, ttl);
-        request.using(routine).await
+        self.lock(resources, ttl).using(routine)
     }
 
     /// As [`Lock::extend`].

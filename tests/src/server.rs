@@ -2,20 +2,22 @@
 
 use std::{
     env, fmt, fs,
-    io::{BufRead, BufReader},
-    net::TcpListener,
+    io::{BufRead, BufReader, Write},
+    net::TcpStream,
     path::Path,
     process::{Child, ChildStdin, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use redis::{Client, Cmd, Connection, FromRedisValue, RedisResult};
+use redlock_redis_rs::{Builder, RedisBackend, Redlock, TokioRuntime};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
 
-/// A running server.
+/// A server: running, unless it has been killed.
 pub struct Server {
-    port: u16,
+    port: ReservedPort,
     options: Vec<String>,
     folder: TempDir,
     process: Option<Process>,
@@ -49,7 +51,8 @@ impl Server {
     pub fn start_with_password(password: &str) -> Self {
         let mut server = Self::prepare(&["--requirepass", password]);
         server.password = Some(password.to_owned());
-        server.run();
+        server.spawn();
+        server.wait_until_it_answers();
         server
     }
 
@@ -60,33 +63,52 @@ impl Server {
     /// When it cannot be started, with a hint.
     #[must_use]
     pub fn start_with(options: &[&str]) -> Self {
-        let mut server = Self::prepare(options);
-        server.run();
-        server
+        Self::start_some_with(1, options).remove(0)
     }
 
     /// Starts several independent servers.
     #[must_use]
     pub fn start_some(number: usize) -> Vec<Self> {
-        (0..number).map(|_| Self::start()).collect()
+        Self::start_some_with(number, &[])
+    }
+
+    /// Starts several independent servers with the same options.
+    #[must_use]
+    pub fn start_some_with(number: usize, options: &[&str]) -> Vec<Self> {
+        let mut servers: Vec<Self> = (0..number).map(|_| Self::prepare(options)).collect();
+        servers.iter_mut().for_each(Self::spawn);
+        servers.iter_mut().for_each(Self::wait_until_it_answers);
+        servers
     }
 
     fn prepare(options: &[&str]) -> Self {
         let options = options.iter().map(|option| (*option).to_owned()).collect();
         let folder = TempDir::new().expect("a temporary folder");
-        Self { port: 0, options, folder, process: None, password: None }
+        Self { port: ReservedPort::new(), options, folder, process: None, password: None }
     }
 
-    /// The port on 127.0.0.1. It stays the same over restarts.
+    /// The port on 127.0.0.1. It stays the same over restarts, and nobody else gets it in between.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.port
+        self.port.number
+    }
+
+    /// Host and port, as errors name the server.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port())
     }
 
     /// The URL, without a password.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        format!("redis://{}", self.address())
+    }
+
+    /// The folder that the server keeps its files in.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// A client with redis-rs' defaults.
@@ -110,18 +132,29 @@ impl Server {
         self.process = None;
     }
 
-    /// Starts it again on its port, with what its append-only file kept.
+    /// Starts it again on its port, with what its files kept.
     pub fn restart(&mut self) {
+        self.restart_unheard();
+        self.wait_until_it_answers();
+    }
+
+    /// As [`Server::restart`], and does not wait until it has loaded its data.
+    pub fn restart_unheard(&mut self) {
         self.kill();
-        self.run();
+        self.spawn();
     }
 
     /// Starts it again on its port, without its data.
     pub fn restart_empty(&mut self) {
         self.kill();
-        let folder = TempDir::new().expect("a temporary folder");
-        self.folder = folder;
-        self.run();
+        self.folder = TempDir::new().expect("a temporary folder");
+        self.restart();
+    }
+
+    /// Changes the password that the server wants; an empty one is none.
+    pub fn set_password(&mut self, password: &str) {
+        self.command::<()>(&["CONFIG", "SET", "requirepass", password]);
+        self.password = Some(password.to_owned()).filter(|password| !password.is_empty());
     }
 
     /// Runs a command over a connection of its own, and gives the answer.
@@ -139,6 +172,41 @@ impl Server {
     #[must_use]
     pub fn get(&self, key: &str) -> Option<String> {
         self.command(&["GET", key])
+    }
+
+    /// How long a key has left to live.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such key, or it lives for ever.
+    #[must_use]
+    pub fn ttl(&self, key: &str) -> Duration {
+        let millis: i64 = self.command(&["PTTL", key]);
+        Duration::from_millis(millis.try_into().expect("a key with a ttl"))
+    }
+
+    /// How often a command has been run, by clients and in scripts, since the server started.
+    #[must_use]
+    pub fn calls(&self, command: &str) -> u64 {
+        let statistics: String = self.command(&["INFO", "commandstats"]);
+        let start = format!("cmdstat_{command}:calls=");
+        let line = statistics.lines().find_map(|line| line.strip_prefix(&start));
+        line.map_or(0, |line| line.split(',').next().expect("a part").parse().expect("a number"))
+    }
+
+    /// Listens in on what clients send.
+    ///
+    /// # Panics
+    ///
+    /// When the server does not take it.
+    #[must_use]
+    pub fn monitor(&self) -> Monitor {
+        let mut stream = TcpStream::connect(self.address()).expect("a connection");
+        stream.set_read_timeout(Some(ANSWER)).expect("a timeout");
+        stream.write_all(b"MONITOR\r\n").expect("a connection that works");
+        let mut monitor = Monitor(BufReader::new(stream));
+        assert_eq!(monitor.line(), "+OK");
+        monitor
     }
 
     /// A blocking connection.
@@ -159,37 +227,22 @@ impl Server {
         self.process.as_ref().expect("the server runs").pid
     }
 
-    /// On a new port a server can lose the race for it; then the next one is tried.
-    fn run(&mut self) {
-        let wanted = self.port;
-        for _ in 0..PORTS_TO_TRY {
-            if wanted == 0 {
-                self.port = free_port();
-            }
-            self.process = Some(Process::spawn(self.port, &self.options, self.folder.path()));
-            if self.answers_in_time() {
-                return;
-            }
-            self.process = None;
-        }
-        let log = fs::read_to_string(self.folder.path().join(LOG)).unwrap_or_default();
-        panic!("redis-server did not start on port {}. It said:\n{log}", self.port);
+    fn spawn(&mut self) {
+        self.process = Some(Process::spawn(self.port(), &self.options, self.folder.path()));
     }
 
-    fn answers_in_time(&mut self) -> bool {
+    fn wait_until_it_answers(&mut self) {
         let start = Instant::now();
-        while start.elapsed() < START {
-            let answer: RedisResult<String> = self.try_command(&["PING"]);
-            if answer.is_ok() {
-                // Or somebody else's server has the port.
-                return self.command::<String>(&["INFO", "server"]).contains(&self.pid_line());
-            }
-            if self.process.as_mut().is_none_or(Process::has_ended) {
-                return false;
+        while start.elapsed() < START && !self.process.as_mut().is_none_or(Process::has_ended) {
+            let answer: RedisResult<String> = self.try_command(&["INFO", "server"]);
+            // Or somebody else's server has the port.
+            if answer.is_ok_and(|information| information.contains(&self.pid_line())) {
+                return;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        false
+        let log = fs::read_to_string(self.folder.path().join(LOG)).unwrap_or_default();
+        panic!("redis-server did not start on port {}. It said:\n{log}", self.port());
     }
 
     fn pid_line(&self) -> String {
@@ -199,7 +252,10 @@ impl Server {
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server").field("port", &self.port).field("options", &self.options).finish_non_exhaustive()
+        f.debug_struct("Server")
+            .field("port", &self.port())
+            .field("options", &self.options)
+            .finish_non_exhaustive()
     }
 }
 
@@ -217,7 +273,9 @@ impl Process {
             .expect("a shell");
         let leash = shell.stdin.take();
         let mut line = String::new();
-        BufReader::new(shell.stdout.take().expect("piped")).read_line(&mut line).expect("a line from the shell");
+        BufReader::new(shell.stdout.take().expect("piped"))
+            .read_line(&mut line)
+            .expect("a line from the shell");
         let pid = line.trim().parse().ok().and_then(Pid::from_raw);
         let pid = pid.unwrap_or_else(|| panic!("cannot run `{program}`: {HINT}"));
         Self { shell, leash, pid }
@@ -236,10 +294,83 @@ impl Drop for Process {
     }
 }
 
-/// A port that is free now.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
-    listener.local_addr().expect("a bound address").port()
+/// A port that nobody else gets, also while no server listens on it: a socket is bound to it, but does not listen.
+struct ReservedPort {
+    number: u16,
+    _socket: TcpSocket,
+}
+
+impl ReservedPort {
+    fn new() -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        // Lets the server, which sets it too, bind to the port as well.
+        socket.set_reuseaddr(true).expect("a socket option");
+        socket.bind(([127, 0, 0, 1], 0).into()).expect("a loopback port");
+        let number = socket.local_addr().expect("a bound address").port();
+        Self { number, _socket: socket }
+    }
+}
+
+/// What clients send to a server, in the order in which it runs.
+#[derive(Debug)]
+pub struct Monitor(BufReader<TcpStream>);
+
+impl Monitor {
+    /// The names of the commands that clients sent, up to the first one that mentions `mark`, which is left out, as
+    /// is what scripts ran.
+    ///
+    /// # Panics
+    ///
+    /// When the mark does not come.
+    pub fn until(&mut self, mark: &str) -> Vec<String> {
+        let mut names = Vec::new();
+        loop {
+            let line = self.line();
+            if line.contains(mark) {
+                return names;
+            }
+            if !line.contains(" lua] ") {
+                names.push(line.split('"').nth(1).expect("a quoted name").to_owned());
+            }
+        }
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.0.read_line(&mut line).expect("a line from MONITOR");
+        assert!(line.ends_with('\n'), "MONITOR ended: {line:?}");
+        line.trim_end().to_owned()
+    }
+}
+
+/// Starts to make a lock manager on servers, as most users do.
+///
+/// # Panics
+///
+/// Outside of a tokio runtime.
+pub fn manager(servers: &[Server]) -> Builder {
+    let open = |server: &Server| RedisBackend::open(server.url()).expect("a URL that we made ourselves");
+    Redlock::builder(TokioRuntime::current()).nodes(servers.iter().map(open))
+}
+
+/// Whether a key has the same value, or none, on all servers.
+#[must_use]
+pub fn everywhere(servers: &[Server], key: &str, value: Option<&str>) -> bool {
+    servers.iter().all(|server| server.get(key).as_deref() == value)
+}
+
+/// Whether the condition comes true within `bound`. It is looked at again and again.
+pub async fn eventually(bound: Duration, mut condition: impl FnMut() -> bool + Send) -> bool {
+    let start = Instant::now();
+    loop {
+        if condition() {
+            return true;
+        }
+        if start.elapsed() > bound {
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 fn words(command: &[&str]) -> Cmd {
@@ -256,10 +387,11 @@ server=$!
 echo "$server"
 exec >/dev/null 3<&0
 { read -r _ <&3; kill -9 "$server"; } 2>/dev/null &
+reader=$!
 wait "$server" 2>/dev/null
+kill "$reader" 2>/dev/null
 "#;
 const LOG: &str = "log";
 const HINT: &str = "`./tests/run` installs it, or set REDIS_SERVER to the path of one";
-const PORTS_TO_TRY: usize = 5;
 const START: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(5);

@@ -68,10 +68,10 @@ impl Sim {
         self.runtime.clone()
     }
 
-    /// A generator for tokens and jitter, from the seed.
+    /// A generator for one lock manager's tokens and jitter, from the seed; each call gives another one.
     #[must_use]
     pub fn rng(&self) -> ChaCha20Rng {
-        ChaCha20Rng::seed_from_u64(!self.seed)
+        ChaCha20Rng::from_rng(&mut self.runtime.state().rng)
     }
 
     /// Runs `main`, and every task that it spawns, until `main` is done. Tasks that are left stay as they are and go
@@ -87,7 +87,11 @@ impl Sim {
         self.runtime.state().ready.push_back(MAIN);
         loop {
             let Some(id) = self.runtime.next_ready() else {
-                assert!(self.runtime.advance(), "nothing can run any more, but the test waits: seed {}", self.seed);
+                assert!(
+                    self.runtime.advance(),
+                    "nothing can run any more, but the test waits: seed {}",
+                    self.seed
+                );
                 continue;
             };
             if id == MAIN {

@@ -1,0 +1,217 @@
+//! In-memory nodes and lock managers on a simulated runtime.
+
+use std::{
+    fmt,
+    future::Future,
+    time::{Duration, Instant},
+};
+
+use redlock_core::{
+    Acquire, Answer, BackendError, Builder, Error, Extend, LockBackend, MemoryBackend, Redlock, Release,
+    Released, Reply, Runtime, async_trait,
+};
+use redlock_tests::sim::{Sim, SimRuntime};
+
+pub(crate) struct Bed {
+    pub(crate) sim: Sim,
+    pub(crate) runtime: SimRuntime,
+    pub(crate) nodes: Vec<MemoryBackend>,
+}
+
+impl Bed {
+    pub(crate) fn new(nodes: usize) -> Self {
+        Self::seeded(1, nodes)
+    }
+
+    pub(crate) fn seeded(seed: u64, nodes: usize) -> Self {
+        let sim = Sim::new(seed);
+        let runtime = sim.runtime();
+        let node = |number| MemoryBackend::new(runtime.clone()).named(format!("node {number}"));
+        let nodes = (0..nodes).map(node).collect();
+        Self { sim, runtime, nodes }
+    }
+
+    /// A manager with the defaults.
+    pub(crate) fn redlock(&self) -> Redlock {
+        self.builder().build().unwrap()
+    }
+
+    pub(crate) fn builder(&self) -> Builder {
+        Redlock::builder(self.runtime.clone()).nodes(self.nodes.clone()).rng(self.sim.rng())
+    }
+
+    /// A manager whose nodes are behind something that gets in between.
+    pub(crate) fn redlock_over<B: LockBackend>(&self, wrap: impl Fn(MemoryBackend) -> B) -> Redlock {
+        let nodes = self.nodes.iter().cloned().map(wrap);
+        Redlock::builder(self.runtime.clone()).nodes(nodes).rng(self.sim.rng()).build().unwrap()
+    }
+
+    pub(crate) fn run<T>(&self, test: impl Future<Output = T>) -> T {
+        self.sim.run(test)
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        self.runtime.now()
+    }
+
+    pub(crate) async fn sleep(&self, millis: u64) {
+        self.runtime.sleep(ms(millis)).await;
+    }
+
+    /// What `future` gives, and how long it took.
+    pub(crate) async fn timed<T>(&self, future: impl IntoFuture<Output = T>) -> (T, Duration) {
+        let start = self.now();
+        let output = future.await;
+        (output, self.now() - start)
+    }
+
+    /// Drops the future after `after`, unless it is done by then.
+    pub(crate) async fn cancel_after<T>(
+        &self,
+        after: Duration,
+        future: impl Future<Output = T>,
+    ) -> Option<T> {
+        tokio::select! {
+            biased;
+            () = self.runtime.sleep(after) => None,
+            output = future => Some(output),
+        }
+    }
+
+    /// The values under a key, by node.
+    pub(crate) fn values(&self, key: &str) -> Vec<Option<String>> {
+        self.nodes.iter().map(|node| node.get(key)).collect()
+    }
+
+    pub(crate) fn assert_free(&self, key: &str) {
+        assert!(self.values(key).iter().all(Option::is_none), "{:?}", self.values(key));
+    }
+
+    pub(crate) fn requests(&self) -> Vec<u64> {
+        self.nodes.iter().map(MemoryBackend::requests).collect()
+    }
+
+    /// Neither tasks nor timers are left.
+    pub(crate) fn assert_at_rest(&self) {
+        assert_eq!((self.runtime.tasks(), self.runtime.timers()), (0, 0), "tasks and timers");
+    }
+}
+
+/// What each node said, in short: `g`ranted, `r`efused, re`m`oved, `n`ot held, `x` failed, `l`ate, `.` not waited for.
+pub(crate) fn answers(error: &Error) -> String {
+    let answer = |answer: &redlock_core::NodeAnswer| match answer.answer {
+        Answer::Granted => 'g',
+        Answer::Refused => 'r',
+        Answer::Removed => 'm',
+        Answer::NotHeld => 'n',
+        Answer::Failed(_) => 'x',
+        Answer::Late => 'l',
+        Answer::Pending => '.',
+        _ => '?',
+    };
+    error.report().unwrap().answers.iter().map(answer).collect()
+}
+
+pub(crate) fn attempts(error: &Error) -> u32 {
+    error.report().unwrap().attempts
+}
+
+pub(crate) fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+pub(crate) fn s(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// A node behind a client library that has sent every request twice.
+pub(crate) struct Resending(pub(crate) MemoryBackend);
+
+#[async_trait]
+impl LockBackend for Resending {
+    async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
+        self.0.acquire(request).await?;
+        self.0.acquire(request).await
+    }
+
+    async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
+        self.0.extend(request).await?;
+        self.0.extend(request).await
+    }
+
+    async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
+        self.0.release(request).await
+    }
+}
+
+/// A node that an acquire needs some time to get to, and everything else 2 ms.
+pub(crate) struct Far {
+    pub(crate) node: MemoryBackend,
+    pub(crate) delay: Duration,
+    pub(crate) runtime: SimRuntime,
+}
+
+#[async_trait]
+impl LockBackend for Far {
+    async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
+        self.runtime.sleep(self.delay).await;
+        self.node.acquire(request).await
+    }
+
+    async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
+        self.runtime.sleep(ms(2)).await;
+        self.node.extend(request).await
+    }
+
+    async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
+        self.runtime.sleep(ms(2)).await;
+        self.node.release(request).await
+    }
+}
+
+/// A node whose releases take another way: they arrive a second late, whatever has happened since.
+pub(crate) struct LateReleases {
+    pub(crate) node: MemoryBackend,
+    pub(crate) runtime: SimRuntime,
+}
+
+#[async_trait]
+impl LockBackend for LateReleases {
+    async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
+        self.node.acquire(request).await
+    }
+
+    async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
+        self.node.extend(request).await
+    }
+
+    async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
+        let (node, runtime) = (self.node.clone(), self.runtime.clone());
+        let (resources, token, timeout) = (request.resources.clone(), request.token.clone(), request.timeout);
+        self.runtime.spawn(Box::pin(async move {
+            runtime.sleep(s(1)).await;
+            // Nobody is there any more to hear the answer.
+            let _ = node.release(Release::new(&resources, &token, timeout)).await;
+        }));
+        self.runtime.sleep(request.timeout).await;
+        Err(BackendError::timed_out(request.timeout))
+    }
+}
+
+impl fmt::Debug for Resending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Resending")
+    }
+}
+
+impl fmt::Debug for Far {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Far")
+    }
+}
+
+impl fmt::Debug for LateReleases {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LateReleases")
+    }
+}

@@ -1,4 +1,8 @@
 //! The integration tests: in the simulation what needs time or faults, on real servers what only they can show.
 
 mod bed;
-mod servers;
+mod sim_extending;
+mod sim_limits;
+mod sim_locking;
+mod sim_releasing;
+mod sim_using;
