@@ -8,7 +8,7 @@ use crate::{resources::Resources, token::Token};
 
 /// One node: a server that grants, extends and releases keys, independent of all other nodes.
 ///
-/// Implement it for a client of your own, with [`async_trait`]; `redlock-redis-rs` does it for redis-rs, and
+/// Implement it for a client of your own, with [`async_trait`](macro@async_trait); `redlock-redis-rs` does it for redis-rs, and
 /// [`MemoryBackend`](crate::memory::MemoryBackend) for a node that lives in the process.
 ///
 /// # Contract
@@ -177,7 +177,8 @@ impl BackendError {
     /// The node did not answer within `timeout`.
     #[must_use]
     pub fn timed_out(timeout: Duration) -> Self {
-        Self::new(BackendErrorKind::Unreachable, format!("no answer within {timeout:?}"))
+        // In whole milliseconds: what is left of a deadline has more digits than anybody wants to read.
+        Self::new(BackendErrorKind::Unreachable, format!("no answer within {} ms", timeout.as_millis()))
     }
 
     /// The class of the error.

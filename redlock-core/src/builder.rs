@@ -15,7 +15,6 @@ use rand::{
 
 use crate::{
     backend::LockBackend,
-    debts::Debts,
     error::ConfigError,
     nodes::{Node, Nodes},
     redlock::Redlock,
@@ -156,11 +155,7 @@ impl Builder {
             drift,
             node_timeout: self.node_timeout,
             rng: Mutex::new(rng),
-            nodes: self
-                .backends
-                .into_iter()
-                .map(|backend| Node { backend, debts: Debts::default() })
-                .collect(),
+            nodes: self.backends.into_iter().map(Node::new).collect(),
         };
         Ok(Redlock::new(Arc::new(nodes), self.retry))
     }

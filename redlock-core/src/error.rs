@@ -174,18 +174,22 @@ pub enum ConfigError {
     Random(#[source] rand::rngs::SysError),
 }
 
-/// An error and its sources, each printed once.
+/// An error and its sources. A source is left out when the text has it already: some errors print theirs themselves.
 struct Chain<'a>(&'a BackendError);
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)?;
+        let mut text = self.0.to_string();
         let mut source = self.0.source();
         while let Some(error) = source {
-            write!(f, ": {error}")?;
+            let cause = error.to_string();
+            if !text.ends_with(&cause) {
+                text.push_str(": ");
+                text.push_str(&cause);
+            }
             source = error.source();
         }
-        Ok(())
+        f.write_str(&text)
     }
 }
 
@@ -194,5 +198,43 @@ struct Are<'a>(&'a Resources);
 impl fmt::Display for Are<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.0, if self.0.as_slice().len() == 1 { "is" } else { "are" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::BackendErrorKind;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Cause {
+        text: &'static str,
+        source: Option<Box<Cause>>,
+    }
+
+    fn failed(cause: Cause) -> String {
+        Answer::Failed(
+            BackendError::new(BackendErrorKind::Unreachable, "connection failed").with_source(cause),
+        )
+        .to_string()
+    }
+
+    #[test]
+    fn every_source_of_a_node_error_is_printed_once() {
+        let io = || Some(Box::new(Cause { text: "refused (os error 111)", source: None }));
+        let expected = "unreachable: connection failed: io: refused (os error 111)";
+        assert_eq!(failed(Cause { text: "io: refused (os error 111)", source: io() }), expected);
+        assert_eq!(failed(Cause { text: "io", source: io() }), expected);
+    }
+
+    #[test]
+    fn errors_read_as_sentences() {
+        let report =
+            |names: &[&str]| Box::new(Report { resources: names.into(), attempts: 4, answers: Vec::new() });
+        let error = Error::Contended(report(&["a"]));
+        assert_eq!(error.to_string(), "\"a\" is held by another owner (4 attempts)");
+        let error = Error::Contended(report(&["a", "b"]));
+        assert_eq!(error.to_string(), "\"a\", \"b\" are held by another owner (4 attempts)");
     }
 }

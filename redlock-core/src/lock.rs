@@ -24,23 +24,24 @@ use crate::{
 pub struct Lock {
     hold: Arc<Hold>,
     ttl: Ttl,
-    attempts: u32,
-    votes: Vec<NodeAnswer>,
-    /// Keep-alive ends here.
-    longest: Option<Instant>,
+    won: Won,
     /// Whether dropping it still has to release it.
     armed: bool,
 }
 
+/// How a lock was won.
+#[derive(Debug)]
+pub(crate) struct Won {
+    pub(crate) attempts: u32,
+    pub(crate) took: Duration,
+    pub(crate) votes: Vec<NodeAnswer>,
+    /// Keep-alive ends here.
+    pub(crate) longest: Option<Instant>,
+}
+
 impl Lock {
-    pub(crate) fn new(
-        hold: Hold,
-        ttl: Ttl,
-        attempts: u32,
-        votes: Vec<NodeAnswer>,
-        longest: Option<Instant>,
-    ) -> Self {
-        Self { hold: Arc::new(hold), ttl, attempts, votes, longest, armed: true }
+    pub(crate) fn new(hold: Hold, ttl: Ttl, won: Won) -> Self {
+        Self { hold: Arc::new(hold), ttl, won, armed: true }
     }
 
     /// What is locked.
@@ -73,13 +74,19 @@ impl Lock {
     /// How many rounds it took to get the lock, the last one included.
     #[must_use]
     pub fn attempts(&self) -> u32 {
-        self.attempts
+        self.won.attempts
+    }
+
+    /// How long the round took that won the lock, from its first request to its decision.
+    #[must_use]
+    pub fn took(&self) -> Duration {
+        self.won.took
     }
 
     /// What each node had said when the last round was won.
     #[must_use]
     pub fn votes(&self) -> &[NodeAnswer] {
-        &self.votes
+        &self.won.votes
     }
 
     /// Makes the lock last for `ttl` from now. It never makes it shorter.
@@ -121,7 +128,7 @@ impl Lock {
 
     /// Lets a task extend the lock until the guard is dropped: see [`KeepAlive`].
     pub fn keep_alive(self) -> KeepAlive {
-        let (ttl, longest) = (self.ttl, self.longest);
+        let (ttl, longest) = (self.ttl, self.won.longest);
         KeepAlive::new(self, ttl, longest)
     }
 

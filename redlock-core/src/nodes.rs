@@ -3,7 +3,10 @@
 use std::{
     fmt,
     future::Future,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -11,7 +14,7 @@ use futures_util::future::{Either, select};
 use rand::CryptoRng;
 
 use crate::{
-    backend::{Acquire, BackendError, Extend, LockBackend, Release, Released, Reply},
+    backend::{Acquire, BackendError, BackendErrorKind, Extend, LockBackend, Release, Released, Reply},
     claim::Claim,
     debts::Debts,
     error::{Answer, InvalidRequest, NodeAnswer},
@@ -36,6 +39,18 @@ pub(crate) struct Nodes {
 pub(crate) struct Node {
     pub(crate) backend: Box<dyn LockBackend>,
     pub(crate) debts: Debts,
+    /// Whether the last request went without an answer.
+    silent: AtomicBool,
+}
+
+impl Node {
+    pub(crate) fn new(backend: Box<dyn LockBackend>) -> Self {
+        Self { backend, debts: Debts::default(), silent: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::Relaxed)
+    }
 }
 
 impl Nodes {
@@ -112,7 +127,7 @@ impl Nodes {
             let (nodes, claim) = (self.clone(), claim.clone());
             Box::pin(async move {
                 let request = Extend::new(&claim.resources, &claim.token, ttl.get(), timeout);
-                nodes.in_time(timeout, nodes.nodes[node].backend.extend(request)).await
+                nodes.in_time(node, timeout, nodes.nodes[node].backend.extend(request)).await
             })
         })
     }
@@ -145,7 +160,7 @@ impl Nodes {
         timeout: Duration,
     ) -> Result<Released, BackendError> {
         let request = Release::new(&claim.resources, &claim.token, timeout);
-        self.in_time(timeout, self.nodes[node].backend.release(request)).await
+        self.in_time(node, timeout, self.nodes[node].backend.release(request)).await
     }
 
     /// What to tell of answers; nodes that are not among them were not waited for.
@@ -166,7 +181,7 @@ impl Nodes {
         timeout: Duration,
     ) -> Result<Reply, BackendError> {
         let request = Acquire::new(&claim.resources, &claim.token, ttl.get(), timeout);
-        let answer = self.in_time(timeout, self.nodes[node].backend.acquire(request)).await;
+        let answer = self.in_time(node, timeout, self.nodes[node].backend.acquire(request)).await;
         if claim.put(node, &answer) {
             self.owe(node, claim);
         }
@@ -176,13 +191,17 @@ impl Nodes {
     /// A backend that does not keep its time is cut off: a round must end.
     async fn in_time<T>(
         &self,
+        node: usize,
         timeout: Duration,
         request: impl Future<Output = Result<T, BackendError>> + Unpin,
     ) -> Result<T, BackendError> {
-        match select(request, self.runtime.sleep(timeout)).await {
+        let answer = match select(request, self.runtime.sleep(timeout)).await {
             Either::Left((answer, _)) => answer,
             Either::Right(_) => Err(BackendError::timed_out(timeout)),
-        }
+        };
+        let unanswered = answer.as_ref().is_err_and(|error| error.kind() == BackendErrorKind::Unreachable);
+        self.nodes[node].silent.store(unanswered, Ordering::Relaxed);
+        answer
     }
 
     fn fan<T: Send + 'static>(&self, request: impl Fn(usize) -> BoxFuture<T>) -> Fan<T> {

@@ -71,6 +71,13 @@ impl Tally {
         }
     }
 
+    /// Whether it is better to give up: somebody else is after the same, and only nodes that are `silent` could still
+    /// tip it. Waiting for them would keep our keys in the other's way, and theirs in ours, for nothing.
+    pub(crate) fn hopeless(&self, silent: impl Fn(usize) -> bool) -> bool {
+        let silence = |(node, vote): (usize, &Option<Vote>)| vote.is_some() || silent(node);
+        self.number(Vote::No) > 0 && self.votes.iter().enumerate().all(silence)
+    }
+
     /// Why the round was not won. A missing vote counts as a node that did not answer.
     pub(crate) fn defeat(&self) -> Defeat {
         let quorum = quorum(self.votes.len());
@@ -165,6 +172,24 @@ mod tests {
         assert_eq!(tally.decision(), Decision::Open);
         tally.count(3, Vote::No);
         assert_eq!(tally.decision(), Decision::Lost);
+    }
+
+    #[test]
+    fn a_contended_round_is_hopeless_when_only_silent_nodes_are_left() {
+        let mut tally = Tally::new(5);
+        tally.count(0, Vote::Yes);
+        tally.count(1, Vote::Yes);
+        assert!(
+            !tally.hopeless(|_| true),
+            "nobody else is after it: a node that is slow today may still grant"
+        );
+        tally.count(2, Vote::No);
+        assert!(!tally.hopeless(|node| node == 4), "node 3 is not silent");
+        assert!(tally.hopeless(|node| node >= 3));
+        tally.count(3, Vote::No);
+        assert_eq!(tally.decision(), Decision::Open);
+        assert!(tally.hopeless(|node| node == 4));
+        assert!(!tally.hopeless(|_| false));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::{
     error::Error,
     hold::Hold,
     keep_alive::Lease,
-    lock::{Lock, LockParts, Unlock},
+    lock::{Lock, LockParts, Unlock, Won},
     nodes::Nodes,
     request::LockRequest,
     resources::Resources,
@@ -167,8 +167,9 @@ impl Redlock {
         let deadline = start + self.nodes.drift.validity(ttl);
         match rounds::extend(&self.nodes, &claim, ttl, start, deadline).await {
             Ok((valid_until, votes)) => {
+                let took = self.nodes.now().saturating_duration_since(start);
                 let hold = Hold::new(self.nodes.clone(), claim, valid_until);
-                Ok(Lock::new(hold, ttl, 1, votes, None))
+                Ok(Lock::new(hold, ttl, Won { attempts: 1, took, votes, longest: None }))
             }
             Err(defeated) => Err(defeated.not_confirmed(&claim)),
         }

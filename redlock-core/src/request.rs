@@ -13,7 +13,7 @@ use crate::{
     error::Error,
     hold::Hold,
     keep_alive::Lease,
-    lock::Lock,
+    lock::{Lock, Won},
     nodes::Nodes,
     quorum::Defeat,
     resources::Resources,
@@ -136,8 +136,9 @@ impl LockRequest {
                 let (claim, valid_until, votes) = round.accept();
                 let start = valid_until - self.nodes.drift.validity(ttl);
                 let longest = self.longest.and_then(|longest| start.checked_add(longest));
+                let took = self.nodes.now().saturating_duration_since(start);
                 let hold = Hold::new(self.nodes.clone(), claim, valid_until);
-                return Ok(Lock::new(hold, ttl, attempts, votes, longest));
+                return Ok(Lock::new(hold, ttl, Won { attempts, took, votes, longest }));
             }
             let (undoing, defeated) = round.undo();
             let delay = match defeated.defeat {

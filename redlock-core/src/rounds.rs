@@ -34,7 +34,7 @@ impl Acquiring {
     pub(crate) fn new(nodes: &Arc<Nodes>, resources: Resources, ttl: Ttl, timeout: Duration) -> Self {
         let claim = nodes.claim(resources, ttl);
         let fan = nodes.acquire_all(&claim, timeout);
-        let votes = Votes::new(nodes);
+        let votes = Votes { impatient: true, ..Votes::new(nodes) };
         // Read before the first request: a node's key lives at least as long as counted from here.
         let valid_until = nodes.now() + nodes.drift.validity(ttl);
         Self { nodes: nodes.clone(), claim, timeout, valid_until, fan, votes, settled: false }
@@ -195,11 +195,15 @@ struct Votes {
     nodes: Arc<Nodes>,
     tally: Tally,
     answers: Vec<Option<Answer>>,
+    /// Whether a contended round is given up when only nodes that went silent could still tip it: another round is
+    /// cheap then, and keys in each other's way are not.
+    impatient: bool,
 }
 
 impl Votes {
     fn new(nodes: &Arc<Nodes>) -> Self {
-        Self { nodes: nodes.clone(), tally: Tally::new(nodes.len()), answers: vec![None; nodes.len()] }
+        let (tally, answers) = (Tally::new(nodes.len()), vec![None; nodes.len()]);
+        Self { nodes: nodes.clone(), tally, answers, impatient: false }
     }
 
     /// Waits until the round is decided. A yes that is seen at the deadline or later is none, and ends the round:
@@ -221,11 +225,15 @@ impl Votes {
                 self.answers[node] = Some(answer);
             }
             match self.tally.decision() {
-                Decision::Open if late || all_heard => return Decision::Lost,
+                Decision::Open if late || all_heard || self.hopeless() => return Decision::Lost,
                 Decision::Open => {}
                 decision => return decision,
             }
         }
+    }
+
+    fn hopeless(&self) -> bool {
+        self.impatient && self.tally.hopeless(|node| self.nodes.nodes[node].is_silent())
     }
 
     fn refused(&self) -> impl Iterator<Item = usize> {

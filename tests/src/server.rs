@@ -1,4 +1,10 @@
 //! Real `redis-server` processes: each on a free loopback port, in a folder of its own, gone when it is dropped.
+#![allow(
+    clippy::missing_errors_doc,
+    clippy::missing_panics_doc,
+    clippy::must_use_candidate,
+    reason = "a test ends with a panic that says why"
+)]
 
 use std::{
     env, fmt, fs,
@@ -35,19 +41,16 @@ struct Process {
 
 impl Server {
     /// Starts an empty server that keeps nothing on disk.
-    #[must_use]
     pub fn start() -> Self {
         Self::start_with(&[])
     }
 
     /// Starts a server that writes every change to its append-only file before it answers.
-    #[must_use]
     pub fn start_durable() -> Self {
         Self::start_with(&["--appendonly", "yes", "--appendfsync", "always"])
     }
 
     /// Starts a server that wants a password.
-    #[must_use]
     pub fn start_with_password(password: &str) -> Self {
         let mut server = Self::prepare(&["--requirepass", password]);
         server.password = Some(password.to_owned());
@@ -57,23 +60,16 @@ impl Server {
     }
 
     /// Starts a server with options of its own, as on the command line.
-    ///
-    /// # Panics
-    ///
-    /// When it cannot be started, with a hint.
-    #[must_use]
     pub fn start_with(options: &[&str]) -> Self {
         Self::start_some_with(1, options).remove(0)
     }
 
     /// Starts several independent servers.
-    #[must_use]
     pub fn start_some(number: usize) -> Vec<Self> {
         Self::start_some_with(number, &[])
     }
 
     /// Starts several independent servers with the same options.
-    #[must_use]
     pub fn start_some_with(number: usize, options: &[&str]) -> Vec<Self> {
         let mut servers: Vec<Self> = (0..number).map(|_| Self::prepare(options)).collect();
         servers.iter_mut().for_each(Self::spawn);
@@ -88,31 +84,26 @@ impl Server {
     }
 
     /// The port on 127.0.0.1. It stays the same over restarts, and nobody else gets it in between.
-    #[must_use]
     pub fn port(&self) -> u16 {
         self.port.number
     }
 
     /// Host and port, as errors name the server.
-    #[must_use]
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port())
     }
 
     /// The URL, without a password.
-    #[must_use]
     pub fn url(&self) -> String {
         format!("redis://{}", self.address())
     }
 
     /// The folder that the server keeps its files in.
-    #[must_use]
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
     /// A client with redis-rs' defaults.
-    #[must_use]
     pub fn client(&self) -> Client {
         Client::open(self.url()).expect("a URL that we made ourselves")
     }
@@ -169,24 +160,17 @@ impl Server {
     }
 
     /// The value under a key.
-    #[must_use]
     pub fn get(&self, key: &str) -> Option<String> {
         self.command(&["GET", key])
     }
 
     /// How long a key has left to live.
-    ///
-    /// # Panics
-    ///
-    /// When there is no such key, or it lives for ever.
-    #[must_use]
     pub fn ttl(&self, key: &str) -> Duration {
         let millis: i64 = self.command(&["PTTL", key]);
         Duration::from_millis(millis.try_into().expect("a key with a ttl"))
     }
 
     /// How often a command has been run, by clients and in scripts, since the server started.
-    #[must_use]
     pub fn calls(&self, command: &str) -> u64 {
         let statistics: String = self.command(&["INFO", "commandstats"]);
         let start = format!("cmdstat_{command}:calls=");
@@ -195,11 +179,6 @@ impl Server {
     }
 
     /// Listens in on what clients send.
-    ///
-    /// # Panics
-    ///
-    /// When the server does not take it.
-    #[must_use]
     pub fn monitor(&self) -> Monitor {
         let mut stream = TcpStream::connect(self.address()).expect("a connection");
         stream.set_read_timeout(Some(ANSWER)).expect("a timeout");
@@ -210,10 +189,6 @@ impl Server {
     }
 
     /// A blocking connection.
-    ///
-    /// # Errors
-    ///
-    /// When the server does not take it.
     pub fn connection(&self) -> RedisResult<Connection> {
         let mut connection = self.client().get_connection_with_timeout(ANSWER)?;
         connection.set_read_timeout(Some(ANSWER))?;
@@ -318,10 +293,6 @@ pub struct Monitor(BufReader<TcpStream>);
 impl Monitor {
     /// The names of the commands that clients sent, up to the first one that mentions `mark`, which is left out, as
     /// is what scripts ran.
-    ///
-    /// # Panics
-    ///
-    /// When the mark does not come.
     pub fn until(&mut self, mark: &str) -> Vec<String> {
         let mut names = Vec::new();
         loop {
@@ -344,17 +315,12 @@ impl Monitor {
 }
 
 /// Starts to make a lock manager on servers, as most users do.
-///
-/// # Panics
-///
-/// Outside of a tokio runtime.
 pub fn manager(servers: &[Server]) -> Builder {
     let open = |server: &Server| RedisBackend::open(server.url()).expect("a URL that we made ourselves");
     Redlock::builder(TokioRuntime::current()).nodes(servers.iter().map(open))
 }
 
 /// Whether a key has the same value, or none, on all servers.
-#[must_use]
 pub fn everywhere(servers: &[Server], key: &str, value: Option<&str>) -> bool {
     servers.iter().all(|server| server.get(key).as_deref() == value)
 }

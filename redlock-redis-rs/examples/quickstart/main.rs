@@ -7,13 +7,14 @@
 //! ```
 //!
 //! Without arguments the nodes live in the process, and the example stops one and shuts down another. With the URLs
-//! of servers it fails none of them: stop, kill and restart them yourself while it runs, and watch.
+//! of servers it fails none of them: stop, kill and continue them yourself while it runs, and watch. A server that
+//! restarts without its data has to stay away for the ttl first, 1 s here, as always with Redlock.
 //!
 //! At the end it checks, from what it has recorded, that no two holds overlapped and that no update was lost, and
 //! shows that rounds do not take longer while nodes are down. The exit code is 0 when all is well, 1 when it is not,
 //! and 2 when the arguments make no sense.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what an example is for")]
+#![allow(clippy::print_stdout, reason = "printing is what an example is for")]
 
 mod proof;
 mod summary;
@@ -41,13 +42,11 @@ use crate::{
     watch::{Health, Watched},
 };
 
-const WORKERS: [&str; 6] = ["ada", "ben", "cleo", "dan", "eve", "finn"];
+const WORKERS: [&str; 6] = ["worker 1", "worker 2", "worker 3", "worker 4", "worker 5", "worker 6"];
 const HOLDS_EACH: usize = 4;
 const HOLDS: usize = WORKERS.len() * HOLDS_EACH;
 
 const TTL: Duration = Duration::from_secs(1);
-/// How long a lock of this ttl is valid when its round takes no time: 1 % and 2 ms are for the drift of clocks.
-const VALIDITY: Duration = Duration::from_micros(TTL.as_micros() as u64 * 99 / 100 - 2_000);
 const PATIENCE: Duration = Duration::from_secs(20);
 
 type Failed = Box<dyn Error + Send + Sync>;
@@ -151,8 +150,7 @@ impl Run {
                 .retry_jitter(Duration::from_millis(10))
                 .await?;
             let from = timeline.now();
-            // Validity counts from the start of the round that was won: what is gone of it is how long that took.
-            let round = VALIDITY.saturating_sub(lock.remaining());
+            let round = lock.took();
             let attempt = nth(lock.attempts());
             timeline.say(from, name, &format!("holds, {attempt} attempt"), lock.votes());
             self.fail_nodes();

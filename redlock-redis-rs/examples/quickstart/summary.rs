@@ -51,7 +51,8 @@ impl Summary<'_> {
     }
 
     /// A node that fails must not slow down the rounds that are won. What may grow is the time in which nobody holds
-    /// the lock: when workers collide, so that no one gets a quorum, only the silent node's timeout ends the round.
+    /// the lock: after a split vote only the timeout of a silent node ends the round, and the next vote may be split
+    /// again.
     fn phases(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut phases: Vec<(BTreeSet<usize>, Vec<Duration>, Vec<Duration>)> = Vec::new();
         for (position, hold) in self.holds.iter().enumerate() {
@@ -109,7 +110,7 @@ fn changes_row(changes: &[Change], end: Duration) -> String {
         let free = (column as usize..row.len()).find(|column| row[*column] == ' ');
         if let Some(column) = free {
             let letter = letter(change.node);
-            row[column] = if change.answers { letter.to_ascii_uppercase() } else { letter };
+            row[column] = if change.works { letter.to_ascii_uppercase() } else { letter };
         }
     }
     row.into_iter().collect()

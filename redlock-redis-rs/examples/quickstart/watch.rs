@@ -1,4 +1,4 @@
-//! Which nodes answer. A round that is won does not wait for the others, so its votes cannot tell a node that is
+//! Which nodes work. A round that is won does not wait for the others, so its votes cannot tell a node that is
 //! down from one that was a little slower; the requests go on in the background, and here they are heard to the end.
 
 use std::{
@@ -14,12 +14,12 @@ use redlock_redis_rs::{
 
 use crate::timeline::Timeline;
 
-/// A node that answers, or does not, from some time on.
+/// A node that works, or does not, from some time on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Change {
     pub(crate) at: Duration,
     pub(crate) node: usize,
-    pub(crate) answers: bool,
+    pub(crate) works: bool,
 }
 
 /// How the nodes have been doing.
@@ -42,7 +42,7 @@ impl Health {
     pub(crate) fn down(&self, at: Duration) -> BTreeSet<usize> {
         let mut down = BTreeSet::new();
         for change in self.book().iter().filter(|change| change.at <= at) {
-            if change.answers {
+            if change.works {
                 down.remove(&change.node);
             } else {
                 down.insert(change.node);
@@ -51,19 +51,19 @@ impl Health {
         down
     }
 
-    /// A node is down from the first request on that it did not answer, and up again with its first answer.
+    /// A node is down from its first request on that failed, and works again with its first answer.
     fn heard(&self, node: usize, asked: Duration, failure: Option<String>) {
         let now = self.timeline.now();
         let mut book = self.book();
         let last = book.iter().rev().find(|change| change.node == node);
-        let answered_before = last.is_none_or(|change| change.answers);
-        let answers = failure.is_none();
+        let worked_before = last.is_none_or(|change| change.works);
+        let works = failure.is_none();
         // What was asked before the last change is old news.
-        if answers == answered_before || last.is_some_and(|change| asked < change.at) {
+        if works == worked_before || last.is_some_and(|change| asked < change.at) {
             return;
         }
-        book.push(Change { at: if answers { now } else { asked }, node, answers });
-        let what = failure.map_or("answers again".into(), |why| format!("does not answer: {why}"));
+        book.push(Change { at: if works { now } else { asked }, node, works });
+        let what = failure.map_or("works again".into(), |why| format!("fails: {why}"));
         self.timeline.say(now, self.timeline.node(node), &what, &[]);
     }
 

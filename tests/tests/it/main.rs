@@ -1,6 +1,10 @@
 //! The integration tests: in the simulation what needs time or faults, on real servers what only they can show.
 
 mod bed;
+mod connections;
+mod server_errors;
+mod server_faults;
+mod servers;
 mod sim_extending;
 mod sim_limits;
 mod sim_locking;

@@ -322,3 +322,47 @@ fn the_same_seed_gives_the_same_tokens_and_delays() {
     assert_ne!(run(5).0, run(6).0);
     assert_ne!(run(5).2, run(6).2);
 }
+
+/// Four live nodes split two to two by two contenders, and a fifth that is silent: each round could still be tipped by
+/// that one. Waiting for it, each contender keeps the other from winning.
+#[test]
+fn contenders_do_not_wait_for_a_silent_node_with_their_keys_in_each_others_way() {
+    for seed in 0..20 {
+        let bed = Bed::seeded(seed, 5);
+        bed.run(async {
+            bed.nodes[4].stop();
+            let contend = async |home: [usize; 2]| {
+                let redlock = bed.redlock_over(|node| {
+                    let near = home.iter().any(|home| bed.nodes[*home].name() == node.name());
+                    Far { node, delay: if near { ms(0) } else { ms(1) }, runtime: bed.runtime.clone() }
+                });
+                for _ in 0..20 {
+                    let request =
+                        redlock.lock("x", s(20)).retry_forever().retry_delay(ms(20)).retry_jitter(ms(10));
+                    let lock = request.await.unwrap();
+                    bed.sleep(5).await;
+                    lock.unlock().await.unwrap();
+                }
+            };
+            let (_, took) = bed.timed(async { tokio::join!(contend([0, 1]), contend([2, 3])) }).await;
+            // The node timeout is a second, and the first round of each may take it.
+            assert!(took < s(5), "seed {seed}: {took:?}");
+        });
+    }
+}
+
+#[test]
+fn a_lone_client_waits_for_a_node_that_was_silent_before() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        bed.nodes[0].stop();
+        bed.nodes[1].shut_down();
+        let redlock = bed.redlock();
+        redlock.try_lock("x", s(20)).await.unwrap_err();
+        // Back, but slower than the other.
+        bed.nodes[0].resume();
+        bed.nodes[0].delay_replies(ms(300));
+        let lock = redlock.try_lock("x", s(20)).await.unwrap();
+        assert_eq!(lock.took(), ms(300));
+    });
+}
