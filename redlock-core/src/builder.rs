@@ -110,8 +110,8 @@ impl Builder {
         self
     }
 
-    /// How long each node has for its answer in each round. The default is a twentieth of the ttl, at least
-    /// 50 ms; it is never more than the validity that a lock of that ttl starts with.
+    /// How long each node has for its answer in each round. The default is a twentieth of the ttl, at least 50 ms and
+    /// at most 2 s; it is never more than the validity that a lock of that ttl starts with.
     ///
     /// Healthy nodes do not wait for it: it bounds what a round takes when so many nodes are silent that nothing is
     /// decided without them.

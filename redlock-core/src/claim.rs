@@ -24,34 +24,44 @@ pub(crate) struct Claim {
 struct Book {
     /// The longest ttl that was asked for: no key lives longer after the last request.
     ttl: Ttl,
+    /// Whether the lock has ended here: nothing is put anywhere any more.
+    closed: bool,
     /// By node.
     entries: Vec<Entry>,
 }
 
+impl Book {
+    fn new(ttl: Ttl, put: Put, nodes: usize) -> Mutex<Self> {
+        let entry = Entry { put, ..Entry::default() };
+        Mutex::new(Self { ttl, closed: false, entries: vec![entry; nodes] })
+    }
+}
+
 /// What a node may hold of a claim.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Entry {
+struct Entry {
     put: Put,
+    /// What was there before the keys were put there (again).
+    before: Put,
     undo: Undo,
 }
 
 /// How far putting the keys there has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Put {
+enum Put {
+    /// Nothing was written.
     #[default]
-    NotAsked,
+    Nothing,
     UnderWay,
     /// The keys are there, until they are removed or expire.
     Done,
-    /// Nothing was written.
-    Nothing,
     /// Nobody knows: they may be there, or still come.
     Unknown,
 }
 
 /// How far removing them has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Undo {
+enum Undo {
     #[default]
     NotAsked,
     /// `behind`: asked while the keys were still being put there.
@@ -68,14 +78,12 @@ pub(crate) enum Undo {
 
 impl Claim {
     pub(crate) fn new(resources: Resources, token: Token, ttl: Ttl, nodes: usize) -> Self {
-        let entries = vec![Entry::default(); nodes];
-        Self { resources, token, book: Mutex::new(Book { ttl, entries }) }
+        Self { resources, token, book: Book::new(ttl, Put::Nothing, nodes) }
     }
 
     /// A claim of a lock that was handed over: another process has put its keys there.
     pub(crate) fn adopted(resources: Resources, token: Token, ttl: Ttl, nodes: usize) -> Self {
-        let entries = vec![Entry { put: Put::Done, undo: Undo::NotAsked }; nodes];
-        Self { resources, token, book: Mutex::new(Book { ttl, entries }) }
+        Self { resources, token, book: Book::new(ttl, Put::Done, nodes) }
     }
 
     pub(crate) fn ttl(&self) -> Ttl {
@@ -92,15 +100,24 @@ impl Claim {
         self.book().entries[node].put = Put::UnderWay;
     }
 
-    /// As [`Claim::putting`], unless the removal has begun already: then nothing may be put there any more.
+    /// As [`Claim::putting`], unless the lock has ended or its removal has begun: then nothing may be put there any
+    /// more. Of the keys some may be there, so a refusal says nothing about them.
     #[must_use]
     pub(crate) fn putting_again(&self, node: usize) -> bool {
-        let entry = &mut self.book().entries[node];
-        let may = entry.undo == Undo::NotAsked;
+        let mut book = self.book();
+        let closed = book.closed;
+        let entry = &mut book.entries[node];
+        let may = !closed && entry.undo == Undo::NotAsked;
         if may {
+            entry.before = entry.put;
             entry.put = Put::UnderWay;
         }
         may
+    }
+
+    /// The lock has ended here: released, lost, or left to somebody else.
+    pub(crate) fn close(&self) {
+        self.book().closed = true;
     }
 
     /// Books the answer to an acquire. Whether the node owes a removal.
@@ -109,9 +126,10 @@ impl Claim {
         let entry = &mut self.book().entries[node];
         entry.put = match answer.as_ref().map_err(BackendError::kind) {
             Ok(Reply::Granted) => Put::Done,
-            Ok(Reply::Refused) => Put::Nothing,
             Err(BackendErrorKind::Unreachable) => Put::Unknown,
-            Err(BackendErrorKind::Unavailable | BackendErrorKind::Rejected) => Put::Nothing,
+            Ok(Reply::Refused) | Err(BackendErrorKind::Unavailable | BackendErrorKind::Rejected) => {
+                entry.before
+            }
         };
         entry.owes()
     }
@@ -152,7 +170,7 @@ impl Entry {
         match (self.put, self.undo) {
             // Not settled yet: the later of the two answers decides.
             (Put::UnderWay, _) | (_, Undo::NotAsked | Undo::UnderWay { .. }) => false,
-            (_, Undo::Removed | Undo::Rejected) | (Put::Nothing | Put::NotAsked, _) => false,
+            (_, Undo::Removed | Undo::Rejected) | (Put::Nothing, _) => false,
             (Put::Done | Put::Unknown, Undo::Failed) => true,
             // Sent over a connection that broke, the acquire may still come out of a buffer.
             (Put::Unknown, Undo::Absent { .. }) => true,
@@ -247,6 +265,28 @@ mod tests {
         assert!(!claim.putting_again(0));
         assert!(!claim.undone(0, &Ok(Released::Removed)));
         assert!(!claim.putting_again(0));
+    }
+
+    #[test]
+    fn nothing_is_put_back_once_the_lock_has_ended() {
+        let claim = claim();
+        claim.close();
+        assert!(!claim.putting_again(0));
+    }
+
+    #[test]
+    fn keys_that_could_not_be_put_back_may_still_be_there_in_part() {
+        for refused in [Ok(Reply::Refused), failed(BackendErrorKind::Unavailable)] {
+            for before in [Ok(Reply::Granted), failed(BackendErrorKind::Unreachable)] {
+                let claim = claim();
+                claim.putting(0);
+                assert!(!claim.put(0, &before));
+                assert!(claim.putting_again(0));
+                assert!(!claim.put(0, &refused));
+                claim.undoing(0);
+                assert!(claim.undone(0, &failed(BackendErrorKind::Unreachable)), "{before:?}, {refused:?}");
+            }
+        }
     }
 
     #[test]

@@ -33,12 +33,10 @@ impl Debts {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The oldest debt that has not expired. When there is none the collecting is over.
+    /// The first debt in the queue that has not expired. When there is none the collecting is over.
     fn first(&self, now: Instant) -> Option<Debt> {
         let mut book = self.book();
-        while book.owed.front().is_some_and(|debt| debt.expires <= now) {
-            book.owed.pop_front();
-        }
+        book.owed.retain(|debt| debt.expires > now);
         let first = book.owed.front().cloned();
         book.collecting = first.is_some();
         first
@@ -47,6 +45,12 @@ impl Debts {
     fn settle(&self, settled: &Debt) {
         self.book().owed.retain(|debt| !Arc::ptr_eq(&debt.claim, &settled.claim));
     }
+
+    /// Lets the others have their turn before this one is tried again.
+    fn postpone(&self, failed: Debt) {
+        self.settle(&failed);
+        self.book().owed.push_back(failed);
+    }
 }
 
 impl Nodes {
@@ -54,7 +58,8 @@ impl Nodes {
     pub(crate) fn owe(self: &Arc<Self>, node: usize, claim: &Arc<Claim>) {
         let now = self.now();
         let ttl = claim.ttl();
-        let debt = Debt { claim: claim.clone(), due: now + self.timeout(ttl), expires: now + ttl.get() };
+        let due = now + self.timeout(ttl).min(LONGEST_PAUSE);
+        let debt = Debt { claim: claim.clone(), due, expires: now + ttl.get() };
         let mut book = self.nodes[node].debts.book();
         if book.owed.len() >= MOST_DEBTS {
             book.owed.pop_front();
@@ -87,6 +92,7 @@ impl Collector {
             match self.nodes.release(self.node, &debt.claim, timeout).await {
                 Err(error) if error.kind() != BackendErrorKind::Rejected => {
                     pause = (pause * 2).clamp(timeout.min(LONGEST_PAUSE), LONGEST_PAUSE);
+                    debts.postpone(debt);
                 }
                 Ok(_) | Err(_) => {
                     debts.settle(&debt);

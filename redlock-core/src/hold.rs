@@ -40,8 +40,8 @@ impl Hold {
 
     /// What is left of the validity; `None` when there is nothing left or the hold is over.
     pub(crate) fn remaining(&self) -> Option<Duration> {
-        let now = self.nodes.now();
         let state = self.state();
+        let now = self.nodes.now();
         if state.over {
             None
         } else {
@@ -53,8 +53,9 @@ impl Hold {
         self.state().valid_until
     }
 
-    /// The hold is over: it is released, or somebody else may have the lock.
+    /// The hold is over here: it is released, lost, or left to somebody else.
     pub(crate) fn end(&self) {
+        self.claim.close();
         self.state().over = true;
         self.over.set();
     }
@@ -91,8 +92,9 @@ impl Hold {
 
     /// Moves the deadline, unless it has passed: a hold that was lost once stays lost.
     fn prolong(&self, valid_until: Instant) -> bool {
-        let now = self.nodes.now();
         let mut state = self.state();
+        // Read under the lock: whoever has seen it lapsed before has seen it for good.
+        let now = self.nodes.now();
         let alive = !state.over && now < state.valid_until;
         if alive {
             state.valid_until = state.valid_until.max(valid_until);

@@ -112,7 +112,7 @@ impl Lease {
 }
 
 async fn extend_until_over(hold: Arc<Hold>, ttl: Ttl, longest: Option<Instant>) {
-    let mut pace = Pace::new(hold.nodes.now(), ttl);
+    let mut pace = Pace::new(hold.nodes.now(), hold.valid_until() - hold.nodes.drift.validity(ttl), ttl);
     loop {
         let now = hold.nodes.now();
         hold.nodes.runtime.sleep(pace.next().saturating_duration_since(now)).await;
@@ -145,8 +145,10 @@ struct Pace {
 }
 
 impl Pace {
-    fn new(now: Instant, ttl: Ttl) -> Self {
-        Self { next: now + ttl.get() / EXTENSIONS_PER_TTL, ttl }
+    /// `start` is when the round began that gave the hold its validity, if that was for `ttl`; a longer validity, of
+    /// an earlier extension, is no reason to wait longer.
+    fn new(now: Instant, start: Instant, ttl: Ttl) -> Self {
+        Self { next: start.min(now) + ttl.get() / EXTENSIONS_PER_TTL, ttl }
     }
 
     fn next(&self) -> Instant {
@@ -186,8 +188,9 @@ mod tests {
     #[test]
     fn extensions_come_every_third_of_the_ttl_however_long_they_take() {
         let start = some_instant();
-        let mut pace = Pace::new(start, ttl(seconds(30)));
+        let mut pace = Pace::new(start + seconds(4), start, ttl(seconds(30)));
         assert_eq!(pace.next(), start + seconds(10));
+        assert_eq!(Pace::new(start, start + seconds(50), ttl(seconds(30))).next(), start + seconds(10));
         pace.extended(start + seconds(10));
         assert_eq!(pace.next(), start + seconds(20));
     }
@@ -195,7 +198,7 @@ mod tests {
     #[test]
     fn a_failed_extension_is_tried_again_at_a_bounded_rate() {
         let start = some_instant();
-        let mut pace = Pace::new(start, ttl(seconds(30)));
+        let mut pace = Pace::new(start, start, ttl(seconds(30)));
         pace.failed(start + seconds(11));
         assert_eq!(pace.next(), start + seconds(14));
         pace.failed(pace.next());

@@ -135,14 +135,16 @@ impl Lock {
     /// Ends the lock without releasing it: its keys stay until their ttl has passed.
     pub fn forget(mut self) {
         self.armed = false;
+        self.hold.end();
     }
 
     /// Takes the lock apart, to hand it to another process, which makes a lock of it again by
-    /// [`Redlock::from_parts`](crate::Redlock::from_parts). Nothing is released; if nobody takes it over, it ends
-    /// with its ttl.
+    /// [`Redlock::from_parts`](crate::Redlock::from_parts). Here it ends, for its leases too. Nothing is released; if
+    /// nobody takes it over, it ends with its ttl.
     #[must_use]
     pub fn into_parts(mut self) -> LockParts {
         self.armed = false;
+        self.hold.end();
         LockParts {
             resources: self.resources().as_slice().to_vec(),
             token: self.token().clone(),

@@ -17,6 +17,7 @@ use crate::{
     runtime::Runtime,
     signal::Signal,
     token::Token,
+    validity::MAX_TTL,
 };
 
 /// A node that lives in the process, on the runtime's clock. It keeps the contract of [`LockBackend`], as a server
@@ -99,7 +100,7 @@ impl MemoryBackend {
 
     /// From now on requests arrive, and are run, this much later. The default is zero.
     pub fn delay_requests(&self, delay: Duration) {
-        self.node.state().request_delay = delay;
+        self.node.state().request_delay = delay.min(MAX_TTL);
     }
 
     /// From now on requests are run at once but answered this much later. The default is zero.
@@ -123,9 +124,9 @@ impl MemoryBackend {
         self.node.state().keys.clear();
     }
 
-    /// Puts a value under a key, as another client could.
+    /// Puts a value under a key, as another client could, for [`MAX_TTL`] at most.
     pub fn set(&self, resource: impl Into<String>, value: impl Into<String>, ttl: Duration) {
-        let expires = self.node.runtime.now() + ttl;
+        let expires = self.node.runtime.now() + ttl.min(MAX_TTL);
         self.node.state().keys.insert(resource.into(), Key { value: value.into(), expires });
     }
 

@@ -5,7 +5,7 @@ use std::{
     future::Future,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -39,13 +39,15 @@ pub(crate) struct Nodes {
 pub(crate) struct Node {
     pub(crate) backend: Box<dyn LockBackend>,
     pub(crate) debts: Debts,
-    /// Whether the last request went without an answer.
+    /// Whether the last request went without an answer, and nothing was answered since it was asked.
     silent: AtomicBool,
+    answered: AtomicU64,
 }
 
 impl Node {
     pub(crate) fn new(backend: Box<dyn LockBackend>) -> Self {
-        Self { backend, debts: Debts::default(), silent: AtomicBool::new(false) }
+        let (silent, answered) = (AtomicBool::new(false), AtomicU64::new(0));
+        Self { backend, debts: Debts::default(), silent, answered }
     }
 
     pub(crate) fn is_silent(&self) -> bool {
@@ -72,8 +74,8 @@ impl Nodes {
 
     /// How long each node has for its answer: never longer than a lock of this ttl would be valid.
     pub(crate) fn timeout(&self, ttl: Ttl) -> Duration {
-        let timeout = self.node_timeout.unwrap_or_else(|| (ttl.get() / TIMEOUT_SHARE).max(SHORTEST_TIMEOUT));
-        timeout.min(self.drift.validity(ttl))
+        let share = || (ttl.get() / TIMEOUT_SHARE).clamp(SHORTEST_TIMEOUT, LONGEST_TIMEOUT);
+        self.node_timeout.unwrap_or_else(share).min(self.drift.validity(ttl))
     }
 
     /// A new claim with a token of its own.
@@ -195,12 +197,22 @@ impl Nodes {
         timeout: Duration,
         request: impl Future<Output = Result<T, BackendError>> + Unpin,
     ) -> Result<T, BackendError> {
+        let node = &self.nodes[node];
+        let before = node.answered.load(Ordering::Relaxed);
         let answer = match select(request, self.runtime.sleep(timeout)).await {
             Either::Left((answer, _)) => answer,
             Either::Right(_) => Err(BackendError::timed_out(timeout)),
         };
-        let unanswered = answer.as_ref().is_err_and(|error| error.kind() == BackendErrorKind::Unreachable);
-        self.nodes[node].silent.store(unanswered, Ordering::Relaxed);
+        if answer.as_ref().is_err_and(|error| error.kind() == BackendErrorKind::Unreachable) {
+            // A timeout that was cut short, by a short ttl or a bounded wait, says nothing about the node.
+            let had_time = timeout >= self.node_timeout.unwrap_or(SHORTEST_TIMEOUT).min(SHORTEST_TIMEOUT);
+            if had_time && node.answered.load(Ordering::Relaxed) == before {
+                node.silent.store(true, Ordering::Relaxed);
+            }
+        } else {
+            node.answered.fetch_add(1, Ordering::Relaxed);
+            node.silent.store(false, Ordering::Relaxed);
+        }
         answer
     }
 
@@ -222,5 +234,7 @@ impl fmt::Debug for Nodes {
 
 /// The default node timeout is a twentieth of the ttl ...
 const TIMEOUT_SHARE: u32 = 20;
-/// ... but not less than this.
-const SHORTEST_TIMEOUT: Duration = Duration::from_millis(50);
+/// ... but not less than this ...
+pub(crate) const SHORTEST_TIMEOUT: Duration = Duration::from_millis(50);
+/// ... and not more than this: however long a lock lives, nobody wants to wait for a dead node for long.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(2);

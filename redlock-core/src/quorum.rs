@@ -61,14 +61,29 @@ impl Tally {
     pub(crate) fn decision(&self) -> Decision {
         let quorum = quorum(self.votes.len());
         let yes = self.number(Vote::Yes);
-        let missing = self.votes.iter().filter(|vote| vote.is_none()).count();
         if yes >= quorum {
             Decision::Won
-        } else if yes + missing < quorum {
+        } else if yes + self.missing() < quorum {
             Decision::Lost
         } else {
             Decision::Open
         }
+    }
+
+    /// Whether the missing votes can no longer change what [`defeat`](Self::defeat) says. Each of its answers, once
+    /// it stands, stands whatever follows, but silence does not.
+    pub(crate) fn defeat_is_certain(&self) -> bool {
+        let (nodes, quorum, missing) = (self.votes.len(), quorum(self.votes.len()), self.missing());
+        let (yes, no) = (self.number(Vote::Yes), self.number(Vote::No));
+        let may_be_refused = no + missing > 0 && yes + no + missing >= quorum;
+        let may_be_rejected = self.number(Vote::Rejected) + missing > nodes - quorum;
+        missing == 0 || self.defeat() != Defeat::Unavailable || !(may_be_refused || may_be_rejected)
+    }
+
+    /// Whether the missing votes can no longer change what [`disproved`](Self::disproved) says.
+    pub(crate) fn disproof_is_certain(&self) -> bool {
+        self.disproved()
+            || self.number(Vote::No) + self.missing() <= self.votes.len() - quorum(self.votes.len())
     }
 
     /// Whether it is better to give up: somebody else is after the same, and only nodes that are `silent` could still
@@ -95,6 +110,10 @@ impl Tally {
     /// Whether so many nodes said no that, whatever the others hold, no quorum holds it.
     pub(crate) fn disproved(&self) -> bool {
         self.number(Vote::No) > self.votes.len() - quorum(self.votes.len())
+    }
+
+    fn missing(&self) -> usize {
+        self.votes.iter().filter(|vote| vote.is_none()).count()
     }
 
     fn number(&self, wanted: Vote) -> usize {
@@ -172,6 +191,31 @@ mod tests {
         assert_eq!(tally.decision(), Decision::Open);
         tally.count(3, Vote::No);
         assert_eq!(tally.decision(), Decision::Lost);
+    }
+
+    #[test]
+    fn a_defeat_is_certain_exactly_when_no_more_votes_can_change_it() {
+        for nodes in 1..=5 {
+            every_sequence(nodes, |sequence, prefixes| {
+                for (heard, tally) in prefixes.iter().enumerate() {
+                    if tally.decision() != Decision::Lost {
+                        continue;
+                    }
+                    // All that can follow.
+                    let (mut defeats, mut proofs) = (Vec::new(), Vec::new());
+                    every_sequence(nodes - heard, |rest, _| {
+                        let mut tally = tally.clone();
+                        rest.iter().zip(heard..).for_each(|(vote, node)| tally.count(node, *vote));
+                        defeats.push(tally.defeat());
+                        proofs.push(tally.disproved());
+                    });
+                    let same = defeats.iter().all(|defeat| *defeat == tally.defeat());
+                    assert_eq!(tally.defeat_is_certain(), same, "{:?}", &sequence[..heard]);
+                    let same = proofs.iter().all(|proof| *proof == tally.disproved());
+                    assert_eq!(tally.disproof_is_certain(), same, "{:?}", &sequence[..heard]);
+                }
+            });
+        }
     }
 
     #[test]

@@ -171,7 +171,13 @@ impl Redlock {
                 let hold = Hold::new(self.nodes.clone(), claim, valid_until);
                 Ok(Lock::new(hold, ttl, Won { attempts: 1, took, votes, longest: None }))
             }
-            Err(defeated) => Err(defeated.not_confirmed(&claim)),
+            Err(defeated) => {
+                if defeated.disproved {
+                    // Some nodes may just have let the keys live longer, for nobody.
+                    drop(self.nodes.release_all(&claim, self.nodes.timeout(ttl)));
+                }
+                Err(defeated.not_confirmed(&claim))
+            }
         }
     }
 }

@@ -14,12 +14,11 @@ use crate::{
     hold::Hold,
     keep_alive::Lease,
     lock::{Lock, Won},
-    nodes::Nodes,
+    nodes::{Nodes, SHORTEST_TIMEOUT},
     quorum::Defeat,
     resources::Resources,
     retry::{Delay, DelaySource, RetryPolicy, SHORTEST_DELAY},
     rounds::{Acquiring, Defeated},
-    validity::Ttl,
 };
 
 /// A lock that is asked for, from [`Redlock::lock`](crate::Redlock::lock): await it, or change its options first.
@@ -74,10 +73,11 @@ impl LockRequest {
         self
     }
 
-    /// Gives up after `wait` at the latest, counted from the first poll. The retry count still bounds the attempts:
-    /// to wait for all of this time, add [`retry_forever`](LockRequest::retry_forever). The default is no bound.
+    /// Gives up after `wait` at the latest (or 50 ms, when that is longer), counted from the first poll. The retry
+    /// count still bounds the attempts: to wait for all of this time, add
+    /// [`retry_forever`](LockRequest::retry_forever). The default is no bound.
     ///
-    /// The last round begins one node timeout before the end, so that it has its time.
+    /// The last quarter of it, or the node timeout when that is shorter, is kept for the last round.
     pub fn wait_at_most(mut self, wait: Duration) -> Self {
         self.wait = Some(wait);
         self
@@ -125,14 +125,15 @@ impl LockRequest {
     async fn run(self) -> Result<Lock, Error> {
         self.resources.validate()?;
         let ttl = self.nodes.ttl(self.longest.map_or(self.ttl, |longest| self.ttl.min(longest)))?;
-        let give_up = self.wait.and_then(|wait| self.nodes.now().checked_add(wait));
+        let time = Allowance::new(&self.nodes, self.nodes.timeout(ttl), self.wait);
         let mut retries = self.retry.start();
         let mut attempts: u32 = 0;
         loop {
             attempts = attempts.saturating_add(1);
-            let timeout = self.timeout(ttl, give_up);
+            let delay = self.nodes.with_rng(|rng| retries.next(rng));
+            let timeout = time.for_a_round(self.nodes.now());
             let mut round = Acquiring::new(&self.nodes, self.resources.clone(), ttl, timeout);
-            if round.decide().await {
+            if round.decide(delay.is_none()).await {
                 let (claim, valid_until, votes) = round.accept();
                 let start = valid_until - self.nodes.drift.validity(ttl);
                 let longest = self.longest.and_then(|longest| start.checked_add(longest));
@@ -143,10 +144,9 @@ impl LockRequest {
             let (undoing, defeated) = round.undo();
             let delay = match defeated.defeat {
                 Defeat::Rejected => None,
-                Defeat::Refused | Defeat::Unavailable => self
-                    .nodes
-                    .with_rng(|rng| retries.next(rng))
-                    .and_then(|delay| until(give_up, self.nodes.now() + timeout, delay)),
+                Defeat::Refused | Defeat::Unavailable => {
+                    delay.and_then(|delay| time.for_a_delay(self.nodes.now(), delay))
+                }
             };
             match delay {
                 Some(delay) => {
@@ -155,18 +155,11 @@ impl LockRequest {
                 }
                 None => {
                     let claim = undoing.claim();
-                    undoing.settle(&self.nodes).await;
+                    let patience = self.nodes.runtime.sleep(time.left(self.nodes.now()));
+                    select(pin!(undoing.settle(&self.nodes)), patience).await;
                     return Err(Defeated { attempts, ..defeated }.not_won(&claim));
                 }
             }
-        }
-    }
-
-    fn timeout(&self, ttl: Ttl, give_up: Option<Instant>) -> Duration {
-        let timeout = self.nodes.timeout(ttl);
-        match give_up {
-            Some(give_up) => timeout.min(give_up.saturating_duration_since(self.nodes.now())),
-            None => timeout,
         }
     }
 }
@@ -180,14 +173,68 @@ impl IntoFuture for LockRequest {
     }
 }
 
-/// The delay, cut so that a round that would end at `end` if it began now ends by `give_up`; `None` when there is no
-/// time for another round.
-fn until(give_up: Option<Instant>, end: Instant, delay: Duration) -> Option<Duration> {
-    match give_up {
-        None => Some(delay),
-        Some(give_up) => {
-            let left = give_up.saturating_duration_since(end);
-            (left >= SHORTEST_DELAY).then(|| delay.min(left))
-        }
+/// The time that a call has for its rounds and delays.
+struct Allowance {
+    node_timeout: Duration,
+    give_up: Option<Instant>,
+    /// What is kept for the last round.
+    reserve: Duration,
+}
+
+impl Allowance {
+    fn new(nodes: &Nodes, node_timeout: Duration, wait: Option<Duration>) -> Self {
+        // The first round needs some time in any case.
+        let wait = wait.map(|wait| wait.max(SHORTEST_TIMEOUT));
+        let reserve = wait.map_or(node_timeout, |wait| node_timeout.min((wait / 4).max(SHORTEST_TIMEOUT)));
+        let give_up = wait.and_then(|wait| nodes.now().checked_add(wait));
+        Self { node_timeout, give_up, reserve }
+    }
+
+    fn left(&self, now: Instant) -> Duration {
+        self.give_up.map_or(Duration::MAX, |give_up| give_up.saturating_duration_since(now))
+    }
+
+    fn for_a_round(&self, now: Instant) -> Duration {
+        self.node_timeout.min(self.left(now))
+    }
+
+    /// The delay, cut so that the last round still has its reserve; `None` when there is no time for another.
+    fn for_a_delay(&self, now: Instant, delay: Duration) -> Option<Duration> {
+        let left = self.left(now).saturating_sub(self.reserve);
+        (left >= SHORTEST_DELAY).then(|| delay.min(left))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[allow(clippy::disallowed_methods)]
+    fn some_instant() -> Instant {
+        Instant::now()
+    }
+
+    fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn the_last_round_has_its_reserve_and_no_round_runs_over() {
+        let now = some_instant();
+        let time = Allowance { node_timeout: ms(500), give_up: Some(now + ms(1_000)), reserve: ms(250) };
+        assert_eq!(time.for_a_round(now), ms(500));
+        assert_eq!(time.for_a_round(now + ms(900)), ms(100));
+        assert_eq!(time.for_a_delay(now, ms(200)), Some(ms(200)));
+        assert_eq!(time.for_a_delay(now + ms(700), ms(200)), Some(ms(50)));
+        assert_eq!(time.for_a_delay(now + ms(750), ms(200)), None);
+        assert_eq!(time.left(now + ms(2_000)), ms(0));
+    }
+
+    #[test]
+    fn without_a_bound_nothing_is_cut() {
+        let now = some_instant();
+        let time = Allowance { node_timeout: ms(500), give_up: None, reserve: ms(500) };
+        assert_eq!(time.for_a_round(now), ms(500));
+        assert_eq!(time.for_a_delay(now, Duration::MAX - ms(500)), Some(Duration::MAX - ms(500)));
     }
 }

@@ -34,15 +34,18 @@ impl Acquiring {
     pub(crate) fn new(nodes: &Arc<Nodes>, resources: Resources, ttl: Ttl, timeout: Duration) -> Self {
         let claim = nodes.claim(resources, ttl);
         let fan = nodes.acquire_all(&claim, timeout);
-        let votes = Votes { impatient: true, ..Votes::new(nodes) };
+        let votes = Votes::new(nodes);
         // Read before the first request: a node's key lives at least as long as counted from here.
         let valid_until = nodes.now() + nodes.drift.validity(ttl);
         Self { nodes: nodes.clone(), claim, timeout, valid_until, fan, votes, settled: false }
     }
 
-    /// Whether the round is won, as soon as that is certain.
-    pub(crate) async fn decide(&mut self) -> bool {
-        self.votes.hear(&mut self.fan, Some(self.valid_until)).await == Decision::Won
+    /// Whether the round is won, as soon as that is certain. A round that others follow is given up early; the last
+    /// one is heard until it is certain why it was lost.
+    pub(crate) async fn decide(&mut self, last: bool) -> bool {
+        let enough = if last { Tally::defeat_is_certain } else { |_: &Tally| true };
+        self.votes.impatient = !last;
+        self.votes.hear(&mut self.fan, Some(self.valid_until), enough).await == Decision::Won
     }
 
     /// Accepts a round that was won. Nodes that have not answered yet are heard in the background.
@@ -114,7 +117,7 @@ pub(crate) async fn extend(
     let timeout = nodes.timeout(ttl).min(deadline.saturating_duration_since(start));
     let mut fan = nodes.extend_all(claim, ttl, timeout);
     let mut votes = Votes::new(nodes);
-    if votes.hear(&mut fan, Some(deadline)).await != Decision::Won {
+    if votes.hear(&mut fan, Some(deadline), certain_for_a_holder).await != Decision::Won {
         return Err(votes.defeated());
     }
     let mut put_back: Vec<(usize, BoxFuture<()>)> = Vec::new();
@@ -139,7 +142,7 @@ pub(crate) async fn extend(
 pub(crate) async fn release(nodes: &Arc<Nodes>, claim: &Arc<Claim>) -> Result<bool, Defeated> {
     let mut fan = nodes.release_all(claim, nodes.timeout(claim.ttl()));
     let mut votes = Votes::new(nodes);
-    match votes.hear(&mut fan, None).await {
+    match votes.hear(&mut fan, None, certain_for_a_holder).await {
         Decision::Won => Ok(true),
         Decision::Open | Decision::Lost => {
             let defeated = votes.defeated();
@@ -206,9 +209,15 @@ impl Votes {
         Self { nodes: nodes.clone(), tally, answers, impatient: false }
     }
 
-    /// Waits until the round is decided. A yes that is seen at the deadline or later is none, and ends the round:
-    /// the clock is read again for every answer, and never before it.
-    async fn hear<T>(&mut self, fan: &mut Fan<Result<T, BackendError>>, deadline: Option<Instant>) -> Decision
+    /// Waits until the round is decided, and a lost one until what is known about it is `enough`. A yes that is seen
+    /// at the deadline or later is none, and ends the round: the clock is read again for every answer, and never
+    /// before it.
+    async fn hear<T>(
+        &mut self,
+        fan: &mut Fan<Result<T, BackendError>>,
+        deadline: Option<Instant>,
+        enough: impl Fn(&Tally) -> bool,
+    ) -> Decision
     where
         T: Into<Answer> + Send + 'static,
     {
@@ -225,9 +234,10 @@ impl Votes {
                 self.answers[node] = Some(answer);
             }
             match self.tally.decision() {
-                Decision::Open if late || all_heard || self.hopeless() => return Decision::Lost,
-                Decision::Open => {}
-                decision => return decision,
+                Decision::Won => return Decision::Won,
+                _ if late || all_heard || self.hopeless() => return Decision::Lost,
+                Decision::Lost if enough(&self.tally) => return Decision::Lost,
+                Decision::Lost | Decision::Open => {}
             }
         }
     }
@@ -255,6 +265,11 @@ impl Votes {
             answers: self.answers(),
         }
     }
+}
+
+/// Who holds a lock has to know whether it is lost; and, if not, why nobody says so.
+fn certain_for_a_holder(tally: &Tally) -> bool {
+    tally.disproved() || (tally.disproof_is_certain() && tally.defeat_is_certain())
 }
 
 fn vote(answer: &Answer) -> Vote {

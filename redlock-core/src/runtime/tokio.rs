@@ -12,6 +12,9 @@ use super::{BoxFuture, Runtime};
 /// it. On Linux and Android its clock also counts the time in which the machine was suspended; on other systems
 /// tokio's clock decides, which on macOS and the BSDs stands still meanwhile.
 ///
+/// Asking for a lock, extending and unlocking need the runtime; when it has been shut down, they panic as tokio's
+/// timers do. Dropping a lock does not.
+///
 /// Even where the clock counts suspended time, a timer that was set before the machine was suspended fires late:
 /// after a resume `is_valid` and `remaining` are right at once, but what waits for the loss of a lock is woken
 /// only when its timer has run out.

@@ -225,3 +225,87 @@ fn parts_of_a_lock_that_is_gone_or_makes_no_sense_are_refused_and_not_lost() {
         assert!(matches!(error, Error::InvalidRequest(_)), "{error}");
     });
 }
+
+#[test]
+fn a_lease_of_a_lock_that_was_handed_over_or_forgotten_is_not_valid() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        let guard = bed.redlock().lock("x", s(60)).await.unwrap().keep_alive();
+        let lease = guard.lease();
+        let parts = guard.stop().into_parts();
+        assert!(!lease.is_valid(), "it is the other process' now, and may be the next one's soon");
+        lease.lost().await;
+        bed.redlock().from_parts(&parts).await.unwrap().unlock().await.unwrap();
+
+        let guard = bed.redlock().lock("x", s(60)).await.unwrap().keep_alive();
+        let lease = guard.lease();
+        guard.stop().forget();
+        assert!(!lease.is_valid());
+    });
+}
+
+#[test]
+fn a_key_is_not_put_back_after_the_lock_was_handed_over() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        let mut lock = bed.redlock().lock("x", s(30)).await.unwrap();
+        bed.sleep(1).await;
+        bed.nodes[2].clear();
+        bed.nodes[2].delay_replies(ms(500));
+        lock.extend(s(30)).await.unwrap();
+        let parts = lock.into_parts();
+        bed.redlock().from_parts(&parts).await.unwrap().unlock().await.unwrap();
+        bed.sleep(2_000).await;
+        bed.assert_free("x");
+    });
+}
+
+#[test]
+fn keys_that_are_there_are_not_forgotten_when_putting_others_back_is_refused() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        let mut lock = bed.redlock().lock(["a", "b"], s(30)).await.unwrap();
+        bed.nodes[0].set("b", "other", s(300));
+        lock.extend(s(30)).await.unwrap();
+        bed.sleep(1).await;
+        bed.nodes[0].fail_next(1, BackendErrorKind::Unreachable);
+        lock.unlock().await.unwrap();
+        bed.sleep(5_000).await;
+        bed.assert_free("a");
+    });
+}
+
+#[test]
+fn a_loss_is_told_from_silence_whichever_node_answers_first() {
+    // One node is down. Of the others, which have both lost the key, one answers later.
+    for slow in 1..3 {
+        let bed = Bed::new(3);
+        bed.run(async {
+            let mut lock = bed.redlock().lock("x", s(30)).await.unwrap();
+            bed.nodes.iter().for_each(|node| node.clear());
+            bed.nodes[0].shut_down();
+            bed.nodes[slow].delay_replies(ms(5));
+            let error = lock.extend(s(30)).await.unwrap_err();
+            assert!(matches!(error, Error::Lost(_)), "{slow}: {error}");
+
+            bed.nodes.iter().for_each(|node| node.start());
+            let lock = bed.redlock().lock("x", s(30)).await.unwrap();
+            bed.nodes.iter().for_each(|node| node.clear());
+            bed.nodes[0].shut_down();
+            assert_eq!(lock.unlock().await.unwrap(), Unlock::AlreadyGone, "{slow}");
+        });
+    }
+}
+
+#[test]
+fn a_handover_that_finds_the_lock_lost_does_not_keep_the_rest_alive() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        let parts = bed.redlock().lock("x", s(30)).await.unwrap().into_parts();
+        bed.nodes[1].clear();
+        bed.nodes[2].clear();
+        assert!(matches!(bed.redlock().from_parts(&parts).await, Err(Error::Lost(_))));
+        bed.sleep(100).await;
+        bed.assert_free("x");
+    });
+}

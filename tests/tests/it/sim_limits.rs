@@ -113,3 +113,28 @@ fn waiting_for_an_hour_takes_constant_memory_and_a_bounded_rate() {
         bed.assert_at_rest();
     }
 }
+
+#[test]
+fn a_long_ttl_makes_neither_long_hangs_nor_many_tasks() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        bed.nodes[0].stop();
+        bed.nodes[1].set("x", "other", s(1_000_000));
+        bed.nodes[2].set("x", "other", s(1_000_000));
+        let redlock = bed.redlock();
+        let mut waiting = Box::pin(redlock.lock("x", s(24 * 3_600)).retry_forever().into_future());
+        for _ in 0..100 {
+            tokio::select! {
+                biased;
+                locked = &mut waiting => panic!("{locked:?}"),
+                () = bed.sleep(10_000) => {}
+            }
+            assert!(bed.runtime.tasks() < 100, "{} tasks", bed.runtime.tasks());
+        }
+        drop(waiting);
+        bed.nodes.iter().for_each(|node| node.stop());
+        let (error, took) = bed.timed(redlock.lock("x", s(24 * 3_600))).await;
+        assert!(matches!(error, Err(Error::Unavailable(_))));
+        assert!(took < s(12), "{took:?}");
+    });
+}

@@ -366,3 +366,99 @@ fn a_lone_client_waits_for_a_node_that_was_silent_before() {
         assert_eq!(lock.took(), ms(300));
     });
 }
+
+#[test]
+fn contention_is_told_from_silence_whichever_node_answers_first() {
+    for slow in 1..3 {
+        let bed = Bed::new(3);
+        bed.run(async {
+            bed.nodes.iter().for_each(|node| node.set("x", "other", s(60)));
+            bed.nodes[0].shut_down();
+            bed.nodes[slow].delay_replies(ms(5));
+            let (error, took) = bed.timed(bed.redlock().try_lock("x", s(30))).await;
+            let error = error.unwrap_err();
+            assert!(matches!(error, Error::Contended(_)), "{slow}: {error}");
+            assert_eq!(took, ms(5), "{slow}");
+        });
+    }
+}
+
+#[test]
+fn a_timeout_that_was_cut_short_says_nothing_about_a_node() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        bed.nodes[0].set("x", "other", s(60));
+        bed.nodes.iter().for_each(|node| node.delay_replies(ms(5)));
+        bed.nodes[0].delay_replies(ms(4));
+        let redlock = bed.redlock();
+        redlock.lock("y", ms(5)).retry_count(0).await.unwrap_err();
+        let lock = redlock.lock("x", s(60)).await.unwrap();
+        assert_eq!(lock.attempts(), 1);
+    });
+}
+
+#[test]
+fn the_last_attempt_waits_for_silent_nodes_too() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        let redlock = bed.redlock();
+        bed.nodes[1].stop();
+        bed.nodes[2].stop();
+        redlock.try_lock("y", s(10)).await.unwrap_err();
+        bed.nodes[1].resume();
+        bed.nodes[2].resume();
+        bed.nodes[0].set("x", "other", s(60));
+        bed.nodes[1].delay_replies(ms(5));
+        bed.nodes[2].delay_replies(ms(5));
+        redlock.try_lock("x", s(10)).await.unwrap();
+    });
+}
+
+#[test]
+fn a_bounded_wait_is_used_when_it_is_shorter_than_a_node_timeout() {
+    for (ttl, wait) in [(s(60), s(2)), (s(60), s(3)), (s(10), ms(500)), (s(3_600), s(60))] {
+        let bed = Bed::new(3);
+        bed.run(async {
+            bed.nodes.iter().for_each(|node| node.set("x", "other", wait / 2));
+            let request =
+                bed.redlock().lock("x", ttl).retry_forever().retry_delay(ms(50)).retry_jitter(ms(0));
+            let (lock, took) = bed.timed(request.wait_at_most(wait)).await;
+            assert!(lock.is_ok(), "{ttl:?}, {wait:?}: {lock:?} after {took:?}");
+        });
+    }
+}
+
+#[test]
+fn a_bounded_wait_is_not_overrun_by_the_clean_up() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        bed.nodes[1].set("x", "other", s(60));
+        bed.nodes[2].set("x", "other", s(60));
+        bed.nodes[0].delay_replies(ms(0));
+        let redlock = bed.builder().node_timeout(s(1)).build().unwrap();
+        bed.nodes[1].delay_replies(ms(900));
+        bed.nodes[2].delay_replies(ms(900));
+        let stopping = async {
+            bed.sleep(1).await;
+            bed.nodes[0].stop();
+        };
+        let request = redlock.lock("x", s(60)).retry_forever().wait_at_most(s(1));
+        let ((error, took), ()) = tokio::join!(bed.timed(request), stopping);
+        assert!(error.is_err());
+        assert!(took <= s(1), "{took:?}");
+    });
+}
+
+#[test]
+fn a_wait_of_nothing_is_a_single_attempt() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        bed.nodes.iter().for_each(|node| node.delay_replies(ms(20)));
+        let lock = bed.redlock().lock("x", s(10)).retry_forever().wait_at_most(s(0)).await.unwrap();
+        assert_eq!((lock.attempts(), lock.took()), (1, ms(20)));
+        let (error, took) =
+            bed.timed(bed.redlock().lock("x", s(10)).retry_forever().wait_at_most(s(0))).await;
+        assert!(matches!(error, Err(Error::Contended(_))));
+        assert!(took <= ms(50), "{took:?}");
+    });
+}

@@ -236,3 +236,19 @@ fn releases_that_time_out_are_given_up_after_a_ttl() {
     });
     bed.assert_at_rest();
 }
+
+#[test]
+fn a_debt_with_a_long_ttl_does_not_keep_a_short_one_waiting() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        let long = bed.redlock().lock("long", s(3_600)).await.unwrap();
+        let short = bed.redlock().lock("short", s(30)).await.unwrap();
+        bed.nodes[0].fail_next(2, BackendErrorKind::Unreachable);
+        long.unlock().await.unwrap();
+        short.unlock().await.unwrap();
+        bed.sleep(5_000).await;
+        bed.assert_free("short");
+        bed.assert_free("long");
+    });
+    bed.assert_at_rest();
+}

@@ -280,3 +280,27 @@ fn a_node_that_flaps_does_not_bring_a_lock_down() {
     });
     bed.assert_at_rest();
 }
+
+#[test]
+fn a_lock_that_is_kept_alive_late_is_extended_at_once() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        let lock = bed.redlock().lock("x", s(10)).await.unwrap();
+        bed.sleep(7_000).await;
+        let guard = lock.keep_alive();
+        bed.sleep(60_000).await;
+        assert!(guard.is_valid());
+        guard.unlock().await.unwrap();
+
+        // Won so late that little is left.
+        bed.nodes.iter().for_each(|node| node.delay_replies(ms(700)));
+        let redlock = bed.builder().node_timeout(s(1)).build().unwrap();
+        let (nodes, runtime) = (bed.nodes.clone(), bed.runtime.clone());
+        let routine = redlock.using("y", s(1), |lease| async move {
+            nodes.iter().for_each(|node| node.delay_replies(ms(0)));
+            runtime.sleep(s(5)).await;
+            lease.is_valid()
+        });
+        assert!(routine.await.unwrap());
+    });
+}
