@@ -40,11 +40,11 @@ impl Acquiring {
         Self { nodes: nodes.clone(), claim, timeout, valid_until, fan, votes, settled: false }
     }
 
-    /// Whether the round is won, as soon as that is certain. A round that others follow is given up early; the last
-    /// one is heard until it is certain why it was lost.
+    /// Whether the round is won, as soon as that is certain. A round that others follow is given up early; in the last
+    /// one the silent nodes are waited for when nothing else says why it was lost.
     pub(crate) async fn decide(&mut self, last: bool) -> bool {
-        let enough = if last { Tally::defeat_is_certain } else { |_: &Tally| true };
         self.votes.impatient = !last;
+        let enough = |tally: &Tally| !last || tally.defeat() != Defeat::Unavailable;
         self.votes.hear(&mut self.fan, Some(self.valid_until), enough).await == Decision::Won
     }
 
@@ -117,7 +117,7 @@ pub(crate) async fn extend(
     let timeout = nodes.timeout(ttl).min(deadline.saturating_duration_since(start));
     let mut fan = nodes.extend_all(claim, ttl, timeout);
     let mut votes = Votes::new(nodes);
-    if votes.hear(&mut fan, Some(deadline), certain_for_a_holder).await != Decision::Won {
+    if votes.hear(&mut fan, Some(deadline), settled_for_a_holder).await != Decision::Won {
         return Err(votes.defeated());
     }
     let mut put_back: Vec<(usize, BoxFuture<()>)> = Vec::new();
@@ -142,7 +142,7 @@ pub(crate) async fn extend(
 pub(crate) async fn release(nodes: &Arc<Nodes>, claim: &Arc<Claim>) -> Result<bool, Defeated> {
     let mut fan = nodes.release_all(claim, nodes.timeout(claim.ttl()));
     let mut votes = Votes::new(nodes);
-    match votes.hear(&mut fan, None, certain_for_a_holder).await {
+    match votes.hear(&mut fan, None, settled_for_a_holder).await {
         Decision::Won => Ok(true),
         Decision::Open | Decision::Lost => {
             let defeated = votes.defeated();
@@ -267,9 +267,9 @@ impl Votes {
     }
 }
 
-/// Who holds a lock has to know whether it is lost; and, if not, why nobody says so.
-fn certain_for_a_holder(tally: &Tally) -> bool {
-    tally.disproved() || (tally.disproof_is_certain() && tally.defeat_is_certain())
+/// Who holds a lock has to know whether it is lost, and only the last answer may tell.
+fn settled_for_a_holder(tally: &Tally) -> bool {
+    tally.disproved() || tally.defeat() == Defeat::Rejected
 }
 
 fn vote(answer: &Answer) -> Vote {

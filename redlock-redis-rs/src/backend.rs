@@ -11,6 +11,7 @@ use std::{
 use async_trait::async_trait;
 use redis::{Client, Cmd, IntoConnectionInfo, RedisResult, aio::ConnectionLike};
 use redlock_core::{Acquire, BackendError, Extend, LockBackend, Release, Released, Reply};
+use tokio::task::unconstrained;
 
 use crate::{
     class::classify,
@@ -90,15 +91,17 @@ where
     }
 
     async fn run(&self, command: Cmd, timeout: Duration) -> Result<bool, BackendError> {
-        match tokio::time::timeout(timeout, self.send(&command)).await {
+        // Unconstrained: a task that has done much already would find redis-rs' queue "full", and what it asks later
+        // would overtake this.
+        match unconstrained(tokio::time::timeout(timeout, self.send(&command))).await {
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(error)) => Err(classify(error)),
             Err(_) => Err(BackendError::timed_out(timeout)),
         }
     }
 
-    /// Sends the command, once. When the connection turns out at the first poll to be broken already, nothing has
-    /// been sent, and a connection that mends itself may have been told so: then it gets a second chance.
+    /// Sends the command, once. When the connection turns out at the first poll to be broken already, the command has
+    /// not been in its queue, and a connection that mends itself has been told so: then it gets a second chance.
     async fn send(&self, command: &Cmd) -> RedisResult<bool> {
         {
             let mut connection = self.connection.clone();

@@ -27,6 +27,9 @@ fn server_class(error: &RedisError) -> BackendErrorKind {
     let in_script = code == "ERR" && detail.starts_with("Error running script");
     let passing = if in_script {
         words(detail).any(|word| PASSING.contains(&word))
+    } else if error.to_string().contains("refused to switch database") {
+        // The answer to the SELECT of a new connection, without its code.
+        !LASTING.iter().any(|text| detail.contains(text))
     } else {
         PASSING.contains(&code) || detail.starts_with("max number of clients reached")
     };
@@ -51,6 +54,9 @@ const PASSING: [&str; 11] = [
     "MISCONF",
     "NOREPLICAS",
 ];
+
+/// What a server says to a SELECT that it will never do. For anything else it may be loading its data, or busy.
+const LASTING: [&str; 4] = ["out of range", "invalid DB index", "permissions", "Authentication required"];
 
 #[cfg(test)]
 mod tests {
@@ -94,6 +100,21 @@ mod tests {
             ),
         ] {
             assert_eq!(class_of_reply(line), class, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_new_connection_that_cannot_select_its_database_yet_may_heal() {
+        for (answer, class) in [
+            ("Redis is busy running a script. You can only call SCRIPT KILL", BackendErrorKind::Unavailable),
+            ("Redis is loading the dataset in memory", BackendErrorKind::Unavailable),
+            ("DB index is out of range", BackendErrorKind::Rejected),
+            ("User app has no permissions to run the 'select' command", BackendErrorKind::Rejected),
+        ] {
+            let kind = ErrorKind::Server(ServerErrorKind::ResponseError);
+            let error =
+                RedisError::from((kind, "Redis server refused to switch database", answer.to_owned()));
+            assert_eq!(classify(error).kind(), class, "{answer}");
         }
     }
 

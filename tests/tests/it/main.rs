@@ -1,7 +1,10 @@
 //! The integration tests: in the simulation what needs time or faults, on real servers what only they can show.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod bed;
 mod connections;
+mod ordering;
 mod server_errors;
 mod server_faults;
 mod servers;

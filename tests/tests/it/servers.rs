@@ -33,8 +33,7 @@ async fn one_to_five_nodes_are_locked_extended_and_unlocked() {
         assert!(lock.is_valid() && lock.remaining() < TTL);
         assert!(eventually(SOON, || everywhere(&servers, "a", Some(&token))).await, "{nodes} nodes");
 
-        let refused = theirs.try_lock("a", TTL).await.unwrap_err();
-        assert!(matches!(refused, Error::Contended(_)), "{nodes} nodes: {refused}");
+        assert!(theirs.try_lock("a", TTL).await.is_err(), "{nodes} nodes");
         assert!(everywhere(&servers, "a", Some(&token)), "{nodes} nodes");
 
         lock.extend(2 * TTL).await.unwrap();
@@ -44,10 +43,28 @@ async fn one_to_five_nodes_are_locked_extended_and_unlocked() {
             "{nodes} nodes"
         );
 
+        lock.extend(TTL).await.unwrap();
+        assert!(servers.iter().all(|server| server.ttl("a") > TTL), "{nodes} nodes: made shorter");
+
         assert_eq!(lock.unlock().await.unwrap(), Unlock::Released, "{nodes} nodes");
         assert!(eventually(SOON, || everywhere(&servers, "a", None)).await, "{nodes} nodes");
         let lock = theirs.try_lock("a", TTL).await.unwrap();
         assert_eq!(theirs.unlock(lock).await.unwrap(), Unlock::Released);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_healthy_nodes_hold_is_contended_however_many_they_are() {
+    for nodes in 1..=5 {
+        let servers = Server::start_some(nodes);
+        let redlock = manager(&servers).build().unwrap();
+        for server in &servers {
+            server.command::<()>(&["SET", "a", OTHER, "NX", "PX", "60000"]);
+        }
+        for _ in 0..10 {
+            let refused = redlock.try_lock("a", TTL).await.unwrap_err();
+            assert!(matches!(refused, Error::Contended(_)), "{nodes} nodes: {refused}");
+        }
     }
 }
 
@@ -62,11 +79,14 @@ async fn several_resources_are_locked_all_or_not_at_all() {
     for name in ["a", "b"] {
         assert!(eventually(SOON, || everywhere(&servers, name, Some(token))).await, "{name}");
     }
+    let sets = || servers.iter().map(|server| server.calls("set")).collect::<Vec<_>>();
+    let before = sets();
     for overlapping in [["b", "c"], ["c", "a"]] {
         let refused = theirs.try_lock(overlapping, TTL).await.unwrap_err();
         assert!(matches!(refused, Error::Contended(_)), "{refused}");
         assert!(everywhere(&servers, "c", None), "{overlapping:?}");
     }
+    assert_eq!(sets(), before, "written, and removed again");
     let beside = theirs.try_lock(["c", "d"], TTL).await.unwrap();
 
     assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
@@ -242,7 +262,9 @@ async fn a_lock_can_be_handed_to_another_process() {
     let ours = manager(&servers).build().unwrap();
     let theirs = manager(&servers).build().unwrap();
 
-    let parts = ours.lock(["a", "b"], TTL).await.unwrap().into_parts();
+    let lock = ours.lock(["a", "b"], TTL).await.unwrap();
+    assert!(eventually(SOON, || everywhere(&servers, "b", Some(lock.token().as_str()))).await);
+    let parts = lock.into_parts();
     let letter = serde_json::to_string(&parts).unwrap();
     let received: LockParts = serde_json::from_str(&letter).unwrap();
     assert_eq!(received, parts);

@@ -1,0 +1,65 @@
+//! Requests take effect in the order in which they were first polled: else a release overtakes the acquire that it
+//! undoes, and the key stays.
+
+use std::{future::poll_fn, task::Poll, time::Duration};
+
+use redlock_redis_rs::{RedisBackend, Redlock, TokioRuntime};
+use redlock_tests::{server::Server, sim::poll_once};
+
+const TTL: Duration = Duration::from_secs(30);
+const NUMBER: usize = 100;
+
+fn redlock(server: &Server) -> Redlock {
+    let node = RedisBackend::open(server.url()).unwrap();
+    // So that what is owed is asked for only after the test has looked.
+    Redlock::builder(TokioRuntime::current())
+        .node(node)
+        .node_timeout(Duration::from_secs(10))
+        .build()
+        .unwrap()
+}
+
+/// How many of the keys are there when all releases have had their time, but none has been asked for again: that is
+/// a second later.
+async fn keys_left(server: &Server) -> usize {
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    server.command(&["DBSIZE"])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_release_stays_behind_its_acquire_while_the_connection_is_made() {
+    let server = Server::start();
+    for number in 0..NUMBER {
+        let redlock = redlock(&server);
+        let mut request = redlock.lock(format!("key {number}"), TTL).into_future();
+        // Ready only when this thread was held up so long that the connection was made meanwhile.
+        drop(poll_once(&mut request).await);
+        drop(request);
+    }
+    assert_eq!(keys_left(&server).await, 0);
+}
+
+#[tokio::test]
+async fn a_release_stays_behind_its_acquire_in_a_task_that_has_used_up_its_budget() {
+    let server = Server::start();
+    let redlock = redlock(&server);
+    redlock.lock("warm", TTL).await.unwrap().unlock().await.unwrap();
+    for number in 0..NUMBER {
+        let redlock = redlock.clone();
+        let task = tokio::spawn(async move {
+            let mut request = redlock.lock(format!("key {number}"), TTL).into_future();
+            // Tokio lets a task do so much before it has to yield; from then on its channels say that they are empty.
+            let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+            (0..1_000).for_each(|_| sender.send(()).unwrap());
+            poll_fn(|cx| {
+                while receiver.poll_recv(cx).is_ready() {}
+                Poll::Ready(())
+            })
+            .await;
+            assert!(!receiver.is_empty());
+            assert!(poll_once(&mut request).await.is_pending());
+        });
+        task.await.unwrap();
+    }
+    assert_eq!(keys_left(&server).await, 0);
+}
