@@ -9,7 +9,7 @@ use crate::bed::{Bed, ms, s};
 /// How long `using` took, and what it gave, when somebody steals the keys 100 ms after the start.
 fn stolen(ttl: Duration) -> (Result<(), Error>, Duration) {
     let bed = Bed::new(3);
-    let result = bed.run(async {
+    bed.run(async {
         let nodes = bed.nodes.clone();
         let runtime = bed.runtime.clone();
         bed.runtime.spawn(Box::pin(async move {
@@ -18,8 +18,7 @@ fn stolen(ttl: Duration) -> (Result<(), Error>, Duration) {
         }));
         let runtime = bed.runtime.clone();
         bed.timed(bed.redlock().using("x", ttl, |_| async move { runtime.sleep(s(60)).await })).await
-    });
-    result
+    })
 }
 
 #[test]
