@@ -89,7 +89,7 @@ impl Collector {
             let early = debt.due.saturating_duration_since(self.nodes.now());
             self.nodes.runtime.sleep(pause.max(early)).await;
             let timeout = self.nodes.timeout(debt.claim.ttl());
-            match self.nodes.release(self.node, &debt.claim, timeout).await {
+            match self.nodes.release(self.node, &debt.claim).await {
                 Err(error) if error.kind() != BackendErrorKind::Rejected => {
                     pause = (pause * 2).clamp(timeout.min(LONGEST_PAUSE), LONGEST_PAUSE);
                     debts.postpone(debt);

@@ -162,7 +162,7 @@ impl Drop for Lock {
         if self.armed {
             let hold = &self.hold;
             hold.end();
-            drop(hold.nodes.release_all(&hold.claim, hold.nodes.timeout(hold.claim.ttl())));
+            drop(hold.nodes.release_all(&hold.claim));
         }
     }
 }

@@ -135,16 +135,12 @@ impl Nodes {
     }
 
     /// Asks all nodes to remove the claim's keys. Each that does not is asked again later, in the background.
-    pub(crate) fn release_all(
-        self: &Arc<Self>,
-        claim: &Arc<Claim>,
-        timeout: Duration,
-    ) -> Fan<Result<Released, BackendError>> {
+    pub(crate) fn release_all(self: &Arc<Self>, claim: &Arc<Claim>) -> Fan<Result<Released, BackendError>> {
         self.fan(|node| {
             let (nodes, claim) = (self.clone(), claim.clone());
             Box::pin(async move {
                 claim.undoing(node);
-                let answer = nodes.release(node, &claim, timeout).await;
+                let answer = nodes.release(node, &claim).await;
                 if claim.undone(node, &answer) {
                     nodes.owe(node, &claim);
                 }
@@ -155,12 +151,8 @@ impl Nodes {
     }
 
     /// One release on one node; nothing is booked.
-    pub(crate) async fn release(
-        &self,
-        node: usize,
-        claim: &Claim,
-        timeout: Duration,
-    ) -> Result<Released, BackendError> {
+    pub(crate) async fn release(&self, node: usize, claim: &Claim) -> Result<Released, BackendError> {
+        let timeout = self.timeout(claim.ttl());
         let request = Release::new(&claim.resources, &claim.token, timeout);
         self.in_time(node, timeout, self.nodes[node].backend.release(request)).await
     }

@@ -174,7 +174,7 @@ impl Redlock {
             Err(defeated) => {
                 if defeated.disproved {
                     // Some nodes may just have let the keys live longer, for nobody.
-                    drop(self.nodes.release_all(&claim, self.nodes.timeout(ttl)));
+                    drop(self.nodes.release_all(&claim));
                 }
                 Err(defeated.not_confirmed(&claim))
             }

@@ -23,7 +23,6 @@ use crate::{
 pub(crate) struct Acquiring {
     nodes: Arc<Nodes>,
     claim: Arc<Claim>,
-    timeout: Duration,
     valid_until: Instant,
     fan: Fan<Result<Reply, BackendError>>,
     votes: Votes,
@@ -37,7 +36,7 @@ impl Acquiring {
         let votes = Votes::new(nodes);
         // Read before the first request: a node's key lives at least as long as counted from here.
         let valid_until = nodes.now() + nodes.drift.validity(ttl);
-        Self { nodes: nodes.clone(), claim, timeout, valid_until, fan, votes, settled: false }
+        Self { nodes: nodes.clone(), claim, valid_until, fan, votes, settled: false }
     }
 
     /// Whether the round is won, as soon as that is certain. A round that others follow is given up early; in the last
@@ -57,7 +56,7 @@ impl Acquiring {
     /// Removes the keys of a round that was lost: on all nodes, behind the acquires that are still under way.
     pub(crate) fn undo(mut self) -> (Undoing, Defeated) {
         self.settled = true;
-        let fan = self.nodes.release_all(&self.claim, self.timeout);
+        let fan = self.nodes.release_all(&self.claim);
         let defeated = self.votes.defeated();
         (Undoing { claim: self.claim.clone(), fan }, defeated)
     }
@@ -66,7 +65,7 @@ impl Acquiring {
 impl Drop for Acquiring {
     fn drop(&mut self) {
         if !self.settled && self.fan.asked() {
-            drop(self.nodes.release_all(&self.claim, self.timeout));
+            drop(self.nodes.release_all(&self.claim));
         }
     }
 }
@@ -102,7 +101,8 @@ impl Undoing {
     }
 }
 
-/// Extends the claim's keys, and gives the new end of the validity, and the votes. A quorum has to confirm it before `deadline`.
+/// Extends the claim's keys, and gives the new end of the validity, and the votes. A quorum has to confirm it before
+/// `deadline`.
 ///
 /// Nodes that do not have the keys any more (they have lost their data, say) get them back, but have no vote.
 pub(crate) async fn extend(
@@ -140,7 +140,7 @@ pub(crate) async fn extend(
 
 /// Whether a quorum removed the claim's keys (`true`), or it was not held by a quorum any more (`false`).
 pub(crate) async fn release(nodes: &Arc<Nodes>, claim: &Arc<Claim>) -> Result<bool, Defeated> {
-    let mut fan = nodes.release_all(claim, nodes.timeout(claim.ttl()));
+    let mut fan = nodes.release_all(claim);
     let mut votes = Votes::new(nodes);
     match votes.hear(&mut fan, None, settled_for_a_holder).await {
         Decision::Won => Ok(true),

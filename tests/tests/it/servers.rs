@@ -315,6 +315,7 @@ async fn a_hundred_years_and_a_blink_are_ttls() {
     let servers = Server::start_some(3);
     let redlock = manager(&servers).build().unwrap();
     let mut lock = redlock.lock("long", MAX_TTL).await.unwrap();
+    assert!(eventually(SOON, || servers.iter().all(|server| server.get("long").is_some())).await);
     lock.extend(MAX_TTL).await.unwrap();
     assert!(eventually(SOON, || servers.iter().all(|server| server.ttl("long") > MAX_TTL - TTL)).await);
     assert!(lock.remaining() > MAX_TTL / 2);
