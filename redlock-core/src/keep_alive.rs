@@ -38,10 +38,10 @@ impl KeepAlive {
         Self { lock, _stop: StopOnDrop(stop) }
     }
 
-    /// A view of the lock to give to what it guards.
+    /// A view of the lock, to give to what it guards.
     #[must_use]
     pub fn lease(&self) -> Lease {
-        Lease { hold: self.lock.hold().clone() }
+        self.lock.lease()
     }
 
     /// Whether the lock is valid now, see [`Lock::is_valid`].
@@ -86,6 +86,10 @@ pub struct Lease {
 }
 
 impl Lease {
+    pub(crate) fn new(hold: Arc<Hold>) -> Self {
+        Self { hold }
+    }
+
     /// Whether the lock is valid now, see [`Lock::is_valid`].
     #[must_use]
     pub fn is_valid(&self) -> bool {

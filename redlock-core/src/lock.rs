@@ -8,7 +8,7 @@ use std::{
 use crate::{
     error::{Error, NodeAnswer},
     hold::Hold,
-    keep_alive::KeepAlive,
+    keep_alive::{KeepAlive, Lease},
     resources::Resources,
     rounds,
     token::Token,
@@ -87,6 +87,12 @@ impl Lock {
     #[must_use]
     pub fn votes(&self) -> &[NodeAnswer] {
         &self.won.votes
+    }
+
+    /// A view of the lock, to give to what it guards.
+    #[must_use]
+    pub fn lease(&self) -> Lease {
+        Lease::new(self.hold.clone())
     }
 
     /// Makes the lock last for `ttl` from now. It never makes it shorter.

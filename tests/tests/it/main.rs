@@ -11,5 +11,6 @@ mod servers;
 mod sim_extending;
 mod sim_limits;
 mod sim_locking;
+mod sim_random;
 mod sim_releasing;
 mod sim_using;

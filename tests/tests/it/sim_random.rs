@@ -1,0 +1,216 @@
+//! Many clients, random troubles, one seed: nobody ever sees a lock that another sees as well, and nothing is left.
+
+use std::{
+    cell::{Cell, RefCell},
+    time::Duration,
+};
+
+use rand::{RngExt, SeedableRng, rngs::ChaCha20Rng, seq::IndexedRandom};
+use redlock_core::{BackendErrorKind, Error, Lease, Lock, LockRequest, Redlock};
+use tokio::select;
+
+use crate::bed::{Bed, ms};
+
+const SEEDS: u64 = 200;
+const RESOURCES: [&str; 2] = ["a", "b"];
+
+#[test]
+fn no_two_clients_ever_hold_the_same_lock_and_nothing_is_left() {
+    let mut total = Seen::default();
+    for seed in 0..SEEDS {
+        let seen = World::new(seed, false).run();
+        total = Seen {
+            won: total.won + seen.won,
+            lost: total.lost + seen.lost,
+            refused: total.refused + seen.refused,
+        };
+    }
+    // Troubles that change nothing would test nothing.
+    assert!(total.won > 5 * SEEDS && total.lost > SEEDS && total.refused > SEEDS, "{total:?}");
+}
+
+/// The checker sees what it is there to see.
+#[test]
+#[should_panic(expected = "is held with")]
+fn when_others_take_keys_that_are_held_two_clients_hold_a_lock() {
+    for seed in 0..SEEDS {
+        World::new(seed, true).run();
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    won: u64,
+    lost: u64,
+    refused: u64,
+}
+
+struct World {
+    bed: Bed,
+    seed: u64,
+    /// Whether others take keys that are held: that breaks what a lock rests on.
+    thefts: bool,
+    /// Of all locks that were ever won here.
+    leases: RefCell<Vec<Lease>>,
+    seen: Cell<Seen>,
+}
+
+impl World {
+    fn new(seed: u64, thefts: bool) -> Self {
+        let bed = Bed::seeded(seed, if seed.is_multiple_of(2) { 3 } else { 5 });
+        Self { bed, seed, thefts, leases: RefCell::default(), seen: Cell::default() }
+    }
+
+    fn run(self) -> Seen {
+        self.bed.run(async {
+            select! {
+                _ = async { tokio::join!(self.client(0), self.client(1), self.client(2), self.client(3)) } => {}
+                () = self.troubles() => unreachable!("they go on"),
+                () = self.watch() => unreachable!("it goes on"),
+            }
+            for node in &self.bed.nodes {
+                node.start();
+                node.resume();
+                node.delay_requests(ms(0));
+                node.delay_replies(ms(0));
+                node.fail_next(0, BackendErrorKind::Unavailable);
+            }
+            // What is owed is asked for once a second at least.
+            self.bed.sleep(3_000).await;
+            for resource in RESOURCES {
+                self.bed.assert_free(resource);
+            }
+            self.bed.sleep(60_000).await;
+        });
+        self.bed.assert_at_rest();
+        self.seen.get()
+    }
+
+    async fn client(&self, number: u64) {
+        let rng = &mut ChaCha20Rng::seed_from_u64(self.seed * 100 + number);
+        let redlock = self.bed.builder().node_timeout(ms(rng.random_range(20..200))).build().unwrap();
+        for _ in 0..10 {
+            let request = self.request(rng, &redlock);
+            if rng.random_bool(0.2) {
+                self.cancelled(rng, request).await;
+            } else if rng.random_bool(0.3) {
+                self.kept_alive(rng, request).await;
+            } else {
+                match request.await {
+                    Ok(lock) => self.held(rng, lock).await,
+                    Err(error) => self.failed(&error),
+                }
+            }
+            self.bed.sleep(rng.random_range(0..50)).await;
+        }
+    }
+
+    fn request(&self, rng: &mut ChaCha20Rng, redlock: &Redlock) -> LockRequest {
+        let ttl = ms(rng.random_range(100..5_000));
+        let request = match rng.random_range(0..3) {
+            0 => redlock.lock(RESOURCES, ttl),
+            _ => redlock.lock(*RESOURCES.choose(rng).unwrap(), ttl),
+        };
+        request
+            .retry_count(rng.random_range(0..6))
+            .retry_delay(ms(rng.random_range(1..100)))
+            .retry_jitter(ms(20))
+    }
+
+    async fn cancelled(&self, rng: &mut ChaCha20Rng, request: LockRequest) {
+        let after = ms(rng.random_range(0..100));
+        drop(self.bed.cancel_after(after, request.into_future()).await);
+    }
+
+    async fn kept_alive(&self, rng: &mut ChaCha20Rng, request: LockRequest) {
+        let length = rng.random_range(0..5_000);
+        let used = request.using(async |lease| {
+            self.won(lease);
+            self.bed.sleep(length).await;
+        });
+        match used.await {
+            Ok(()) => {}
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    async fn held(&self, rng: &mut ChaCha20Rng, mut lock: Lock) {
+        self.won(lock.lease());
+        for _ in 0..rng.random_range(0..3) {
+            self.bed.sleep(rng.random_range(0..1_500)).await;
+            if let Err(error) = lock.extend(ms(rng.random_range(100..5_000))).await {
+                self.failed(&error);
+            }
+        }
+        match rng.random_range(0..3) {
+            0 => drop(lock),
+            // Whatever it finds, it has been asked.
+            _ => drop(lock.unlock().await),
+        }
+    }
+
+    fn won(&self, lease: Lease) {
+        let seen = self.seen.get();
+        self.seen.set(Seen { won: seen.won + 1, ..seen });
+        self.leases.borrow_mut().push(lease);
+        self.check();
+    }
+
+    fn failed(&self, error: &Error) {
+        let seen = self.seen.get();
+        self.seen.set(match error {
+            Error::Lost(_) => Seen { lost: seen.lost + 1, ..seen },
+            Error::Contended(_) | Error::Unavailable(_) | Error::Rejected(_) => {
+                Seen { refused: seen.refused + 1, ..seen }
+            }
+            error => panic!("{error}"),
+        });
+    }
+
+    fn check(&self) {
+        self.leases.borrow_mut().retain(Lease::is_valid);
+        for resource in RESOURCES {
+            let leases = self.leases.borrow();
+            let holders = leases.iter().filter(|lease| lease.resources().iter().any(|name| name == resource));
+            let holders: Vec<Duration> = holders.map(Lease::remaining).collect();
+            assert!(holders.len() < 2, "seed {}: {resource:?} is held with {holders:?} left", self.seed);
+        }
+    }
+
+    async fn watch(&self) {
+        loop {
+            self.check();
+            self.bed.sleep(5).await;
+        }
+    }
+
+    /// Everything but lost data: a majority that forgets what it has granted is beyond any lock.
+    async fn troubles(&self) {
+        let rng = &mut ChaCha20Rng::seed_from_u64(!self.seed);
+        loop {
+            self.bed.sleep(rng.random_range(1..300)).await;
+            let node = self.bed.nodes.choose(rng).unwrap();
+            match rng.random_range(0..16) {
+                0 => node.stop(),
+                1 => node.shut_down(),
+                2 => node.delay_requests(ms(rng.random_range(0..400))),
+                3 => node.delay_replies(ms(rng.random_range(0..400))),
+                4 => node.lose_next_replies(rng.random_range(1..4)),
+                5 => node.fail_next(rng.random_range(1..4), BackendErrorKind::Unavailable),
+                6 => node.fail_next(rng.random_range(1..4), BackendErrorKind::Unreachable),
+                7 => {
+                    let resource = *RESOURCES.choose(rng).unwrap();
+                    if self.thefts || node.get(resource).is_none() {
+                        node.set(resource, "other", ms(rng.random_range(1..500)));
+                    }
+                }
+                _ => {
+                    node.start();
+                    node.resume();
+                    node.delay_requests(ms(rng.random_range(0..5)));
+                    node.delay_replies(ms(rng.random_range(0..5)));
+                }
+            }
+        }
+    }
+}
