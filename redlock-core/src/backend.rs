@@ -231,3 +231,23 @@ impl fmt::Display for BackendErrorKind {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_keeps_its_message_class_and_source_apart() {
+        let cause = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        let error = BackendError::new(BackendErrorKind::Unavailable, "cannot write").with_source(cause);
+        assert_eq!(error.message(), "cannot write");
+        assert_eq!(error.to_string(), "unavailable: cannot write");
+        assert_eq!(error.source().map(ToString::to_string).as_deref(), Some("broken pipe"));
+    }
+
+    #[test]
+    fn a_timeout_is_told_in_whole_milliseconds() {
+        let error = BackendError::timed_out(Duration::from_nanos(49_829_658));
+        assert_eq!(error.to_string(), "unreachable: no answer within 49 ms");
+    }
+}

@@ -415,3 +415,40 @@ impl Answerable for Released {
 fn unreachable(message: &str) -> BackendError {
     BackendError::new(BackendErrorKind::Unreachable, message)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct NoRuntime;
+
+    impl Runtime for NoRuntime {
+        #[allow(clippy::disallowed_methods)]
+        fn now(&self) -> Instant {
+            Instant::now()
+        }
+
+        fn sleep(&self, _: Duration) -> crate::BoxFuture<()> {
+            Box::pin(pending())
+        }
+
+        fn spawn(&self, _: crate::BoxFuture<()>) {}
+    }
+
+    #[test]
+    fn a_node_in_an_arc_has_its_name() {
+        let node = MemoryBackend::new(Arc::new(NoRuntime)).named("a");
+        assert_eq!(LockBackend::name(&Arc::new(node)), "a");
+    }
+
+    #[test]
+    fn durations_without_end_are_cut() {
+        let node = MemoryBackend::new(NoRuntime);
+        node.set("x", "value", Duration::MAX);
+        assert_eq!(node.get("x").as_deref(), Some("value"));
+        node.delay_requests(Duration::MAX);
+    }
+}

@@ -252,3 +252,19 @@ fn a_debt_with_a_long_ttl_does_not_keep_a_short_one_waiting() {
     });
     bed.assert_at_rest();
 }
+
+#[test]
+fn what_an_extended_lock_is_owed_is_asked_for_as_long_as_the_extended_keys_live() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        let mut lock = bed.redlock().lock("x", s(1)).await.unwrap();
+        lock.extend(s(60)).await.unwrap();
+        bed.nodes[0].shut_down();
+        assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+        bed.sleep(10_000).await;
+        bed.nodes[0].start();
+        bed.sleep(2_000).await;
+        bed.assert_free("x");
+    });
+    bed.assert_at_rest();
+}
