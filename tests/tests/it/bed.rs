@@ -7,8 +7,8 @@ use std::{
 };
 
 use redlock_core::{
-    Acquire, Answer, BackendError, Builder, Error, Extend, LockBackend, MemoryBackend, Redlock, Release,
-    Released, Reply, Runtime, async_trait,
+    Acquire, Answer, BackendError, BackendErrorKind, Builder, Error, Extend, LockBackend, MemoryBackend,
+    Redlock, Release, Released, Reply, Runtime, async_trait,
 };
 use redlock_tests::sim::{Sim, SimRuntime};
 
@@ -195,6 +195,28 @@ impl LockBackend for LateReleases {
         }));
         self.runtime.sleep(request.timeout).await;
         Err(BackendError::timed_out(request.timeout))
+    }
+}
+
+/// A node that does not release the resource "stubborn".
+#[derive(Debug)]
+pub(crate) struct Stubborn(pub(crate) MemoryBackend);
+
+#[async_trait]
+impl LockBackend for Stubborn {
+    async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
+        self.0.acquire(request).await
+    }
+
+    async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
+        self.0.extend(request).await
+    }
+
+    async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
+        if request.resources.iter().any(|name| name == "stubborn") {
+            return Err(BackendError::new(BackendErrorKind::Unavailable, "no"));
+        }
+        self.0.release(request).await
     }
 }
 

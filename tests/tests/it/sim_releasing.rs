@@ -3,7 +3,7 @@
 use redlock_core::{BackendErrorKind, Error, LockBackend, Unlock};
 use redlock_tests::sim::poll_once;
 
-use crate::bed::{Bed, Far, LateReleases, ms, s};
+use crate::bed::{Bed, Far, LateReleases, Stubborn, ms, s};
 
 #[test]
 fn the_late_acquire_of_a_stopped_node_is_undone_when_it_goes_on() {
@@ -265,6 +265,39 @@ fn what_an_extended_lock_is_owed_is_asked_for_as_long_as_the_extended_keys_live(
         bed.nodes[0].start();
         bed.sleep(2_000).await;
         bed.assert_free("x");
+    });
+    bed.assert_at_rest();
+}
+
+#[test]
+fn a_debt_that_always_fails_does_not_keep_the_others_waiting() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        let redlock = bed.redlock_over(Stubborn);
+        let [bad, good] =
+            [redlock.lock("stubborn", s(60)).await.unwrap(), redlock.lock("x", s(60)).await.unwrap()];
+        bad.unlock().await.unwrap_err();
+        bed.nodes.iter().for_each(|node| node.fail_next(1, BackendErrorKind::Unreachable));
+        good.unlock().await.unwrap_err();
+        bed.sleep(10_000).await;
+        bed.assert_free("x");
+        assert!(bed.nodes[0].get("stubborn").is_some());
+    });
+}
+
+#[test]
+fn a_node_is_owed_no_more_than_a_thousand_or_so_releases() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        let redlock = bed.redlock();
+        bed.nodes[0].shut_down();
+        for number in 0..1_100 {
+            redlock.lock(format!("{number}"), s(3_600)).await.unwrap().unlock().await.unwrap();
+        }
+        let before = bed.nodes[0].requests();
+        bed.nodes[0].start();
+        bed.sleep(10_000).await;
+        assert_eq!(bed.nodes[0].requests() - before, 1_024);
     });
     bed.assert_at_rest();
 }
