@@ -51,11 +51,6 @@ impl<T: Send + 'static> Fan<T> {
         poll_fn(|cx| Poll::Ready(self.poll(cx))).await
     }
 
-    /// Whether the nodes have been asked.
-    pub(crate) fn asked(&self) -> bool {
-        self.asked
-    }
-
     /// Takes out the requests that are still under way.
     pub(crate) fn take(&mut self) -> Vec<(usize, BoxFuture<T>)> {
         mem::take(&mut self.requests)

@@ -1,24 +1,23 @@
 //! A node that lives in the process, for unit tests, examples and simulations.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
     fmt,
     pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use futures_util::future::{Either, select};
 
+use self::server::{Failure, Key, Order, Outcome, Server, Verb, unreachable};
 use crate::{
     backend::{Acquire, BackendError, BackendErrorKind, Extend, LockBackend, Release, Released, Reply},
-    resources::Resources,
     runtime::Runtime,
-    signal::Signal,
-    token::Token,
     validity::MAX_TTL,
 };
+
+mod server;
 
 /// A node that lives in the process, on the runtime's clock. It keeps the contract of [`LockBackend`], as a server
 /// does, and fails on command.
@@ -199,197 +198,6 @@ impl fmt::Debug for MemoryBackend {
     }
 }
 
-struct Server {
-    runtime: Arc<dyn Runtime>,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    keys: BTreeMap<String, Key>,
-    inbox: VecDeque<Request>,
-    stopped: bool,
-    down: bool,
-    request_delay: Duration,
-    reply_delay: Duration,
-    failures: Option<(usize, Failure)>,
-    requests: u64,
-}
-
-struct Key {
-    value: String,
-    expires: Instant,
-}
-
-#[derive(Clone, Copy)]
-enum Failure {
-    Refuse(BackendErrorKind),
-    LoseReply,
-}
-
-/// A request on its way to the node. It arrives, whether or not somebody still waits for its answer.
-struct Request {
-    order: Order,
-    due: Instant,
-    answer: Arc<Pending>,
-}
-
-impl Server {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes a request in, in order, and runs what is due.
-    fn arrive(self: &Arc<Self>, order: Order) -> Result<Arc<Pending>, BackendError> {
-        let now = self.runtime.now();
-        let answer = Arc::new(Pending { outcome: Mutex::default(), given: Signal::new() });
-        let delay = {
-            let mut state = self.state();
-            state.requests += 1;
-            if state.down {
-                return Err(unreachable("connection refused"));
-            }
-            // Not before the one ahead: a shorter delay than before must not overtake.
-            let earliest = state.inbox.back().map_or(now, |ahead| ahead.due);
-            let due = earliest.max(now + state.request_delay);
-            state.inbox.push_back(Request { order, due, answer: answer.clone() });
-            due - now
-        };
-        if delay.is_zero() {
-            self.run_due();
-        } else {
-            let node = self.clone();
-            let arrived = self.runtime.sleep(delay);
-            self.runtime.spawn(Box::pin(async move {
-                arrived.await;
-                node.run_due();
-            }));
-        }
-        Ok(answer)
-    }
-
-    fn run_due(&self) {
-        let now = self.runtime.now();
-        loop {
-            let (answer, outcome) = {
-                let mut state = self.state();
-                if state.stopped || state.inbox.front().is_none_or(|request| request.due > now) {
-                    return;
-                }
-                let Some(request) = state.inbox.pop_front() else { return };
-                (request.answer, state.run(&request.order, now))
-            };
-            answer.give(outcome);
-        }
-    }
-}
-
-impl State {
-    fn run(&mut self, order: &Order, now: Instant) -> Result<Outcome, BackendError> {
-        let failure = match &mut self.failures {
-            Some((left, failure)) if *left > 0 => {
-                *left -= 1;
-                Some(*failure)
-            }
-            _ => None,
-        };
-        match failure {
-            Some(Failure::Refuse(kind)) => Err(BackendError::new(kind, "failed on command")),
-            Some(Failure::LoseReply) => {
-                self.obey(order, now);
-                Err(unreachable("the answer was lost on command"))
-            }
-            None => Ok(self.obey(order, now)),
-        }
-    }
-
-    fn obey(&mut self, order: &Order, now: Instant) -> Outcome {
-        self.keys.retain(|_, key| key.expires > now);
-        let token = order.token.as_str();
-        let held = |keys: &BTreeMap<String, Key>, name: &str| keys.get(name).map(|key| key.value == token);
-        match order.verb {
-            Verb::Acquire(ttl) => {
-                if order.resources.iter().any(|name| held(&self.keys, name) == Some(false)) {
-                    return Outcome::No;
-                }
-                for name in order.resources.iter() {
-                    let key = || Key { value: token.to_owned(), expires: now + ttl };
-                    self.keys.entry(name.to_owned()).or_insert_with(key);
-                }
-                Outcome::Yes
-            }
-            Verb::Extend(ttl) => {
-                if order.resources.iter().any(|name| held(&self.keys, name) != Some(true)) {
-                    return Outcome::No;
-                }
-                for name in order.resources.iter() {
-                    if let Some(key) = self.keys.get_mut(name) {
-                        key.expires = key.expires.max(now + ttl);
-                    }
-                }
-                Outcome::Yes
-            }
-            Verb::Release => {
-                let mut outcome = Outcome::Yes;
-                for name in order.resources.iter() {
-                    if held(&self.keys, name) == Some(true) {
-                        self.keys.remove(name);
-                    } else {
-                        outcome = Outcome::No;
-                    }
-                }
-                outcome
-            }
-        }
-    }
-
-    fn live(&self, resource: &str, now: Instant) -> Option<&Key> {
-        self.keys.get(resource).filter(|key| key.expires > now)
-    }
-}
-
-struct Order {
-    verb: Verb,
-    resources: Resources,
-    token: Token,
-}
-
-impl Order {
-    fn new(verb: Verb, resources: &Resources, token: &Token) -> Self {
-        Self { verb, resources: resources.clone(), token: token.clone() }
-    }
-}
-
-enum Verb {
-    Acquire(Duration),
-    Extend(Duration),
-    Release,
-}
-
-enum Outcome {
-    Yes,
-    No,
-}
-
-/// An answer that somebody may still wait for.
-struct Pending {
-    outcome: Mutex<Option<Result<Outcome, BackendError>>>,
-    given: Signal,
-}
-
-impl Pending {
-    fn give(&self, outcome: Result<Outcome, BackendError>) {
-        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
-        self.given.set();
-    }
-
-    async fn taken(&self) -> Result<Outcome, BackendError> {
-        self.given.wait().await;
-        let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
-        outcome.expect("given before the signal, and taken once")
-    }
-}
-
 trait Answerable {
     fn from_outcome(outcome: Outcome) -> Self;
 }
@@ -412,13 +220,9 @@ impl Answerable for Released {
     }
 }
 
-fn unreachable(message: &str) -> BackendError {
-    BackendError::new(BackendErrorKind::Unreachable, message)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::future::pending;
+    use std::{future::pending, time::Instant};
 
     use super::*;
 

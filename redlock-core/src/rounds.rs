@@ -64,7 +64,7 @@ impl Acquiring {
 
 impl Drop for Acquiring {
     fn drop(&mut self) {
-        if !self.settled && self.fan.asked() {
+        if !self.settled {
             drop(self.nodes.release_all(&self.claim));
         }
     }

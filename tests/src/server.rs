@@ -209,9 +209,10 @@ impl Server {
     fn wait_until_it_answers(&mut self) {
         let start = Instant::now();
         while start.elapsed() < START && !self.process.as_mut().is_none_or(Process::has_ended) {
-            let answer: RedisResult<String> = self.try_command(&["INFO", "server"]);
-            // Or somebody else's server has the port.
-            if answer.is_ok_and(|information| information.contains(&self.pid_line())) {
+            let answer: RedisResult<String> = self.try_command(&["INFO"]);
+            // Or it still loads its data, or somebody else's server has the port.
+            let ready = |info: String| info.contains("\nloading:0\r\n") && info.contains(&self.pid_line());
+            if answer.is_ok_and(ready) {
                 return;
             }
             std::thread::sleep(Duration::from_millis(10));

@@ -15,3 +15,4 @@ mod sim_locking;
 mod sim_random;
 mod sim_releasing;
 mod sim_using;
+mod sim_waiting;

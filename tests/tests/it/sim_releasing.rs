@@ -1,7 +1,15 @@
 //! What is left behind on the nodes: by lost rounds, cancelled calls, dropped locks and failing nodes. Nothing.
 
-use redlock_core::{BackendErrorKind, Error, LockBackend, Unlock};
-use redlock_tests::sim::poll_once;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use redlock_core::{BackendErrorKind, BoxFuture, Error, LockBackend, Redlock, Runtime, Unlock};
+use redlock_tests::sim::{SimRuntime, poll_once};
 
 use crate::bed::{Bed, Far, LateReleases, Stubborn, ms, s};
 
@@ -300,4 +308,48 @@ fn a_node_is_owed_no_more_than_a_thousand_or_so_releases() {
         assert_eq!(bed.nodes[0].requests() - before, 1_024);
     });
     bed.assert_at_rest();
+}
+
+#[test]
+fn debts_of_a_task_that_was_dropped_are_collected_by_the_next() {
+    let bed = Bed::new(3);
+    let forgetful = Forgetful { runtime: bed.runtime.clone(), forgets: Arc::default() };
+    bed.run(async {
+        let redlock = Redlock::builder(forgetful.clone()).nodes(bed.nodes.clone()).build().unwrap();
+        let [first, second] =
+            [redlock.lock("a", s(60)).await.unwrap(), redlock.lock("b", s(60)).await.unwrap()];
+        bed.nodes[0].fail_next(2, BackendErrorKind::Unreachable);
+        forgetful.forgets.store(true, Ordering::Relaxed);
+        first.unlock().await.unwrap();
+        forgetful.forgets.store(false, Ordering::Relaxed);
+        second.unlock().await.unwrap();
+        bed.sleep(5_000).await;
+        bed.assert_free("a");
+        bed.assert_free("b");
+    });
+}
+
+/// A runtime that can drop the tasks it is given, as one that is shut down does.
+#[derive(Clone, Debug)]
+struct Forgetful {
+    runtime: SimRuntime,
+    forgets: Arc<AtomicBool>,
+}
+
+impl Runtime for Forgetful {
+    fn now(&self) -> Instant {
+        self.runtime.now()
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<()> {
+        self.runtime.sleep(duration)
+    }
+
+    fn spawn(&self, task: BoxFuture<()>) {
+        if self.forgets.load(Ordering::Relaxed) {
+            drop(task);
+        } else {
+            self.runtime.spawn(task);
+        }
+    }
 }

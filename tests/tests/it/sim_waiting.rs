@@ -1,0 +1,242 @@
+//! How long a lock is waited for: silent nodes, retries, bounds.
+
+use redlock_core::{BackendErrorKind, Error, LockBackend};
+
+use crate::bed::{Bed, Far, answers, attempts, ms, s};
+
+#[test]
+fn a_silent_minority_costs_nothing() {
+    for (nodes, silent) in [(3, 1), (5, 2)] {
+        let bed = Bed::new(nodes);
+        bed.run(async {
+            for node in &bed.nodes {
+                node.delay_replies(ms(3));
+            }
+            for node in &bed.nodes[..silent] {
+                node.stop();
+            }
+            let redlock = bed.redlock();
+            let (lock, took) = bed.timed(redlock.lock("x", s(30))).await;
+            assert_eq!(took, ms(3), "lock");
+            let mut lock = lock.unwrap();
+            let (extended, took) = bed.timed(lock.extend(s(30))).await;
+            extended.unwrap();
+            assert_eq!(took, ms(3), "extend");
+            let (unlocked, took) = bed.timed(lock.unlock()).await;
+            unlocked.unwrap();
+            assert_eq!(took, ms(3), "unlock");
+        });
+    }
+}
+
+#[test]
+fn a_round_that_a_silent_node_decides_ends_with_the_node_timeout() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        bed.nodes[0].stop();
+        bed.nodes[1].set("x", "other", s(60));
+        let (error, took) = bed.timed(bed.redlock().lock("x", s(10)).retry_count(0)).await;
+        let error = error.unwrap_err();
+        assert!(matches!(error, Error::Contended(_)), "{error}");
+        assert_eq!(answers(&error), "xrg");
+        assert_eq!(took, ms(500), "a twentieth of the ttl");
+        assert_eq!(bed.nodes[2].get("x"), None);
+        assert_eq!(bed.nodes[1].get("x").as_deref(), Some("other"));
+    });
+}
+
+#[test]
+fn without_nodes_the_error_names_each_of_them_within_the_bound() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        bed.nodes[0].shut_down();
+        bed.nodes[1].stop();
+        bed.nodes[2].fail_next(100, BackendErrorKind::Unavailable);
+        let redlock = bed.redlock();
+        let (error, took) = bed.timed(redlock.lock("x", s(10)).retry_count(3)).await;
+        let error = error.unwrap_err();
+        assert!(matches!(error, Error::Unavailable(_)), "{error}");
+        assert_eq!(attempts(&error), 4);
+        assert!(took <= 4 * (ms(300) + ms(500)), "{took:?}");
+        let text = error.to_string();
+        for part in
+            ["\"x\"", "4 attempts", "node 0: unreachable: connection refused", "node 2: unavailable: failed"]
+        {
+            assert!(text.contains(part), "{part:?} is not in {text:?}");
+        }
+    });
+}
+
+#[test]
+fn waiting_ends_in_time_with_a_last_attempt_close_to_the_end() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        for node in &bed.nodes {
+            node.set("x", "other", s(60));
+        }
+        let request = bed.redlock().lock("x", s(10)).retry_forever().wait_at_most(s(2));
+        let (error, took) = bed.timed(request).await;
+        assert!(matches!(error, Err(Error::Contended(_))));
+        assert!((ms(1_490)..=ms(2_000)).contains(&took), "{took:?}");
+
+        for node in &bed.nodes {
+            node.stop();
+        }
+        let request = bed.redlock().lock("x", s(10)).retry_forever().wait_at_most(ms(1_200));
+        let (error, took) = bed.timed(request).await;
+        assert!(matches!(error, Err(Error::Unavailable(_))));
+        assert!((ms(500)..=ms(1_200)).contains(&took), "{took:?}");
+    });
+}
+
+#[test]
+fn delays_of_ones_own_are_waited_for() {
+    let bed = Bed::new(1);
+    bed.run(async {
+        bed.nodes[0].set("x", "other", s(60));
+        let request =
+            bed.redlock().lock("x", s(10)).retry_forever().retry_delays(|| [ms(10), ms(100), ms(1_000)]);
+        let (error, took) = bed.timed(request).await;
+        assert_eq!((attempts(&error.unwrap_err()), took), (4, ms(1_110)));
+    });
+}
+
+/// Four live nodes split two to two by two contenders, and a fifth that is silent: each round could still be tipped by
+/// that one. Waiting for it, each contender keeps the other from winning.
+#[test]
+fn contenders_do_not_wait_for_a_silent_node_with_their_keys_in_each_others_way() {
+    for seed in 0..20 {
+        let bed = Bed::seeded(seed, 5);
+        bed.run(async {
+            bed.nodes[4].stop();
+            let contend = async |home: [usize; 2]| {
+                let redlock = bed.redlock_over(|node| {
+                    let near = home.iter().any(|home| bed.nodes[*home].name() == node.name());
+                    Far { node, delay: if near { ms(0) } else { ms(1) }, runtime: bed.runtime.clone() }
+                });
+                for _ in 0..20 {
+                    let request =
+                        redlock.lock("x", s(20)).retry_forever().retry_delay(ms(20)).retry_jitter(ms(10));
+                    let lock = request.await.unwrap();
+                    bed.sleep(5).await;
+                    lock.unlock().await.unwrap();
+                }
+            };
+            let (_, took) = bed.timed(async { tokio::join!(contend([0, 1]), contend([2, 3])) }).await;
+            // The node timeout is a second, and the first round of each may take it.
+            assert!(took < s(5), "seed {seed}: {took:?}");
+        });
+    }
+}
+
+#[test]
+fn a_lone_client_waits_for_a_node_that_was_silent_before() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        bed.nodes[0].stop();
+        bed.nodes[1].shut_down();
+        let redlock = bed.redlock();
+        redlock.try_lock("x", s(20)).await.unwrap_err();
+        // Back, but slower than the other.
+        bed.nodes[0].resume();
+        bed.nodes[0].delay_replies(ms(300));
+        let lock = redlock.try_lock("x", s(20)).await.unwrap();
+        assert_eq!(lock.took(), ms(300));
+    });
+}
+
+#[test]
+fn contention_is_told_from_silence_whichever_node_answers_first() {
+    for slow in 1..3 {
+        let bed = Bed::new(3);
+        bed.run(async {
+            bed.nodes.iter().for_each(|node| node.set("x", "other", s(60)));
+            bed.nodes[0].shut_down();
+            bed.nodes[slow].delay_replies(ms(5));
+            let (error, took) = bed.timed(bed.redlock().try_lock("x", s(30))).await;
+            let error = error.unwrap_err();
+            assert!(matches!(error, Error::Contended(_)), "{slow}: {error}");
+            assert_eq!(took, ms(5), "{slow}");
+        });
+    }
+}
+
+#[test]
+fn a_timeout_that_was_cut_short_says_nothing_about_a_node() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        bed.nodes[0].set("x", "other", s(60));
+        bed.nodes.iter().for_each(|node| node.delay_replies(ms(5)));
+        bed.nodes[0].delay_replies(ms(4));
+        let redlock = bed.redlock();
+        redlock.lock("y", ms(5)).retry_count(0).await.unwrap_err();
+        let lock = redlock.lock("x", s(60)).await.unwrap();
+        assert_eq!(lock.attempts(), 1);
+    });
+}
+
+#[test]
+fn the_last_attempt_waits_for_silent_nodes_too() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        let redlock = bed.redlock();
+        bed.nodes[1].stop();
+        bed.nodes[2].stop();
+        redlock.try_lock("y", s(10)).await.unwrap_err();
+        bed.nodes[1].resume();
+        bed.nodes[2].resume();
+        bed.nodes[0].set("x", "other", s(60));
+        bed.nodes[1].delay_replies(ms(5));
+        bed.nodes[2].delay_replies(ms(5));
+        assert_eq!(redlock.try_lock("x", s(10)).await.unwrap().took(), ms(5));
+    });
+}
+
+#[test]
+fn a_bounded_wait_is_used_when_it_is_shorter_than_a_node_timeout() {
+    for (ttl, wait) in [(s(60), s(2)), (s(60), s(3)), (s(10), ms(500)), (s(3_600), s(60))] {
+        let bed = Bed::new(3);
+        bed.run(async {
+            bed.nodes.iter().for_each(|node| node.set("x", "other", wait / 2));
+            let request =
+                bed.redlock().lock("x", ttl).retry_forever().retry_delay(ms(50)).retry_jitter(ms(0));
+            let (lock, took) = bed.timed(request.wait_at_most(wait)).await;
+            assert!(lock.is_ok(), "{ttl:?}, {wait:?}: {lock:?} after {took:?}");
+        });
+    }
+}
+
+#[test]
+fn a_bounded_wait_is_not_overrun_by_the_clean_up() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        bed.nodes[1].set("x", "other", s(60));
+        bed.nodes[2].set("x", "other", s(60));
+        bed.nodes[0].delay_replies(ms(0));
+        let redlock = bed.builder().node_timeout(s(1)).build().unwrap();
+        bed.nodes[1].delay_replies(ms(900));
+        bed.nodes[2].delay_replies(ms(900));
+        let stopping = async {
+            bed.sleep(1).await;
+            bed.nodes[0].stop();
+        };
+        let request = redlock.lock("x", s(60)).retry_forever().wait_at_most(s(1));
+        let ((error, took), ()) = tokio::join!(bed.timed(request), stopping);
+        assert!(error.is_err());
+        assert!(took <= s(1), "{took:?}");
+    });
+}
+
+#[test]
+fn a_wait_of_nothing_is_a_single_attempt() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        bed.nodes.iter().for_each(|node| node.delay_replies(ms(20)));
+        let lock = bed.redlock().lock("x", s(10)).retry_forever().wait_at_most(s(0)).await.unwrap();
+        assert_eq!((lock.attempts(), lock.took()), (1, ms(20)));
+        let (error, took) =
+            bed.timed(bed.redlock().lock("x", s(10)).retry_forever().wait_at_most(s(0))).await;
+        assert!(matches!(error, Err(Error::Contended(_))));
+        assert!(took <= ms(50), "{took:?}");
+    });
+}
