@@ -88,6 +88,9 @@ impl Collector {
         while let Some(debt) = debts.first(self.nodes.now()) {
             let early = debt.due.saturating_duration_since(self.nodes.now());
             self.nodes.runtime.sleep(pause.max(early)).await;
+            if debt.expires <= self.nodes.now() {
+                continue;
+            }
             let timeout = self.nodes.timeout(debt.claim.ttl());
             match self.nodes.release(self.node, &debt.claim).await {
                 Err(error) if error.kind() != BackendErrorKind::Rejected => {

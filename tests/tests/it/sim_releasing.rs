@@ -231,6 +231,32 @@ fn a_node_that_rejects_a_release_is_left_alone() {
 }
 
 #[test]
+fn a_node_that_rejects_what_it_owes_is_left_alone_from_then_on() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        let lock = bed.redlock().lock("x", s(60)).await.unwrap();
+        bed.nodes[1].fail_next(1, BackendErrorKind::Unreachable);
+        lock.unlock().await.unwrap();
+        bed.nodes[1].fail_next(100, BackendErrorKind::Rejected);
+        bed.sleep(30_000).await;
+        assert_eq!(bed.nodes[1].requests(), 3);
+    });
+}
+
+#[test]
+fn a_node_that_stays_down_is_asked_less_and_less_often() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        let lock = bed.redlock().lock("x", s(2)).await.unwrap();
+        bed.nodes[1].shut_down();
+        lock.unlock().await.unwrap();
+        bed.sleep(10_000).await;
+        // After 100 ms, then 100, 200, 400 and 800 later.
+        assert_eq!(bed.nodes[1].requests(), 2 + 5);
+    });
+}
+
+#[test]
 fn releases_that_time_out_are_given_up_after_a_ttl() {
     let bed = Bed::new(3);
     bed.run(async {

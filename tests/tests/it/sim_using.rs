@@ -235,6 +235,7 @@ fn a_guard_keeps_a_lock_alive_until_it_is_stopped() {
         let lease = guard.lease();
         bed.sleep(10_000).await;
         assert!(guard.is_valid() && lease.is_valid());
+        assert!(lease.remaining() > ms(500) && lease.remaining() < s(1), "{:?}", lease.remaining());
         let lock = guard.stop();
         assert!(lock.is_valid());
         bed.sleep(1_000).await;
