@@ -85,7 +85,7 @@ impl Tally {
         let no = self.number(Vote::No);
         if self.number(Vote::Rejected) > self.votes.len() - quorum {
             Defeat::Rejected
-        } else if no > 0 && yes + no >= quorum {
+        } else if yes + no >= quorum {
             Defeat::Refused
         } else {
             Defeat::Unavailable

@@ -5,7 +5,11 @@ use redlock_core::{BackendError, BackendErrorKind};
 
 pub(crate) fn classify(error: RedisError) -> BackendError {
     let (kind, message) = match error.kind() {
-        ErrorKind::Server(_) | ErrorKind::Extension => (server_class(&error), "the server answered"),
+        ErrorKind::Server(_) | ErrorKind::Extension => {
+            // In the server's own words: redis-rs spells its codes in another way.
+            let words = [error.code(), error.detail()].into_iter().flatten().collect::<Vec<_>>().join(" ");
+            return BackendError::new(server_class(&error), words);
+        }
         ErrorKind::MasterNameNotFoundBySentinel | ErrorKind::NoValidReplicasFoundBySentinel => {
             (BackendErrorKind::Unavailable, "no server for this node")
         }
@@ -81,6 +85,15 @@ mod tests {
             assert_eq!(class_of_reply(&format!("{code} some text")), BackendErrorKind::Rejected, "{code}");
         }
         assert_eq!(class_of_reply("ERR max number of clients reached"), BackendErrorKind::Unavailable);
+    }
+
+    #[test]
+    fn a_server_error_is_told_in_the_servers_words() {
+        let value =
+            parse_redis_value(b"-READONLY You can't write against a read only replica.\r\n").expect("a line");
+        let Value::ServerError(error) = value else { panic!("{value:?} is no error") };
+        let told = classify(error.into()).to_string();
+        assert_eq!(told, "unavailable: READONLY You can't write against a read only replica.");
     }
 
     #[test]
