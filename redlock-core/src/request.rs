@@ -133,7 +133,14 @@ impl LockRequest {
             let delay = self.nodes.with_rng(|rng| retries.next(rng));
             let timeout = time.for_a_round(self.nodes.now());
             let mut round = Acquiring::new(&self.nodes, self.resources.clone(), ttl, timeout);
-            if round.decide(delay.is_none()).await {
+            let another =
+                |time: &Allowance| delay.and_then(|delay| time.for_a_delay(self.nodes.now(), delay));
+            let mut won = round.decide(another(&time).is_none()).await;
+            if !won && another(&time).is_none() {
+                // It was the last after all. Where that was clear from the start, this changes nothing.
+                won = round.decide(true).await;
+            }
+            if won {
                 let (claim, valid_until, votes) = round.accept();
                 let start = valid_until - self.nodes.drift.validity(ttl);
                 let longest = self.longest.and_then(|longest| start.checked_add(longest));
@@ -144,9 +151,7 @@ impl LockRequest {
             let (undoing, defeated) = round.undo();
             let delay = match defeated.defeat {
                 Defeat::Rejected => None,
-                Defeat::Refused | Defeat::Unavailable => {
-                    delay.and_then(|delay| time.for_a_delay(self.nodes.now(), delay))
-                }
+                Defeat::Refused | Defeat::Unavailable => another(&time),
             };
             match delay {
                 Some(delay) => {

@@ -221,7 +221,7 @@ impl Votes {
     where
         T: Into<Answer> + Send + 'static,
     {
-        loop {
+        while self.tally.decision() != Decision::Lost || !enough(&self.tally) {
             let heard = fan.next().await;
             let late = deadline.is_some_and(|deadline| self.nodes.now() >= deadline);
             let all_heard = heard.is_empty();
@@ -235,11 +235,11 @@ impl Votes {
             }
             match self.tally.decision() {
                 Decision::Won => return Decision::Won,
-                _ if late || all_heard || self.hopeless() => return Decision::Lost,
-                Decision::Lost if enough(&self.tally) => return Decision::Lost,
+                Decision::Lost | Decision::Open if late || all_heard || self.hopeless() => break,
                 Decision::Lost | Decision::Open => {}
             }
         }
+        Decision::Lost
     }
 
     fn hopeless(&self) -> bool {

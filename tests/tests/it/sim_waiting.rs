@@ -240,3 +240,20 @@ fn a_wait_of_nothing_is_a_single_attempt() {
         assert!(took <= ms(50), "{took:?}");
     });
 }
+
+#[test]
+fn a_bounded_wait_that_is_over_tells_contention_from_silence() {
+    for slow in 1..3 {
+        let bed = Bed::new(3);
+        bed.run(async {
+            bed.nodes.iter().for_each(|node| node.set("x", "other", s(60)));
+            bed.nodes[0].shut_down();
+            bed.nodes[slow].delay_replies(ms(5));
+            let request = bed.redlock().lock("x", s(30)).retry_forever().wait_at_most(s(1));
+            let (error, took) = bed.timed(request).await;
+            let error = error.unwrap_err();
+            assert!(matches!(error, Error::Contended(_)), "{slow}: {error}");
+            assert!(took <= s(1), "{took:?}");
+        });
+    }
+}
