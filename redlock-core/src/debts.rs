@@ -83,19 +83,20 @@ struct Collector {
 
 impl Collector {
     async fn run(mut self) {
-        let debts = &self.nodes.nodes[self.node].debts;
+        let (nodes, debts) = (&self.nodes, &self.nodes.nodes[self.node].debts);
         let mut pause = Duration::ZERO;
-        while let Some(debt) = debts.first(self.nodes.now()) {
-            let early = debt.due.saturating_duration_since(self.nodes.now());
-            self.nodes.runtime.sleep(pause.max(early)).await;
-            if debt.expires <= self.nodes.now() {
+        while let Some(debt) = debts.first(nodes.now()) {
+            let early = debt.due.saturating_duration_since(nodes.now());
+            if !early.is_zero() {
+                nodes.runtime.sleep(early).await;
                 continue;
             }
-            let timeout = self.nodes.timeout(debt.claim.ttl());
-            match self.nodes.release(self.node, &debt.claim).await {
+            match nodes.release(self.node, &debt.claim).await {
                 Err(error) if error.kind() != BackendErrorKind::Rejected => {
+                    let timeout = nodes.timeout(debt.claim.ttl());
                     pause = (pause * 2).clamp(timeout.min(LONGEST_PAUSE), LONGEST_PAUSE);
                     debts.postpone(debt);
+                    nodes.runtime.sleep(pause).await;
                 }
                 Ok(_) | Err(_) => {
                     debts.settle(&debt);

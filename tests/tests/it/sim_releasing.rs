@@ -379,3 +379,25 @@ impl Runtime for Forgetful {
         }
     }
 }
+
+#[test]
+fn debts_that_expire_one_after_the_other_do_not_keep_a_later_one_waiting() {
+    for offset in (0..1_000).step_by(100) {
+        let bed = Bed::new(3);
+        bed.run(async {
+            let redlock = bed.redlock();
+            let long = redlock.lock("long", s(60)).await.unwrap();
+            bed.nodes[1].shut_down();
+            for number in 0..40 {
+                redlock.lock(format!("{number}"), s(3)).await.unwrap().unlock().await.unwrap();
+                bed.sleep(400).await;
+            }
+            bed.sleep(offset).await;
+            long.unlock().await.unwrap();
+            bed.nodes[1].start();
+            // The pause after the last failure.
+            bed.sleep(1_100).await;
+            bed.assert_free("long");
+        });
+    }
+}
