@@ -9,6 +9,7 @@ mod ordering;
 mod server_errors;
 mod server_faults;
 mod servers;
+mod sim_debts;
 mod sim_extending;
 mod sim_limits;
 mod sim_locking;

@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    env,
     time::Duration,
 };
 
@@ -11,13 +12,15 @@ use tokio::select;
 
 use crate::bed::{Bed, ms};
 
+/// How many seeds are run. `REDLOCK_SEEDS` in the environment asks for more.
 const SEEDS: u64 = 200;
 const RESOURCES: [&str; 2] = ["a", "b"];
 
 #[test]
 fn no_two_clients_ever_hold_the_same_lock_and_nothing_is_left() {
+    let seeds = env::var("REDLOCK_SEEDS").map_or(SEEDS, |seeds| seeds.parse().unwrap());
     let mut total = Seen::default();
-    for seed in 0..SEEDS {
+    for seed in 0..seeds {
         let seen = World::new(seed, false).run();
         total = Seen {
             won: total.won + seen.won,
@@ -26,7 +29,7 @@ fn no_two_clients_ever_hold_the_same_lock_and_nothing_is_left() {
         };
     }
     // Troubles that change nothing would test nothing.
-    assert!(total.won > 5 * SEEDS && total.lost > SEEDS && total.refused > SEEDS, "{total:?}");
+    assert!(total.won > 5 * seeds && total.lost > seeds && total.refused > seeds, "{total:?}");
 }
 
 /// The checker sees what it is there to see.
@@ -43,6 +46,17 @@ struct Seen {
     won: u64,
     lost: u64,
     refused: u64,
+}
+
+/// Says which run it was when a check fails in the middle of one.
+struct TellSeed(u64);
+
+impl Drop for TellSeed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("this was seed {}", self.0);
+        }
+    }
 }
 
 struct World {
@@ -62,6 +76,7 @@ impl World {
     }
 
     fn run(self) -> Seen {
+        let _told = TellSeed(self.seed);
         self.bed.run(async {
             select! {
                 _ = async { tokio::join!(self.client(0), self.client(1), self.client(2), self.client(3)) } => {}

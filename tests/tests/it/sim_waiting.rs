@@ -257,3 +257,17 @@ fn a_bounded_wait_that_is_over_tells_contention_from_silence() {
         });
     }
 }
+
+#[test]
+fn a_round_that_others_follow_does_not_wait_for_the_reason_of_a_silent_node() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        bed.nodes[0].shut_down();
+        bed.nodes[1].shut_down();
+        bed.nodes[2].stop();
+        let request = bed.redlock().lock("x", s(10)).retry_count(1).retry_delay(ms(70)).retry_jitter(ms(0));
+        let (error, took) = bed.timed(request).await;
+        assert_eq!(answers(&error.unwrap_err()), "xxx");
+        assert_eq!(took, ms(70) + ms(500), "only the last one waits, for its node timeout");
+    });
+}

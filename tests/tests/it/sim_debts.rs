@@ -1,0 +1,216 @@
+//! Releases that a node owes: it was down, silent, or its answer settled nothing.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use redlock_core::{BackendErrorKind, BoxFuture, Redlock, Runtime, Unlock};
+use redlock_tests::sim::SimRuntime;
+
+use crate::bed::{Bed, LateReleases, Stubborn, ms, s};
+
+#[test]
+fn a_node_that_fails_a_release_is_asked_again_until_it_works() {
+    for kind in [BackendErrorKind::Unreachable, BackendErrorKind::Unavailable] {
+        let bed = Bed::new(3);
+        bed.run(async {
+            let lock = bed.redlock().lock("x", s(30)).await.unwrap();
+            bed.nodes[1].fail_next(3, kind);
+            assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+            assert!(bed.nodes[1].get("x").is_some());
+            bed.sleep(10_000).await;
+            bed.assert_free("x");
+            assert_eq!(bed.nodes[1].requests(), 1 + 3 + 1);
+        });
+        bed.assert_at_rest();
+    }
+}
+
+#[test]
+fn a_node_that_rejects_a_release_is_left_alone() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        let lock = bed.redlock().lock("x", s(30)).await.unwrap();
+        bed.nodes[1].fail_next(3, BackendErrorKind::Rejected);
+        assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+        bed.sleep(60_000).await;
+        assert_eq!(bed.nodes[1].requests(), 2);
+    });
+    bed.assert_at_rest();
+}
+
+#[test]
+fn a_node_that_rejects_what_it_owes_is_left_alone_from_then_on() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        let lock = bed.redlock().lock("x", s(60)).await.unwrap();
+        bed.nodes[1].fail_next(1, BackendErrorKind::Unreachable);
+        lock.unlock().await.unwrap();
+        bed.nodes[1].fail_next(100, BackendErrorKind::Rejected);
+        bed.sleep(30_000).await;
+        assert_eq!(bed.nodes[1].requests(), 3);
+    });
+}
+
+#[test]
+fn a_node_that_stays_down_is_asked_less_and_less_often() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        let lock = bed.redlock().lock("x", s(2)).await.unwrap();
+        bed.nodes[1].shut_down();
+        lock.unlock().await.unwrap();
+        bed.sleep(10_000).await;
+        // After 100 ms, then 100, 200, 400 and 800 later.
+        assert_eq!(bed.nodes[1].requests(), 2 + 5);
+    });
+}
+
+#[test]
+fn releases_that_time_out_are_given_up_after_a_ttl() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        let runtime = bed.runtime.clone();
+        let redlock = bed.redlock_over(|node| LateReleases { node, runtime: runtime.clone() });
+        let lock = redlock.lock("x", s(20)).await.unwrap();
+        lock.unlock().await.unwrap_err();
+        bed.sleep(30_000).await;
+        // At most one a second, after the first few.
+        assert!(bed.requests().iter().all(|requests| *requests < 1 + 25), "{:?}", bed.requests());
+    });
+    bed.assert_at_rest();
+}
+
+#[test]
+fn a_debt_with_a_long_ttl_does_not_keep_a_short_one_waiting() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        let long = bed.redlock().lock("long", s(3_600)).await.unwrap();
+        let short = bed.redlock().lock("short", s(30)).await.unwrap();
+        bed.nodes[0].fail_next(2, BackendErrorKind::Unreachable);
+        long.unlock().await.unwrap();
+        short.unlock().await.unwrap();
+        bed.sleep(5_000).await;
+        bed.assert_free("short");
+        bed.assert_free("long");
+    });
+    bed.assert_at_rest();
+}
+
+#[test]
+fn what_an_extended_lock_is_owed_is_asked_for_as_long_as_the_extended_keys_live() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        let mut lock = bed.redlock().lock("x", s(1)).await.unwrap();
+        lock.extend(s(60)).await.unwrap();
+        bed.nodes[0].shut_down();
+        assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+        bed.sleep(10_000).await;
+        bed.nodes[0].start();
+        bed.sleep(2_000).await;
+        bed.assert_free("x");
+    });
+    bed.assert_at_rest();
+}
+
+#[test]
+fn a_debt_that_always_fails_does_not_keep_the_others_waiting() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        let redlock = bed.redlock_over(Stubborn);
+        let [bad, good] =
+            [redlock.lock("stubborn", s(60)).await.unwrap(), redlock.lock("x", s(60)).await.unwrap()];
+        bad.unlock().await.unwrap_err();
+        bed.nodes.iter().for_each(|node| node.fail_next(1, BackendErrorKind::Unreachable));
+        good.unlock().await.unwrap_err();
+        bed.sleep(10_000).await;
+        bed.assert_free("x");
+        assert!(bed.nodes[0].get("stubborn").is_some());
+    });
+}
+
+#[test]
+fn a_node_is_owed_no_more_than_a_thousand_or_so_releases() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        let redlock = bed.redlock();
+        bed.nodes[0].shut_down();
+        for number in 0..1_100 {
+            redlock.lock(format!("{number}"), s(3_600)).await.unwrap().unlock().await.unwrap();
+        }
+        let before = bed.nodes[0].requests();
+        bed.nodes[0].start();
+        bed.sleep(10_000).await;
+        assert_eq!(bed.nodes[0].requests() - before, 1_024);
+    });
+    bed.assert_at_rest();
+}
+
+#[test]
+fn debts_of_a_task_that_was_dropped_are_collected_by_the_next() {
+    let bed = Bed::new(3);
+    let forgetful = Forgetful { runtime: bed.runtime.clone(), forgets: Arc::default() };
+    bed.run(async {
+        let redlock = Redlock::builder(forgetful.clone()).nodes(bed.nodes.clone()).build().unwrap();
+        let [first, second] =
+            [redlock.lock("a", s(60)).await.unwrap(), redlock.lock("b", s(60)).await.unwrap()];
+        bed.nodes[0].fail_next(2, BackendErrorKind::Unreachable);
+        forgetful.forgets.store(true, Ordering::Relaxed);
+        first.unlock().await.unwrap();
+        forgetful.forgets.store(false, Ordering::Relaxed);
+        second.unlock().await.unwrap();
+        bed.sleep(5_000).await;
+        bed.assert_free("a");
+        bed.assert_free("b");
+    });
+}
+
+#[test]
+fn debts_that_expire_one_after_the_other_do_not_keep_a_later_one_waiting() {
+    for offset in (0..1_000).step_by(100) {
+        let bed = Bed::new(3);
+        bed.run(async {
+            let redlock = bed.redlock();
+            let long = redlock.lock("long", s(60)).await.unwrap();
+            bed.nodes[1].shut_down();
+            for number in 0..40 {
+                redlock.lock(format!("{number}"), s(3)).await.unwrap().unlock().await.unwrap();
+                bed.sleep(400).await;
+            }
+            bed.sleep(offset).await;
+            long.unlock().await.unwrap();
+            bed.nodes[1].start();
+            // The pause after the last failure.
+            bed.sleep(1_100).await;
+            bed.assert_free("long");
+        });
+    }
+}
+
+/// A runtime that can drop the tasks it is given, as one that is shut down does.
+#[derive(Clone, Debug)]
+struct Forgetful {
+    runtime: SimRuntime,
+    forgets: Arc<AtomicBool>,
+}
+
+impl Runtime for Forgetful {
+    fn now(&self) -> Instant {
+        self.runtime.now()
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<()> {
+        self.runtime.sleep(duration)
+    }
+
+    fn spawn(&self, task: BoxFuture<()>) {
+        if self.forgets.load(Ordering::Relaxed) {
+            drop(task);
+        } else {
+            self.runtime.spawn(task);
+        }
+    }
+}
