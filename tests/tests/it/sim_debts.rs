@@ -11,7 +11,7 @@ use std::{
 use redlock_core::{BackendErrorKind, BoxFuture, Redlock, Runtime, Unlock};
 use redlock_tests::sim::SimRuntime;
 
-use crate::bed::{Bed, LateReleases, Stubborn, ms, s};
+use crate::bed::{Bed, LateReleases, Stubborn, s};
 
 #[test]
 fn a_node_that_fails_a_release_is_asked_again_until_it_works() {
