@@ -80,6 +80,11 @@ mod tests {
     }
 
     #[test]
+    fn the_longest_ttl_is_a_hundred_years() {
+        assert_eq!(MAX_TTL.as_secs(), 3_153_600_000);
+    }
+
+    #[test]
     fn factors_outside_of_zero_to_one_are_refused() {
         for factor in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, -f64::MIN_POSITIVE, 1.0, 2.0] {
             assert!(matches!(Drift::new(factor), Err(ConfigError::DriftFactor { .. })), "{factor}");

@@ -271,3 +271,31 @@ fn a_round_that_others_follow_does_not_wait_for_the_reason_of_a_silent_node() {
         assert_eq!(took, ms(70) + ms(500), "only the last one waits, for its node timeout");
     });
 }
+
+#[test]
+fn what_is_certain_is_told_without_waiting_for_a_silent_node() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        let redlock = bed.redlock();
+        let mut lock = redlock.try_lock("held", s(10)).await.unwrap();
+        let gone = redlock.try_lock("gone", s(10)).await.unwrap();
+        bed.nodes[2].stop();
+        for node in &bed.nodes[..2] {
+            node.set("x", "other", s(60));
+            node.remove("gone");
+            node.fail_next(1, BackendErrorKind::Rejected);
+        }
+        let (error, took) = bed.timed(lock.extend(s(10))).await;
+        assert!(matches!(error, Err(Error::Rejected(_))), "{error:?}");
+        assert_eq!(took, ms(0), "rejected");
+        let (error, took) = bed.timed(redlock.try_lock("x", s(10))).await;
+        assert!(matches!(error, Err(Error::Contended(_))), "{error:?}");
+        assert_eq!(took, ms(0), "contended");
+        let (unlocked, took) = bed.timed(gone.unlock()).await;
+        assert_eq!((unlocked.unwrap(), took), (redlock_core::Unlock::AlreadyGone, ms(0)));
+        bed.nodes[..2].iter().for_each(|node| node.remove("held"));
+        let (error, took) = bed.timed(lock.extend(s(10))).await;
+        assert!(matches!(error, Err(Error::Lost(_))), "{error:?}");
+        assert_eq!(took, ms(0), "lost");
+    });
+}
