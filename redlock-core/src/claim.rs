@@ -107,7 +107,8 @@ impl Claim {
         let mut book = self.book();
         let closed = book.closed;
         let entry = &mut book.entries[node];
-        let may = !closed && entry.undo == Undo::NotAsked;
+        // Nor twice at a time: what was there before would be forgotten.
+        let may = !closed && entry.undo == Undo::NotAsked && entry.put != Put::UnderWay;
         if may {
             entry.before = entry.put;
             entry.put = Put::UnderWay;

@@ -69,12 +69,16 @@ impl Hold {
         }
     }
 
-    /// Asks all nodes to let the keys live for `ttl` from now. Only what a quorum has confirmed while the hold
-    /// was still valid counts; whatever else happens, the validity stays as it was.
+    /// Asks all nodes to let the keys live for `ttl` from now, or for what is left when that is more: the validity has
+    /// to rest on the keys that the nodes confirm now, since others may have been lost and put back. Only what a quorum
+    /// has confirmed while the hold was still valid counts; whatever else happens, the validity stays as it was.
     pub(crate) async fn extend(&self, ttl: Ttl) -> Result<(), Error> {
         let start = self.nodes.now();
+        let deadline = self.valid_until();
+        let left = deadline.saturating_duration_since(start);
+        let ttl = ttl.max(self.nodes.drift.ttl_for(left, self.claim.ttl()));
         let extended = if self.remaining().is_some() {
-            rounds::extend(&self.nodes, &self.claim, ttl, start, self.valid_until()).await
+            rounds::extend(&self.nodes, &self.claim, ttl, start, deadline).await
         } else {
             Err(Defeated::lapsed())
         };

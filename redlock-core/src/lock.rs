@@ -95,7 +95,8 @@ impl Lock {
         Lease::new(self.hold.clone())
     }
 
-    /// Makes the lock last for `ttl` from now. It never makes it shorter.
+    /// Makes the lock last for `ttl` from now. It never makes it shorter: when more than that is left, it asks the nodes
+    /// for what is left.
     ///
     /// One round: it is not retried. Nodes that have lost the lock's keys get them back.
     ///

@@ -155,8 +155,13 @@ impl LockRequest {
             };
             match delay {
                 Some(delay) => {
+                    let claim = undoing.claim();
                     undoing.begin().await;
                     self.nodes.runtime.sleep(delay).await;
+                    // A timer that came too late has left no time for another round.
+                    if time.left(self.nodes.now()).is_zero() {
+                        return Err(Defeated { attempts, ..defeated }.not_won(&claim));
+                    }
                 }
                 None => {
                     let claim = undoing.claim();

@@ -54,6 +54,16 @@ impl Drift {
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)) + EXPIRY_PRECISION
     }
 
+    /// The shortest ttl of which drift leaves `validity`, but `longest` at most.
+    pub(crate) fn ttl_for(self, validity: Duration, longest: Ttl) -> Ttl {
+        let kept = u128::from(1_000_000_000_u64.saturating_sub(self.billionths));
+        // One nanosecond more, for the rounding of the drift.
+        let parts = (validity + EXPIRY_PRECISION).as_nanos().saturating_add(1).saturating_mul(1_000_000_000);
+        let millis = parts.checked_div(kept).unwrap_or(u128::MAX) / 1_000_000 + 1;
+        let millis = u64::try_from(millis).unwrap_or(u64::MAX);
+        Ttl(Duration::from_millis(millis)).min(longest)
+    }
+
     /// What is left of a ttl after the drift; zero when the drift eats all of it.
     pub(crate) fn validity(self, ttl: Ttl) -> Duration {
         ttl.0.saturating_sub(self.of(ttl))
@@ -121,6 +131,19 @@ mod tests {
             prop_assert!(given >= least, "{} < {}", given, least);
             prop_assert!(given <= least + ttl.get().as_nanos() / 1_000_000_000 + 2, "{} > {}", given, least);
             prop_assert_eq!(drift.validity(ttl) + drift.of(ttl), ttl.get());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_ttl_for_a_validity_leaves_it_and_hardly_more(nanos in 1..MAX_TTL.as_nanos() as u64 / 2, factor in 0.0..0.4_f64) {
+            let drift = Drift::new(factor).unwrap();
+            let longest = Ttl::new(MAX_TTL, drift).unwrap();
+            let validity = Duration::from_nanos(nanos);
+            let ttl = drift.ttl_for(validity, longest);
+            prop_assert!(drift.validity(ttl) >= validity, "{:?} of {:?}", drift.validity(ttl), ttl);
+            prop_assert!(drift.validity(ttl) <= validity + Duration::from_millis(2), "{:?} of {:?}", drift.validity(ttl), ttl);
+            prop_assert_eq!(drift.ttl_for(MAX_TTL, longest), longest);
         }
     }
 

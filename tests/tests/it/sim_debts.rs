@@ -11,7 +11,7 @@ use std::{
 use redlock_core::{BackendErrorKind, BoxFuture, Redlock, Runtime, Unlock};
 use redlock_tests::sim::SimRuntime;
 
-use crate::bed::{Bed, LateReleases, Stubborn, s};
+use crate::bed::{Bed, LateReleases, Stubborn, ms, s};
 
 #[test]
 fn a_node_that_fails_a_release_is_asked_again_until_it_works() {
@@ -212,5 +212,26 @@ impl Runtime for Forgetful {
         } else {
             self.runtime.spawn(task);
         }
+    }
+}
+
+#[test]
+fn what_overlapping_extensions_put_back_is_removed() {
+    for gap in [1, 50] {
+        let bed = Bed::new(3);
+        bed.run(async {
+            let mut lock = bed.redlock().lock(["x", "z"], s(30)).await.unwrap();
+            bed.nodes[2].remove("z");
+            bed.nodes[2].delay_replies(ms(20));
+            lock.extend(s(30)).await.unwrap();
+            bed.sleep(gap).await;
+            bed.nodes[2].set("z", "other", s(300));
+            lock.extend(s(30)).await.unwrap();
+            bed.sleep(100).await;
+            bed.nodes[2].fail_next(1, BackendErrorKind::Unreachable);
+            lock.unlock().await.unwrap();
+            bed.sleep(5_000).await;
+            bed.assert_free("x");
+        });
     }
 }

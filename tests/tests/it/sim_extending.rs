@@ -309,3 +309,24 @@ fn a_handover_that_finds_the_lock_lost_does_not_keep_the_rest_alive() {
         bed.assert_free("x");
     });
 }
+
+/// The validity has to rest on keys that a quorum has now: one that was lost and put back is as good as the others.
+#[test]
+fn a_short_extension_asks_for_what_is_left_of_a_longer_validity() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        let mut lock = bed.redlock().lock("x", s(100)).await.unwrap();
+        for node in [1, 2, 0] {
+            bed.nodes[node].clear();
+            lock.extend(s(5)).await.unwrap();
+            bed.sleep(1_000).await;
+        }
+        assert!(lock.remaining() > s(90));
+        for node in &bed.nodes {
+            assert!(node.ttl("x").unwrap() > lock.remaining(), "{:?}", node.ttl("x"));
+        }
+        bed.sleep(50_000).await;
+        assert!(lock.is_valid());
+        assert!(bed.redlock().try_lock("x", s(10)).await.is_err());
+    });
+}
