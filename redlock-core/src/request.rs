@@ -8,6 +8,7 @@ use std::{
 };
 
 use futures_util::future::{BoxFuture, Either, select};
+use rand::RngExt;
 
 use crate::{
     error::Error,
@@ -130,13 +131,13 @@ impl LockRequest {
         let mut attempts: u32 = 0;
         loop {
             attempts = attempts.saturating_add(1);
-            let delay = self.nodes.with_rng(|rng| retries.next(rng));
+            let delay = retries.next(|width| self.nodes.with_rng(|rng| rng.random_range(0..=width)));
             let timeout = time.for_a_round(self.nodes.now());
             let mut round = Acquiring::new(&self.nodes, self.resources.clone(), ttl, timeout);
-            let another =
-                |time: &Allowance| delay.and_then(|delay| time.for_a_delay(self.nodes.now(), delay));
-            let mut won = round.decide(another(&time).is_none()).await;
-            if !won && another(&time).is_none() {
+            let another = || delay.and_then(|delay| time.for_a_delay(self.nodes.now(), delay));
+            let mut won = round.decide(another().is_none()).await;
+            let delay = another();
+            if !won && delay.is_none() {
                 // It was the last after all. Where that was clear from the start, this changes nothing.
                 won = round.decide(true).await;
             }
@@ -151,7 +152,7 @@ impl LockRequest {
             let (undoing, defeated) = round.undo();
             let delay = match defeated.defeat {
                 Defeat::Rejected => None,
-                Defeat::Refused | Defeat::Unavailable => another(&time),
+                Defeat::Refused | Defeat::Unavailable => delay,
             };
             match delay {
                 Some(delay) => {

@@ -2,8 +2,6 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use rand::{Rng, RngExt};
-
 /// How lost rounds are retried. The default is 3 retries (4 rounds in all), each after 200 ms +- 100 ms.
 #[derive(Clone, Debug)]
 pub(crate) struct RetryPolicy {
@@ -100,21 +98,24 @@ pub(crate) struct Retries {
 
 impl Retries {
     /// The delay before the next round; `None` when there is none. Never below [`SHORTEST_DELAY`].
-    pub(crate) fn next(&mut self, rng: &mut (impl Rng + ?Sized)) -> Option<Duration> {
+    ///
+    /// `draw` gives a random number from 0 to its argument. A custom delay is the user's code: it must not run under
+    /// the lock of the generator, so that one is only taken for the draw.
+    pub(crate) fn next(&mut self, draw: impl FnOnce(u64) -> u64) -> Option<Duration> {
         if let Some(left) = &mut self.left {
             *left = left.checked_sub(1)?;
         }
         let delay = match &mut self.delays {
-            Delays::Fixed { delay, jitter } => jittered(*delay, *jitter, rng),
+            Delays::Fixed { delay, jitter } => jittered(*delay, *jitter, draw),
             Delays::Custom(delays) => delays.next()?,
         };
         Some(delay.max(SHORTEST_DELAY))
     }
 }
 
-fn jittered(delay: Duration, jitter: Duration, rng: &mut (impl Rng + ?Sized)) -> Duration {
+fn jittered(delay: Duration, jitter: Duration, draw: impl FnOnce(u64) -> u64) -> Duration {
     let width = u64::try_from(jitter.as_nanos().saturating_mul(2)).unwrap_or(u64::MAX);
-    let extra = Duration::from_nanos(rng.random_range(0..=width));
+    let extra = Duration::from_nanos(draw(width));
     delay.saturating_add(extra).saturating_sub(jitter)
 }
 
@@ -124,14 +125,14 @@ pub(crate) const SHORTEST_DELAY: Duration = Duration::from_millis(1);
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use rand::{TryRng, rand_core::UnwrapErr, rngs::SysRng};
+    use rand::{RngExt, rand_core::UnwrapErr, rngs::SysRng};
 
     use super::*;
 
     fn all(policy: &RetryPolicy) -> Vec<Duration> {
         let mut retries = policy.start();
         let mut rng = UnwrapErr(SysRng);
-        std::iter::from_fn(|| retries.next(&mut rng)).take(1_000).collect()
+        std::iter::from_fn(|| retries.next(|width| rng.random_range(0..=width))).take(1_000).collect()
     }
 
     fn millis(millis: u64) -> Duration {
@@ -149,22 +150,8 @@ mod tests {
 
     #[test]
     fn jitter_reaches_both_ends() {
-        struct Constant(u64);
-        impl TryRng for Constant {
-            type Error = std::convert::Infallible;
-            fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
-                Ok(self.0 as u32)
-            }
-            fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
-                Ok(self.0)
-            }
-            fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Self::Error> {
-                bytes.fill(self.0 as u8);
-                Ok(())
-            }
-        }
-        assert_eq!(jittered(millis(200), millis(100), &mut Constant(0)), millis(100));
-        assert_eq!(jittered(millis(200), millis(100), &mut Constant(u64::MAX)), millis(300));
+        assert_eq!(jittered(millis(200), millis(100), |_| 0), millis(100));
+        assert_eq!(jittered(millis(200), millis(100), |width| width), millis(300));
     }
 
     #[test]
@@ -211,7 +198,7 @@ mod tests {
     proptest! {
         #[test]
         fn jitter_stays_within_its_bounds(delay: Duration, jitter: Duration) {
-            let got = jittered(delay, jitter, &mut UnwrapErr(SysRng));
+            let got = jittered(delay, jitter, |width| UnwrapErr(SysRng).random_range(0..=width));
             prop_assert!(got >= delay.saturating_sub(jitter));
             prop_assert!(got <= delay.saturating_add(jitter));
         }
