@@ -243,9 +243,7 @@ async fn servers_that_cannot_write_their_snapshot_are_unavailable() {
     let snapshot = |server: &Server, outcome: &str| {
         server.command::<()>(&["BGSAVE"]);
         let done = format!("rdb_last_bgsave_status:{outcome}\r\n");
-        while !server.command::<String>(&["INFO", "persistence"]).contains(&done) {
-            thread::sleep(Duration::from_millis(10));
-        }
+        poll(|| server.command::<String>(&["INFO", "persistence"]).contains(&done));
     };
     let broken = |server: &Server| {
         // A file cannot take the place of a folder.
@@ -271,9 +269,7 @@ async fn a_server_busy_with_a_script_is_unavailable() {
             let endless = redis::cmd("EVAL").arg("while true do end").arg(0).exec(&mut connection);
             assert!(endless.is_err(), "killed");
         });
-        while server.try_command::<()>(&["PING"]).is_ok() {
-            thread::sleep(Duration::from_millis(10));
-        }
+        poll(|| server.try_command::<()>(&["PING"]).is_err());
     };
     let healed = |server: &Server| server.command(&["SCRIPT", "KILL"]);
     unavailable(&servers, word, false, broken, healed).await;
@@ -306,4 +302,15 @@ async fn a_server_that_still_loads_its_data_is_unavailable() {
     let lock = redlock.lock("a", TTL).retry_count(50).await.unwrap();
     assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
     assert!(server.get("warm up").is_some());
+}
+
+/// Waits, for ten seconds at most, until a server shows what it was told to do.
+fn poll(shows: impl Fn() -> bool) {
+    for _ in 0..1_000 {
+        if shows() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    panic!("the server does not show it");
 }
