@@ -4,7 +4,11 @@ use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use crate::{resources::Resources, token::Token};
+use crate::{
+    inspect::{Inspect, KeyState},
+    resources::Resources,
+    token::Token,
+};
 
 /// One node: a server that grants, extends and releases keys, independent of all other nodes.
 ///
@@ -15,21 +19,24 @@ use crate::{resources::Resources, token::Token};
 ///
 /// 1. **A key is held by a token.** `acquire` puts the token under each resource's key, for `ttl`, where no other
 ///    token is. `extend` and `release` change a key only while it holds the request's token. A key that holds
-///    another token is never touched.
+///    another token is never touched. Names and tokens are compared byte for byte, whatever is in them.
 /// 2. **All or nothing.** `acquire` and `extend` of several resources happen on all of their keys or on none, at
 ///    one instant. `release` removes every key that holds the token, also when others do not.
 /// 3. **Idempotent in the token.** An `acquire` that is executed twice (a client library sent it again) answers
-///    [`Reply::Granted`] both times, and does not make the key live longer the second time.
-/// 4. **Never shorter.** `extend` makes each key live for at least `ttl` from now. A key that lives longer
-///    already keeps its time: an extension that arrives late must not cut a newer one short.
+///    [`Reply::Granted`] both times, and does not make the key live longer, or shorter, the second time.
+/// 4. **Never shorter.** `extend` makes each key live until `ttl` from now. A key that lives longer already keeps its
+///    time: an extension that arrives late must not cut a newer one short.
 /// 5. **In order.** Requests for one key take effect in the order in which their futures were first polled, also
 ///    when an earlier one was dropped or has timed out, for as long as the connection lasts. (It may never take
-///    effect at all.) This is what puts a release behind the acquire that it undoes.
+///    effect at all; one that was never polled does not.) This is what puts a release behind the acquire that it undoes.
 /// 6. **One trip, once.** A request is one command, sent at most once. The backend does not retry: a command that
 ///    may have been sent is not sent again.
-/// 7. **In time.** `timeout` is given to the client library, connecting included, and what has not been sent by
-///    then is not sent later. Dropping the future also ends a request, but not every client stops for it.
+/// 7. **In time.** `timeout` is given to the client library, connecting included: an answer is waited for until then,
+///    and what has not been sent by then is not sent later. Dropping the future also ends a request, but not every
+///    client stops for it.
 /// 8. **In its class.** An error says, by [`BackendErrorKind`], what is known about the request.
+///
+/// The conformance kit (the module `conformance`, behind the feature of this name) checks it.
 #[async_trait]
 pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     /// Puts the token under every resource's key, unless one of them holds another token.
@@ -40,6 +47,15 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
 
     /// Removes every resource's key that holds the token.
     async fn release(&self, request: Release<'_>) -> Result<Released, BackendError>;
+
+    /// Tells what stands under each resource's key, in their order, and changes nothing. It is for people to look at:
+    /// the answer is old when it arrives, so nothing may be decided by it.
+    ///
+    /// An optional ability. The default answers that the backend cannot, as [`BackendErrorKind::Rejected`].
+    async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
+        let _ = request;
+        Err(BackendError::new(BackendErrorKind::Rejected, "this backend cannot inspect keys"))
+    }
 
     /// What to call this node in errors, for example its address, without credentials. Two nodes of one lock
     /// manager may not have the same name. The default is empty: then the node goes by its position.
@@ -60,6 +76,10 @@ impl<B: LockBackend + ?Sized> LockBackend for Arc<B> {
 
     async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
         (**self).release(request).await
+    }
+
+    async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
+        (**self).inspect(request).await
     }
 
     fn name(&self) -> &str {

@@ -20,6 +20,7 @@ use crate::{
     redlock::Redlock,
     retry::{DelaySource, RetryPolicy},
     runtime::Runtime,
+    telemetry,
     validity::Drift,
 };
 
@@ -155,8 +156,9 @@ impl Builder {
             drift,
             node_timeout: self.node_timeout,
             rng: Mutex::new(rng),
-            nodes: self.backends.into_iter().map(Node::new).collect(),
+            nodes: self.backends.into_iter().enumerate().map(Node::new).collect(),
         };
+        telemetry::built();
         Ok(Redlock::new(Arc::new(nodes), self.retry))
     }
 }

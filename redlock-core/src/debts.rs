@@ -2,7 +2,8 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    mem,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -28,28 +29,32 @@ struct Debt {
     expires: Instant,
 }
 
-impl Debts {
-    fn book(&self) -> MutexGuard<'_, Book> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+impl Book {
+    /// Adds a debt. Whether somebody has to begin collecting.
+    fn add(&mut self, debt: Debt) -> bool {
+        if self.owed.len() >= MOST_DEBTS {
+            self.owed.pop_front();
+        }
+        self.owed.push_back(debt);
+        !mem::replace(&mut self.collecting, true)
     }
 
     /// The first debt in the queue that has not expired. When there is none the collecting is over.
-    fn first(&self, now: Instant) -> Option<Debt> {
-        let mut book = self.book();
-        book.owed.retain(|debt| debt.expires > now);
-        let first = book.owed.front().cloned();
-        book.collecting = first.is_some();
+    fn first(&mut self, now: Instant) -> Option<Debt> {
+        self.owed.retain(|debt| debt.expires > now);
+        let first = self.owed.front().cloned();
+        self.collecting = first.is_some();
         first
     }
 
-    fn settle(&self, settled: &Debt) {
-        self.book().owed.retain(|debt| !Arc::ptr_eq(&debt.claim, &settled.claim));
+    fn settle(&mut self, settled: &Debt) {
+        self.owed.retain(|debt| !Arc::ptr_eq(&debt.claim, &settled.claim));
     }
 
     /// Lets the others have their turn before this one is tried again.
-    fn postpone(&self, failed: Debt) {
+    fn postpone(&mut self, failed: Debt) {
         self.settle(&failed);
-        self.book().owed.push_back(failed);
+        self.owed.push_back(failed);
     }
 }
 
@@ -60,17 +65,22 @@ impl Nodes {
         let ttl = claim.ttl();
         let due = now + self.timeout(ttl).min(LONGEST_PAUSE);
         let debt = Debt { claim: claim.clone(), due, expires: now + ttl.get() };
-        let mut book = self.nodes[node].debts.book();
-        if book.owed.len() >= MOST_DEBTS {
-            book.owed.pop_front();
-        }
-        book.owed.push_back(debt);
-        if !book.collecting {
-            book.collecting = true;
-            drop(book);
+        if self.with_debts(node, |book| book.add(debt)) {
             let collector = Collector { nodes: self.clone(), node, finished: false };
             self.runtime.spawn(Box::pin(collector.run()));
         }
+    }
+
+    /// Reads or changes a node's book.
+    fn with_debts<T>(&self, node: usize, change: impl FnOnce(&mut Book) -> T) -> T {
+        let (output, before, after) = {
+            let mut book = self.nodes[node].debts.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = book.owed.len();
+            let output = change(&mut book);
+            (output, before, book.owed.len())
+        };
+        self.nodes[node].watch.owes(before, after);
+        output
     }
 }
 
@@ -83,23 +93,25 @@ struct Collector {
 
 impl Collector {
     async fn run(mut self) {
-        let (nodes, debts) = (&self.nodes, &self.nodes.nodes[self.node].debts);
+        let (nodes, node) = (&self.nodes, self.node);
         let mut pause = Duration::ZERO;
-        while let Some(debt) = debts.first(nodes.now()) {
-            let early = debt.due.saturating_duration_since(nodes.now());
+        loop {
+            let now = nodes.now();
+            let Some(debt) = nodes.with_debts(node, |book| book.first(now)) else { break };
+            let early = debt.due.saturating_duration_since(now);
             if !early.is_zero() {
                 nodes.runtime.sleep(early).await;
                 continue;
             }
-            match nodes.release(self.node, &debt.claim).await {
+            match nodes.release(node, &debt.claim).await {
                 Err(error) if error.kind() != BackendErrorKind::Rejected => {
                     let timeout = nodes.timeout(debt.claim.ttl());
                     pause = (pause * 2).clamp(timeout.min(LONGEST_PAUSE), LONGEST_PAUSE);
-                    debts.postpone(debt);
+                    nodes.with_debts(node, |book| book.postpone(debt));
                     nodes.runtime.sleep(pause).await;
                 }
                 Ok(_) | Err(_) => {
-                    debts.settle(&debt);
+                    nodes.with_debts(node, |book| book.settle(&debt));
                     pause = Duration::ZERO;
                 }
             }
@@ -112,7 +124,7 @@ impl Drop for Collector {
     /// A task that was dropped half-way leaves the rest to the next one.
     fn drop(&mut self) {
         if !self.finished {
-            self.nodes.nodes[self.node].debts.book().collecting = false;
+            self.nodes.with_debts(self.node, |book| book.collecting = false);
         }
     }
 }

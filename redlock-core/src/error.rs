@@ -175,7 +175,7 @@ pub enum ConfigError {
 }
 
 /// An error and its sources. A source is left out when the text has it already: some errors print theirs themselves.
-struct Chain<'a>(&'a BackendError);
+pub(crate) struct Chain<'a>(pub(crate) &'a BackendError);
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

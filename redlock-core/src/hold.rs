@@ -13,6 +13,7 @@ use crate::{
     nodes::Nodes,
     rounds::{self, Defeated},
     signal::Signal,
+    telemetry::{self, HoldWatch, Loss},
     validity::Ttl,
 };
 
@@ -23,6 +24,7 @@ pub(crate) struct Hold {
     pub(crate) claim: Arc<Claim>,
     state: Mutex<State>,
     over: Signal,
+    pub(crate) watch: HoldWatch,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -34,8 +36,8 @@ struct State {
 
 impl Hold {
     pub(crate) fn new(nodes: Arc<Nodes>, claim: Arc<Claim>, valid_until: Instant) -> Self {
-        let state = Mutex::new(State { valid_until, over: false });
-        Self { nodes, claim, state, over: Signal::new() }
+        let (state, watch) = (Mutex::new(State { valid_until, over: false }), HoldWatch::begin(&nodes));
+        Self { nodes, claim, state, over: Signal::new(), watch }
     }
 
     /// What is left of the validity; `None` when there is nothing left or the hold is over.
@@ -56,8 +58,16 @@ impl Hold {
     /// The hold is over here: it is released, lost, or left to somebody else.
     pub(crate) fn end(&self) {
         self.claim.close();
-        self.state().over = true;
+        let before = {
+            let mut state = self.state();
+            let before = *state;
+            state.over = true;
+            before
+        };
         self.over.set();
+        if !before.over {
+            self.watch.ended(&self.nodes, &self.claim, before.valid_until);
+        }
     }
 
     /// Completes when the hold is over or its validity has run out, whatever the nodes do: the deadline is local.
@@ -67,12 +77,19 @@ impl Hold {
                 return;
             }
         }
+        if !self.state().over {
+            self.watch.lost(&self.claim, Loss::Expired);
+        }
     }
 
     /// Asks all nodes to let the keys live for `ttl` from now, or for what is left when that is more: the validity has
     /// to rest on the keys that the nodes confirm now, since others may have been lost and put back. Only what a quorum
     /// has confirmed while the hold was still valid counts; whatever else happens, the validity stays as it was.
     pub(crate) async fn extend(&self, ttl: Ttl) -> Result<(), Error> {
+        telemetry::extend(&self.nodes, &self.claim, self.confirm(ttl)).await
+    }
+
+    async fn confirm(&self, ttl: Ttl) -> Result<(), Error> {
         let start = self.nodes.now();
         let deadline = self.valid_until();
         let left = deadline.saturating_duration_since(start);
@@ -87,7 +104,11 @@ impl Hold {
             Ok(_) => Defeated::lapsed(),
             Err(defeated) => defeated,
         };
-        if defeated.disproved || self.remaining().is_none() {
+        let lapsed = self.remaining().is_none();
+        if defeated.disproved || lapsed {
+            if !lapsed {
+                self.watch.lost(&self.claim, Loss::Gone);
+            }
             self.end();
             return Err(Error::Lost(defeated.report(&self.claim)));
         }

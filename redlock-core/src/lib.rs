@@ -3,10 +3,13 @@
 mod backend;
 mod builder;
 mod claim;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod debts;
 mod error;
 mod fan;
 mod hold;
+mod inspect;
 mod keep_alive;
 mod lock;
 mod memory;
@@ -19,17 +22,21 @@ mod retry;
 mod rounds;
 mod runtime;
 mod signal;
+mod telemetry;
 mod token;
 mod validity;
 
 pub use async_trait::async_trait;
 
+#[cfg(feature = "smol")]
+pub use self::runtime::SmolRuntime;
 #[cfg(feature = "tokio")]
 pub use self::runtime::{NoRuntime, TokioRuntime};
 pub use self::{
     backend::{Acquire, BackendError, BackendErrorKind, Extend, LockBackend, Release, Released, Reply},
     builder::Builder,
     error::{Answer, ConfigError, Error, InvalidRequest, NodeAnswer, Report},
+    inspect::{Inspect, KeyState},
     keep_alive::{KeepAlive, Lease},
     lock::{Lock, LockParts, Unlock},
     memory::MemoryBackend,

@@ -11,6 +11,7 @@ use crate::{
     keep_alive::{KeepAlive, Lease},
     resources::Resources,
     rounds,
+    telemetry::{self, Loss},
     token::Token,
     validity::Ttl,
 };
@@ -170,6 +171,7 @@ impl Drop for Lock {
             let hold = &self.hold;
             hold.end();
             drop(hold.nodes.release_all(&hold.claim));
+            telemetry::dropped(&hold.claim);
         }
     }
 }
@@ -198,10 +200,16 @@ pub struct LockParts {
 }
 
 async fn release(hold: &Hold) -> Result<Unlock, Error> {
-    hold.end();
-    match rounds::release(&hold.nodes, &hold.claim).await {
-        Ok(true) => Ok(Unlock::Released),
-        Ok(false) => Ok(Unlock::AlreadyGone),
-        Err(defeated) => Err(defeated.not_confirmed(&hold.claim)),
-    }
+    let release = async {
+        hold.end();
+        match rounds::release(&hold.nodes, &hold.claim).await {
+            Ok(true) => Ok(Unlock::Released),
+            Ok(false) => {
+                hold.watch.lost(&hold.claim, Loss::Gone);
+                Ok(Unlock::AlreadyGone)
+            }
+            Err(defeated) => Err(defeated.not_confirmed(&hold.claim)),
+        }
+    };
+    telemetry::unlock(&hold.nodes, &hold.claim, release).await
 }

@@ -13,6 +13,7 @@ use futures_util::future::{Either, select};
 use self::server::{Failure, Key, Order, Outcome, Server, Verb, unreachable};
 use crate::{
     backend::{Acquire, BackendError, BackendErrorKind, Extend, LockBackend, Release, Released, Reply},
+    inspect::{Inspect, KeyState},
     runtime::Runtime,
     validity::MAX_TTL,
 };
@@ -154,6 +155,13 @@ impl MemoryBackend {
         self.node.state().requests
     }
 
+    /// How many keys are there.
+    #[cfg(all(test, feature = "conformance"))]
+    pub(crate) fn keys(&self) -> usize {
+        let now = self.node.runtime.now();
+        self.node.state().keys.values().filter(|key| key.expires > now).count()
+    }
+
     async fn ask<T: Answerable>(&self, order: Order, timeout: Duration) -> Result<T, BackendError> {
         let answer = self.node.arrive(order)?;
         let answered = async {
@@ -174,17 +182,23 @@ impl MemoryBackend {
 #[async_trait]
 impl LockBackend for MemoryBackend {
     async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
-        self.ask(Order::new(Verb::Acquire(request.ttl), request.resources, request.token), request.timeout)
-            .await
+        let verb = Verb::Acquire(request.ttl, request.token.clone());
+        self.ask(Order { verb, resources: request.resources.clone() }, request.timeout).await
     }
 
     async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
-        self.ask(Order::new(Verb::Extend(request.ttl), request.resources, request.token), request.timeout)
-            .await
+        let verb = Verb::Extend(request.ttl, request.token.clone());
+        self.ask(Order { verb, resources: request.resources.clone() }, request.timeout).await
     }
 
     async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
-        self.ask(Order::new(Verb::Release, request.resources, request.token), request.timeout).await
+        let verb = Verb::Release(request.token.clone());
+        self.ask(Order { verb, resources: request.resources.clone() }, request.timeout).await
+    }
+
+    async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
+        let order = Order { verb: Verb::Inspect, resources: request.resources.clone() };
+        self.ask(order, request.timeout).await
     }
 
     fn name(&self) -> &str {
@@ -206,7 +220,7 @@ impl Answerable for Reply {
     fn from_outcome(outcome: Outcome) -> Self {
         match outcome {
             Outcome::Yes => Self::Granted,
-            Outcome::No => Self::Refused,
+            Outcome::No | Outcome::Keys(_) => Self::Refused,
         }
     }
 }
@@ -215,7 +229,16 @@ impl Answerable for Released {
     fn from_outcome(outcome: Outcome) -> Self {
         match outcome {
             Outcome::Yes => Self::Removed,
-            Outcome::No => Self::NotHeld,
+            Outcome::No | Outcome::Keys(_) => Self::NotHeld,
+        }
+    }
+}
+
+impl Answerable for Vec<KeyState> {
+    fn from_outcome(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Keys(keys) => keys,
+            Outcome::Yes | Outcome::No => Self::new(),
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::{
     fan::Fan,
     resources::Resources,
     runtime::{BoxFuture, Runtime},
+    telemetry::{self, NodeWatch, Verb},
     token::Token,
     validity::{Drift, Ttl},
 };
@@ -42,12 +43,14 @@ pub(crate) struct Node {
     /// Whether the last request went without an answer, and nothing was answered since it was asked.
     silent: AtomicBool,
     answered: AtomicU64,
+    pub(crate) watch: NodeWatch,
 }
 
 impl Node {
-    pub(crate) fn new(backend: Box<dyn LockBackend>) -> Self {
+    pub(crate) fn new((position, backend): (usize, Box<dyn LockBackend>)) -> Self {
+        let watch = NodeWatch::new(position, backend.name());
         let (silent, answered) = (AtomicBool::new(false), AtomicU64::new(0));
-        Self { backend, debts: Debts::default(), silent, answered }
+        Self { backend, debts: Debts::default(), silent, answered, watch }
     }
 
     pub(crate) fn is_silent(&self) -> bool {
@@ -129,7 +132,8 @@ impl Nodes {
             let (nodes, claim) = (self.clone(), claim.clone());
             Box::pin(async move {
                 let request = Extend::new(&claim.resources, &claim.token, ttl.get(), timeout);
-                nodes.in_time(node, timeout, nodes.nodes[node].backend.extend(request)).await
+                let told = telemetry::Request::begin(&nodes, node, Verb::Extend, &claim.token);
+                nodes.in_time(node, timeout, told, nodes.nodes[node].backend.extend(request)).await
             })
         })
     }
@@ -154,7 +158,8 @@ impl Nodes {
     pub(crate) async fn release(&self, node: usize, claim: &Claim) -> Result<Released, BackendError> {
         let timeout = self.timeout(claim.ttl());
         let request = Release::new(&claim.resources, &claim.token, timeout);
-        self.in_time(node, timeout, self.nodes[node].backend.release(request)).await
+        let told = telemetry::Request::begin(self, node, Verb::Release, &claim.token);
+        self.in_time(node, timeout, told, self.nodes[node].backend.release(request)).await
     }
 
     /// What to tell of answers; nodes that are not among them were not waited for.
@@ -175,7 +180,8 @@ impl Nodes {
         timeout: Duration,
     ) -> Result<Reply, BackendError> {
         let request = Acquire::new(&claim.resources, &claim.token, ttl.get(), timeout);
-        let answer = self.in_time(node, timeout, self.nodes[node].backend.acquire(request)).await;
+        let told = telemetry::Request::begin(self, node, Verb::Acquire, &claim.token);
+        let answer = self.in_time(node, timeout, told, self.nodes[node].backend.acquire(request)).await;
         if claim.put(node, &answer) {
             self.owe(node, claim);
         }
@@ -183,10 +189,11 @@ impl Nodes {
     }
 
     /// A backend that does not keep its time is cut off: a round must end.
-    async fn in_time<T>(
+    async fn in_time<T: Copy + Into<Answer>>(
         &self,
         node: usize,
         timeout: Duration,
+        told: telemetry::Request<'_>,
         request: impl Future<Output = Result<T, BackendError>> + Unpin,
     ) -> Result<T, BackendError> {
         let node = &self.nodes[node];
@@ -195,16 +202,19 @@ impl Nodes {
             Either::Left((answer, _)) => answer,
             Either::Right(_) => Err(BackendError::timed_out(timeout)),
         };
+        let mut telling = true;
         if answer.as_ref().is_err_and(|error| error.kind() == BackendErrorKind::Unreachable) {
             // A timeout that was cut short, by a short ttl or a bounded wait, says nothing about the node.
             let had_time = timeout >= self.node_timeout.unwrap_or(SHORTEST_TIMEOUT).min(SHORTEST_TIMEOUT);
-            if had_time && node.answered.load(Ordering::Relaxed) == before {
+            telling = had_time && node.answered.load(Ordering::Relaxed) == before;
+            if telling {
                 node.silent.store(true, Ordering::Relaxed);
             }
         } else {
             node.answered.fetch_add(1, Ordering::Relaxed);
             node.silent.store(false, Ordering::Relaxed);
         }
+        told.answered(&answer, telling);
         answer
     }
 

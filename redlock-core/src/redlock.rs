@@ -15,6 +15,7 @@ use crate::{
     retry::RetryPolicy,
     rounds,
     runtime::Runtime,
+    telemetry,
 };
 
 /// A lock manager over independent nodes. Cheap to clone; clones share their nodes.
@@ -165,19 +166,22 @@ impl Redlock {
         let claim = Arc::new(Claim::adopted(resources, parts.token.clone(), ttl, self.nodes.len()));
         let start = self.nodes.now();
         let deadline = start + self.nodes.drift.validity(ttl);
-        match rounds::extend(&self.nodes, &claim, ttl, start, deadline).await {
-            Ok((valid_until, votes)) => {
-                let took = self.nodes.now().saturating_duration_since(start);
-                let hold = Hold::new(self.nodes.clone(), claim, valid_until);
-                Ok(Lock::new(hold, ttl, Won { attempts: 1, took, votes, longest: None }))
-            }
-            Err(defeated) => {
-                if defeated.disproved {
-                    // Some nodes may just have let the keys live longer, for nobody.
-                    drop(self.nodes.release_all(&claim));
+        let confirm = async {
+            match rounds::extend(&self.nodes, &claim, ttl, start, deadline).await {
+                Ok((valid_until, votes)) => {
+                    let took = self.nodes.now().saturating_duration_since(start);
+                    let hold = Hold::new(self.nodes.clone(), claim.clone(), valid_until);
+                    Ok(Lock::new(hold, ttl, Won { attempts: 1, took, votes, longest: None }))
                 }
-                Err(defeated.not_confirmed(&claim))
+                Err(defeated) => {
+                    if defeated.disproved {
+                        // Some nodes may just have let the keys live longer, for nobody.
+                        drop(self.nodes.release_all(&claim));
+                    }
+                    Err(defeated.not_confirmed(&claim))
+                }
             }
-        }
+        };
+        telemetry::extend(&self.nodes, &claim, confirm).await
     }
 }

@@ -20,6 +20,7 @@ use crate::{
     resources::Resources,
     retry::{Delay, DelaySource, RetryPolicy, SHORTEST_DELAY},
     rounds::{Acquiring, Defeated},
+    telemetry,
 };
 
 /// A lock that is asked for, from [`Redlock::lock`](crate::Redlock::lock): await it, or change its options first.
@@ -124,6 +125,10 @@ impl LockRequest {
     }
 
     async fn run(self) -> Result<Lock, Error> {
+        telemetry::lock(&self.nodes, &self.resources, self.win()).await
+    }
+
+    async fn win(&self) -> Result<Lock, Error> {
         self.resources.validate()?;
         let ttl = self.nodes.ttl(self.longest.map_or(self.ttl, |longest| self.ttl.min(longest)))?;
         let time = Allowance::new(&self.nodes, self.nodes.timeout(ttl), self.wait);

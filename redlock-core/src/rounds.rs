@@ -14,6 +14,7 @@ use crate::{
     quorum::{Decision, Defeat, Tally, Vote},
     resources::Resources,
     runtime::BoxFuture,
+    telemetry::{self, Verb},
     validity::Ttl,
 };
 
@@ -50,7 +51,9 @@ impl Acquiring {
     /// Accepts a round that was won. Nodes that have not answered yet are heard in the background.
     pub(crate) fn accept(mut self) -> (Arc<Claim>, Instant, Vec<NodeAnswer>) {
         self.settled = true;
-        (self.claim.clone(), self.valid_until, self.votes.answers())
+        let answers = self.votes.answers();
+        telemetry::round(Verb::Acquire, &self.claim, None, &answers);
+        (self.claim.clone(), self.valid_until, answers)
     }
 
     /// Removes the keys of a round that was lost: on all nodes, behind the acquires that are still under way.
@@ -58,6 +61,7 @@ impl Acquiring {
         self.settled = true;
         let fan = self.nodes.release_all(&self.claim);
         let defeated = self.votes.defeated();
+        telemetry::round(Verb::Acquire, &self.claim, Some(defeated.defeat), &defeated.answers);
         (Undoing { claim: self.claim.clone(), fan }, defeated)
     }
 }
@@ -66,6 +70,7 @@ impl Drop for Acquiring {
     fn drop(&mut self) {
         if !self.settled {
             drop(self.nodes.release_all(&self.claim));
+            telemetry::round_cancelled(&self.claim);
         }
     }
 }
@@ -118,7 +123,9 @@ pub(crate) async fn extend(
     let mut fan = nodes.extend_all(claim, ttl, timeout);
     let mut votes = Votes::new(nodes);
     if votes.hear(&mut fan, Some(deadline), settled_for_a_holder).await != Decision::Won {
-        return Err(votes.defeated());
+        let defeated = votes.defeated();
+        telemetry::round(Verb::Extend, claim, Some(defeated.defeat), &defeated.answers);
+        return Err(defeated);
     }
     let mut put_back: Vec<(usize, BoxFuture<()>)> = Vec::new();
     for node in votes.refused() {
@@ -135,7 +142,9 @@ pub(crate) async fn extend(
     }
     // Asked here, so that a release that follows is behind; finished in the background.
     Fan::new(nodes.runtime.clone(), put_back).ask().await;
-    Ok((valid_until, votes.answers()))
+    let answers = votes.answers();
+    telemetry::round(Verb::Extend, claim, None, &answers);
+    Ok((valid_until, answers))
 }
 
 /// Whether a quorum removed the claim's keys (`true`), or it was not held by a quorum any more (`false`).
@@ -143,9 +152,13 @@ pub(crate) async fn release(nodes: &Arc<Nodes>, claim: &Arc<Claim>) -> Result<bo
     let mut fan = nodes.release_all(claim);
     let mut votes = Votes::new(nodes);
     match votes.hear(&mut fan, None, settled_for_a_holder).await {
-        Decision::Won => Ok(true),
+        Decision::Won => {
+            telemetry::round(Verb::Release, claim, None, &votes.answers());
+            Ok(true)
+        }
         Decision::Open | Decision::Lost => {
             let defeated = votes.defeated();
+            telemetry::round(Verb::Release, claim, Some(defeated.defeat), &defeated.answers);
             if defeated.disproved { Ok(false) } else { Err(defeated) }
         }
     }

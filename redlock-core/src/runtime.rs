@@ -8,11 +8,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-#[cfg(all(feature = "tokio", any(target_os = "linux", target_os = "android")))]
+#[cfg(feature = "smol")]
+mod smol;
+#[cfg(all(any(feature = "smol", feature = "tokio"), any(target_os = "linux", target_os = "android")))]
 mod suspend;
 #[cfg(feature = "tokio")]
 mod tokio;
 
+#[cfg(feature = "smol")]
+pub use self::smol::SmolRuntime;
 #[cfg(feature = "tokio")]
 pub use self::tokio::{NoRuntime, TokioRuntime};
 

@@ -3,6 +3,8 @@
 use redis::{ErrorKind, RedisError};
 use redlock_core::{BackendError, BackendErrorKind};
 
+use crate::tls;
+
 pub(crate) fn classify(error: RedisError) -> BackendError {
     let (kind, message) = match error.kind() {
         ErrorKind::Server(_) | ErrorKind::Extension => {
@@ -13,10 +15,14 @@ pub(crate) fn classify(error: RedisError) -> BackendError {
         ErrorKind::MasterNameNotFoundBySentinel | ErrorKind::NoValidReplicasFoundBySentinel => {
             (BackendErrorKind::Unavailable, "no server for this node")
         }
-        ErrorKind::AuthenticationFailed
-        | ErrorKind::InvalidClientConfig
-        | ErrorKind::EmptySentinelList
-        | ErrorKind::RESP3NotSupported => (BackendErrorKind::Rejected, "cannot log in"),
+        ErrorKind::AuthenticationFailed | ErrorKind::RESP3NotSupported => {
+            (BackendErrorKind::Rejected, "cannot log in")
+        }
+        ErrorKind::InvalidClientConfig | ErrorKind::EmptySentinelList => {
+            (BackendErrorKind::Rejected, "cannot connect with this configuration")
+        }
+        _ if is_refused_by_cluster(&error) => (BackendErrorKind::Rejected, "cannot log in"),
+        _ if tls::is_refusal(&error) => (BackendErrorKind::Rejected, "certificate refused"),
         ErrorKind::UnexpectedReturnType => (BackendErrorKind::Rejected, "an answer of another type"),
         // What is not known is taken for the worst: the request may have been executed.
         _ => (BackendErrorKind::Unreachable, "connection failed"),
@@ -38,6 +44,15 @@ fn server_class(error: &RedisError) -> BackendErrorKind {
         PASSING.contains(&code) || detail.starts_with("max number of clients reached")
     };
     if passing { BackendErrorKind::Unavailable } else { BackendErrorKind::Rejected }
+}
+
+/// Why none of a Cluster's servers could be connected to is told by redis-rs in the text alone.
+fn is_refused_by_cluster(error: &RedisError) -> bool {
+    let text = error.to_string();
+    text.starts_with("Failed to create initial connections")
+        && ["AuthenticationFailed", "NOAUTH", "WRONGPASS", "NoPerm", "NOPERM"]
+            .iter()
+            .any(|word| text.contains(word))
 }
 
 fn words(text: &str) -> impl Iterator<Item = &str> {

@@ -3,35 +3,39 @@
 use std::{
     fmt,
     future::Future,
-    io, mem,
+    io, mem, slice,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Waker},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, IntoConnectionInfo, Pipeline, RedisError,
-    RedisFuture, RedisResult, Value,
-    aio::{ConnectionLike, MultiplexedConnection},
-    io::tcp::{TcpSettings, socket2::TcpKeepalive},
-};
-use tokio::{sync::oneshot, task::unconstrained};
+use redis::{Cmd, Pipeline, RedisFuture, RedisResult, Value, aio::ConnectionLike};
+use tokio::sync::oneshot;
 
-/// One multiplexed connection to one server: made at the first command, replaced at the first command after it
-/// broke.
+use crate::{
+    exec::{Executor, unconstrained},
+    source::{Connection, Source},
+};
+
+/// One connection to one node: made at the first command, replaced at the first command after it broke.
+///
+/// To a server it is a multiplexed connection. To a Cluster it is redis-rs' cluster connection, which mends itself. To
+/// the master that a Sentinel names it is a multiplexed one again, and the Sentinel is asked anew before each is made:
+/// when the last one broke, when the server has turned out to be read-only, or when it has been asked for two seconds
+/// without a single answer.
 ///
 /// A command is sent once or not at all: the one that finds the connection broken fails. Commands that arrive while
 /// a connection is made wait for it, and are sent in the order of their arrival; those that nobody waits for any more
 /// by then are not sent. Unlike redis-rs' `ConnectionManager` it never answers with the error of an earlier attempt,
 /// whatever the error was.
 ///
-/// Cheap to clone; clones share the connection. Its commands need to be polled on the tokio runtime.
+/// Cheap to clone; clones share the connection. Its commands need to be polled on a runtime that is compiled in; the
+/// connection lives on the one of the command that makes it.
 #[derive(Clone)]
 pub struct Reconnecting(Arc<Link>);
 
 struct Link {
-    client: Client,
-    config: AsyncConnectionConfig,
+    source: Source,
     state: Mutex<State>,
 }
 
@@ -39,53 +43,52 @@ struct State {
     line: Line,
     /// How many connections have been made.
     made: u64,
+    /// Since when commands have been given up, and none has been answered.
+    silent_since: Option<Instant>,
 }
 
 enum Line {
     Closed,
     Connecting(Vec<Waiting>),
-    Open(MultiplexedConnection),
+    Open(Connection),
 }
 
 /// A command that waits for a connection, or for the error of making one.
-type Waiting = Box<dyn FnOnce(RedisResult<Used>) + Send>;
+type Waiting = Box<dyn FnOnce(RedisResult<Used>, &Executor) + Send>;
 
 /// A connection, and which one it is.
 struct Used {
-    connection: MultiplexedConnection,
+    connection: Connection,
     number: u64,
 }
 
 impl Reconnecting {
-    /// Connects as `client` does; nothing is sent yet.
-    pub(crate) fn new(client: Client) -> Self {
-        // Each request has a timeout of its own; what takes longer than that is nobody's concern.
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(None);
-        Self(Arc::new(Link { client, config, state: Mutex::new(State { line: Line::Closed, made: 0 }) }))
+    /// Connects to what `source` leads to; nothing is sent yet.
+    pub(crate) fn new(source: Source) -> Self {
+        let state = State { line: Line::Closed, made: 0, silent_since: None };
+        Self(Arc::new(Link { source, state: Mutex::new(state) }))
     }
 
-    /// What to tell of the server in errors: its address and database, without credentials.
+    /// What to tell of the node in errors.
     pub(crate) fn name(&self) -> String {
-        let info = self.0.client.get_connection_info();
-        match info.redis_settings().db() {
-            0 => info.addr().to_string(),
-            db => format!("{}/{db}", info.addr()),
-        }
+        self.0.source.name()
     }
 
     /// The connection; or, while there is none, the answer of a command that waits for it.
     fn connection_or_answer<T, C, F>(&self, command: impl FnOnce() -> C) -> Result<Used, Answer<T>>
     where
         T: Send + 'static,
-        C: FnOnce(MultiplexedConnection) -> F + Send + 'static,
+        C: FnOnce(Connection) -> F + Send + 'static,
         F: Future<Output = RedisResult<T>> + Send + 'static,
     {
         let mut state = self.0.state();
         let number = state.made;
-        if let Line::Open(connection) = &state.line {
-            return Ok(Used { connection: connection.clone(), number });
+        let silence = state.silent_since.map_or(Duration::ZERO, |since| since.elapsed());
+        match &state.line {
+            Line::Open(connection) if !self.0.source.may_have_moved(silence) => {
+                return Ok(Used { connection: connection.clone(), number });
+            }
+            _ => {}
         }
         let (waiting, answer) = wait_for_connection(command());
         if let Line::Connecting(queue) = &mut state.line {
@@ -94,13 +97,16 @@ impl Reconnecting {
             state.line = Line::Connecting(vec![waiting]);
             // A runtime that is being shut down drops the task on the spot, and that takes the lock.
             drop(state);
-            // On its own, so that it goes on when the first to wait gives up.
-            drop(tokio::spawn(Connecting { link: self.0.clone(), finished: false }.run()));
+            let connecting = Connecting { link: self.0.clone(), finished: false };
+            // On its own, so that it goes on when the first to wait gives up. Without a runtime it ends here.
+            if let Some(executor) = Executor::current() {
+                executor.spawn(connecting.run());
+            }
         }
         Err(answer)
     }
 
-    async fn answered<T>(&self, answer: Answer<T>) -> RedisResult<T> {
+    async fn answered<T: Values>(&self, answer: Answer<T>) -> RedisResult<T> {
         // Without an answer: the runtime that made the connection has been shut down.
         let closed = |_| (NO_CONNECTION, Err(io::Error::from(io::ErrorKind::BrokenPipe).into()));
         let (number, result) = answer.await.unwrap_or_else(closed);
@@ -114,11 +120,11 @@ type Answer<T> = oneshot::Receiver<(u64, RedisResult<T>)>;
 fn wait_for_connection<T, C, F>(command: C) -> (Waiting, Answer<T>)
 where
     T: Send + 'static,
-    C: FnOnce(MultiplexedConnection) -> F + Send + 'static,
+    C: FnOnce(Connection) -> F + Send + 'static,
     F: Future<Output = RedisResult<T>> + Send + 'static,
 {
     let (sender, answer) = oneshot::channel();
-    let waiting = move |connected: RedisResult<Used>| match connected {
+    let waiting = move |connected: RedisResult<Used>, executor: &Executor| match connected {
         Err(error) => drop(sender.send((NO_CONNECTION, Err(error)))),
         Ok(_) if sender.is_closed() => {}
         Ok(Used { connection, number }) => {
@@ -128,7 +134,7 @@ where
             }));
             // The first poll puts the command into the connection's queue, so it is done here, in order.
             if sending.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
-                drop(tokio::spawn(sending));
+                executor.spawn(sending);
             }
         }
     };
@@ -141,10 +147,12 @@ impl Link {
     }
 
     /// Forgets a connection that turned out to be broken, unless it has been replaced already.
-    fn note<T>(&self, number: u64, result: RedisResult<T>) -> RedisResult<T> {
-        if result.as_ref().is_err_and(RedisError::is_unrecoverable_error) {
-            let mut state = self.state();
-            if state.made == number && matches!(state.line, Line::Open(_)) {
+    fn note<T: Values>(&self, number: u64, result: RedisResult<T>) -> RedisResult<T> {
+        let is_over = self.source.is_over(result.as_ref().map(Values::values));
+        let mut state = self.state();
+        if state.made == number {
+            state.silent_since = None;
+            if is_over && matches!(state.line, Line::Open(_)) {
                 state.line = Line::Closed;
             }
         }
@@ -160,23 +168,25 @@ struct Connecting {
 
 impl Connecting {
     async fn run(mut self) {
-        let made = self.link.client.get_multiplexed_async_connection_with_config(&self.link.config).await;
+        let Some(executor) = Executor::current() else { return };
+        let made = self.link.source.connect(&executor).await;
         self.finished = true;
         let mut state = self.link.state();
         let Line::Connecting(queue) = mem::replace(&mut state.line, Line::Closed) else { return };
         match made {
             Ok(connection) => {
                 state.made += 1;
+                state.silent_since = None;
                 let number = state.made;
                 // Under the lock, so that what arrives from now on comes behind; what waited does not take it.
                 for waiting in queue {
-                    waiting(Ok(Used { connection: connection.clone(), number }));
+                    waiting(Ok(Used { connection: connection.clone(), number }), &executor);
                 }
                 state.line = Line::Open(connection);
             }
             Err(error) => {
                 drop(state);
-                queue.into_iter().for_each(|waiting| waiting(Err(error.clone())));
+                queue.into_iter().for_each(|waiting| waiting(Err(error.clone()), &executor));
             }
         }
     }
@@ -198,19 +208,60 @@ impl Drop for Connecting {
     }
 }
 
+/// A command that has been asked for: dropped before its end, it was given up.
+struct Asking<'a> {
+    link: &'a Link,
+    ended: bool,
+}
+
+impl<'a> Asking<'a> {
+    fn on(link: &'a Link) -> Self {
+        Self { link, ended: false }
+    }
+
+    fn end<T>(mut self, result: T) -> T {
+        self.ended = true;
+        result
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.link.state().silent_since.get_or_insert_with(Instant::now);
+        }
+    }
+}
+
+/// The answer to a command, or to several.
+trait Values {
+    fn values(&self) -> &[Value];
+}
+
+impl Values for Value {
+    fn values(&self) -> &[Value] {
+        slice::from_ref(self)
+    }
+}
+
+impl Values for Vec<Value> {
+    fn values(&self) -> &[Value] {
+        self
+    }
+}
+
 impl ConnectionLike for Reconnecting {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         Box::pin(async move {
+            let asking = Asking::on(&self.0);
             let owned = || {
                 let command = command.clone();
-                |mut connection: MultiplexedConnection| async move {
-                    connection.req_packed_command(&command).await
-                }
+                |mut connection: Connection| async move { connection.req_packed_command(&command).await }
             };
-            match self.connection_or_answer(owned) {
+            asking.end(match self.connection_or_answer(owned) {
                 Ok(mut used) => self.0.note(used.number, used.connection.req_packed_command(command).await),
                 Err(answer) => self.answered(answer).await,
-            }
+            })
         })
     }
 
@@ -221,24 +272,25 @@ impl ConnectionLike for Reconnecting {
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         Box::pin(async move {
+            let asking = Asking::on(&self.0);
             let owned = || {
                 let pipeline = pipeline.clone();
-                move |mut connection: MultiplexedConnection| async move {
+                move |mut connection: Connection| async move {
                     connection.req_packed_commands(&pipeline, offset, count).await
                 }
             };
-            match self.connection_or_answer(owned) {
+            asking.end(match self.connection_or_answer(owned) {
                 Ok(mut used) => {
                     let result = used.connection.req_packed_commands(pipeline, offset, count).await;
                     self.0.note(used.number, result)
                 }
                 Err(answer) => self.answered(answer).await,
-            }
+            })
         })
     }
 
     fn get_db(&self) -> i64 {
-        self.0.client.get_connection_info().redis_settings().db()
+        self.0.source.db()
     }
 }
 
@@ -248,22 +300,5 @@ impl fmt::Debug for Reconnecting {
     }
 }
 
-/// A client for a URL, with the socket options that a lock needs.
-pub(crate) fn client(url: impl IntoConnectionInfo) -> RedisResult<Client> {
-    let info: ConnectionInfo = url.into_connection_info()?;
-    let keep_alive = TcpKeepalive::new().with_time(SILENCE);
-    // Without delay, as each request is small and waits for nothing else.
-    let settings = TcpSettings::default().set_nodelay(true).set_keepalive(keep_alive);
-    // What the kernel could not deliver for so long is thrown away with the connection. Else it would deliver every
-    // acquire of a network cut when the network heals, each of them long given up and good for a whole ttl.
-    #[cfg(any(target_os = "linux", target_os = "android", target_os = "fuchsia"))]
-    let settings = settings.set_user_timeout(SILENCE);
-    Client::open(info.set_tcp_settings(settings))
-}
-
 /// The number of no connection: they are counted from 1.
 const NO_CONNECTION: u64 = 0;
-/// How long making a connection may take, the login included.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long the other side's kernel may be silent before the connection counts as broken.
-const SILENCE: Duration = Duration::from_secs(2);

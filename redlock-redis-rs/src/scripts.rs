@@ -46,18 +46,30 @@ for _, key in ipairs(KEYS) do
 end
 return reply";
 
+/// KEYS: the resources. For each, the beginning of its value and its ttl in ms; nil and -2 when there is none, -1 for a
+/// ttl without end.
+pub(crate) const INSPECT: &str = "\
+local reply = {}
+for i, key in ipairs(KEYS) do
+  local value = redis.call('GET', key)
+  reply[i] = {value and string.sub(value, 1, 8), redis.call('PTTL', key)}
+end
+return reply";
+
 /// The command that runs `script`.
-pub(crate) fn eval(script: &str, resources: &Resources, token: &Token, ttl: Option<Duration>) -> Cmd {
+pub(crate) fn eval(script: &str, resources: &Resources, token: Option<&Token>, ttl: Option<Duration>) -> Cmd {
     let names: usize = resources.iter().map(str::len).sum();
     let arguments = resources.iter().len() + 5;
     // Each argument brings its length and four line ends.
-    let size = script.len() + names + token.as_str().len() + 16 * arguments;
+    let size = script.len() + names + token.map_or(0, |token| token.as_str().len()) + 16 * arguments;
     let mut command = Cmd::with_capacity(arguments, size);
     command.arg("EVAL").arg(script).arg(resources.iter().len());
     for name in resources.iter() {
         command.arg(name);
     }
-    command.arg(token.as_str());
+    if let Some(token) = token {
+        command.arg(token.as_str());
+    }
     if let Some(ttl) = ttl {
         command.arg(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
     }

@@ -3,10 +3,20 @@
 // A panic is how a test fails.
 #![allow(clippy::missing_panics_doc)]
 
+pub mod adapter;
+pub mod cluster;
+pub mod proxy;
+pub mod sentinel;
 pub mod server;
 pub mod sim;
+pub mod simulation;
 
 /// The examples of the README.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 pub struct Readme;
+
+/// The samples for those who come from another client.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/migration.md")]
+pub struct Migration;

@@ -24,6 +24,8 @@ use tokio::net::TcpSocket;
 /// A server: running, unless it has been killed.
 pub struct Server {
     port: ReservedPort,
+    /// What a Sentinel watches, as in its configuration file.
+    sentinel: Option<String>,
     options: Vec<String>,
     folder: TempDir,
     process: Option<Process>,
@@ -64,6 +66,15 @@ impl Server {
         Self::start_some_with(1, options).remove(0)
     }
 
+    /// Starts a Sentinel, with the lines of its configuration file.
+    pub fn start_sentinel(watches: &str) -> Self {
+        let mut server = Self::prepare(&["--sentinel"]);
+        server.sentinel = Some(watches.to_owned());
+        server.spawn();
+        server.wait_until_it_answers();
+        server
+    }
+
     /// Starts several independent servers.
     pub fn start_some(number: usize) -> Vec<Self> {
         Self::start_some_with(number, &[])
@@ -80,7 +91,7 @@ impl Server {
     fn prepare(options: &[&str]) -> Self {
         let options = options.iter().map(|option| (*option).to_owned()).collect();
         let folder = TempDir::new().expect("a temporary folder");
-        Self { port: ReservedPort::new(), options, folder, process: None, password: None }
+        Self { port: ReservedPort::new(), sentinel: None, options, folder, process: None, password: None }
     }
 
     /// The port on 127.0.0.1. It stays the same over restarts, and nobody else gets it in between.
@@ -203,7 +214,13 @@ impl Server {
     }
 
     fn spawn(&mut self) {
-        self.process = Some(Process::spawn(self.port(), &self.options, self.folder.path()));
+        let mut file = None;
+        if let Some(watches) = &self.sentinel {
+            // A Sentinel wants a file that it can write to.
+            fs::write(self.folder.path().join(SENTINEL), watches).expect("a file in our own folder");
+            file = Some(SENTINEL);
+        }
+        self.process = Some(Process::spawn(file, self.port(), &self.options, self.folder.path()));
     }
 
     fn wait_until_it_answers(&mut self) {
@@ -211,7 +228,10 @@ impl Server {
         while start.elapsed() < START && !self.process.as_mut().is_none_or(Process::has_ended) {
             let answer: RedisResult<String> = self.try_command(&["INFO"]);
             // Or it still loads its data, or somebody else's server has the port.
-            let ready = |info: String| info.contains("\nloading:0\r\n") && info.contains(&self.pid_line());
+            let ready = |info: String| {
+                let loaded = info.contains("\nloading:0\r\n") || info.contains("\nredis_mode:sentinel\r\n");
+                loaded && info.contains(&self.pid_line())
+            };
             if answer.is_ok_and(ready) {
                 return;
             }
@@ -236,10 +256,11 @@ impl fmt::Debug for Server {
 }
 
 impl Process {
-    fn spawn(port: u16, options: &[String], folder: &Path) -> Self {
+    fn spawn(file: Option<&str>, port: u16, options: &[String], folder: &Path) -> Self {
         let program = env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
         let mut shell = Command::new("sh")
             .args(["-c", LEASH, &program])
+            .args(file)
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--daemonize", "no"])
             .args(options)
             .current_dir(folder)
@@ -271,19 +292,28 @@ impl Drop for Process {
 }
 
 /// A port that nobody else gets, also while no server listens on it: a socket is bound to it, but does not listen.
-struct ReservedPort {
+#[derive(Debug)]
+pub struct ReservedPort {
     number: u16,
     _socket: TcpSocket,
 }
 
 impl ReservedPort {
-    fn new() -> Self {
+    /// Reserves a free port.
+    #[must_use]
+    #[allow(clippy::new_without_default, reason = "each is another one")]
+    pub fn new() -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         // Lets the server, which sets it too, bind to the port as well.
         socket.set_reuseaddr(true).expect("a socket option");
         socket.bind(([127, 0, 0, 1], 0).into()).expect("a loopback port");
         let number = socket.local_addr().expect("a bound address").port();
         Self { number, _socket: socket }
+    }
+
+    /// The port on 127.0.0.1.
+    pub fn number(&self) -> u16 {
+        self.number
     }
 }
 
@@ -359,6 +389,7 @@ wait "$server" 2>/dev/null
 kill "$reader" 2>/dev/null
 "#;
 const LOG: &str = "log";
+const SENTINEL: &str = "sentinel.conf";
 const HINT: &str = "`./tests/run` installs it, or set REDIS_SERVER to the path of one";
 const START: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(5);

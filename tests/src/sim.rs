@@ -13,18 +13,27 @@ use std::{
 use rand::{RngExt, SeedableRng, rngs::ChaCha20Rng};
 use redlock_core::{BoxFuture, Runtime};
 
+use self::clock::Clock;
+
+mod clock;
+
 /// A run of the simulation. Two runs with the same seed and the same program do the same, step by step.
 ///
 /// Time stands still while anything can run, and jumps to the next timer when nothing can. Which of several tasks
 /// that can run is next is drawn from the seed.
+///
+/// Tasks belong to processes, each with a clock of its own, which can be stopped and killed.
 pub struct Sim {
     runtime: SimRuntime,
     seed: u64,
 }
 
-/// The runtime of a [`Sim`]. Cheap to clone.
+/// The runtime of one process of a [`Sim`]. Cheap to clone.
 #[derive(Clone)]
-pub struct SimRuntime(Arc<Shared>);
+pub struct SimRuntime {
+    shared: Arc<Shared>,
+    process: usize,
+}
 
 struct Shared {
     origin: Instant,
@@ -36,11 +45,28 @@ struct State {
     rng: ChaCha20Rng,
     next_id: u64,
     /// Tasks that wait for something.
-    tasks: BTreeMap<u64, BoxFuture<()>>,
+    tasks: BTreeMap<u64, Task>,
+    processes: Vec<Process>,
     ready: VecDeque<u64>,
     /// By time, then in the order in which they were set.
     timers: BTreeMap<(Duration, u64), Waker>,
     polls: u64,
+}
+
+struct Task {
+    process: usize,
+    future: BoxFuture<()>,
+}
+
+#[derive(Default)]
+struct Process {
+    stopped: bool,
+    killed: bool,
+    /// Tasks that could run, but for the process being stopped.
+    parked: Vec<u64>,
+    clock: Clock,
+    /// A new task starts up to this much later.
+    spawn_delay: Duration,
 }
 
 impl Sim {
@@ -53,19 +79,29 @@ impl Sim {
             rng: ChaCha20Rng::seed_from_u64(seed),
             next_id: 1,
             tasks: BTreeMap::new(),
+            processes: vec![Process::default()],
             ready: VecDeque::new(),
             timers: BTreeMap::new(),
             polls: 0,
         };
         // Where the clock starts is of no account: only differences are ever looked at.
         let shared = Shared { origin: Instant::now(), state: Mutex::new(state) };
-        Self { runtime: SimRuntime(Arc::new(shared)), seed }
+        Self { runtime: SimRuntime { shared: Arc::new(shared), process: MAIN_PROCESS }, seed }
     }
 
-    /// The runtime to give to what is tested.
+    /// The runtime of the process that `run` runs in, whose clock shows the true time.
     #[must_use]
     pub fn runtime(&self) -> SimRuntime {
         self.runtime.clone()
+    }
+
+    /// The runtime of a new process, whose clock runs `faster` millionths faster than the true time.
+    #[must_use]
+    pub fn process(&self, faster: i32) -> SimRuntime {
+        let mut state = self.runtime.state();
+        let clock = Clock { faster, ahead: Duration::ZERO };
+        state.processes.push(Process { clock, ..Process::default() });
+        SimRuntime { shared: self.runtime.shared.clone(), process: state.processes.len() - 1 }
     }
 
     /// A generator for one lock manager's tokens and jitter, from the seed; each call gives another one.
@@ -82,6 +118,15 @@ impl Sim {
     /// When nothing can ever run again, or when it takes more steps than any test needs: both are bugs of what is
     /// tested, a hang and a spin.
     pub fn run<T>(&self, main: impl Future<Output = T>) -> T {
+        self.run_watched(main, || ())
+    }
+
+    /// As [`Sim::run`], and calls `watch` after every step.
+    ///
+    /// # Panics
+    ///
+    /// As [`Sim::run`].
+    pub fn run_watched<T>(&self, main: impl Future<Output = T>, mut watch: impl FnMut()) -> T {
         let mut main = pin!(main);
         let waker = self.runtime.waker(MAIN);
         self.runtime.state().ready.push_back(MAIN);
@@ -101,6 +146,7 @@ impl Sim {
             } else {
                 self.runtime.poll_task(id);
             }
+            watch();
         }
     }
 }
@@ -125,10 +171,68 @@ impl fmt::Debug for Sim {
 }
 
 impl SimRuntime {
-    /// Virtual time since the start of the run.
+    /// True time since the start of the run.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         self.state().elapsed
+    }
+
+    /// Stops the process where its tasks await. Its clock goes on.
+    pub fn stop(&self) {
+        self.state().processes[self.process].stopped = true;
+    }
+
+    /// Lets a stopped process go on.
+    pub fn resume(&self) {
+        let mut state = self.state();
+        let process = &mut state.processes[self.process];
+        process.stopped = false;
+        let parked = std::mem::take(&mut process.parked);
+        state.ready.extend(parked);
+    }
+
+    /// Ends the process: its tasks are gone, and nothing of it ever runs again.
+    pub fn kill(&self) {
+        let gone: Vec<Task> = {
+            let mut state = self.state();
+            state.processes[self.process].killed = true;
+            let tasks = std::mem::take(&mut state.tasks);
+            let (gone, left): (Vec<_>, Vec<_>) =
+                tasks.into_iter().partition(|(_, task)| task.process == self.process);
+            state.tasks = left.into_iter().collect();
+            gone.into_iter().map(|(_, task)| task).collect()
+        };
+        // Without the lock: what is dropped may use the runtime. It finds the process gone.
+        drop(gone);
+    }
+
+    /// Whether the process has been killed.
+    #[must_use]
+    pub fn is_killed(&self) -> bool {
+        self.state().processes[self.process].killed
+    }
+
+    /// Whether the process is stopped.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.state().processes[self.process].stopped
+    }
+
+    /// From now on new tasks of the process start late, by up to `delay`.
+    pub fn delay_spawned(&self, delay: Duration) {
+        self.state().processes[self.process].spawn_delay = delay;
+    }
+
+    /// Sets the process' clock forward.
+    pub fn jump(&self, by: Duration) {
+        self.state().processes[self.process].clock.ahead += by;
+    }
+
+    /// What passes in true time while the process' clock counts `duration`.
+    #[must_use]
+    pub fn in_true_time(&self, duration: Duration) -> Duration {
+        let clock = self.state().processes[self.process].clock;
+        Clock { ahead: Duration::ZERO, ..clock }.reaches(duration)
     }
 
     /// How many background tasks there are.
@@ -149,7 +253,7 @@ impl SimRuntime {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn waker(&self, id: u64) -> Waker {
@@ -160,20 +264,28 @@ impl SimRuntime {
         let mut state = self.state();
         state.polls += 1;
         assert!(state.polls < MOST_POLLS, "{MOST_POLLS} steps: something spins at {:?}", state.elapsed);
-        if state.ready.is_empty() {
-            return None;
+        while !state.ready.is_empty() {
+            let choices = state.ready.len();
+            let choice = state.rng.random_range(0..choices);
+            let id = state.ready.remove(choice)?;
+            match state.tasks.get(&id).map(|task| task.process) {
+                Some(process) if state.processes[process].stopped => state.processes[process].parked.push(id),
+                _ => return Some(id),
+            }
         }
-        let choices = state.ready.len();
-        let choice = state.rng.random_range(0..choices);
-        state.ready.remove(choice)
+        None
     }
 
     /// Polled without the lock: the task uses the runtime.
     fn poll_task(&self, id: u64) {
         let Some(mut task) = self.state().tasks.remove(&id) else { return };
         let waker = self.waker(id);
-        if task.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
-            self.state().tasks.insert(id, task);
+        if task.future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+            // It may have killed its own process.
+            let mut state = self.state();
+            if !state.processes[task.process].killed {
+                state.tasks.insert(id, task);
+            }
         }
     }
 
@@ -192,11 +304,19 @@ impl SimRuntime {
 
 impl Runtime for SimRuntime {
     fn now(&self) -> Instant {
-        self.0.origin + self.elapsed()
+        let state = self.state();
+        self.shared.origin + state.processes[self.process].clock.read(state.elapsed)
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<()> {
-        let due = self.elapsed().checked_add(duration).unwrap_or(Duration::MAX);
+        let due = {
+            let state = self.state();
+            let clock = state.processes[self.process].clock;
+            clock
+                .read(state.elapsed)
+                .checked_add(duration)
+                .map_or(Duration::MAX, |local| clock.reaches(local))
+        };
         let timer = Timer { runtime: self.clone(), due, key: None };
         Box::pin(async move {
             let mut timer = timer;
@@ -206,16 +326,37 @@ impl Runtime for SimRuntime {
 
     fn spawn(&self, task: BoxFuture<()>) {
         let mut state = self.state();
+        let Process { killed, spawn_delay, .. } = state.processes[self.process];
+        if killed {
+            drop(state);
+            drop(task);
+            return;
+        }
+        let delay = if spawn_delay.is_zero() {
+            Duration::ZERO
+        } else {
+            state.rng.random_range(Duration::ZERO..spawn_delay)
+        };
+        let future = if delay.is_zero() {
+            task
+        } else {
+            let timer = Timer { runtime: self.clone(), due: state.elapsed + delay, key: None };
+            Box::pin(async move {
+                let mut timer = timer;
+                poll_fn(|cx| timer.poll(cx)).await;
+                task.await;
+            })
+        };
         let id = state.next_id;
         state.next_id += 1;
-        state.tasks.insert(id, task);
+        state.tasks.insert(id, Task { process: self.process, future });
         state.ready.push_back(id);
     }
 }
 
 impl fmt::Debug for SimRuntime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("SimRuntime").field(&self.elapsed()).finish()
+        f.debug_tuple("SimRuntime").field(&self.process).field(&self.elapsed()).finish()
     }
 }
 
@@ -268,7 +409,8 @@ pub async fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
 }
 
 const MAIN: u64 = 0;
-const MOST_POLLS: u64 = 20_000_000;
+const MAIN_PROCESS: usize = 0;
+const MOST_POLLS: u64 = 5_000_000;
 
 #[cfg(test)]
 mod tests {

@@ -8,6 +8,7 @@ use std::{
 
 use crate::{
     backend::{BackendError, BackendErrorKind},
+    inspect::KeyState,
     resources::Resources,
     runtime::Runtime,
     signal::Signal,
@@ -120,40 +121,50 @@ impl State {
 
     fn obey(&mut self, order: &Order, now: Instant) -> Outcome {
         self.keys.retain(|_, key| key.expires > now);
-        let token = order.token.as_str();
-        let held = |keys: &BTreeMap<String, Key>, name: &str| keys.get(name).map(|key| key.value == token);
-        match order.verb {
-            Verb::Acquire(ttl) => {
-                if order.resources.iter().any(|name| held(&self.keys, name) == Some(false)) {
+        let held = |keys: &BTreeMap<String, Key>, name: &str, token: &Token| {
+            keys.get(name).map(|key| key.value == token.as_str())
+        };
+        match &order.verb {
+            Verb::Acquire(ttl, token) => {
+                if order.resources.iter().any(|name| held(&self.keys, name, token) == Some(false)) {
                     return Outcome::No;
                 }
                 for name in order.resources.iter() {
-                    let key = || Key { value: token.to_owned(), expires: now + ttl };
+                    let key = || Key { value: token.as_str().to_owned(), expires: now + *ttl };
                     self.keys.entry(name.to_owned()).or_insert_with(key);
                 }
                 Outcome::Yes
             }
-            Verb::Extend(ttl) => {
-                if order.resources.iter().any(|name| held(&self.keys, name) != Some(true)) {
+            Verb::Extend(ttl, token) => {
+                if order.resources.iter().any(|name| held(&self.keys, name, token) != Some(true)) {
                     return Outcome::No;
                 }
                 for name in order.resources.iter() {
                     if let Some(key) = self.keys.get_mut(name) {
-                        key.expires = key.expires.max(now + ttl);
+                        key.expires = key.expires.max(now + *ttl);
                     }
                 }
                 Outcome::Yes
             }
-            Verb::Release => {
+            Verb::Release(token) => {
                 let mut outcome = Outcome::Yes;
                 for name in order.resources.iter() {
-                    if held(&self.keys, name) == Some(true) {
+                    if held(&self.keys, name, token) == Some(true) {
                         self.keys.remove(name);
                     } else {
                         outcome = Outcome::No;
                     }
                 }
                 outcome
+            }
+            Verb::Inspect => {
+                let state = |name: &str| {
+                    let key = self.keys.get(name);
+                    key.map_or(KeyState::Free, |key| {
+                        KeyState::held(key.value.as_bytes(), Some(key.expires - now))
+                    })
+                };
+                Outcome::Keys(order.resources.iter().map(state).collect())
             }
         }
     }
@@ -166,24 +177,19 @@ impl State {
 pub(super) struct Order {
     pub(super) verb: Verb,
     pub(super) resources: Resources,
-    pub(super) token: Token,
-}
-
-impl Order {
-    pub(super) fn new(verb: Verb, resources: &Resources, token: &Token) -> Self {
-        Self { verb, resources: resources.clone(), token: token.clone() }
-    }
 }
 
 pub(super) enum Verb {
-    Acquire(Duration),
-    Extend(Duration),
-    Release,
+    Acquire(Duration, Token),
+    Extend(Duration, Token),
+    Release(Token),
+    Inspect,
 }
 
 pub(super) enum Outcome {
     Yes,
     No,
+    Keys(Vec<KeyState>),
 }
 
 /// An answer that somebody may still wait for.

@@ -3,9 +3,28 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 #![allow(clippy::future_not_send, reason = "the simulation has one thread")]
 
+mod acl;
 mod bed;
+mod capture;
+mod cluster;
+mod command_loss;
+mod command_process;
+mod command_runs;
+mod command_signals;
+mod command_status;
+mod conformance;
 mod connections;
+mod fred_cluster;
+mod fred_connections;
+mod fred_ghosts;
+mod inspecting;
+mod interop;
+mod interop_bare;
+mod interop_node;
+mod interop_rslock;
 mod ordering;
+mod resending;
+mod sentinel;
 mod server_errors;
 mod server_faults;
 mod servers;
@@ -17,3 +36,9 @@ mod sim_random;
 mod sim_releasing;
 mod sim_using;
 mod sim_waiting;
+mod simulation;
+mod smol;
+mod telemetry;
+mod telemetry_limits;
+mod telemetry_metrics;
+mod tls;

@@ -3,20 +3,16 @@
 
 use std::{future::poll_fn, task::Poll, time::Duration};
 
-use redlock_redis_rs::{RedisBackend, Redlock, TokioRuntime};
-use redlock_tests::{server::Server, sim::poll_once};
+use redlock_core::Redlock;
+use redlock_tests::{adapter::Adapter, server::Server, sim::poll_once};
+use rstest::rstest;
 
 const TTL: Duration = Duration::from_secs(30);
 const NUMBER: usize = 100;
 
-fn redlock(server: &Server) -> Redlock {
-    let node = RedisBackend::open(server.url()).unwrap();
+fn redlock(adapter: Adapter, server: &Server) -> Redlock {
     // So that what is owed is asked for only after the test has looked.
-    Redlock::builder(TokioRuntime::current())
-        .node(node)
-        .node_timeout(Duration::from_secs(10))
-        .build()
-        .unwrap()
+    adapter.manager([server]).node_timeout(Duration::from_secs(10)).build().unwrap()
 }
 
 /// How many of the keys are there when all releases have had their time, but none has been asked for again: that is
@@ -26,11 +22,14 @@ async fn keys_left(server: &Server) -> usize {
     server.command(&["DBSIZE"])
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_release_stays_behind_its_acquire_while_the_connection_is_made() {
+async fn a_release_stays_behind_its_acquire_while_the_connection_is_made(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let server = Server::start();
     for number in 0..NUMBER {
-        let redlock = redlock(&server);
+        let redlock = redlock(adapter, &server);
         let mut request = redlock.lock(format!("key {number}"), TTL).into_future();
         // Ready only when this thread was held up so long that the connection was made meanwhile.
         drop(poll_once(&mut request).await);
@@ -39,10 +38,13 @@ async fn a_release_stays_behind_its_acquire_while_the_connection_is_made() {
     assert_eq!(keys_left(&server).await, 0);
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_release_stays_behind_its_acquire_in_a_task_that_has_used_up_its_budget() {
+async fn a_release_stays_behind_its_acquire_in_a_task_that_has_used_up_its_budget(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let server = Server::start();
-    let redlock = redlock(&server);
+    let redlock = redlock(adapter, &server);
     redlock.lock("warm", TTL).await.unwrap().unlock().await.unwrap();
     for number in 0..NUMBER {
         let redlock = redlock.clone();

@@ -1,18 +1,17 @@
 //! What real servers answer when they cannot, or will not, do what they are asked.
 
-use std::{fs, thread, time::Duration};
+use std::{error::Error as _, fs, thread, time::Duration};
 
-use redlock_redis_rs::{Answer, BackendErrorKind, Error, RedisBackend, Redlock, TokioRuntime, Unlock};
-use redlock_tests::server::{Server, eventually, everywhere, manager};
+use redlock_core::{Answer, BackendErrorKind, Error, Redlock, Unlock};
+use redlock_tests::{
+    adapter::Adapter,
+    server::{Server, eventually, everywhere},
+};
+use rstest::rstest;
 
 const TTL: Duration = Duration::from_secs(60);
 /// For what is done in the background.
 const SOON: Duration = Duration::from_secs(10);
-
-fn manager_of(urls: impl IntoIterator<Item = String>) -> Redlock {
-    let nodes = urls.into_iter().map(|url| RedisBackend::open(url).expect("a URL"));
-    Redlock::builder(TokioRuntime::current()).nodes(nodes).build().expect("nodes")
-}
 
 fn start_with_password(number: usize, password: &str) -> Vec<Server> {
     (0..number).map(|_| Server::start_with_password(password)).collect()
@@ -39,43 +38,60 @@ async fn rejects_at_once(redlock: &Redlock, words: &str) {
     assert!(report.answers.iter().map(|answer| &answer.answer).filter(rejected).count() >= 2, "{failed}");
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_wrong_password_on_a_majority_is_rejected_at_once() {
+async fn a_wrong_password_on_a_majority_is_rejected_at_once(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let servers = start_with_password(3, "right");
     let passwords = [":right", ":wrong", ":wrong"];
     let urls: Vec<String> =
         servers.iter().zip(passwords).map(|(server, password)| url(server, password)).collect();
-    rejects_at_once(&manager_of(urls), "cannot log in: Password authentication failed").await;
+    // redis-rs has words of its own for it.
+    let words = match adapter {
+        Adapter::RedisRs => "cannot log in: Password authentication failed",
+        Adapter::Fred => "WRONGPASS",
+    };
+    rejects_at_once(&adapter.manager_of(urls).build().unwrap(), words).await;
     assert!(
         eventually(SOON, || everywhere(&servers, "a", None)).await,
         "the key on the node that took it stays"
     );
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_missing_password_on_a_majority_is_rejected_at_once() {
+async fn a_missing_password_on_a_majority_is_rejected_at_once(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let servers = start_with_password(3, "right");
     let urls = [url(&servers[0], ":right"), servers[1].url(), servers[2].url()];
-    rejects_at_once(&manager_of(urls), "NOAUTH").await;
+    rejects_at_once(&adapter.manager_of(urls).build().unwrap(), "NOAUTH").await;
     assert!(
         eventually(SOON, || everywhere(&servers, "a", None)).await,
         "the key on the node that took it stays"
     );
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_wrong_password_on_a_minority_is_of_no_account() {
+async fn a_wrong_password_on_a_minority_is_of_no_account(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let servers = start_with_password(3, "right");
     let passwords = [":wrong", ":right", ":right"];
     let urls: Vec<String> =
         servers.iter().zip(passwords).map(|(server, password)| url(server, password)).collect();
-    let mut lock = manager_of(urls).try_lock("a", TTL).await.unwrap();
+    let mut lock = adapter.manager_of(urls).build().unwrap().try_lock("a", TTL).await.unwrap();
     lock.extend(TTL).await.unwrap();
     assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_user_without_the_permissions_is_rejected_at_once() {
+async fn a_user_without_the_permissions_is_rejected_at_once(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let servers = Server::start_some(3);
     for rules in [["~*", "+@all", "-eval"], ["~other:*", "+@all", "+eval"], ["~*", "+eval", "-set"]] {
         for server in &servers {
@@ -83,7 +99,8 @@ async fn a_user_without_the_permissions_is_rejected_at_once() {
                 "ACL", "SETUSER", "weak", "reset", "on", ">secret", rules[0], rules[1], rules[2],
             ]);
         }
-        let weak = manager_of(servers.iter().map(|server| url(server, "weak:secret")));
+        let weak =
+            adapter.manager_of(servers.iter().map(|server| url(server, "weak:secret"))).build().unwrap();
         // In a script the server has other words for the same.
         let words = if rules[2] == "-set" { "can't run this command" } else { "NOPERM" };
         rejects_at_once(&weak, words).await;
@@ -102,10 +119,13 @@ fn make_list(server: &Server, key: &str) {
     server.command::<()>(&["RPUSH", key, "x", "y"]);
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_key_of_another_type_is_rejected_and_left_alone() {
+async fn a_key_of_another_type_is_rejected_and_left_alone(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let servers = Server::start_some(3);
-    let redlock = manager(&servers).build().unwrap();
+    let redlock = adapter.manager(&servers).build().unwrap();
     servers.iter().for_each(|server| make_list(server, "a"));
     rejects_at_once(&redlock, "WRONGTYPE").await;
     let failed = redlock.try_lock(["b", "a"], TTL).await.unwrap_err();
@@ -114,10 +134,13 @@ async fn a_key_of_another_type_is_rejected_and_left_alone() {
     assert!(eventually(SOON, || everywhere(&servers, "b", None)).await);
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_held_key_that_became_another_type_is_left_alone_and_its_neighbours_are_released() {
+async fn a_held_key_that_became_another_type_is_left_alone_and_its_neighbours_are_released(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let servers = Server::start_some(3);
-    let redlock = manager(&servers).build().unwrap();
+    let redlock = adapter.manager(&servers).build().unwrap();
     for released_by_drop in [false, true] {
         let mut lock = redlock.lock(["a", "b", "c"], TTL).await.unwrap();
         for server in &servers {
@@ -146,13 +169,14 @@ async fn a_held_key_that_became_another_type_is_left_alone_and_its_neighbours_ar
 /// While the servers are `broken` no lock is got, for want of nodes, and the error has the server's own `word`; once
 /// they are `healed` the same manager works. A lock that was held already can be released where `releases` says so.
 async fn unavailable(
+    adapter: Adapter,
     servers: &[Server],
     word: &str,
     releases: bool,
     broken: impl Fn(&Server),
     healed: impl Fn(&Server),
 ) {
-    let redlock = manager(servers).node_timeout(Duration::from_secs(1)).build().expect("nodes");
+    let redlock = adapter.manager(servers).node_timeout(Duration::from_secs(1)).build().expect("nodes");
     let held = redlock.lock("held", TTL).await.expect("healthy nodes");
     assert!(eventually(SOON, || servers.iter().all(|server| server.get("held").is_some())).await);
 
@@ -185,15 +209,16 @@ async fn unavailable(
     );
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_error_is_told_once() {
+async fn an_error_is_told_once(#[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter) {
     let mut servers = [Server::start()];
-    let redlock = manager(&servers).build().unwrap();
+    let redlock = adapter.manager(&servers).build().unwrap();
     set("maxmemory", "1")(&servers[0]);
     let failed = redlock.try_lock("a", TTL).await.unwrap_err().to_string();
     assert_eq!(failed.matches("'maxmemory'").count(), 1, "{failed}");
     servers[0].kill();
-    let redlock = manager(&servers).build().unwrap();
+    let redlock = adapter.manager(&servers).build().unwrap();
     let failed = redlock.try_lock("a", TTL).await.unwrap_err().to_string();
     assert_eq!(failed.matches("Connection refused").count(), 1, "{failed}");
 }
@@ -202,30 +227,42 @@ fn set(parameter: &'static str, value: &'static str) -> impl Fn(&Server) {
     move |server| server.command(&["CONFIG", "SET", parameter, value])
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn servers_out_of_memory_are_unavailable_but_release() {
+async fn servers_out_of_memory_are_unavailable_but_release(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let servers = Server::start_some(3);
-    unavailable(&servers, "OOM", true, set("maxmemory", "1"), set("maxmemory", "0")).await;
+    unavailable(adapter, &servers, "OOM", true, set("maxmemory", "1"), set("maxmemory", "0")).await;
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn servers_that_lack_replicas_are_unavailable() {
+async fn servers_that_lack_replicas_are_unavailable(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let servers = Server::start_some(3);
     let (broken, healed) = (set("min-replicas-to-write", "1"), set("min-replicas-to-write", "0"));
-    unavailable(&servers, "NOREPLICAS", false, broken, healed).await;
+    unavailable(adapter, &servers, "NOREPLICAS", false, broken, healed).await;
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn servers_that_became_replicas_are_unavailable() {
+async fn servers_that_became_replicas_are_unavailable(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let (primary, servers) = (Server::start(), Server::start_some(3));
     let port = primary.port().to_string();
     let broken = |server: &Server| server.command(&["REPLICAOF", "127.0.0.1", &port]);
     let healed = |server: &Server| server.command(&["REPLICAOF", "NO", "ONE"]);
-    unavailable(&servers, "READONLY", false, broken, healed).await;
+    unavailable(adapter, &servers, "READONLY", false, broken, healed).await;
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replicas_without_their_primary_are_unavailable() {
+async fn replicas_without_their_primary_are_unavailable(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let (mut primary, servers) = (Server::start(), Server::start_some(3));
     primary.kill();
     let port = primary.port().to_string();
@@ -234,11 +271,14 @@ async fn replicas_without_their_primary_are_unavailable() {
         server.command(&["REPLICAOF", "127.0.0.1", &port])
     };
     let healed = |server: &Server| server.command(&["REPLICAOF", "NO", "ONE"]);
-    unavailable(&servers, "MASTERDOWN", false, broken, healed).await;
+    unavailable(adapter, &servers, "MASTERDOWN", false, broken, healed).await;
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn servers_that_cannot_write_their_snapshot_are_unavailable() {
+async fn servers_that_cannot_write_their_snapshot_are_unavailable(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let servers = Server::start_some(3);
     let snapshot = |server: &Server, outcome: &str| {
         server.command::<()>(&["BGSAVE"]);
@@ -255,12 +295,15 @@ async fn servers_that_cannot_write_their_snapshot_are_unavailable() {
         fs::remove_dir(server.folder().join("dump.rdb")).expect("an empty folder");
         snapshot(server, "ok");
     };
-    unavailable(&servers, "MISCONF", false, broken, healed).await;
+    unavailable(adapter, &servers, "MISCONF", false, broken, healed).await;
 }
 
 /// One server: a busy one takes all of a processor.
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_busy_with_a_script_is_unavailable() {
+async fn a_server_busy_with_a_script_is_unavailable(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let servers = [Server::start_with(&["--busy-reply-threshold", "1"])];
     let word = "BUSY";
     let broken = |server: &Server| {
@@ -272,11 +315,14 @@ async fn a_server_busy_with_a_script_is_unavailable() {
         poll(|| server.try_command::<()>(&["PING"]).is_err());
     };
     let healed = |server: &Server| server.command(&["SCRIPT", "KILL"]);
-    unavailable(&servers, word, false, broken, healed).await;
+    unavailable(adapter, &servers, word, false, broken, healed).await;
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_still_loads_its_data_is_unavailable() {
+async fn a_server_that_still_loads_its_data_is_unavailable(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let mut server = Server::start_with(&[
         "--key-load-delay",
         "20000",
@@ -287,7 +333,7 @@ async fn a_server_that_still_loads_its_data_is_unavailable() {
     ]);
     let fill = "for key = 1, 1000 do redis.call('SET', key, string.rep('v', 1024)) end";
     server.command::<()>(&["EVAL", fill, "0"]);
-    let redlock = manager(std::slice::from_ref(&server)).build().unwrap();
+    let redlock = adapter.manager([&server]).build().unwrap();
     redlock.lock("warm up", TTL).await.unwrap().forget();
     server.command::<()>(&["SAVE"]);
 
@@ -313,4 +359,35 @@ fn poll(shows: impl Fn() -> bool) {
         thread::sleep(Duration::from_millis(10));
     }
     panic!("the server does not show it");
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_that_is_printed_gives_a_password_or_a_whole_token_away(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
+    let mut server = Server::start_with_password("right");
+    server.command::<()>(&["ACL", "SETUSER", "someone", "on", ">s3cret", "~*", "+@all"]);
+    let url = |user: &str| format!("redis://{user}:s3cret@{}", server.address());
+    let node = adapter.open(&url("someone"));
+    assert_eq!(node.name(), server.address());
+
+    let mut printed = vec![format!("{node:?}")];
+    let redlock = adapter.manager_of([url("someone")]).build().unwrap();
+    let lock = redlock.lock("a", TTL).await.unwrap();
+    let token = lock.token().as_str().to_owned();
+    let contended = redlock.try_lock("a", TTL).await.unwrap_err();
+    let nobody = adapter.manager_of([url("nobody")]).build().unwrap();
+    let rejected = nobody.try_lock("a", TTL).await.unwrap_err();
+    printed.push(format!("{redlock:?} {lock:?} {:?} {:?}", lock.token(), lock.votes()));
+    printed.push(format!("{:?}", lock.keep_alive().stop().into_parts()));
+    server.kill();
+    let unavailable = redlock.try_lock("a", TTL).await.unwrap_err();
+    for error in [contended, rejected, unavailable] {
+        assert!(error.to_string().contains(&server.address()), "{error}");
+        printed.push(format!("{error} {error:?} {:?}", error.source()));
+    }
+    for text in printed {
+        assert!(!text.contains("s3cret") && !text.contains(&token), "{text}");
+    }
 }

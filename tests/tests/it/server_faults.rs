@@ -5,8 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use redlock_redis_rs::{Answer, Error, Redlock, Unlock};
-use redlock_tests::server::{Server, eventually, everywhere, manager};
+use redlock_core::{Answer, Error, Redlock, Unlock};
+use redlock_tests::{
+    adapter::Adapter,
+    server::{Server, eventually, everywhere},
+};
+use rstest::rstest;
 
 /// So long that what goes away during a test has not expired.
 const TTL: Duration = Duration::from_secs(60);
@@ -40,43 +44,55 @@ async fn every_step_is_quick(redlock: &Redlock, healthy: &[Server]) {
     assert!(everywhere(healthy, "a", None), "a quorum is all of them");
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_node_does_not_slow_a_round_down() {
+async fn a_killed_node_does_not_slow_a_round_down(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let mut servers = Server::start_some(3);
-    let redlock = manager(&servers).node_timeout(NODE_TIMEOUT).build().unwrap();
+    let redlock = adapter.manager(&servers).node_timeout(NODE_TIMEOUT).build().unwrap();
     warm_up(&redlock, &servers).await;
     servers[0].kill();
     every_step_is_quick(&redlock, &servers[1..]).await;
     // And one that has never been seen alive.
-    let redlock = manager(&servers).node_timeout(NODE_TIMEOUT).build().unwrap();
+    let redlock = adapter.manager(&servers).node_timeout(NODE_TIMEOUT).build().unwrap();
     every_step_is_quick(&redlock, &servers[1..]).await;
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stopped_node_does_not_slow_a_round_down() {
+async fn a_stopped_node_does_not_slow_a_round_down(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let servers = Server::start_some(3);
-    let redlock = manager(&servers).node_timeout(NODE_TIMEOUT).build().unwrap();
+    let redlock = adapter.manager(&servers).node_timeout(NODE_TIMEOUT).build().unwrap();
     warm_up(&redlock, &servers).await;
     servers[0].pause();
     every_step_is_quick(&redlock, &servers[1..]).await;
-    let redlock = manager(&servers).node_timeout(NODE_TIMEOUT).build().unwrap();
+    let redlock = adapter.manager(&servers).node_timeout(NODE_TIMEOUT).build().unwrap();
     every_step_is_quick(&redlock, &servers[1..]).await;
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_and_a_stopped_node_of_five_do_not_slow_a_round_down() {
+async fn a_killed_and_a_stopped_node_of_five_do_not_slow_a_round_down(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let mut servers = Server::start_some(5);
-    let redlock = manager(&servers).node_timeout(NODE_TIMEOUT).build().unwrap();
+    let redlock = adapter.manager(&servers).node_timeout(NODE_TIMEOUT).build().unwrap();
     warm_up(&redlock, &servers).await;
     servers[0].kill();
     servers[1].pause();
     every_step_is_quick(&redlock, &servers[2..]).await;
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_healthy_majority_holds_is_contended_whatever_the_dead_minority_says() {
+async fn what_the_healthy_majority_holds_is_contended_whatever_the_dead_minority_says(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let mut servers = Server::start_some(3);
-    let redlock = manager(&servers).node_timeout(NODE_TIMEOUT).build().unwrap();
+    let redlock = adapter.manager(&servers).node_timeout(NODE_TIMEOUT).build().unwrap();
     warm_up(&redlock, &servers).await;
     for server in &servers {
         server.command::<()>(&["SET", "a", OTHER, "NX", "PX", "60000"]);
@@ -88,11 +104,14 @@ async fn what_the_healthy_majority_holds_is_contended_whatever_the_dead_minority
     }
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stopped_node_neither_hangs_a_contended_round_nor_keeps_a_ghost_of_it() {
+async fn a_stopped_node_neither_hangs_a_contended_round_nor_keeps_a_ghost_of_it(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let servers = Server::start_some(3);
     let node_timeout = Duration::from_millis(500);
-    let redlock = manager(&servers).node_timeout(node_timeout).build().unwrap();
+    let redlock = adapter.manager(&servers).node_timeout(node_timeout).build().unwrap();
     warm_up(&redlock, &servers).await;
     servers[1].command::<()>(&["SET", "a", OTHER, "NX", "PX", "60000"]);
     let sets: Vec<u64> = servers.iter().map(|server| server.calls("set")).collect();
@@ -109,11 +128,14 @@ async fn a_stopped_node_neither_hangs_a_contended_round_nor_keeps_a_ghost_of_it(
     assert!(eventually(SOON, removed).await, "the late SET left a ghost");
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answers_that_come_after_the_validity_win_no_lock_and_leave_no_keys() {
+async fn answers_that_come_after_the_validity_win_no_lock_and_leave_no_keys(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let servers = Server::start_some(3);
     let ttl = Duration::from_millis(300);
-    let redlock = manager(&servers).node_timeout(NODE_TIMEOUT).build().unwrap();
+    let redlock = adapter.manager(&servers).node_timeout(NODE_TIMEOUT).build().unwrap();
     warm_up(&redlock, &servers).await;
     for server in &servers {
         server.command::<()>(&["CLIENT", "PAUSE", "600", "ALL"]);
@@ -129,10 +151,13 @@ async fn answers_that_come_after_the_validity_win_no_lock_and_leave_no_keys() {
     );
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn when_all_nodes_are_down_the_error_names_each_of_them() {
+async fn when_all_nodes_are_down_the_error_names_each_of_them(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let mut servers = Server::start_some(3);
-    let redlock = manager(&servers).node_timeout(NODE_TIMEOUT).retry_delay(Duration::from_millis(50));
+    let redlock = adapter.manager(&servers).node_timeout(NODE_TIMEOUT).retry_delay(Duration::from_millis(50));
     let redlock = redlock.retry_jitter(Duration::ZERO).build().unwrap();
     warm_up(&redlock, &servers).await;
     servers.iter_mut().for_each(Server::kill);
@@ -144,10 +169,13 @@ async fn when_all_nodes_are_down_the_error_names_each_of_them() {
     assert!(failed.to_string().contains("Connection refused"), "{failed}");
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn when_all_nodes_are_down_the_error_has_the_reason_of_each_of_them() {
+async fn when_all_nodes_are_down_the_error_has_the_reason_of_each_of_them(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let mut servers = Server::start_some(3);
-    let redlock = manager(&servers).build().unwrap();
+    let redlock = adapter.manager(&servers).build().unwrap();
     servers.iter_mut().for_each(Server::kill);
     for _ in 0..20 {
         let failed = redlock.try_lock("a", TTL).await.unwrap_err();
@@ -158,11 +186,14 @@ async fn when_all_nodes_are_down_the_error_has_the_reason_of_each_of_them() {
     }
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn when_all_nodes_are_stopped_the_round_ends_with_the_node_timeout() {
+async fn when_all_nodes_are_stopped_the_round_ends_with_the_node_timeout(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let servers = Server::start_some(3);
     let node_timeout = Duration::from_millis(300);
-    let redlock = manager(&servers).node_timeout(node_timeout).build().unwrap();
+    let redlock = adapter.manager(&servers).node_timeout(node_timeout).build().unwrap();
     warm_up(&redlock, &servers).await;
     servers.iter().for_each(Server::pause);
     let failed = in_quick_time("lock", redlock.lock("a", TTL).retry_count(1)).await.unwrap_err();
@@ -174,10 +205,13 @@ async fn when_all_nodes_are_stopped_the_round_ends_with_the_node_timeout() {
     assert!(eventually(SOON, || everywhere(&servers, "a", None)).await, "ghosts");
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_manager_works_again_by_itself_when_a_majority_is_back() {
+async fn a_manager_works_again_by_itself_when_a_majority_is_back(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let mut servers = Server::start_some(3);
-    let redlock = manager(&servers).node_timeout(NODE_TIMEOUT).build().unwrap();
+    let redlock = adapter.manager(&servers).node_timeout(NODE_TIMEOUT).build().unwrap();
     warm_up(&redlock, &servers).await;
     servers[..2].iter_mut().for_each(Server::kill);
     for _ in 0..3 {
@@ -190,10 +224,13 @@ async fn a_manager_works_again_by_itself_when_a_majority_is_back() {
     assert!(eventually(SOON, || everywhere(&servers, "a", None)).await);
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_extension_puts_the_key_back_on_a_node_that_has_lost_it() {
+async fn an_extension_puts_the_key_back_on_a_node_that_has_lost_it(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let mut servers = Server::start_some(3);
-    let redlock = manager(&servers).build().unwrap();
+    let redlock = adapter.manager(&servers).build().unwrap();
     let mut lock = redlock.lock(["a", "b"], TTL).await.unwrap();
     let token = lock.token().as_str().to_owned();
     assert!(eventually(SOON, || everywhere(&servers, "a", Some(&token))).await);
@@ -219,10 +256,13 @@ async fn an_extension_puts_the_key_back_on_a_node_that_has_lost_it() {
     assert!(eventually(SOON, || everywhere(&servers, "a", None)).await);
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lock_outlives_the_restart_of_durable_nodes() {
+async fn a_lock_outlives_the_restart_of_durable_nodes(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let mut servers = Server::start_some_with(3, &["--appendonly", "yes", "--appendfsync", "always"]);
-    let redlock = manager(&servers).build().unwrap();
+    let redlock = adapter.manager(&servers).build().unwrap();
     let mut lock = redlock.lock("a", TTL).await.unwrap();
     let token = lock.token().as_str().to_owned();
     assert!(eventually(SOON, || everywhere(&servers, "a", Some(&token))).await);
@@ -236,10 +276,13 @@ async fn a_lock_outlives_the_restart_of_durable_nodes() {
     assert!(eventually(SOON, || everywhere(&servers, "a", None)).await);
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scripts_and_data_may_be_flushed_under_a_lock() {
+async fn scripts_and_data_may_be_flushed_under_a_lock(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let servers = Server::start_some(3);
-    let redlock = manager(&servers).build().unwrap();
+    let redlock = adapter.manager(&servers).build().unwrap();
     for (flush, found) in
         [(["SCRIPT", "FLUSH"], Unlock::Released), (["FLUSHALL", "SYNC"], Unlock::AlreadyGone)]
     {
@@ -254,10 +297,13 @@ async fn scripts_and_data_may_be_flushed_under_a_lock() {
     }
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lock_that_a_quorum_lost_is_lost_and_its_last_key_stays_until_it_is_let_go() {
+async fn a_lock_that_a_quorum_lost_is_lost_and_its_last_key_stays_until_it_is_let_go(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let servers = Server::start_some(3);
-    let redlock = manager(&servers).build().unwrap();
+    let redlock = adapter.manager(&servers).build().unwrap();
     for unlock in [true, false] {
         let mut lock = redlock.lock("a", TTL).await.unwrap();
         let token = lock.token().as_str().to_owned();
@@ -286,10 +332,13 @@ async fn a_lock_that_a_quorum_lost_is_lost_and_its_last_key_stays_until_it_is_le
     }
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_that_is_dropped_in_mid_round_leaves_no_key() {
+async fn a_request_that_is_dropped_in_mid_round_leaves_no_key(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let servers = Server::start_some(3);
-    let redlock = manager(&servers).node_timeout(TTL).build().unwrap();
+    let redlock = adapter.manager(&servers).node_timeout(TTL).build().unwrap();
     warm_up(&redlock, &servers).await;
     servers[1].command::<()>(&["SET", "a", OTHER, "NX", "PX", "60000"]);
     let sets = servers[0].calls("set");
@@ -308,10 +357,13 @@ async fn a_request_that_is_dropped_in_mid_round_leaves_no_key() {
     assert!(everywhere(&servers[1..2], "a", Some(OTHER)));
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dropped_lock_is_released_in_the_background_from_any_thread() {
+async fn a_dropped_lock_is_released_in_the_background_from_any_thread(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let servers = Server::start_some(3);
-    let redlock = manager(&servers).build().unwrap();
+    let redlock = adapter.manager(&servers).build().unwrap();
     for own_thread in [false, true] {
         for kept_alive in [false, true] {
             let lock = redlock.lock("a", TTL).await.unwrap();
@@ -327,11 +379,14 @@ async fn a_dropped_lock_is_released_in_the_background_from_any_thread() {
     }
 }
 
+#[rstest]
 #[test]
-fn a_lock_that_is_dropped_after_its_runtime_does_not_panic() {
+fn a_lock_that_is_dropped_after_its_runtime_does_not_panic(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let servers = Server::start_some(3);
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let redlock = runtime.block_on(async { manager(&servers).build().unwrap() });
+    let redlock = runtime.block_on(async { adapter.manager(&servers).build().unwrap() });
     let [lock, kept_alive] =
         ["a", "b"].map(|name| runtime.block_on(redlock.lock(name, TTL).into_future()).unwrap());
     let kept_alive = kept_alive.keep_alive();

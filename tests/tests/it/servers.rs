@@ -8,8 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use redlock_redis_rs::{Error, LockParts, MAX_TTL, Redlock, Unlock};
-use redlock_tests::server::{Monitor, Server, eventually, everywhere, manager};
+use redlock_core::{Error, LockParts, MAX_TTL, Redlock, Unlock};
+use redlock_tests::{
+    adapter::Adapter,
+    server::{Monitor, Server, eventually, everywhere},
+};
+use rstest::rstest;
 
 /// So long that no key expires during a test, and that the node timeout, a twentieth, is never the reason.
 const TTL: Duration = Duration::from_secs(60);
@@ -20,12 +24,15 @@ const OTHER: &str = "00112233445566778899aabbccddeeff";
 const COMPARE_AND_DELETE: &str =
     "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) else return 0 end";
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_to_five_nodes_are_locked_extended_and_unlocked() {
+async fn one_to_five_nodes_are_locked_extended_and_unlocked(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     for nodes in 1..=5 {
         let servers = Server::start_some(nodes);
-        let ours = manager(&servers).build().unwrap();
-        let theirs = manager(&servers).build().unwrap();
+        let ours = adapter.manager(&servers).build().unwrap();
+        let theirs = adapter.manager(&servers).build().unwrap();
 
         let mut lock = ours.lock("a", TTL).await.unwrap();
         let token = lock.token().as_str().to_owned();
@@ -53,11 +60,14 @@ async fn one_to_five_nodes_are_locked_extended_and_unlocked() {
     }
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_healthy_nodes_hold_is_contended_however_many_they_are() {
+async fn what_healthy_nodes_hold_is_contended_however_many_they_are(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     for nodes in 1..=5 {
         let servers = Server::start_some(nodes);
-        let redlock = manager(&servers).build().unwrap();
+        let redlock = adapter.manager(&servers).build().unwrap();
         for server in &servers {
             server.command::<()>(&["SET", "a", OTHER, "NX", "PX", "60000"]);
         }
@@ -68,11 +78,14 @@ async fn what_healthy_nodes_hold_is_contended_however_many_they_are() {
     }
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn several_resources_are_locked_all_or_not_at_all() {
+async fn several_resources_are_locked_all_or_not_at_all(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let servers = Server::start_some(3);
-    let ours = manager(&servers).build().unwrap();
-    let theirs = manager(&servers).build().unwrap();
+    let ours = adapter.manager(&servers).build().unwrap();
+    let theirs = adapter.manager(&servers).build().unwrap();
 
     let lock = ours.lock(["a", "b"], TTL).await.unwrap();
     let token = lock.token().as_str();
@@ -123,10 +136,13 @@ impl Listening {
     }
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn locking_extending_and_unlocking_are_one_command_each_on_every_node() {
+async fn locking_extending_and_unlocking_are_one_command_each_on_every_node(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let servers = Server::start_some(3);
-    let redlock = manager(&servers).build().unwrap();
+    let redlock = adapter.manager(&servers).build().unwrap();
     let mut listening = Listening::to(&redlock, &servers).await;
     listening.heard().await;
 
@@ -142,10 +158,13 @@ async fn locking_extending_and_unlocking_are_one_command_each_on_every_node() {
     assert_eq!(listening.heard().await.iter().map(evals).collect::<Vec<_>>(), [2; 3], "one to release it");
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn unlocking_what_is_gone_says_so_after_one_command_on_every_node() {
+async fn unlocking_what_is_gone_says_so_after_one_command_on_every_node(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let servers = Server::start_some(3);
-    let redlock = manager(&servers).build().unwrap();
+    let redlock = adapter.manager(&servers).build().unwrap();
     let mut listening = Listening::to(&redlock, &servers).await;
 
     let lock = redlock.lock("a", TTL).await.unwrap();
@@ -159,10 +178,13 @@ async fn unlocking_what_is_gone_says_so_after_one_command_on_every_node() {
     assert_eq!(listening.heard().await, [[""; 0]; 3], "nothing in the background either");
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_key_that_another_implementation_put_on_a_quorum_is_respected() {
+async fn a_key_that_another_implementation_put_on_a_quorum_is_respected(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let servers = Server::start_some(3);
-    let redlock = manager(&servers).build().unwrap();
+    let redlock = adapter.manager(&servers).build().unwrap();
     for server in &servers[1..] {
         assert!(server.command::<bool>(&["SET", "a", OTHER, "NX", "PX", "60000"]));
     }
@@ -181,10 +203,13 @@ async fn a_key_that_another_implementation_put_on_a_quorum_is_respected() {
     assert_eq!(redlock.try_lock("a", TTL).await.unwrap().unlock().await.unwrap(), Unlock::Released);
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn other_implementations_see_a_lock_as_they_see_their_own() {
+async fn other_implementations_see_a_lock_as_they_see_their_own(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let servers = Server::start_some(3);
-    let redlock = manager(&servers).build().unwrap();
+    let redlock = adapter.manager(&servers).build().unwrap();
     let mut lock = redlock.lock("a", TTL).await.unwrap();
     let token = lock.token().as_str().to_owned();
     assert_eq!(token.len(), 40);
@@ -207,12 +232,15 @@ async fn other_implementations_see_a_lock_as_they_see_their_own() {
     assert!(everywhere(&servers, "a", None));
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_late_release_of_a_lock_leaves_the_next_holders_key_alone() {
+async fn the_late_release_of_a_lock_leaves_the_next_holders_key_alone(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let servers = Server::start_some(3);
     let short = Duration::from_secs(1);
-    let ours = manager(&servers).node_timeout(TTL).build().unwrap();
-    let theirs = manager(&servers).build().unwrap();
+    let ours = adapter.manager(&servers).node_timeout(TTL).build().unwrap();
+    let theirs = adapter.manager(&servers).build().unwrap();
 
     let mut lapsed = ours.lock("a", short).await.unwrap();
     let next = theirs.lock("a", TTL).retry_forever().retry_delay(Duration::from_millis(50)).await.unwrap();
@@ -229,12 +257,15 @@ async fn the_late_release_of_a_lock_leaves_the_next_holders_key_alone() {
     assert_eq!(next.unlock().await.unwrap(), Unlock::Released);
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn using_extends_the_lock_over_several_ttls_and_passes_the_result_through() {
+async fn using_extends_the_lock_over_several_ttls_and_passes_the_result_through(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let servers = Server::start_some(3);
     let short = Duration::from_secs(1);
-    let redlock = manager(&servers).node_timeout(TTL).build().unwrap();
-    let theirs = manager(&servers).build().unwrap();
+    let redlock = adapter.manager(&servers).node_timeout(TTL).build().unwrap();
+    let theirs = adapter.manager(&servers).build().unwrap();
 
     let start = Instant::now();
     let used = redlock.using("a", short, |lease| {
@@ -256,11 +287,14 @@ async fn using_extends_the_lock_over_several_ttls_and_passes_the_result_through(
     assert!((5..=10).contains(&extensions), "{extensions} extensions in 2.5 s, about one in 0.33 s wanted");
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lock_can_be_handed_to_another_process() {
+async fn a_lock_can_be_handed_to_another_process(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
     let servers = Server::start_some(3);
-    let ours = manager(&servers).build().unwrap();
-    let theirs = manager(&servers).build().unwrap();
+    let ours = adapter.manager(&servers).build().unwrap();
+    let theirs = adapter.manager(&servers).build().unwrap();
 
     let lock = ours.lock(["a", "b"], TTL).await.unwrap();
     assert!(eventually(SOON, || everywhere(&servers, "b", Some(lock.token().as_str()))).await);
@@ -283,10 +317,11 @@ async fn a_lock_can_be_handed_to_another_process() {
     assert!(everywhere(&servers, "a", None), "what is gone is not put back");
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_name_is_the_key_byte_for_byte() {
+async fn every_name_is_the_key_byte_for_byte(#[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter) {
     let servers = Server::start_some(3);
-    let redlock = manager(&servers).build().unwrap();
+    let redlock = adapter.manager(&servers).build().unwrap();
     let long = "k".repeat(1024);
     let names = [
         " two  words ",
@@ -310,10 +345,11 @@ async fn every_name_is_the_key_byte_for_byte() {
     );
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_years_and_a_blink_are_ttls() {
+async fn a_hundred_years_and_a_blink_are_ttls(#[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter) {
     let servers = Server::start_some(3);
-    let redlock = manager(&servers).build().unwrap();
+    let redlock = adapter.manager(&servers).build().unwrap();
     let mut lock = redlock.lock("long", MAX_TTL).await.unwrap();
     assert!(eventually(SOON, || servers.iter().all(|server| server.get("long").is_some())).await);
     lock.extend(MAX_TTL).await.unwrap();
@@ -329,11 +365,12 @@ async fn a_hundred_years_and_a_blink_are_ttls() {
     assert!(eventually(SOON, || everywhere(&servers, "short", None)).await);
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn contending_tasks_lose_no_update() {
+async fn contending_tasks_lose_no_update(#[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter) {
     const ADDS: u32 = 3;
     let servers = Server::start_some(3);
-    let managers = [manager(&servers).build().unwrap(), manager(&servers).build().unwrap()];
+    let managers = [adapter.manager(&servers).build().unwrap(), adapter.manager(&servers).build().unwrap()];
     let total = Arc::new(AtomicU32::new(0));
     let inside = Arc::new(AtomicBool::new(false));
     let tasks: Vec<_> = (0..16)

@@ -1,0 +1,155 @@
+//! The conformance kit: does a backend keep the contract of [`LockBackend`]?
+//!
+//! It needs the backend, over a node that nobody else uses meanwhile, and a [`Runtime`] to sleep on:
+//!
+//! ```
+//! use redlock_core::{MemoryBackend, TokioRuntime, conformance};
+//!
+//! #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! async fn main() -> Result<(), conformance::Violations> {
+//!     let runtime = TokioRuntime::current();
+//!     let backend = MemoryBackend::new(runtime.clone());
+//!     let passed = conformance::check(&backend, &runtime).await?;
+//!     println!("{passed}");
+//!     Ok(())
+//! }
+//! ```
+//!
+//! What only shows under trouble needs more: a [`Node`], by which the kit stops the node, takes it down and counts its
+//! commands, and a second instance of the backend. [`Kit`] takes both, and has the other settings. Checks that would
+//! need what it was not given are not passed over in silence: [`Passed::skipped`] names them.
+//!
+//! Every check is a function too, for running one again: `conformance::an_extension_prolongs(&kit).await`.
+//!
+//! The kit does not flake: a busy machine makes it slow or undecided, but not wrong. A key that is found gone counts
+//! against the backend only if the answer came before the key's time, and one that is found there only if the question
+//! came after it. It uses names and tokens of its own, different ones in each run, and removes its keys at the end.
+
+#![allow(clippy::missing_errors_doc, reason = "a check has one error, and its docs are those of `Outcome`")]
+
+use std::{future::poll_fn, pin::Pin, task::Poll};
+
+use futures_util::future::{MaybeDone, join_all, maybe_done};
+
+mod case;
+mod holding;
+mod kit;
+mod names;
+mod node;
+mod order;
+mod prolonging;
+mod several;
+mod trouble;
+mod verdict;
+
+#[cfg(test)]
+mod flawed;
+#[cfg(test)]
+mod flaws;
+#[cfg(test)]
+mod tests;
+
+pub use self::{
+    kit::{Kit, LATE_SHARE, RECOVERY, SLACK, TIMEOUT, TTL},
+    node::{Disturbance, Node},
+    verdict::{Clause, Outcome, Passed, Verdict, Violation, Violations},
+};
+use crate::{backend::LockBackend, runtime::Runtime};
+
+/// Runs all checks that need the backend alone, with the default settings of [`Kit`].
+///
+/// # Errors
+///
+/// [`Violations`]: what the backend did against its contract. Its `Debug` is as readable as its `Display`, so that
+/// `unwrap` and `?` in a test tell all.
+pub async fn check(backend: &dyn LockBackend, runtime: &dyn Runtime) -> Result<Passed, Violations> {
+    Kit::new(backend, runtime).check().await
+}
+
+type Run = for<'k> fn(&'k Kit<'k>) -> Asked<'k, Outcome>;
+
+macro_rules! checks {
+    ($($module:ident: $($name:ident)+;)+) => {
+        $(pub use self::$module::{$($name),+};)+
+
+        /// All checks, the one first without which nothing else can be told.
+        const CHECKS: &[(&str, Run)] = &[$($((stringify!($name), |kit| Box::pin($name(kit)))),+),+];
+    };
+}
+
+checks! {
+    holding:
+        a_free_key_is_granted_and_released
+        a_held_key_is_refused_to_others
+        only_the_holder_extends
+        only_the_holder_releases
+        others_leave_the_ttl_alone
+        a_key_lives_for_its_ttl
+        a_lapsed_key_is_not_the_old_holders
+        the_shortest_and_the_longest_ttl_are_kept
+        one_of_many_contenders_wins
+        another_instance_sees_the_keys
+        an_inspection_tells_the_truth;
+    names:
+        names_are_taken_byte_for_byte
+        names_are_no_patterns_and_no_prefixes
+        tokens_are_compared_byte_for_byte;
+    several:
+        an_acquire_of_several_is_all_or_nothing
+        an_extension_of_several_is_all_or_nothing
+        a_release_of_several_removes_what_is_held
+        many_resources_are_one_request
+        several_resources_are_taken_at_one_instant;
+    prolonging:
+        an_acquire_again_is_granted_and_prolongs_nothing
+        an_acquire_again_shortens_nothing
+        an_acquire_of_some_that_are_held_is_granted
+        an_extension_prolongs
+        an_extension_of_several_prolongs_all
+        an_extension_never_shortens;
+    order:
+        requests_take_effect_in_order
+        a_request_that_was_never_polled_does_nothing
+        a_release_removes_what_a_dropped_acquire_left
+        answers_belong_to_their_requests
+        order_is_kept_in_a_busy_task
+        many_requests_in_a_row_are_answered;
+    trouble:
+        a_request_is_one_command
+        a_request_is_not_sent_again
+        a_short_timeout_ends_the_request
+        a_long_timeout_is_no_trouble
+        a_stopped_node_is_unreachable_in_time
+        a_slow_answer_is_waited_for
+        a_release_behind_an_acquire_that_timed_out_leaves_no_key
+        a_node_that_is_down_is_told_in_time
+        nothing_is_sent_late;
+}
+
+/// Polls all of them in their order before it looks at an answer, and then as they can go on.
+async fn together<T: Send>(requests: Vec<Asked<'_, T>>) -> Vec<T> {
+    let mut begun: Vec<_> = requests.into_iter().map(maybe_done).map(Box::pin).collect();
+    poll_fn(|cx| {
+        for request in &mut begun {
+            let _ = request.as_mut().poll(cx);
+        }
+        Poll::Ready(())
+    })
+    .await;
+    let answer = async |mut request: Pin<Box<MaybeDone<Asked<'_, T>>>>| {
+        request.as_mut().await;
+        request.as_mut().take_output()
+    };
+    join_all(begun.into_iter().map(answer)).await.into_iter().flatten().collect()
+}
+
+/// Polls it once and drops it.
+async fn begin_and_drop<T>(mut request: Asked<'_, T>) {
+    poll_fn(|cx| {
+        let _ = request.as_mut().poll(cx);
+        Poll::Ready(())
+    })
+    .await;
+}
+
+type Asked<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

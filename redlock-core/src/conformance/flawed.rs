@@ -1,0 +1,223 @@
+//! A backend that breaks the contract in one way.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    fmt,
+    future::{pending, ready},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+
+use super::{Asked, Disturbance, Node, flaws::Flaw};
+use crate::{
+    Acquire, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, MAX_TTL, MemoryBackend,
+    Release, Released, Reply, Resources, Token, TokioRuntime,
+};
+
+mod verbs;
+
+/// A node in memory, asked wrongly.
+#[derive(Clone)]
+pub(super) struct Flawed {
+    flaw: Flaw,
+    runtime: TokioRuntime,
+    node: MemoryBackend,
+    down: Arc<AtomicBool>,
+    stopped: Arc<AtomicBool>,
+    was_down: Arc<AtomicBool>,
+    granted: Arc<Mutex<BTreeSet<String>>>,
+    answers: Arc<Mutex<VecDeque<Result<Reply, BackendError>>>>,
+    acquires: Arc<Mutex<Vec<String>>>,
+}
+
+impl Flawed {
+    pub(super) fn new(flaw: Flaw, runtime: &TokioRuntime) -> Self {
+        Self {
+            flaw,
+            runtime: runtime.clone(),
+            node: MemoryBackend::new(runtime.clone()),
+            down: Arc::default(),
+            stopped: Arc::default(),
+            was_down: Arc::default(),
+            granted: Arc::default(),
+            answers: Arc::default(),
+            acquires: Arc::default(),
+        }
+    }
+
+    /// Another instance for the same node.
+    pub(super) fn second(&self) -> Self {
+        if self.flaw == Flaw::KeysStayInTheInstance {
+            Self::new(self.flaw, &self.runtime)
+        } else {
+            self.clone()
+        }
+    }
+
+    fn names(&self, names: &Resources) -> Resources {
+        let bend = |name: &str| match self.flaw {
+            Flaw::NamesTrimmed => name.trim().to_owned(),
+            Flaw::NamesCutAtNul => name.split('\0').next().unwrap_or_default().to_owned(),
+            Flaw::NamesCutAt255Bytes => name.chars().take(255).collect(),
+            Flaw::NamesInLowerCase => name.to_lowercase(),
+            Flaw::NamesNormalized => name.replace("e\u{301}", "é"),
+            Flaw::NamesEscaped => name.replace('\n', "\\n"),
+            _ => name.to_owned(),
+        };
+        names.iter().map(bend).collect()
+    }
+
+    fn token(&self, token: &Token) -> Token {
+        let text = token.as_str();
+        let bent = match self.flaw {
+            Flaw::TokensInLowerCase => text.to_lowercase(),
+            Flaw::TokensCutAt32Digits => text[..32].to_owned(),
+            Flaw::TokensAsNumbers => format!("{:0>32}", text.trim_start_matches('0')),
+            _ => text.to_owned(),
+        };
+        bent.parse().unwrap()
+    }
+
+    fn ttl(&self, ttl: Duration) -> Duration {
+        let millis = u64::try_from(ttl.as_millis()).unwrap();
+        match self.flaw {
+            Flaw::TtlWithoutEnd => MAX_TTL,
+            Flaw::TtlInSeconds => Duration::from_secs(millis).min(MAX_TTL),
+            Flaw::TtlRoundedUpToSeconds => Duration::from_secs(millis.div_ceil(1000)),
+            Flaw::TtlATenthShort => ttl - ttl / 10,
+            Flaw::TtlOfOneMillisecondIsNone if millis == 1 => MAX_TTL,
+            Flaw::TtlOf32Bits => Duration::from_millis(millis & u64::from(u32::MAX)),
+            _ => ttl,
+        }
+    }
+
+    fn timeout(&self, timeout: Duration) -> Result<Duration, BackendError> {
+        match self.flaw {
+            Flaw::TimeoutIgnored => Ok(MAX_TTL),
+            Flaw::TimeoutOfItsOwn => Ok(timeout.min(Duration::from_millis(500))),
+            Flaw::LongTimeoutIsAnError if timeout == MAX_TTL => {
+                Err(BackendError::new(BackendErrorKind::Rejected, "timeout out of range"))
+            }
+            _ => Ok(timeout),
+        }
+    }
+
+    /// What comes before a request in every case.
+    async fn troubled(&self, timeout: Duration) -> Result<(), BackendError> {
+        let down = self.down.load(Ordering::Relaxed);
+        match self.flaw {
+            Flaw::ShortTimeoutIsNone if timeout < Duration::from_millis(1) => pending().await,
+            Flaw::HangsWhileDown if down => pending().await,
+            Flaw::BrokenForEver if self.was_down.load(Ordering::Relaxed) => {
+                Err(BackendError::new(BackendErrorKind::Unreachable, "broken"))
+            }
+            Flaw::DownIsRejected if down => {
+                Err(BackendError::new(BackendErrorKind::Rejected, "no such node"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn bent<T>(&self, answer: Result<T, BackendError>) -> Result<T, BackendError> {
+        let timed_out = self.stopped.load(Ordering::Relaxed) && answer.is_err();
+        match self.flaw {
+            Flaw::TimeoutIsUnavailable if timed_out => {
+                Err(BackendError::new(BackendErrorKind::Unavailable, "timed out"))
+            }
+            Flaw::TimeoutIsRejected if timed_out => {
+                Err(BackendError::new(BackendErrorKind::Rejected, "timed out"))
+            }
+            _ => answer,
+        }
+    }
+
+    fn holds(&self, name: &str, token: &Token) -> bool {
+        self.node.get(name).as_deref() == Some(token.as_str())
+    }
+
+    fn foreign(&self, name: &str, token: &Token) -> bool {
+        self.node.get(name).is_some_and(|value| value != token.as_str())
+    }
+
+    fn prolong(&self, name: &str, ttl: Duration) {
+        if let Some(value) = self.node.get(name) {
+            self.node.set(name, value, ttl);
+        }
+    }
+
+    /// The request as the caller gets it: not begun, as it should be, or begun.
+    fn begun<'a, T: Send + 'a>(&self, mut request: Asked<'a, T>) -> Asked<'a, T> {
+        if self.flaw == Flaw::SentBeforeThePoll {
+            match request.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(answer) => return Box::pin(ready(answer)),
+                Poll::Pending => {}
+            }
+        }
+        request
+    }
+}
+
+#[rustfmt::skip]
+impl LockBackend for Flawed {
+    fn acquire<'a, 'b, 'f>(&'a self, request: Acquire<'b>) -> Asked<'f, Result<Reply, BackendError>>
+    where 'a: 'f, 'b: 'f, Self: 'f {
+        self.begun(Box::pin(self.take(request)))
+    }
+
+    fn extend<'a, 'b, 'f>(&'a self, request: Extend<'b>) -> Asked<'f, Result<Reply, BackendError>>
+    where 'a: 'f, 'b: 'f, Self: 'f {
+        self.begun(Box::pin(self.prolonged(request)))
+    }
+
+    fn release<'a, 'b, 'f>(&'a self, request: Release<'b>) -> Asked<'f, Result<Released, BackendError>>
+    where 'a: 'f, 'b: 'f, Self: 'f {
+        self.begun(Box::pin(self.removed(request)))
+    }
+
+    fn inspect<'a, 'b, 'f>(&'a self, request: Inspect<'b>) -> Asked<'f, Result<Vec<KeyState>, BackendError>>
+    where 'a: 'f, 'b: 'f, Self: 'f {
+        Box::pin(self.looked(request))
+    }
+}
+
+impl fmt::Debug for Flawed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.flaw.fmt(f)
+    }
+}
+
+#[async_trait]
+impl Node for Flawed {
+    async fn commands(&self) -> Option<u64> {
+        Some(self.node.requests())
+    }
+
+    async fn stop(&self) -> Disturbance {
+        self.stopped.store(true, Ordering::Relaxed);
+        self.node.stop();
+        Disturbance::Done
+    }
+
+    async fn resume(&self) {
+        self.stopped.store(false, Ordering::Relaxed);
+        self.node.resume();
+    }
+
+    async fn shut_down(&self) -> Disturbance {
+        self.down.store(true, Ordering::Relaxed);
+        self.was_down.store(true, Ordering::Relaxed);
+        self.node.shut_down();
+        Disturbance::Done
+    }
+
+    async fn start(&self) {
+        self.node.start();
+        self.down.store(false, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,260 @@
+//! What each flaw does to requests.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use super::{super::flaws::Flaw, Flawed};
+use crate::{
+    Acquire, BackendError, BackendErrorKind, Extend, Inspect, KeyState, MAX_TTL, Release, Released, Reply,
+    Resources, Runtime, backend::LockBackend,
+};
+
+impl Flawed {
+    pub(super) async fn take(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
+        self.troubled(request.timeout).await?;
+        let (names, token) = (self.names(request.resources), self.token(request.token));
+        let (ttl, timeout) = (self.ttl(request.ttl), self.timeout(request.timeout)?);
+        let plain = Acquire::new(&names, &token, ttl, timeout);
+        let own = names.iter().filter(|name| self.holds(name, &token)).count();
+        self.acquires.lock().unwrap().extend(names.iter().map(str::to_owned));
+        let taken = names.iter().any(|name| self.foreign(name, &token));
+        match self.flaw {
+            Flaw::NeverGrants => return Ok(Reply::Refused),
+            Flaw::AcquireOverwrites => {
+                names
+                    .iter()
+                    .filter(|name| self.foreign(name, &token))
+                    .for_each(|name| self.node.remove(name));
+            }
+            Flaw::RefusedAcquireProlongs if taken => names.iter().for_each(|name| self.prolong(name, ttl)),
+            Flaw::SecondAcquireIsRefused if own == names.iter().len() => return Ok(Reply::Refused),
+            Flaw::OwnKeysAreInTheWay if own > 0 && own < names.iter().len() => return Ok(Reply::Refused),
+            Flaw::SecondAcquireProlongs | Flaw::SecondAcquireShortens if !taken => {
+                let longer = self.flaw == Flaw::SecondAcquireProlongs;
+                for name in
+                    names.iter().filter(|name| self.node.ttl(name).is_some_and(|left| (left < ttl) == longer))
+                {
+                    self.prolong(name, ttl);
+                }
+            }
+            Flaw::AcquireTakesTheFreeOnes if taken => {
+                let free: Vec<_> = names.iter().filter(|name| self.node.get(name).is_none()).collect();
+                free.into_iter().for_each(|name| self.node.set(name, token.as_str(), ttl));
+            }
+            Flaw::AcquireStopsAtAForeignKey => {
+                for name in names.iter() {
+                    let name = Resources::from(name);
+                    let request = Acquire::new(&name, &token, ttl, timeout);
+                    if self.node.acquire(request).await? == Reply::Refused {
+                        return Ok(Reply::Refused);
+                    }
+                }
+                return Ok(Reply::Granted);
+            }
+            Flaw::AcquireTakesTheFirstOnly | Flaw::AcquireTakesTenAtMost => {
+                let most = if self.flaw == Flaw::AcquireTakesTenAtMost { 10 } else { 1 };
+                let some = names.iter().take(most).collect();
+                return self.node.acquire(Acquire::new(&some, &token, ttl, timeout)).await;
+            }
+            Flaw::AcquireChecksAndThenSets => {
+                tokio::task::yield_now().await;
+                if !taken {
+                    names.iter().for_each(|name| self.node.set(name, token.as_str(), ttl));
+                }
+                return Ok(if taken { Reply::Refused } else { Reply::Granted });
+            }
+            Flaw::AcquireTakesOneByOne | Flaw::OneCommandForEachKey => {
+                for (position, name) in names.iter().enumerate() {
+                    let one = Resources::from(name);
+                    if self.node.acquire(Acquire::new(&one, &token, ttl, timeout)).await? == Reply::Refused {
+                        let back = names.iter().take(position).collect();
+                        self.node.release(Release::new(&back, &token, timeout)).await?;
+                        return Ok(Reply::Refused);
+                    }
+                    if self.flaw == Flaw::AcquireTakesOneByOne {
+                        tokio::task::yield_now().await;
+                    }
+                }
+                return Ok(Reply::Granted);
+            }
+            Flaw::AcquireForgetsAKeyUsedOften => {
+                let acquires = self.acquires.lock().unwrap();
+                if names.iter().any(|name| acquires.iter().filter(|other| *other == name).count() > 60) {
+                    return Ok(Reply::Refused);
+                }
+            }
+            Flaw::ReleaseOvertakes => self.runtime.sleep(Duration::from_millis(5)).await,
+            Flaw::ReleaseOvertakesInABusyTask => tokio::task::consume_budget().await,
+            Flaw::DroppedAcquireIsSentLate => return self.late_when_dropped(plain).await,
+            Flaw::AnswersOutOfStep => {
+                let answer = self.node.acquire(plain).await;
+                self.answers.lock().unwrap().push_back(answer);
+                tokio::task::yield_now().await;
+                return self.answers.lock().unwrap().pop_front().unwrap();
+            }
+            Flaw::SentTwice => drop(self.node.acquire(plain).await),
+            Flaw::ResentAfterATimeout => {
+                let answer = self.node.acquire(plain).await;
+                return if answer.is_err() { self.node.acquire(plain).await } else { answer };
+            }
+            Flaw::SentWhenUpAgain if self.down.load(Ordering::Relaxed) => {
+                let (flawed, names, token) = (self.clone(), names.clone(), token.clone());
+                self.runtime.spawn(Box::pin(async move {
+                    while flawed.down.load(Ordering::Relaxed) {
+                        flawed.runtime.sleep(Duration::from_millis(20)).await;
+                    }
+                    let _ = flawed.node.acquire(Acquire::new(&names, &token, ttl, timeout)).await;
+                }));
+                return Err(BackendError::timed_out(timeout));
+            }
+            Flaw::DownIsRefused if self.down.load(Ordering::Relaxed) => return Ok(Reply::Refused),
+            _ => {}
+        }
+        let answer = self.bent(self.node.acquire(plain).await);
+        if answer.as_ref().is_ok_and(|reply| *reply == Reply::Granted) {
+            self.granted.lock().unwrap().insert(token.as_str().to_owned());
+        }
+        answer
+    }
+
+    async fn late_when_dropped(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
+        struct Late(Option<Box<dyn FnOnce() + Send>>);
+        impl Drop for Late {
+            fn drop(&mut self) {
+                self.0.take().into_iter().for_each(|send| send());
+            }
+        }
+        let (flawed, names, token) = (self.clone(), request.resources.clone(), request.token.clone());
+        let (ttl, timeout) = (request.ttl, request.timeout);
+        let mut late = Late(Some(Box::new(move || {
+            let runtime = flawed.runtime.clone();
+            runtime.spawn(Box::pin(async move {
+                flawed.runtime.sleep(Duration::from_millis(10)).await;
+                let _ = flawed.node.acquire(Acquire::new(&names, &token, ttl, timeout)).await;
+            }));
+        })));
+        tokio::task::yield_now().await;
+        late.0 = None;
+        self.node.acquire(request).await
+    }
+
+    pub(super) async fn prolonged(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
+        self.troubled(request.timeout).await?;
+        let (names, token) = (self.names(request.resources), self.token(request.token));
+        let (ttl, timeout) = (self.ttl(request.ttl), self.timeout(request.timeout)?);
+        let own: Vec<_> = names.iter().filter(|name| self.holds(name, &token)).collect();
+        let all = own.len() == names.iter().len();
+        let longer = |name: &str, ttl: Duration| {
+            if self.node.ttl(name).is_some_and(|left| left < ttl) {
+                self.prolong(name, ttl);
+            }
+        };
+        match self.flaw {
+            Flaw::ExtendRevives => {
+                let free: Vec<_> = names.iter().filter(|name| self.node.get(name).is_none()).collect();
+                free.into_iter().for_each(|name| self.node.set(name, token.as_str(), ttl));
+            }
+            Flaw::ExtendIgnoresTheToken => {
+                names.iter().for_each(|name| longer(name, ttl));
+                let there = names.iter().all(|name| self.node.get(name).is_some());
+                return Ok(if there { Reply::Granted } else { Reply::Refused });
+            }
+            Flaw::RefusedExtendProlongs if !all => names.iter().for_each(|name| longer(name, ttl)),
+            Flaw::ExtendProlongsTheOwnOnes => own.iter().for_each(|name| longer(name, ttl)),
+            Flaw::ExtendProlongsTheFirstOnly if all => {
+                let first = names.iter().take(1).collect();
+                return self.node.extend(Extend::new(&first, &token, ttl, timeout)).await;
+            }
+            Flaw::ExtendDoesNothing if all => return Ok(Reply::Granted),
+            Flaw::ExtendShortens if all => {
+                names.iter().for_each(|name| self.prolong(name, ttl));
+                return Ok(Reply::Granted);
+            }
+            Flaw::ExtendAdds if all => {
+                for name in names.iter() {
+                    self.prolong(name, ttl + self.node.ttl(name).unwrap_or_default());
+                }
+                return Ok(Reply::Granted);
+            }
+            Flaw::ExtendTrustsItsMemory if own.is_empty() => {
+                let granted = self.granted.lock().unwrap().contains(token.as_str());
+                return Ok(if granted { Reply::Granted } else { Reply::Refused });
+            }
+            _ => {}
+        }
+        self.bent(self.node.extend(Extend::new(&names, &token, ttl, timeout)).await)
+    }
+
+    pub(super) async fn removed(&self, request: Release<'_>) -> Result<Released, BackendError> {
+        self.troubled(request.timeout).await?;
+        let (names, token) = (self.names(request.resources), self.token(request.token));
+        let timeout = self.timeout(request.timeout)?;
+        let plain = Release::new(&names, &token, timeout);
+        let own: Vec<_> = names.iter().filter(|name| self.holds(name, &token)).collect();
+        match self.flaw {
+            Flaw::ReleaseIgnoresTheToken => {
+                names
+                    .iter()
+                    .filter(|name| self.foreign(name, &token))
+                    .for_each(|name| self.node.remove(name));
+            }
+            Flaw::ReleaseAlwaysSaysRemoved => {
+                self.node.release(plain).await?;
+                return Ok(Released::Removed);
+            }
+            Flaw::ReleaseDoesNothing => return Ok(Released::Removed),
+            Flaw::ReleaseStopsAtAForeignKey => {
+                for name in names.iter() {
+                    let name = Resources::from(name);
+                    let request = Release::new(&name, &token, timeout);
+                    if self.node.release(request).await? == Released::NotHeld {
+                        return Ok(Released::NotHeld);
+                    }
+                }
+                return Ok(Released::Removed);
+            }
+            Flaw::ReleaseIsAllOrNothing if own.len() < names.iter().len() => return Ok(Released::NotHeld),
+            Flaw::ReleaseOfSomeSaysRemoved if !own.is_empty() => {
+                self.node.release(plain).await?;
+                return Ok(Released::Removed);
+            }
+            Flaw::ReleaseByPrefix | Flaw::ReleaseByPattern => {
+                let mine: Vec<_> = names.iter().map(|name| name.trim_end_matches('*').to_owned()).collect();
+                let acquires = self.acquires.lock().unwrap().clone();
+                for (pattern, prefix) in names.iter().zip(&mine) {
+                    if self.flaw == Flaw::ReleaseByPrefix || pattern.ends_with('*') {
+                        let same = acquires
+                            .iter()
+                            .filter(|name| name.starts_with(prefix) && self.holds(name, &token));
+                        same.filter(|name| *name != pattern).for_each(|name| self.node.remove(name));
+                    }
+                }
+            }
+            Flaw::LooksFirst => drop(self.node.inspect(Inspect::new(&names, timeout)).await),
+            Flaw::ReleaseNotSentToAStoppedNode if self.stopped.load(Ordering::Relaxed) => {
+                self.runtime.sleep(timeout).await;
+                return Err(BackendError::timed_out(timeout));
+            }
+            _ => {}
+        }
+        self.bent(self.node.release(plain).await)
+    }
+
+    pub(super) async fn looked(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
+        self.troubled(request.timeout).await?;
+        let names = self.names(request.resources);
+        let states = self.bent(self.node.inspect(Inspect::new(&names, self.timeout(request.timeout)?)).await);
+        match self.flaw {
+            Flaw::InspectSaysFree => states.map(|states| states.iter().map(|_| KeyState::Free).collect()),
+            Flaw::InspectReverses => states.map(|states| states.into_iter().rev().collect()),
+            Flaw::InspectHasTheWrongTtl => {
+                let wrong = |state| match state {
+                    KeyState::Held { holder, .. } => KeyState::held(holder.as_bytes(), Some(MAX_TTL)),
+                    KeyState::Free => KeyState::Free,
+                };
+                states.map(|states| states.into_iter().map(wrong).collect())
+            }
+            Flaw::InspectIsUnavailable => Err(BackendError::new(BackendErrorKind::Unavailable, "cannot")),
+            _ => states,
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! Clause 1: a key is held by a token.
+
+use std::time::Duration;
+
+use super::{
+    Asked,
+    case::{Case, Holder, LONG, Seen},
+    kit::Kit,
+    together,
+    verdict::{Clause, Outcome, Verdict, Violation},
+};
+use crate::{
+    MAX_TTL,
+    backend::{BackendErrorKind, Released, Reply},
+    inspect::KeyState,
+    resources::Resources,
+};
+
+/// A free key is granted, and what is held is removed by its release.
+pub async fn a_free_key_is_granted_and_released(kit: &Kit<'_>) -> Outcome {
+    kit.case(Clause::HeldByToken, "a_free_key_is_granted_and_released", |case| async move {
+        let [a, b] = case.holders();
+        let key = case.name("key");
+        a.acquire(&key, LONG).await.must(Reply::Granted)?;
+        a.release(&key).await.must(Released::Removed)?;
+        b.acquire(&key, LONG).await.must(Reply::Granted)?;
+        b.release(&key).await.must(Released::Removed)?;
+        Ok(Verdict::Passed)
+    })
+    .await
+}
+
+/// An acquire of a key that another token holds is refused, and the key stays as it is.
+pub async fn a_held_key_is_refused_to_others(kit: &Kit<'_>) -> Outcome {
+    kit.case(Clause::HeldByToken, "a_held_key_is_refused_to_others", |case| async move {
+        let [a, b] = case.holders();
+        let key = case.name("key");
+        a.acquire(&key, LONG).await.must(Reply::Granted)?;
+        b.acquire(&key, LONG).await.must(Reply::Refused)?;
+        b.acquire(&key, LONG).await.must(Reply::Refused)?;
+        a.must_hold(&key).await?;
+        Ok(Verdict::Passed)
+    })
+    .await
+}
+
+/// An extension of a key that is free, or that another token holds, is refused and changes nothing.
+pub async fn only_the_holder_extends(kit: &Kit<'_>) -> Outcome {
+    kit.case(Clause::HeldByToken, "only_the_holder_extends", |case| async move {
+        let [a, b] = case.holders();
+        let key = case.name("key");
+        a.extend(&key, LONG).await.must(Reply::Refused)?;
+        case.must_be_free(&key).await?;
+        a.acquire(&key, LONG).await.must(Reply::Granted)?;
+        b.extend(&key, LONG).await.must(Reply::Refused)?;
+        a.must_hold(&key).await?;
+        a.release(&key).await.must(Released::Removed)?;
+        a.extend(&key, LONG).await.must(Reply::Refused)?;
+        case.must_be_free(&key).await?;
+        Ok(Verdict::Passed)
+    })
+    .await
+}
+
+/// A release of a key that is free, or that another token holds, says so and changes nothing.
+pub async fn only_the_holder_releases(kit: &Kit<'_>) -> Outcome {
+    kit.case(Clause::HeldByToken, "only_the_holder_releases", |case| async move {
+        let [a, b] = case.holders();
+        let key = case.name("key");
+        a.release(&key).await.must(Released::NotHeld)?;
+        a.acquire(&key, LONG).await.must(Reply::Granted)?;
+        b.release(&key).await.must(Released::NotHeld)?;
+        a.must_hold(&key).await?;
+        a.release(&key).await.must(Released::Removed)?;
+        a.release(&key).await.must(Released::NotHeld)?;
+        Ok(Verdict::Passed)
+    })
+    .await
+}
+
+/// Requests with another token neither prolong a key nor shorten it.
+pub async fn others_leave_the_ttl_alone(kit: &Kit<'_>) -> Outcome {
+    kit.timed(Clause::HeldByToken, "others_leave_the_ttl_alone", |case, ttl| async move {
+        let [a, b] = case.holders();
+        let key = case.name("key");
+        let life = a.acquire(&key, ttl).await;
+        life.must(Reply::Granted)?;
+        for other in [LONG, ttl / 10] {
+            // Ends on its own when a machine is so slow that the key is gone already.
+            if b.acquire(&key, other).await.must(Reply::Refused).is_err()
+                && case.now() < life.life(ttl).earliest()
+            {
+                return Err(case.violation("Refused", "Granted"));
+            }
+            b.extend(&key, other).await.ended()?.ok();
+            b.release(&key).await.ended()?.ok();
+        }
+        case.watch(&key, life.life(ttl)).await
+    })
+    .await
+}
+
+/// A key is there for its ttl, and gone after it.
+pub async fn a_key_lives_for_its_ttl(kit: &Kit<'_>) -> Outcome {
+    kit.timed(Clause::HeldByToken, "a_key_lives_for_its_ttl", |case, ttl| async move {
+        let a = case.holder();
+        let key = case.name("key");
+        let acquired = a.acquire(&key, ttl).await;
+        acquired.must(Reply::Granted)?;
+        case.watch(&key, acquired.life(ttl)).await
+    })
+    .await
+}
+
+/// Once a key has lapsed and another token holds it, the first token can do nothing to it.
+pub async fn a_lapsed_key_is_not_the_old_holders(kit: &Kit<'_>) -> Outcome {
+    kit.case(Clause::HeldByToken, "a_lapsed_key_is_not_the_old_holders", |case| async move {
+        let [a, b] = case.holders();
+        let key = case.name("key");
+        a.acquire(&key, case.kit.ttl / 10).await.must(Reply::Granted)?;
+        case.sleep(case.kit.ttl).await;
+        a.extend(&key, LONG).await.must(Reply::Refused)?;
+        b.acquire(&key, LONG).await.must(Reply::Granted)?;
+        a.acquire(&key, LONG).await.must(Reply::Refused)?;
+        a.extend(&key, LONG).await.must(Reply::Refused)?;
+        a.release(&key).await.must(Released::NotHeld)?;
+        b.must_hold(&key).await?;
+        Ok(Verdict::Passed)
+    })
+    .await
+}
+
+/// A ttl of 1 ms and one of [`MAX_TTL`] work as others do.
+pub async fn the_shortest_and_the_longest_ttl_are_kept(kit: &Kit<'_>) -> Outcome {
+    kit.case(Clause::HeldByToken, "the_shortest_and_the_longest_ttl_are_kept", |case| async move {
+        let [a, b] = case.holders();
+        let (short, long) = (case.name("short"), case.name("long"));
+        a.acquire(&short, Duration::from_millis(1)).await.must(Reply::Granted)?;
+        case.sleep(case.kit.ttl / 2).await;
+        b.acquire(&short, Duration::from_millis(1)).await.must(Reply::Granted)?;
+
+        a.acquire(&long, MAX_TTL).await.must(Reply::Granted)?;
+        b.acquire(&long, MAX_TTL).await.must(Reply::Refused)?;
+        a.extend(&long, MAX_TTL).await.must(Reply::Granted)?;
+        b.acquire(&long, MAX_TTL).await.must(Reply::Refused)?;
+        if let Ok(states) = a.inspect(&long).await.ended()?
+            && let [KeyState::Held { remaining, .. }] = &states[..]
+            && remaining.is_none_or(|left| left < MAX_TTL - LONG || left > MAX_TTL)
+        {
+            return Err(case.violation(format!("about {MAX_TTL:?} left"), format!("{remaining:?}")));
+        }
+        a.release(&long).await.must(Released::Removed)?;
+        Ok(Verdict::Passed)
+    })
+    .await
+}
+
+/// Of 50 that ask for a key at the same time, one gets it: the first.
+pub async fn one_of_many_contenders_wins(kit: &Kit<'_>) -> Outcome {
+    kit.case(Clause::HeldByToken, "one_of_many_contenders_wins", |case| async move {
+        let key = case.name("key");
+        let contenders: [_; 50] = case.holders();
+        first_wins(&case, &contenders, |_| key.as_str().into()).await?;
+        Ok(Verdict::Passed)
+    })
+    .await
+}
+
+/// What one instance of the backend put on the node is there for another. Needs [`Kit::second`].
+pub async fn another_instance_sees_the_keys(kit: &Kit<'_>) -> Outcome {
+    kit.case(Clause::HeldByToken, "another_instance_sees_the_keys", |case| async move {
+        let Some(second) = case.kit.second else {
+            return Ok(Verdict::Skipped("no second instance of the backend was given"));
+        };
+        let [a, b] = case.holders();
+        let key = case.name("key");
+        a.acquire(&key, LONG).await.must(Reply::Granted)?;
+        b.through(second).acquire(&key, LONG).await.must(Reply::Refused)?;
+        a.through(second).extend(&key, LONG).await.must(Reply::Granted)?;
+        a.through(second).release(&key).await.must(Released::Removed)?;
+        b.acquire(&key, LONG).await.must(Reply::Granted)?;
+        a.through(second).acquire(&key, LONG).await.must(Reply::Refused)?;
+        b.release(&key).await.must(Released::Removed)?;
+        Ok(Verdict::Passed)
+    })
+    .await
+}
+
+/// An inspection tells in order what stands there, and changes nothing. A backend without this ability rejects it.
+pub async fn an_inspection_tells_the_truth(kit: &Kit<'_>) -> Outcome {
+    kit.case(Clause::HeldByToken, "an_inspection_tells_the_truth", |case| async move {
+        let [a, b] = case.holders();
+        let names = ["held", "free", "other"].map(|label| case.name(label));
+        a.acquire(&names[0], LONG).await.must(Reply::Granted)?;
+        b.acquire(&names[2], 2 * LONG).await.must(Reply::Granted)?;
+        let seen = a.inspect(&names[..]).await;
+        let states = match seen.ended()? {
+            Ok(states) => states,
+            Err(error) if error.kind() == BackendErrorKind::Rejected => {
+                return Ok(Verdict::Skipped("the backend cannot inspect keys"));
+            }
+            Err(_) => {
+                return Err(case.violation_of(
+                    Clause::InItsClass,
+                    "what stands there, or Rejected",
+                    seen.told(),
+                ));
+            }
+        };
+        let shows = |state: Option<&KeyState>, token: &str, ttl: Duration| match state {
+            Some(KeyState::Held { holder, remaining: Some(left) }) => {
+                token.starts_with(holder) && !holder.is_empty() && (ttl - LONG / 2..=ttl).contains(left)
+            }
+            _ => false,
+        };
+        let right = states.len() == names.len()
+            && shows(states.first(), a.token.as_str(), LONG)
+            && states[1] == KeyState::Free
+            && shows(states.last(), b.token.as_str(), 2 * LONG);
+        if !right {
+            let expected = format!(
+                "{}… for up to {LONG:?}, free, {}… for up to {:?}",
+                &a.token.as_str()[..8],
+                &b.token.as_str()[..8],
+                2 * LONG
+            );
+            return Err(case.violation(expected, seen.told()));
+        }
+        a.must_hold(&names[0]).await?;
+        case.must_be_free(&names[1]).await?;
+        b.must_hold(&names[2]).await?;
+        Ok(Verdict::Passed)
+    })
+    .await
+}
+
+/// Whether only the first gets what all ask for at the same time, each by its position.
+pub(super) async fn first_wins<'k>(
+    case: &Case<'k>,
+    contenders: &[Holder<'k>],
+    names: impl Fn(usize) -> Resources + Send + Sync,
+) -> Result<(), Violation> {
+    let names = &names;
+    let ask = |(position, one): (usize, &Holder<'k>)| -> Asked<'_, Seen<'k, Reply>> {
+        let one = one.clone();
+        Box::pin(async move { one.acquire(names(position), LONG).await })
+    };
+    let answers = together(contenders.iter().enumerate().map(ask).collect()).await;
+    let mut winners = Vec::new();
+    for (position, seen) in answers.iter().enumerate() {
+        if seen.ended()?.is_ok_and(|reply| *reply == Reply::Granted) {
+            winners.push(position);
+        } else {
+            seen.must(Reply::Refused)?;
+        }
+    }
+    if winners != [0] {
+        let expected = format!("number 0 of {} wins", contenders.len());
+        return Err(case.violation(expected, format!("numbers {winners:?} do")));
+    }
+    contenders[0].must_hold(names(0)).await
+}

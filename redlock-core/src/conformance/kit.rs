@@ -1,0 +1,178 @@
+//! The settings of a run.
+
+use std::{
+    fmt,
+    hash::{BuildHasher, RandomState},
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use super::{
+    CHECKS,
+    case::Case,
+    node::Node,
+    verdict::{Clause, Outcome, Passed, Verdict, Violations},
+};
+use crate::{backend::LockBackend, runtime::Runtime};
+
+/// A backend to check, and how.
+pub struct Kit<'a> {
+    pub(super) backend: &'a dyn LockBackend,
+    pub(super) runtime: &'a dyn Runtime,
+    pub(super) node: Option<&'a dyn Node>,
+    pub(super) second: Option<&'a dyn LockBackend>,
+    pub(super) slack: Duration,
+    pub(super) timeout: Duration,
+    pub(super) ttl: Duration,
+    pub(super) run: u64,
+    cases: AtomicU64,
+}
+
+impl<'a> Kit<'a> {
+    /// A kit for a backend with the default settings.
+    #[must_use]
+    pub fn new(backend: &'a dyn LockBackend, runtime: &'a dyn Runtime) -> Self {
+        Self {
+            backend,
+            runtime,
+            node: None,
+            second: None,
+            slack: SLACK,
+            timeout: TIMEOUT,
+            ttl: TTL,
+            // Different in each run; it need not be a secret.
+            run: RandomState::new().hash_one(()),
+            cases: AtomicU64::new(0),
+        }
+    }
+
+    /// The node behind the backend, for the checks that disturb it. The default is none.
+    #[must_use]
+    pub fn node(mut self, node: &'a dyn Node) -> Self {
+        self.node = Some(node);
+        self
+    }
+
+    /// Another instance of the backend, with a connection of its own, for the same node. The default is none.
+    #[must_use]
+    pub fn second(mut self, backend: &'a dyn LockBackend) -> Self {
+        self.second = Some(backend);
+        self
+    }
+
+    /// How much later than its timeout a request may end. The default is [`SLACK`].
+    #[must_use]
+    pub fn slack(mut self, slack: Duration) -> Self {
+        self.slack = slack;
+        self
+    }
+
+    /// The timeout of requests to a healthy node. The default is [`TIMEOUT`].
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// The ttl of keys whose end is watched, at least 20 ms. The default is [`TTL`]. Longer for a node that removes its
+    /// keys late: one may live for [`LATE_SHARE`] of its ttl too long. On a busy machine, up to 16 times as long.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = ttl.max(Duration::from_millis(20));
+        self
+    }
+
+    /// What makes the names and tokens of this run different from those of others. The default is random; set it
+    /// to have every run use the same ones, in a simulation for example.
+    #[must_use]
+    pub fn run(mut self, run: u64) -> Self {
+        self.run = run;
+        self
+    }
+
+    /// Runs all checks, one after the other.
+    ///
+    /// # Errors
+    ///
+    /// [`Violations`]: what the backend did against its contract. When it cannot even take and release one key, that
+    /// is all it says.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping it leaves keys behind, and the node as it is at the time.
+    pub async fn check(&self) -> Result<Passed, Violations> {
+        let mut passed = Passed::default();
+        let mut violations = Vec::new();
+        for (position, (name, check)) in CHECKS.iter().enumerate() {
+            match check(self).await {
+                Ok(Verdict::Passed) => passed.passed.push(name),
+                Ok(Verdict::Skipped(reason)) => passed.skipped.push((name, reason)),
+                Err(violation) => violations.push(violation),
+            }
+            if position == 0 && !violations.is_empty() {
+                break;
+            }
+        }
+        if violations.is_empty() {
+            return Ok(passed);
+        }
+        Err(Violations { backend: format!("{:?}", self.backend), violations })
+    }
+
+    /// Runs one check, and removes what it leaves behind.
+    pub(super) async fn case<'k, F, T>(&'k self, clause: Clause, check: &'static str, trial: F) -> Outcome
+    where
+        F: FnOnce(Case<'k>) -> T + Send,
+        T: Future<Output = Outcome> + Send,
+    {
+        let case = Case::new(self, clause, check, self.cases.fetch_add(1, Ordering::Relaxed));
+        let outcome = trial(case.clone()).await;
+        case.clean_up().await;
+        outcome
+    }
+
+    /// Runs one check that watches the clock; with longer times again when the machine was too slow to tell.
+    pub(super) async fn timed<'k, F, T>(&'k self, clause: Clause, check: &'static str, trial: F) -> Outcome
+    where
+        F: Fn(Case<'k>, Duration) -> T + Send + Sync,
+        T: Future<Output = Outcome> + Send,
+    {
+        for doubled in 0..=DOUBLED {
+            let ttl = self.ttl * 2_u32.pow(doubled);
+            let verdict = self.case(clause, check, |case| trial(case, ttl)).await?;
+            if verdict == Verdict::Passed {
+                return Ok(verdict);
+            }
+        }
+        Ok(TOO_SLOW)
+    }
+}
+
+impl fmt::Debug for Kit<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kit")
+            .field("backend", &self.backend)
+            .field("node", &self.node)
+            .field("second", &self.second)
+            .field("slack", &self.slack)
+            .field("timeout", &self.timeout)
+            .field("ttl", &self.ttl)
+            .field("run", &self.run)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How much later than its timeout a request may end, by default: much, for machines that do much else.
+pub const SLACK: Duration = Duration::from_secs(2);
+/// The timeout of requests to a healthy node, by default.
+pub const TIMEOUT: Duration = Duration::from_secs(5);
+/// The ttl of keys whose end is watched, by default.
+pub const TTL: Duration = Duration::from_millis(200);
+/// For how much of its ttl a key may live too long: a quarter.
+pub const LATE_SHARE: u32 = 4;
+/// How long a backend may take to work again after its node does.
+pub const RECOVERY: Duration = Duration::from_secs(10);
+
+/// How often the ttl is doubled for a machine that is too slow to tell.
+const DOUBLED: u32 = 4;
+pub(super) const TOO_SLOW: Verdict = Verdict::Skipped("the machine was too busy to tell");

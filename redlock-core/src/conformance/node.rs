@@ -1,0 +1,73 @@
+//! The node behind a backend, as the kit disturbs it.
+
+use std::fmt;
+
+use async_trait::async_trait;
+
+use crate::memory::MemoryBackend;
+
+/// The node behind a backend: what a test can do to it from outside. Every ability is optional; the checks that need a
+/// missing one are skipped, and say so.
+///
+/// A disturbance may block its thread for as long as it takes. It is over when the method returns.
+#[async_trait]
+pub trait Node: fmt::Debug + Send + Sync {
+    /// How many requests the node has run so far: those of the backend and nobody else's, what failed included. After
+    /// [`Node::start`] it may begin again. The default is that it does not count.
+    async fn commands(&self) -> Option<u64> {
+        None
+    }
+
+    /// Stops the node as SIGSTOP does: connections stay, requests wait.
+    async fn stop(&self) -> Disturbance {
+        Disturbance::NotPossible
+    }
+
+    /// Lets a stopped node go on, with the requests that waited.
+    async fn resume(&self) {}
+
+    /// Ends the node: connections break, and new ones are refused.
+    ///
+    /// Afterwards the backend has [`RECOVERY`](super::RECOVERY) to work again. One that stays broken by design, because
+    /// it was given a connection that nobody makes again, goes without this ability.
+    async fn shut_down(&self) -> Disturbance {
+        Disturbance::NotPossible
+    }
+
+    /// Starts a node that was shut down, with or without its keys, and returns when it serves requests.
+    async fn start(&self) {}
+}
+
+/// Whether a node was disturbed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disturbance {
+    /// It was.
+    Done,
+    /// This test has no means to do it.
+    NotPossible,
+}
+
+#[async_trait]
+impl Node for MemoryBackend {
+    async fn commands(&self) -> Option<u64> {
+        Some(self.requests())
+    }
+
+    async fn stop(&self) -> Disturbance {
+        Self::stop(self);
+        Disturbance::Done
+    }
+
+    async fn resume(&self) {
+        Self::resume(self);
+    }
+
+    async fn shut_down(&self) -> Disturbance {
+        Self::shut_down(self);
+        Disturbance::Done
+    }
+
+    async fn start(&self) {
+        Self::start(self);
+    }
+}

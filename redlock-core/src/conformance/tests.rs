@@ -1,0 +1,109 @@
+//! The kit passes backends that keep the contract, and finds every flaw in those that do not.
+
+use super::{
+    flawed::Flawed,
+    flaws::{FLAWS, Flaw::*},
+    *,
+};
+use crate::{MemoryBackend, TokioRuntime};
+
+#[tokio::test(start_paused = true)]
+async fn the_backend_in_memory_keeps_the_contract() {
+    let runtime = TokioRuntime::current();
+    let backend = MemoryBackend::new(runtime.clone());
+    let kit = Kit::new(&backend, &runtime).node(&backend).second(&backend);
+    let passed = kit.check().await.unwrap();
+    assert_eq!(passed.skipped(), []);
+    assert_eq!(passed.passed().len(), CHECKS.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_checked_is_told() {
+    let runtime = TokioRuntime::current();
+    let passed = check(&MemoryBackend::new(runtime.clone()), &runtime).await.unwrap();
+    assert_eq!(passed.skipped().len(), 8, "{passed}");
+    assert!(passed.to_string().contains("nothing_is_sent_late: no node that can be shut down was given"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_flaw_is_found_as_a_violation_of_its_clause_and_every_check_finds_one() {
+    let runtime = TokioRuntime::current();
+    let mut missed: Vec<_> = FLAWS.iter().map(|(flaw, ..)| *flaw).collect();
+    for (name, check) in CHECKS {
+        let flaws = FLAWS.iter().filter(|(_, _, by)| by == name);
+        assert!(flaws.clone().count() > 0, "{name} finds nothing");
+        for (flaw, clause, _) in flaws {
+            let backend = Flawed::new(*flaw, &runtime);
+            let second = backend.second();
+            let found = check(&Kit::new(&backend, &runtime).node(&backend).second(&second)).await;
+            let found = found.map_err(|violation| (violation.clause(), violation.check()));
+            assert_eq!(found, Err((*clause, *name)), "{flaw:?}");
+            missed.retain(|other| other != flaw);
+        }
+    }
+    assert_eq!(missed, [], "by the checks of their rows");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_tells_all_violations_unless_not_even_one_key_can_be_held() {
+    let runtime = TokioRuntime::current();
+    let backend = Flawed::new(NamesInLowerCase, &runtime);
+    let violations = check(&backend, &runtime).await.unwrap_err();
+    assert_eq!(format!("{violations:?}"), violations.to_string());
+    assert!(
+        violations.to_string().starts_with("1 violation of the contract by NamesInLowerCase"),
+        "{violations}"
+    );
+
+    let violations = check(&Flawed::new(TtlRoundedUpToSeconds, &runtime), &runtime).await.unwrap_err();
+    assert!(violations.iter().len() > 5, "{violations}");
+    let violations = check(&Flawed::new(NeverGrants, &runtime), &runtime).await.unwrap_err();
+    assert_eq!(violations.iter().len(), 1, "{violations}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_flaw_the_same_backend_passes() {
+    let runtime = TokioRuntime::current();
+    let backend = Flawed::new(Nothing, &runtime);
+    let kit = Kit::new(&backend, &runtime).node(&backend).second(&backend);
+    assert_eq!(kit.check().await.unwrap().skipped(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_left_behind_and_a_run_can_follow_a_run() {
+    let runtime = TokioRuntime::current();
+    let backend = MemoryBackend::new(runtime.clone());
+    for _ in 0..3 {
+        Kit::new(&backend, &runtime).node(&backend).run(7).check().await.unwrap();
+        assert_eq!(backend.keys(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_violation_tells_what_was_done_expected_and_seen() {
+    let runtime = TokioRuntime::current();
+    let backend = Flawed::new(SecondAcquireIsRefused, &runtime);
+    let kit = Kit::new(&backend, &runtime);
+    let violation = an_acquire_again_is_granted_and_prolongs_nothing(&kit).await.unwrap_err();
+    assert_eq!(
+        violation.to_string(),
+        "\
+clause 3 (idempotent in the token), found by an_acquire_again_is_granted_and_prolongs_nothing
+    A acquires for 200ms \"one\", \"two\": Granted
+    A acquires for 200ms \"one\", \"two\": Refused
+    A acquires for 200ms \"one\", \"two\": Refused
+  expected: Granted
+  seen:     Refused"
+    );
+}
+
+#[test]
+fn a_run_can_be_sent_to_another_thread() {
+    fn sendable<T: Send>(_: T) {}
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let runtime = TokioRuntime::new(tokio.handle().clone());
+    let backend = MemoryBackend::new(runtime.clone());
+    sendable(check(&backend, &runtime));
+    let kit = Kit::new(&backend, &runtime);
+    sendable(an_extension_prolongs(&kit));
+}

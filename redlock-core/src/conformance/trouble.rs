@@ -1,0 +1,318 @@
+//! Clauses 6 to 8: one trip, in time, in its class; and order under trouble.
+
+use std::{fmt::Debug, time::Duration};
+
+use futures_util::future::join;
+
+use super::{
+    Asked, begin_and_drop,
+    case::{Case, LONG, Seen},
+    kit::Kit,
+    node::{Disturbance, Node},
+    order::{ROUNDS, SETTLE},
+    together,
+    verdict::{Clause, Outcome, Verdict, Violation},
+};
+use crate::{
+    MAX_TTL,
+    backend::{BackendErrorKind, Released, Reply},
+};
+
+/// Every request, for one key or for several, is one command. Needs [`Node::commands`].
+pub async fn a_request_is_one_command(kit: &Kit<'_>) -> Outcome {
+    kit.case(Clause::OneTrip, "a_request_is_one_command", |case| async move {
+        let [a, b] = case.holders();
+        let one = vec![case.name("one")];
+        let three = ["one", "two", "three"].map(|label| case.name(label)).to_vec();
+        // Whatever a connection begins with is not counted.
+        a.release(&one[..]).await.must(Released::NotHeld)?;
+        for names in [one, three] {
+            let names = &names[..];
+            let Some(before) = commands(&case).await else { return Ok(NOT_COUNTED) };
+            a.acquire(names, LONG).await.must(Reply::Granted)?;
+            a.acquire(names, LONG).await.must(Reply::Granted)?;
+            b.acquire(names, LONG).await.must(Reply::Refused)?;
+            a.extend(names, 2 * LONG).await.must(Reply::Granted)?;
+            b.extend(names, 2 * LONG).await.must(Reply::Refused)?;
+            b.release(names).await.must(Released::NotHeld)?;
+            a.release(names).await.must(Released::Removed)?;
+            let Some(after) = commands(&case).await else { return Ok(NOT_COUNTED) };
+            if after - before != 7 {
+                let expected = "7 requests are 7 commands";
+                return Err(case.violation(expected, format!("{} commands", after - before)));
+            }
+        }
+        Ok(Verdict::Passed)
+    })
+    .await
+}
+
+/// A request that went without an answer is not sent again. Needs [`Node::commands`] and [`Node::stop`].
+pub async fn a_request_is_not_sent_again(kit: &Kit<'_>) -> Outcome {
+    kit.case(Clause::OneTrip, "a_request_is_not_sent_again", |case| async move {
+        let a = case.holder();
+        let key = case.name("key");
+        a.release(&key).await.must(Released::NotHeld)?;
+        let Some(before) = commands(&case).await else { return Ok(NOT_COUNTED) };
+        let Some(node) = stopped(&case).await else { return Ok(NOT_STOPPED) };
+        let brief = a.within(BRIEF);
+        for _ in 0..3 {
+            brief.acquire(&key, LONG).await;
+            brief.release(&key).await;
+        }
+        resume(&case, node).await;
+        let more = case.recovered().await?;
+        case.sleep(SETTLE).await;
+        let Some(after) = commands(&case).await else { return Ok(NOT_COUNTED) };
+        let most = 6 + more;
+        if after - before > most {
+            let expected = format!("at most {most} commands, as there were requests");
+            return Err(case.violation(expected, format!("{} commands", after - before)));
+        }
+        Ok(Verdict::Passed)
+    })
+    .await
+}
+
+/// A request with hardly any time ends in time, answered or as unreachable, and the next ones work.
+pub async fn a_short_timeout_ends_the_request(kit: &Kit<'_>) -> Outcome {
+    kit.case(Clause::InTime, "a_short_timeout_ends_the_request", |case| async move {
+        let [a, b] = case.holders();
+        let key = case.name("key");
+        for round in 0..ROUNDS {
+            let brief =
+                a.within(if round % 2 == 0 { Duration::from_micros(1) } else { Duration::from_millis(1) });
+            in_class(&case, &brief.acquire(&key, LONG).await, NO_ANSWER)?;
+            in_class(&case, &brief.extend(&key, LONG).await, NO_ANSWER)?;
+            in_class(&case, &brief.release(&key).await, NO_ANSWER)?;
+        }
+        // Whatever came of them, this comes behind.
+        a.release(&key).await.ended()?.map_err(|error| case.violation("an answer", error.to_string()))?;
+        a.acquire(&key, LONG).await.must(Reply::Granted)?;
+        b.acquire(&key, LONG).await.must(Reply::Refused)?;
+        a.release(&key).await.must(Released::Removed)?;
+        case.sleep(SETTLE).await;
+        case.must_be_free(&key).await?;
+        Ok(Verdict::Passed)
+    })
+    .await
+}
+
+/// A timeout of [`MAX_TTL`] is as good as any.
+pub async fn a_long_timeout_is_no_trouble(kit: &Kit<'_>) -> Outcome {
+    kit.case(Clause::InTime, "a_long_timeout_is_no_trouble", |case| async move {
+        let [a, b] = case.holders::<2>().map(|holder| holder.within(MAX_TTL));
+        let key = case.name("key");
+        a.acquire(&key, LONG).await.must(Reply::Granted)?;
+        b.acquire(&key, LONG).await.must(Reply::Refused)?;
+        a.extend(&key, LONG).await.must(Reply::Granted)?;
+        a.release(&key).await.must(Released::Removed)?;
+        Ok(Verdict::Passed)
+    })
+    .await
+}
+
+/// While the node is stopped, requests end within their timeout, as unreachable, and the first one after it works.
+/// Needs [`Node::stop`].
+pub async fn a_stopped_node_is_unreachable_in_time(kit: &Kit<'_>) -> Outcome {
+    kit.case(Clause::InTime, "a_stopped_node_is_unreachable_in_time", |case| async move {
+        let [a, b] = case.holders();
+        let (held, free) = (case.name("held"), case.name("free"));
+        a.acquire(&held, LONG).await.must(Reply::Granted)?;
+        let Some(node) = stopped(&case).await else { return Ok(NOT_STOPPED) };
+        let (a, b) = (a.within(BRIEF), b.within(BRIEF));
+        let acquired = b.acquire(&free, LONG).await;
+        let extended = a.extend(&held, LONG).await;
+        let released = b.release(&held).await;
+        let inspected = a.inspect(&held).await;
+        resume(&case, node).await;
+        case.recovered().await?;
+        silent(&case, &acquired)?;
+        silent(&case, &extended)?;
+        silent(&case, &released)?;
+        match inspected.ended()? {
+            Err(error) if error.kind() == BackendErrorKind::Rejected => {}
+            _ => silent(&case, &inspected)?,
+        }
+        a.within(case.kit.timeout).must_hold(&held).await?;
+        Ok(Verdict::Passed)
+    })
+    .await
+}
+
+/// An answer that comes late, but within the timeout, is waited for. Needs [`Node::stop`].
+pub async fn a_slow_answer_is_waited_for(kit: &Kit<'_>) -> Outcome {
+    kit.case(Clause::InTime, "a_slow_answer_is_waited_for", |case| async move {
+        let a = case.holder().within(Duration::from_secs(60));
+        let key = case.name("key");
+        a.release(&key).await.must(Released::NotHeld)?;
+        let Some(node) = stopped(&case).await else { return Ok(NOT_STOPPED) };
+        let resumed = async {
+            case.sleep(SLOW).await;
+            node.resume().await;
+        };
+        let (acquired, ()) = join(a.acquire(&key, LONG), resumed).await;
+        acquired.must(Reply::Granted)?;
+        a.must_hold(&key).await?;
+        Ok(Verdict::Passed)
+    })
+    .await
+}
+
+/// A release that was polled behind an acquire that timed out, or was dropped, on a stopped node leaves no key when the
+/// node goes on. Needs [`Node::stop`].
+pub async fn a_release_behind_an_acquire_that_timed_out_leaves_no_key(kit: &Kit<'_>) -> Outcome {
+    let check = "a_release_behind_an_acquire_that_timed_out_leaves_no_key";
+    kit.case(Clause::InOrder, check, |case| async move {
+        let keys: Vec<_> = (0..ROUNDS).map(|round| case.name(&format!("key {round}"))).collect();
+        case.holder().release(&keys[0]).await.must(Released::NotHeld)?;
+        let Some(node) = stopped(&case).await else { return Ok(NOT_STOPPED) };
+        for (round, key) in keys.iter().enumerate() {
+            let brief = case.holder().within(if round < 3 { BRIEF } else { BRIEF / 10 });
+            match round % 3 {
+                0 => {
+                    let acquire = Box::pin(async { drop(brief.acquire(key, LONG).await) }) as Asked<'_, ()>;
+                    together(vec![acquire, Box::pin(async { drop(brief.release(key).await) })]).await;
+                }
+                1 => {
+                    brief.acquire(key, LONG).await;
+                    brief.release(key).await;
+                }
+                _ => {
+                    begin_and_drop(Box::pin(brief.acquire(key, LONG))).await;
+                    brief.release(key).await;
+                }
+            }
+        }
+        resume(&case, node).await;
+        case.recovered().await?;
+        case.sleep(SETTLE).await;
+        for key in &keys {
+            case.must_be_free(key).await?;
+        }
+        Ok(Verdict::Passed)
+    })
+    .await
+}
+
+/// While the node is down, requests fail within their timeout, as unreachable or unavailable, and work again soon after
+/// it is up. Needs [`Node::shut_down`].
+pub async fn a_node_that_is_down_is_told_in_time(kit: &Kit<'_>) -> Outcome {
+    kit.case(Clause::InTime, "a_node_that_is_down_is_told_in_time", |case| async move {
+        let [a, b] = case.holders();
+        let key = case.name("key");
+        a.release(&key).await.must(Released::NotHeld)?;
+        let Some(node) = down(&case).await else { return Ok(NOT_DOWN) };
+        let (brief, mut found) = (a.within(BRIEF), Vec::new());
+        for _ in 0..3 {
+            let acquired = brief.acquire(&key, LONG).await;
+            found.push(failed(&case, &acquired));
+            let released = brief.release(&key).await;
+            found.push(failed(&case, &released));
+        }
+        start(&case, node).await;
+        case.recovered().await?;
+        found.into_iter().collect::<Result<(), _>>()?;
+        b.acquire(&key, LONG).await.must(Reply::Granted)?;
+        Ok(Verdict::Passed)
+    })
+    .await
+}
+
+/// An acquire that ran out of time while the node was down is not executed when it is up again. Needs
+/// [`Node::shut_down`].
+pub async fn nothing_is_sent_late(kit: &Kit<'_>) -> Outcome {
+    kit.case(Clause::InTime, "nothing_is_sent_late", |case| async move {
+        let keys: Vec<_> = (0..ROUNDS).map(|round| case.name(&format!("key {round}"))).collect();
+        let a = case.holder();
+        a.release(&keys[0]).await.must(Released::NotHeld)?;
+        let Some(node) = down(&case).await else { return Ok(NOT_DOWN) };
+        let brief = a.within(BRIEF / 4);
+        for key in &keys {
+            brief.acquire(key, LONG).await;
+        }
+        begin_and_drop(Box::pin(brief.acquire(&case.name("dropped"), LONG))).await;
+        case.sleep(BRIEF).await;
+        start(&case, node).await;
+        case.recovered().await?;
+        case.sleep(2 * SETTLE).await;
+        for key in &keys {
+            case.must_be_free(key).await?;
+        }
+        case.must_be_free(&case.name("dropped")).await?;
+        Ok(Verdict::Passed)
+    })
+    .await
+}
+
+/// The request has ended in time, and its error, if it is one, is of one of these classes.
+fn in_class<T: Debug>(
+    case: &Case<'_>,
+    seen: &Seen<'_, T>,
+    kinds: &[BackendErrorKind],
+) -> Result<(), Violation> {
+    match seen.ended()? {
+        Err(error) if !kinds.contains(&error.kind()) => {
+            let kinds: Vec<_> = kinds.iter().map(ToString::to_string).collect();
+            let expected = format!("an error of class {}", kinds.join(" or "));
+            Err(case.violation_of(Clause::InItsClass, expected, seen.told()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The request was not answered.
+fn silent<T: Debug>(case: &Case<'_>, seen: &Seen<'_, T>) -> Result<(), Violation> {
+    in_class(case, seen, NO_ANSWER)?;
+    unanswered(case, seen, "no answer from a node that is stopped")
+}
+
+/// The request was not answered, or answered that it cannot be done now.
+fn failed<T: Debug>(case: &Case<'_>, seen: &Seen<'_, T>) -> Result<(), Violation> {
+    in_class(case, seen, &[BackendErrorKind::Unreachable, BackendErrorKind::Unavailable])?;
+    unanswered(case, seen, "no answer from a node that is down")
+}
+
+fn unanswered<T: Debug>(case: &Case<'_>, seen: &Seen<'_, T>, expected: &str) -> Result<(), Violation> {
+    match seen.ended()? {
+        Ok(_) => Err(case.violation_of(Clause::InItsClass, expected, seen.told())),
+        Err(_) => Ok(()),
+    }
+}
+
+async fn commands(case: &Case<'_>) -> Option<u64> {
+    case.kit.node?.commands().await
+}
+
+async fn stopped<'k>(case: &Case<'k>) -> Option<&'k dyn Node> {
+    let node = case.kit.node?;
+    let stopped = node.stop().await == Disturbance::Done;
+    case.note("the node is stopped");
+    stopped.then_some(node)
+}
+
+async fn resume(case: &Case<'_>, node: &dyn Node) {
+    node.resume().await;
+    case.note("the node goes on");
+}
+
+async fn down<'k>(case: &Case<'k>) -> Option<&'k dyn Node> {
+    let node = case.kit.node?;
+    let down = node.shut_down().await == Disturbance::Done;
+    case.note("the node is shut down");
+    down.then_some(node)
+}
+
+async fn start(case: &Case<'_>, node: &dyn Node) {
+    node.start().await;
+    case.note("the node is started");
+}
+
+const NOT_COUNTED: Verdict = Verdict::Skipped("no node that counts its commands was given");
+const NOT_STOPPED: Verdict = Verdict::Skipped("no node that can be stopped was given");
+const NOT_DOWN: Verdict = Verdict::Skipped("no node that can be shut down was given");
+const NO_ANSWER: &[BackendErrorKind] = &[BackendErrorKind::Unreachable];
+/// The timeout of requests to a node in trouble.
+const BRIEF: Duration = Duration::from_millis(200);
+/// How late a slow answer comes: later than clients wait by default.
+const SLOW: Duration = Duration::from_millis(700);

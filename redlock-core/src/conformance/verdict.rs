@@ -1,0 +1,198 @@
+//! What came of the checks.
+
+use std::{error::Error, fmt};
+
+/// A clause of the contract of [`LockBackend`](crate::LockBackend).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Clause {
+    /// 1: a key is held by a token.
+    HeldByToken = 1,
+    /// 2: all or nothing.
+    AllOrNothing,
+    /// 3: idempotent in the token.
+    Idempotent,
+    /// 4: never shorter.
+    NeverShorter,
+    /// 5: in order.
+    InOrder,
+    /// 6: one trip, once.
+    OneTrip,
+    /// 7: in time.
+    InTime,
+    /// 8: in its class.
+    InItsClass,
+}
+
+impl Clause {
+    /// The number in the contract.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// The title in the contract.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::HeldByToken => "a key is held by a token",
+            Self::AllOrNothing => "all or nothing",
+            Self::Idempotent => "idempotent in the token",
+            Self::NeverShorter => "never shorter",
+            Self::InOrder => "in order",
+            Self::OneTrip => "one trip, once",
+            Self::InTime => "in time",
+            Self::InItsClass => "in its class",
+        }
+    }
+}
+
+/// `clause 5 (in order)`
+impl fmt::Display for Clause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "clause {} ({})", self.number(), self.title())
+    }
+}
+
+/// What one check found: a [`Violation`] when the backend does not keep what was checked.
+pub type Outcome = Result<Verdict, Violation>;
+
+/// How a check that found no fault ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// The backend keeps what was checked.
+    Passed,
+    /// It was not checked, and why.
+    Skipped(&'static str),
+}
+
+impl Verdict {
+    /// Passed only if both are.
+    pub(super) fn and(self, other: Self) -> Self {
+        if self == Self::Passed { other } else { self }
+    }
+}
+
+/// What a backend did against its contract. Its text tells which clause, which check, what was asked and answered
+/// last, what should have come, and what came.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    pub(super) clause: Clause,
+    pub(super) check: &'static str,
+    pub(super) steps: Vec<String>,
+    pub(super) expected: String,
+    pub(super) seen: String,
+}
+
+impl Violation {
+    /// The clause that it breaks.
+    #[must_use]
+    pub fn clause(&self) -> Clause {
+        self.clause
+    }
+
+    /// The check that found it: the name of a function of [this module](super).
+    #[must_use]
+    pub fn check(&self) -> &'static str {
+        self.check
+    }
+
+    /// What was done, the last steps of it, and what was answered. The holders are A, B, C and so on.
+    #[must_use]
+    pub fn steps(&self) -> &[String] {
+        &self.steps
+    }
+
+    /// What should have come.
+    #[must_use]
+    pub fn expected(&self) -> &str {
+        &self.expected
+    }
+
+    /// What came.
+    #[must_use]
+    pub fn seen(&self) -> &str {
+        &self.seen
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}, found by {}", self.clause, self.check)?;
+        for step in &self.steps {
+            writeln!(f, "    {step}")?;
+        }
+        writeln!(f, "  expected: {}", self.expected)?;
+        write!(f, "  seen:     {}", self.seen)
+    }
+}
+
+impl Error for Violation {}
+
+/// All that a backend did against its contract.
+#[derive(Clone)]
+pub struct Violations {
+    pub(super) backend: String,
+    pub(super) violations: Vec<Violation>,
+}
+
+impl Violations {
+    /// One by one; never empty.
+    #[must_use]
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Violation> {
+        self.violations.iter()
+    }
+}
+
+impl fmt::Display for Violations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = self.violations.len();
+        let noun = if number == 1 { "violation" } else { "violations" };
+        write!(f, "{number} {noun} of the contract by {}", self.backend)?;
+        for violation in &self.violations {
+            write!(f, "\n\n{violation}")?;
+        }
+        Ok(())
+    }
+}
+
+/// As `Display`: a panic shows it.
+impl fmt::Debug for Violations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Error for Violations {}
+
+/// What a backend that keeps its contract was checked for.
+#[derive(Clone, Debug, Default)]
+pub struct Passed {
+    pub(super) passed: Vec<&'static str>,
+    pub(super) skipped: Vec<(&'static str, &'static str)>,
+}
+
+impl Passed {
+    /// The checks that passed.
+    #[must_use]
+    pub fn passed(&self) -> &[&'static str] {
+        &self.passed
+    }
+
+    /// The checks that could not be made, each with the reason.
+    #[must_use]
+    pub fn skipped(&self) -> &[(&'static str, &'static str)] {
+        &self.skipped
+    }
+}
+
+impl fmt::Display for Passed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} checks passed, {} skipped", self.passed.len(), self.skipped.len())?;
+        for (check, reason) in &self.skipped {
+            write!(f, "\n  {check}: {reason}")?;
+        }
+        Ok(())
+    }
+}

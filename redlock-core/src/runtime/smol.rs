@@ -1,0 +1,80 @@
+use std::time::{Duration, Instant};
+
+use smol::Timer;
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use super::suspend::SuspendedTime;
+use super::{BoxFuture, Runtime};
+
+/// Runs on smol: its timers, and its global executor for background tasks.
+///
+/// The global executor has threads of its own (`SMOL_THREADS`, one by default), so locks can be asked, extended and
+/// dropped on any thread and under any executor, and what is under way in the background goes on while the caller
+/// blocks. On Linux and Android its clock also counts the time in which the machine was suspended; on macOS and the
+/// BSDs it stands still meanwhile.
+///
+/// A timer that was set before the machine was suspended fires late, by the time suspended: after a resume `is_valid`
+/// and `remaining` are right at once, but what waits for the loss of a lock is woken only when its timer has run out.
+#[derive(Clone, Debug, Default)]
+pub struct SmolRuntime {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    suspended: std::sync::Arc<SuspendedTime>,
+}
+
+impl SmolRuntime {
+    /// The runtime. All of them share smol's executor.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl Runtime for SmolRuntime {
+    #[allow(clippy::disallowed_methods, reason = "this is where the time comes from")]
+    fn now(&self) -> Instant {
+        let now = Instant::now();
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let now = now + self.suspended.since_start();
+        now
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<()> {
+        // A timer that is too far away for the clock is one that never fires.
+        let timer = Timer::after(duration);
+        Box::pin(async move {
+            timer.await;
+        })
+    }
+
+    fn spawn(&self, task: BoxFuture<()>) {
+        smol::spawn(task).detach();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_moves_together_with_sleep_and_tasks_run_without_a_caller_that_waits() {
+        let runtime = SmolRuntime::new();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let start = runtime.now();
+        let slept = runtime.sleep(Duration::from_millis(30));
+        let there = runtime.clone();
+        runtime.spawn(Box::pin(async move {
+            slept.await;
+            sender.send(there.now()).unwrap();
+        }));
+        let passed = receiver.recv().unwrap() - start;
+        assert!(passed >= Duration::from_millis(30), "{passed:?}");
+    }
+
+    #[test]
+    fn the_longest_sleep_does_not_panic_and_does_not_end() {
+        let runtime = SmolRuntime::new();
+        let mut slept = runtime.sleep(Duration::MAX);
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(slept.as_mut().poll(&mut cx).is_pending());
+    }
+}

@@ -1,0 +1,330 @@
+//! What operators are told: the only place that knows of `tracing` and `metrics`. Without these features it does nothing.
+//!
+//! Nothing in here is awaited, decides anything, or is called under a lock: a subscriber is somebody else's code.
+
+// Features that are off leave arguments unused.
+#![cfg_attr(not(all(feature = "tracing", feature = "metrics")), allow(unused_variables, dead_code))]
+
+use std::future::Future;
+
+#[cfg(any(feature = "tracing", feature = "metrics"))]
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use self::call::{Call, End, Kind};
+use crate::{
+    backend::{BackendError, BackendErrorKind},
+    claim::Claim,
+    error::{Answer, Error, NodeAnswer},
+    lock::{Lock, Unlock},
+    nodes::Nodes,
+    quorum::Defeat,
+    resources::Resources,
+    token::Token,
+};
+
+mod call;
+#[cfg(feature = "tracing")]
+mod condition;
+#[cfg(feature = "tracing")]
+mod lines;
+#[cfg(feature = "metrics")]
+mod numbers;
+
+/// What a node, or a round of nodes, is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verb {
+    Acquire,
+    Extend,
+    Release,
+}
+
+/// Why a lock was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// Its validity ran out before it was released.
+    Expired,
+    /// While it should have been valid, the nodes said that its keys are gone.
+    Gone,
+}
+
+/// A lock manager was made.
+pub(crate) fn built() {
+    #[cfg(feature = "metrics")]
+    numbers::describe();
+}
+
+/// Tells of a call of `lock`, from its first poll to its end.
+pub(crate) async fn lock(
+    nodes: &Nodes,
+    resources: &Resources,
+    work: impl Future<Output = Result<Lock, Error>>,
+) -> Result<Lock, Error> {
+    let end = |result: &Result<Lock, Error>| match result {
+        Ok(lock) => {
+            End { outcome: "granted", attempts: Some(lock.attempts()), holder: Some(lock.token().clone()) }
+        }
+        Err(error) => End::failed(error),
+    };
+    Call::begin(Kind::Lock, nodes, resources, None).watch(work, end).await
+}
+
+/// Tells of an extension, by hand or by a keep-alive, and of a lock that is taken over, which is one as well.
+pub(crate) async fn extend<T>(
+    nodes: &Nodes,
+    claim: &Claim,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let end = |result: &Result<T, Error>| match result {
+        Ok(_) => End { outcome: "extended", attempts: None, holder: None },
+        Err(error) => End::failed(error),
+    };
+    Call::begin(Kind::Extend, nodes, &claim.resources, Some(&claim.token)).watch(work, end).await
+}
+
+/// Tells of an unlock that is waited for.
+pub(crate) async fn unlock(
+    nodes: &Nodes,
+    claim: &Claim,
+    work: impl Future<Output = Result<Unlock, Error>>,
+) -> Result<Unlock, Error> {
+    let end = |result: &Result<Unlock, Error>| match result {
+        Ok(Unlock::Released) => End { outcome: "released", attempts: None, holder: None },
+        Ok(Unlock::AlreadyGone) => End { outcome: "already_gone", attempts: None, holder: None },
+        Err(error) => End::failed(error),
+    };
+    Call::begin(Kind::Unlock, nodes, &claim.resources, Some(&claim.token)).watch(work, end).await
+}
+
+/// A lock was dropped: it is released in the background.
+pub(crate) fn dropped(claim: &Claim) {
+    #[cfg(feature = "tracing")]
+    lines::dropped(claim);
+    #[cfg(feature = "metrics")]
+    numbers::unlocked("dropped");
+}
+
+/// A round was decided.
+pub(crate) fn round(verb: Verb, claim: &Claim, defeat: Option<Defeat>, answers: &[NodeAnswer]) {
+    let outcome = match defeat {
+        None => "won",
+        Some(Defeat::Refused) => "refused",
+        Some(Defeat::Unavailable) => "unavailable",
+        Some(Defeat::Rejected) => "rejected",
+    };
+    #[cfg(feature = "tracing")]
+    lines::round(verb, claim, outcome, &Votes::count(answers));
+    #[cfg(feature = "metrics")]
+    numbers::round(verb, outcome);
+}
+
+/// A round was given up half-way, because its call was.
+pub(crate) fn round_cancelled(claim: &Claim) {
+    #[cfg(feature = "tracing")]
+    lines::round(Verb::Acquire, claim, "cancelled", &Votes::default());
+    #[cfg(feature = "metrics")]
+    numbers::round(Verb::Acquire, "cancelled");
+}
+
+/// One request to one node.
+pub(crate) struct Request<'a> {
+    nodes: &'a Nodes,
+    node: usize,
+    verb: Verb,
+    token: &'a Token,
+    #[cfg(any(feature = "tracing", feature = "metrics"))]
+    start: Instant,
+}
+
+impl<'a> Request<'a> {
+    pub(crate) fn begin(nodes: &'a Nodes, node: usize, verb: Verb, token: &'a Token) -> Self {
+        Self {
+            nodes,
+            node,
+            verb,
+            token,
+            #[cfg(any(feature = "tracing", feature = "metrics"))]
+            start: nodes.now(),
+        }
+    }
+
+    /// `telling`: whether the answer says something about the node. A timeout that was cut short does not.
+    pub(crate) fn answered<T: Copy + Into<Answer>>(self, answer: &Result<T, BackendError>, telling: bool) {
+        #[cfg(any(feature = "tracing", feature = "metrics"))]
+        {
+            let (now, watch) = (self.nodes.now(), &self.nodes.nodes[self.node].watch);
+            let took = now.saturating_duration_since(self.start);
+            let said = answer.as_ref().map(|answer| (*answer).into());
+            let outcome = outcome_of_request(said.as_ref().map_err(|error| error.kind()));
+            #[cfg(feature = "metrics")]
+            numbers::answered(watch.label(), self.verb, outcome, took);
+            #[cfg(feature = "tracing")]
+            {
+                let error = answer.as_ref().err();
+                lines::answered(watch.label(), self.verb, outcome, took, error, self.token);
+                if telling {
+                    watch.turned(self.nodes, now, error, self.token);
+                }
+            }
+        }
+    }
+}
+
+/// What is remembered of a node.
+#[derive(Debug)]
+pub(crate) struct NodeWatch {
+    /// Its name, or its position when it has none.
+    #[cfg(any(feature = "tracing", feature = "metrics"))]
+    label: Arc<str>,
+    #[cfg(feature = "tracing")]
+    condition: condition::Watched,
+    #[cfg(feature = "metrics")]
+    owed: numbers::Owed,
+}
+
+impl NodeWatch {
+    pub(crate) fn new(position: usize, name: &str) -> Self {
+        #[cfg(any(feature = "tracing", feature = "metrics"))]
+        let label: Arc<str> = if name.is_empty() { position.to_string().into() } else { name.into() };
+        Self {
+            #[cfg(feature = "metrics")]
+            owed: numbers::Owed::new(label.clone()),
+            #[cfg(any(feature = "tracing", feature = "metrics"))]
+            label,
+            #[cfg(feature = "tracing")]
+            condition: condition::Watched::default(),
+        }
+    }
+
+    /// The node owes more releases than before, or fewer.
+    pub(crate) fn owes(&self, before: usize, after: usize) {
+        #[cfg(feature = "tracing")]
+        lines::owes(&self.label, before, after);
+        #[cfg(feature = "metrics")]
+        self.owed.change(before, after);
+    }
+
+    #[cfg(any(feature = "tracing", feature = "metrics"))]
+    fn label(&self) -> &Arc<str> {
+        &self.label
+    }
+
+    /// Tells when the node has begun to fail, or to serve again.
+    #[cfg(feature = "tracing")]
+    fn turned(&self, nodes: &Nodes, now: Instant, error: Option<&BackendError>, token: &Token) {
+        if let Some(turn) = self.condition.seen(now, error.map(BackendError::kind)) {
+            let serving = nodes.nodes.iter().filter(|node| node.watch.condition.serves()).count();
+            lines::turned(&self.label, turn, error, token, serving, nodes.len());
+        }
+    }
+}
+
+/// What is remembered of a lock that is held.
+#[derive(Debug)]
+pub(crate) struct HoldWatch {
+    #[cfg(any(feature = "tracing", feature = "metrics"))]
+    start: Instant,
+    /// Whether its loss was told.
+    #[cfg(any(feature = "tracing", feature = "metrics"))]
+    lost: AtomicBool,
+}
+
+impl HoldWatch {
+    pub(crate) fn begin(nodes: &Nodes) -> Self {
+        Self {
+            #[cfg(any(feature = "tracing", feature = "metrics"))]
+            start: nodes.now(),
+            #[cfg(any(feature = "tracing", feature = "metrics"))]
+            lost: AtomicBool::new(false),
+        }
+    }
+
+    /// Tells of a loss, the first time that it is noticed.
+    pub(crate) fn lost(&self, claim: &Claim, loss: Loss) {
+        #[cfg(any(feature = "tracing", feature = "metrics"))]
+        if !self.lost.swap(true, Ordering::Relaxed) {
+            #[cfg(feature = "tracing")]
+            lines::lost(claim, loss.reason());
+            #[cfg(feature = "metrics")]
+            numbers::lost(loss);
+        }
+    }
+
+    /// The hold is over; told once. One whose validity, until `valid_until`, was over before has been lost.
+    #[cfg(any(feature = "tracing", feature = "metrics"))]
+    pub(crate) fn ended(&self, nodes: &Nodes, claim: &Claim, valid_until: Instant) {
+        let now = nodes.now();
+        if now >= valid_until {
+            self.lost(claim, Loss::Expired);
+        }
+        #[cfg(feature = "metrics")]
+        numbers::held(now.saturating_duration_since(self.start));
+    }
+
+    #[cfg(not(any(feature = "tracing", feature = "metrics")))]
+    pub(crate) fn ended(&self, nodes: &Nodes, claim: &Claim, valid_until: std::time::Instant) {}
+}
+
+/// The votes of a round.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Votes {
+    yes: u64,
+    no: u64,
+    failed: u64,
+    rejected: u64,
+    /// Not waited for.
+    pending: u64,
+}
+
+impl Votes {
+    fn count(answers: &[NodeAnswer]) -> Self {
+        let mut votes = Self::default();
+        for answer in answers {
+            *match &answer.answer {
+                Answer::Granted | Answer::Removed => &mut votes.yes,
+                Answer::Refused | Answer::NotHeld => &mut votes.no,
+                Answer::Failed(error) if error.kind() == BackendErrorKind::Rejected => &mut votes.rejected,
+                Answer::Failed(_) | Answer::Late => &mut votes.failed,
+                Answer::Pending => &mut votes.pending,
+            } += 1;
+        }
+        votes
+    }
+}
+
+impl Loss {
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Gone => "gone",
+        }
+    }
+}
+
+impl Verb {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Acquire => "acquire",
+            Self::Extend => "extend",
+            Self::Release => "release",
+        }
+    }
+}
+
+fn outcome_of_request(said: Result<&Answer, BackendErrorKind>) -> &'static str {
+    match said {
+        Ok(Answer::Granted) => "granted",
+        Ok(Answer::Refused) => "refused",
+        Ok(Answer::Removed) => "removed",
+        Ok(Answer::NotHeld) => "not_held",
+        Ok(Answer::Failed(_) | Answer::Late | Answer::Pending) => "other",
+        Err(BackendErrorKind::Unreachable) => "unreachable",
+        Err(BackendErrorKind::Unavailable) => "unavailable",
+        Err(BackendErrorKind::Rejected) => "rejected",
+    }
+}

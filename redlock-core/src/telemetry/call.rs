@@ -1,0 +1,112 @@
+//! A call of the user's, from its first poll to its end.
+
+use std::future::Future;
+#[cfg(any(feature = "tracing", feature = "metrics"))]
+use std::time::Instant;
+
+#[cfg(feature = "tracing")]
+use super::lines;
+#[cfg(feature = "metrics")]
+use super::numbers;
+use crate::{error::Error, nodes::Nodes, resources::Resources, token::Token};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Lock,
+    Extend,
+    Unlock,
+}
+
+/// A call of `lock`, `extend` or `unlock`. Dropped before its end, it was cancelled.
+pub(super) struct Call<'a> {
+    kind: Kind,
+    nodes: &'a Nodes,
+    resources: &'a Resources,
+    #[cfg(any(feature = "tracing", feature = "metrics"))]
+    start: Instant,
+    #[cfg(feature = "tracing")]
+    span: tracing::Span,
+    ended: bool,
+}
+
+impl<'a> Call<'a> {
+    pub(super) fn begin(
+        kind: Kind,
+        nodes: &'a Nodes,
+        resources: &'a Resources,
+        token: Option<&Token>,
+    ) -> Self {
+        Self {
+            kind,
+            nodes,
+            resources,
+            #[cfg(any(feature = "tracing", feature = "metrics"))]
+            start: nodes.now(),
+            #[cfg(feature = "tracing")]
+            span: lines::span(kind, resources, token),
+            ended: false,
+        }
+    }
+
+    pub(super) async fn watch<T>(self, work: impl Future<Output = T>, end: impl FnOnce(&T) -> End) -> T {
+        #[cfg(feature = "tracing")]
+        let span = self.span.clone();
+        let watched = async move {
+            let mut call = self;
+            #[cfg(feature = "tracing")]
+            lines::begun(call.resources);
+            let output = work.await;
+            call.end(&end(&output));
+            output
+        };
+        // On the future: a guard across an await would leave the span entered for whoever is polled next.
+        #[cfg(feature = "tracing")]
+        let watched = tracing::Instrument::instrument(watched, span);
+        watched.await
+    }
+
+    fn end(&mut self, end: &End) {
+        self.ended = true;
+        #[cfg(any(feature = "tracing", feature = "metrics"))]
+        {
+            let took = self.nodes.now().saturating_duration_since(self.start);
+            #[cfg(feature = "tracing")]
+            lines::ended(&self.span, end, took);
+            #[cfg(feature = "metrics")]
+            match self.kind {
+                Kind::Lock => numbers::locked(end.outcome, took),
+                Kind::Extend => numbers::extended(end.outcome),
+                Kind::Unlock => numbers::unlocked(end.outcome),
+            }
+        }
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.end(&End { outcome: "cancelled", attempts: None, holder: None });
+        }
+    }
+}
+
+/// How a call ended.
+pub(super) struct End {
+    pub(super) outcome: &'static str,
+    pub(super) attempts: Option<u32>,
+    /// Who holds the lock now, where that was not known before.
+    pub(super) holder: Option<Token>,
+}
+
+impl End {
+    pub(super) fn failed(error: &Error) -> Self {
+        let outcome = match error {
+            Error::Contended(_) => "contended",
+            Error::Unavailable(_) => "unavailable",
+            Error::Rejected(_) => "rejected",
+            Error::Lost(_) => "lost",
+            Error::InvalidRequest(_) => "invalid",
+        };
+        Self { outcome, attempts: error.report().map(|report| report.attempts), holder: None }
+    }
+}

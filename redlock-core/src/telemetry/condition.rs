@@ -1,0 +1,140 @@
+//! Whether a node serves, and when that is worth a line. However fast it changes, the lines are bounded.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use crate::backend::BackendErrorKind;
+
+/// A node's [`Condition`], for requests that are answered at the same time.
+#[derive(Debug, Default)]
+pub(super) struct Watched(Mutex<Condition>);
+
+impl Watched {
+    /// What to tell after an answer; without the lock, since telling is somebody else's code.
+    pub(super) fn seen(&self, now: Instant, failure: Option<BackendErrorKind>) -> Option<Turn> {
+        self.condition().seen(now, failure)
+    }
+
+    pub(super) fn serves(&self) -> bool {
+        self.condition().is.is_none()
+    }
+
+    fn condition(&self) -> MutexGuard<'_, Condition> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a node's last answers were, and what was told of them. `None` is that it serves.
+#[derive(Debug, Default)]
+struct Condition {
+    is: Option<BackendErrorKind>,
+    told: Option<BackendErrorKind>,
+    /// When it was last told that the node fails.
+    warned: Option<Instant>,
+    /// How often it has changed without being told since.
+    untold: u32,
+}
+
+/// Something to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// It fails. `untold`: changes since the last line.
+    Fails { kind: BackendErrorKind, untold: u32 },
+    /// It serves again, after it was said to fail for so long.
+    Serves { failed_for: Duration, untold: u32 },
+}
+
+impl Condition {
+    fn seen(&mut self, now: Instant, failure: Option<BackendErrorKind>) -> Option<Turn> {
+        let changed = failure != self.is;
+        self.is = failure;
+        let since = |warned: Instant| now.saturating_duration_since(warned);
+        let turn = match failure {
+            None if self.told.is_some() => {
+                let failed_for = self.warned.map(since).unwrap_or_default();
+                Turn::Serves { failed_for, untold: self.untold }
+            }
+            Some(kind)
+                if self.told != failure && self.warned.is_none_or(|at| since(at) >= BETWEEN_WARNINGS) =>
+            {
+                self.warned = Some(now);
+                Turn::Fails { kind, untold: self.untold }
+            }
+            None | Some(_) => {
+                self.untold = self.untold.saturating_add(changed.into());
+                return None;
+            }
+        };
+        self.told = failure;
+        self.untold = 0;
+        Some(turn)
+    }
+}
+
+/// A node that fails is told at once, and not again before this: so there are at most two lines in this time.
+const BETWEEN_WARNINGS: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        BackendErrorKind::{Rejected, Unavailable, Unreachable},
+        *,
+    };
+
+    #[allow(clippy::disallowed_methods)]
+    fn some_instant() -> Instant {
+        Instant::now()
+    }
+
+    fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_failure_and_its_end_are_told_once_each() {
+        let (mut node, start) = (Condition::default(), some_instant());
+        assert_eq!(node.seen(start, None), None, "a node is taken to serve until it fails");
+        let fails = Turn::Fails { kind: Unreachable, untold: 0 };
+        assert_eq!(node.seen(start, Some(Unreachable)), Some(fails));
+        for second in 1..600 {
+            assert_eq!(node.seen(start + s(second), Some(Unreachable)), None);
+        }
+        let serves = Turn::Serves { failed_for: s(600), untold: 0 };
+        assert_eq!(node.seen(start + s(600), None), Some(serves));
+        assert_eq!(node.seen(start + s(601), None), None);
+    }
+
+    #[test]
+    fn a_node_that_flaps_is_told_twice_a_minute_at_most() {
+        let (mut node, start) = (Condition::default(), some_instant());
+        let mut turns = Vec::new();
+        for tenth in 0..6_000 {
+            let now = start + Duration::from_millis(100) * tenth;
+            turns.extend(node.seen(now, (tenth % 2 == 0).then_some(Unreachable)));
+        }
+        assert_eq!(turns.len(), 20);
+        assert_eq!(turns[2], Turn::Fails { kind: Unreachable, untold: 598 }, "every change is accounted for");
+    }
+
+    #[test]
+    fn a_failure_that_began_untold_is_told_as_soon_as_a_minute_has_passed() {
+        let (mut node, start) = (Condition::default(), some_instant());
+        assert!(node.seen(start, Some(Unreachable)).is_some());
+        assert!(node.seen(start + s(1), None).is_some());
+        assert_eq!(node.seen(start + s(2), Some(Rejected)), None);
+        assert_eq!(node.seen(start + s(59), Some(Rejected)), None);
+        let fails = Turn::Fails { kind: Rejected, untold: 1 };
+        assert_eq!(node.seen(start + s(60), Some(Rejected)), Some(fails));
+    }
+
+    #[test]
+    fn another_kind_of_failure_is_told_too() {
+        let (mut node, start) = (Condition::default(), some_instant());
+        assert!(node.seen(start, Some(Unreachable)).is_some());
+        assert_eq!(node.seen(start + s(10), Some(Unavailable)), None);
+        let fails = Turn::Fails { kind: Unavailable, untold: 1 };
+        assert_eq!(node.seen(start + s(70), Some(Unavailable)), Some(fails));
+    }
+}

@@ -1,0 +1,109 @@
+//! Counters, a gauge and histograms. Labels are few and bounded: no names of resources.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use metrics::{
+    SharedString, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
+
+use super::{Loss, Verb};
+
+pub(super) fn describe() {
+    describe_counter!(LOCKS, "Calls of lock, try_lock and using, by outcome");
+    describe_histogram!(LOCK_DURATION, Unit::Seconds, "How long these calls took, waiting included");
+    describe_counter!(ROUNDS, "Rounds that asked all nodes for a lock, by outcome");
+    describe_counter!(EXTENSIONS, "Extensions of locks that are held, by outcome");
+    describe_counter!(UNLOCKS, "Locks that were released, by outcome");
+    describe_counter!(LOST, "Locks that ended before they were released, by reason");
+    describe_histogram!(HOLD_DURATION, Unit::Seconds, "How long locks were held");
+    describe_counter!(REQUESTS, "Requests to a node, by verb and outcome");
+    describe_histogram!(REQUEST_DURATION, Unit::Seconds, "How long a node took for its answer");
+    describe_gauge!(OWED, "Releases that a node still owes, and is asked for again");
+    // Counted from zero: an alert on an increase would not see the first one of a series that it begins.
+    for loss in [Loss::Expired, Loss::Gone] {
+        counter!(LOST, "reason" => loss.reason()).increment(0);
+    }
+}
+
+pub(super) fn locked(outcome: &'static str, took: Duration) {
+    counter!(LOCKS, "outcome" => outcome).increment(1);
+    histogram!(LOCK_DURATION, "outcome" => outcome).record(took);
+}
+
+/// Only rounds for a lock: extending and unlocking are one round each.
+pub(super) fn round(verb: Verb, outcome: &'static str) {
+    if verb == Verb::Acquire {
+        counter!(ROUNDS, "outcome" => outcome).increment(1);
+    }
+}
+
+pub(super) fn extended(outcome: &'static str) {
+    counter!(EXTENSIONS, "outcome" => outcome).increment(1);
+}
+
+pub(super) fn unlocked(outcome: &'static str) {
+    counter!(UNLOCKS, "outcome" => outcome).increment(1);
+}
+
+pub(super) fn lost(loss: Loss) {
+    let reason = loss.reason();
+    counter!(LOST, "reason" => reason).increment(1);
+}
+
+pub(super) fn held(duration: Duration) {
+    histogram!(HOLD_DURATION).record(duration);
+}
+
+pub(super) fn answered(node: &Arc<str>, verb: Verb, outcome: &'static str, took: Duration) {
+    let node = SharedString::from(node.clone());
+    counter!(REQUESTS, "node" => node.clone(), "verb" => verb.name(), "outcome" => outcome).increment(1);
+    histogram!(REQUEST_DURATION, "node" => node).record(took);
+}
+
+/// A node's part of the gauge. Told by differences: two lock managers of one process may have the same nodes.
+#[derive(Debug)]
+pub(super) struct Owed {
+    node: Arc<str>,
+    owed: AtomicI64,
+}
+
+impl Owed {
+    pub(super) fn new(node: Arc<str>) -> Self {
+        Self { node, owed: AtomicI64::new(0) }
+    }
+
+    pub(super) fn change(&self, before: usize, after: usize) {
+        self.add(after as i64 - before as i64);
+    }
+
+    fn add(&self, more: i64) {
+        if more != 0 {
+            self.owed.fetch_add(more, Ordering::Relaxed);
+            gauge!(OWED, "node" => SharedString::from(self.node.clone())).increment(more as f64);
+        }
+    }
+}
+
+impl Drop for Owed {
+    /// A runtime that ends takes with it what is still owed.
+    fn drop(&mut self) {
+        self.add(-self.owed.load(Ordering::Relaxed));
+    }
+}
+
+const LOCKS: &str = "redlock_locks_total";
+const LOCK_DURATION: &str = "redlock_lock_duration_seconds";
+const ROUNDS: &str = "redlock_rounds_total";
+const EXTENSIONS: &str = "redlock_extensions_total";
+const UNLOCKS: &str = "redlock_unlocks_total";
+const LOST: &str = "redlock_lost_total";
+const HOLD_DURATION: &str = "redlock_hold_duration_seconds";
+const REQUESTS: &str = "redlock_node_requests_total";
+const REQUEST_DURATION: &str = "redlock_node_request_duration_seconds";
+const OWED: &str = "redlock_owed_releases";

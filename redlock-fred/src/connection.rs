@@ -1,0 +1,246 @@
+//! A client that is made when it is needed, and made again when its connection broke.
+
+use std::{
+    future::poll_fn,
+    mem,
+    pin::pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Poll,
+    time::Duration,
+};
+
+use fred::{
+    clients::Client,
+    error::{Error, ErrorKind},
+    interfaces::{ClientLike, FredResult},
+    types::{
+        Value,
+        config::{Config, ConnectionConfig, TcpConfig},
+    },
+};
+use socket2::TcpKeepalive;
+use tokio::{
+    sync::{oneshot, watch},
+    task::AbortHandle,
+    time::Instant,
+};
+
+use crate::client::{self, Sent};
+
+/// One connection to one server: made at the first command, replaced at the first command after it broke.
+///
+/// Each connection has a client of its own, and none of them reconnects: what was in a client's queues when its
+/// connection broke goes away with it, and cannot come out later. Commands that arrive while a connection is made wait
+/// for it, and are sent in the order of their arrival; those that nobody waits for any more by then are not sent.
+pub(crate) struct Reconnecting {
+    config: Config,
+    line: Mutex<Line>,
+}
+
+enum Line {
+    Closed,
+    Connecting(Vec<Waiting>),
+    Open(Arc<Connected>),
+}
+
+/// A command that waits for a connection.
+struct Waiting {
+    arguments: Vec<Value>,
+    deadline: Instant,
+    sender: oneshot::Sender<FredResult<Sent>>,
+}
+
+/// A client that has been connected, and the task that drives it.
+struct Connected {
+    client: Client,
+    router: AbortHandle,
+    /// Closed when that task has ended. A command that it has not answered by then is never answered.
+    ended: watch::Receiver<()>,
+    /// Set when a command has found that the connection is lost.
+    broken: AtomicBool,
+}
+
+impl Reconnecting {
+    /// Connects as `config` says; nothing is sent yet.
+    pub(crate) fn new(mut config: Config) -> Self {
+        // The one attempt to connect reports its failure.
+        config.fail_fast = true;
+        Self { config, line: Mutex::new(Line::Closed) }
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Sends an `EVAL`; or, while there is no connection, says where it will be found when it has been sent, or when
+    /// connecting has failed. Must be called on a tokio runtime.
+    pub(crate) fn send(
+        self: &Arc<Self>,
+        arguments: Vec<Value>,
+        deadline: Instant,
+    ) -> Result<Sent, oneshot::Receiver<FredResult<Sent>>> {
+        let mut line = self.line();
+        if let Line::Open(connected) = &*line
+            && connected.is_usable()
+        {
+            let connected = connected.clone();
+            drop(line);
+            return Ok(connected.send(arguments, deadline));
+        }
+        let (sender, receiver) = oneshot::channel();
+        let waiting = Waiting { arguments, deadline, sender };
+        if let Line::Connecting(queue) = &mut *line {
+            queue.push(waiting);
+        } else {
+            let broken = mem::replace(&mut *line, Line::Connecting(vec![waiting]));
+            // A runtime that is being shut down drops the task on the spot, and that takes the lock.
+            drop(line);
+            drop(broken);
+            // On its own, so that it goes on when the first to wait gives up.
+            drop(tokio::spawn(Connecting { link: self.clone(), finished: false }.run()));
+        }
+        Err(receiver)
+    }
+
+    fn line(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Connected {
+    async fn connect(config: Config) -> FredResult<Self> {
+        let client = Client::new(config, None, Some(connection_config()), None);
+        // fred bounds each step by itself. This is for a task of fred's that ends without a word.
+        let router = match tokio::time::timeout(LAST_RESORT, client.init()).await {
+            Ok(router) => router?,
+            Err(_) => return Err(Error::new(ErrorKind::Timeout, "Connecting takes too long.")),
+        };
+        let (alive, ended) = watch::channel(());
+        let abort = router.abort_handle();
+        tokio::spawn(async move {
+            drop(router.await);
+            drop(alive);
+        });
+        Ok(Self { client, router: abort, ended, broken: AtomicBool::new(false) })
+    }
+
+    fn send(self: Arc<Self>, arguments: Vec<Value>, deadline: Instant) -> Sent {
+        let timeout = deadline.saturating_duration_since(Instant::now());
+        let eval = client::eval(&self.client, arguments, timeout);
+        client::start(self.attend(eval))
+    }
+
+    /// Waits for an answer, and keeps the connection until it is there.
+    async fn attend(self: Arc<Self>, eval: impl Future<Output = FredResult<Value>>) -> FredResult<Value> {
+        let mut ended = self.ended.clone();
+        let mut ended = pin!(ended.changed());
+        let mut eval = pin!(eval);
+        let answer = poll_fn(|cx| match eval.as_mut().poll(cx) {
+            Poll::Ready(answer) => Poll::Ready(answer),
+            Poll::Pending => {
+                ended.as_mut().poll(cx).map(|_| Err(Error::new(ErrorKind::IO, "Connection closed.")))
+            }
+        })
+        .await;
+        // Before the one who asked hears of it, and before fred's task has come to its end: the next command, a
+        // release say, is to go over a new connection.
+        if answer.as_ref().is_err_and(is_broken) {
+            self.broken.store(true, Ordering::Release);
+        }
+        answer
+    }
+
+    fn is_usable(&self) -> bool {
+        !self.broken.load(Ordering::Acquire) && !self.router.is_finished()
+    }
+}
+
+impl Drop for Connected {
+    /// fred's task keeps a client alive that nobody has any more.
+    fn drop(&mut self) {
+        self.router.abort();
+    }
+}
+
+/// Makes a connection.
+struct Connecting {
+    link: Arc<Reconnecting>,
+    finished: bool,
+}
+
+impl Connecting {
+    async fn run(mut self) {
+        let made = Connected::connect(self.link.config.clone()).await;
+        self.finished = true;
+        let mut line = self.link.line();
+        let Line::Connecting(queue) = mem::replace(&mut *line, Line::Closed) else { return };
+        match made {
+            Ok(connected) => {
+                let connected = Arc::new(connected);
+                // Under the lock, so that what arrives from now on comes behind.
+                for Waiting { arguments, deadline, sender } in queue {
+                    if !sender.is_closed() {
+                        drop(sender.send(Ok(connected.clone().send(arguments, deadline))));
+                    }
+                }
+                *line = Line::Open(connected);
+            }
+            Err(error) => {
+                drop(line);
+                queue.into_iter().for_each(|waiting| drop(waiting.sender.send(Err(error.clone()))));
+            }
+        }
+    }
+}
+
+impl Drop for Connecting {
+    /// When the runtime went away in the middle, the next command begins again on its own.
+    fn drop(&mut self) {
+        if self.finished {
+            return;
+        }
+        let mut line = self.link.line();
+        if let Line::Connecting(queue) = &mut *line {
+            let queue = mem::take(queue);
+            *line = Line::Closed;
+            drop(line);
+            drop(queue);
+        }
+    }
+}
+
+/// Whether this is the end of a connection. All that is under way then fails with the same error.
+fn is_broken(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::IO | ErrorKind::Canceled)
+        || error.details().starts_with("CLUSTERDOWN")
+        || error.details() == "Failed to route command."
+}
+
+/// What a lock needs of a connection.
+fn connection_config() -> ConnectionConfig {
+    ConnectionConfig {
+        connection_timeout: STEP,
+        internal_command_timeout: STEP,
+        tcp: TcpConfig {
+            // Each request is small and waits for nothing else.
+            nodelay: Some(true),
+            keepalive: Some(TcpKeepalive::new().with_time(SILENCE)),
+            // What the kernel could not deliver for so long is thrown away with the connection. Else it would deliver
+            // every acquire of a network cut when the network heals, each of them long given up and good for a whole
+            // ttl.
+            #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
+            user_timeout: Some(SILENCE),
+            ..TcpConfig::default()
+        },
+        ..ConnectionConfig::default()
+    }
+}
+
+/// How long each step of making a connection may take: reaching the server, and logging in.
+const STEP: Duration = Duration::from_secs(1);
+const LAST_RESORT: Duration = Duration::from_secs(30);
+/// How long the other side's kernel may be silent before the connection counts as broken.
+const SILENCE: Duration = Duration::from_secs(2);

@@ -1,0 +1,12 @@
+#![doc = include_str!("../README.md")]
+
+mod backend;
+mod class;
+mod client;
+mod connection;
+mod scripts;
+
+pub use fred;
+pub use redlock_core::*;
+
+pub use self::backend::FredBackend;

@@ -1,0 +1,198 @@
+//! The command, as a process.
+
+use std::{
+    ffi::OsString,
+    fmt,
+    io::{self, ErrorKind},
+    os::unix::process::ExitStatusExt,
+    process::ExitStatus,
+    str::FromStr,
+    time::Duration,
+};
+
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, test_kill_process,
+    test_kill_process_group, waitid,
+};
+use tokio::{
+    process::{Child, Command},
+    time::{Instant, sleep, timeout_at},
+};
+
+use crate::exit::{self, Failure, NOT_EXECUTABLE, NOT_FOUND, OS_ERROR};
+
+/// The command while it runs.
+pub(crate) struct Running {
+    child: Child,
+    pid: Pid,
+    target: Target,
+    status: Option<ExitStatus>,
+}
+
+impl Running {
+    /// Starts the command: in a process group of its own, so that signals reach what it starts, unless it is to stay in
+    /// the `foreground`.
+    pub(crate) fn start(
+        command: &[OsString],
+        environment: impl IntoIterator<Item = (&'static str, String)>,
+        foreground: bool,
+    ) -> Result<Self, Failure> {
+        let (program, arguments) = command.split_first().map_or((None, command), |(p, a)| (Some(p), a));
+        let program = program.ok_or_else(|| Failure::new(exit::USAGE, "no command"))?;
+        let mut command = Command::new(program);
+        command.args(arguments).envs(environment);
+        if !foreground {
+            command.process_group(0);
+        }
+        let cannot = |error: io::Error| {
+            let code = match error.kind() {
+                ErrorKind::NotFound => NOT_FOUND,
+                ErrorKind::WouldBlock | ErrorKind::OutOfMemory => OS_ERROR,
+                _ => NOT_EXECUTABLE,
+            };
+            Failure::new(code, format!("cannot run {}: {error}", program.display()))
+        };
+        let child = command.spawn().map_err(cannot)?;
+        let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        let pid = pid.ok_or_else(|| Failure::new(OS_ERROR, "the command has no process id"))?;
+        let target = if foreground { Target::Process(pid) } else { Target::Group(pid) };
+        Ok(Self { child, pid, target, status: None })
+    }
+
+    pub(crate) fn target(&self) -> Target {
+        self.target
+    }
+
+    /// How the command itself ended. What it has started may still run.
+    ///
+    /// Dropping the future forgets nothing.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        if let Some(status) = self.status {
+            return status;
+        }
+        // Waiting for a child of one's own fails when somebody has told the system not to keep what became of it.
+        let status =
+            self.child.wait().await.unwrap_or_else(|_| ExitStatus::from_raw(i32::from(u8::MAX) << 8));
+        self.status = Some(status);
+        status
+    }
+
+    /// Sends a signal. When the command has ended, its number may be another's.
+    pub(crate) fn signal(&self, signal: Signal) {
+        if self.status.is_none() {
+            self.target.signal(signal);
+        }
+    }
+
+    /// SIGTERM, and SIGKILL at the deadline to what is left; gives how the command ended.
+    pub(crate) async fn stop(&mut self, deadline: Instant) -> ExitStatus {
+        let target = self.target;
+        self.signal(Signal::TERM);
+        // What is stopped would not hear it.
+        self.signal(Signal::CONT);
+        if timeout_at(deadline, self.ended()).await.is_ok() {
+            let empty = async {
+                while target.is_there() {
+                    sleep(LOOK_AGAIN).await;
+                }
+            };
+            let of_a_group = matches!(target, Target::Group(_));
+            if of_a_group && timeout_at(deadline, empty).await.is_err() {
+                target.signal(Signal::KILL);
+            }
+        } else {
+            target.signal(Signal::KILL);
+        }
+        self.ended().await
+    }
+
+    /// The signal by which the terminal stopped the command, if it did.
+    pub(crate) fn stopped_by_terminal(&self) -> Option<Signal> {
+        let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let status =
+            self.status.is_none().then(|| waitid(WaitId::Pid(self.pid), options).ok().flatten())??;
+        [Signal::TTIN, Signal::TTOU]
+            .into_iter()
+            .find(|signal| status.stopping_signal() == Some(signal.as_raw()))
+    }
+}
+
+/// The exit code that tells how a process ended.
+pub(crate) fn code(status: ExitStatus) -> u8 {
+    let of_signal = || status.signal().map(exit::of_signal);
+    status.code().and_then(|code| u8::try_from(code).ok()).or_else(of_signal).unwrap_or(u8::MAX)
+}
+
+/// What signals go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    Group(Pid),
+    Process(Pid),
+}
+
+impl Target {
+    /// Nothing is done about a target that is gone.
+    pub(crate) fn signal(self, signal: Signal) {
+        let _ = match self {
+            Self::Group(pid) => kill_process_group(pid, signal),
+            Self::Process(pid) => kill_process(pid, signal),
+        };
+    }
+
+    pub(crate) fn is_there(self) -> bool {
+        let tested = match self {
+            Self::Group(pid) => test_kill_process_group(pid),
+            Self::Process(pid) => test_kill_process(pid),
+        };
+        tested != Err(rustix::io::Errno::SRCH)
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Group(pid) => write!(f, "group {}", pid.as_raw_pid()),
+            Self::Process(pid) => write!(f, "process {}", pid.as_raw_pid()),
+        }
+    }
+}
+
+impl FromStr for Target {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (kind, pid) = text.split_once(' ').ok_or(())?;
+        let pid = pid.parse().ok().and_then(Pid::from_raw).ok_or(())?;
+        match kind {
+            "group" => Ok(Self::Group(pid)),
+            "process" => Ok(Self::Process(pid)),
+            _ => Err(()),
+        }
+    }
+}
+
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_told_as_shells_tell_them() {
+        assert_eq!(code(ExitStatus::from_raw(0)), 0);
+        assert_eq!(code(ExitStatus::from_raw(3 << 8)), 3);
+        assert_eq!(code(ExitStatus::from_raw(255 << 8)), 255);
+        assert_eq!(code(ExitStatus::from_raw(9)), 137);
+    }
+
+    #[test]
+    fn a_target_survives_being_written() {
+        let pid = Pid::from_raw(4711).unwrap();
+        for target in [Target::Group(pid), Target::Process(pid)] {
+            assert_eq!(target.to_string().parse(), Ok(target));
+        }
+        for text in ["", "group", "group 0", "group x", "herd 7"] {
+            assert_eq!(text.parse::<Target>(), Err(()), "{text}");
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! A process beside `redlock run`, for when that one cannot stop the command: it was killed, or hangs.
+//!
+//! It learns over a pipe until when the lock is valid, and what to stop. Clocks are the system's, so that both
+//! processes mean the same instant.
+
+use std::{
+    env,
+    io::{self, BufRead, Write},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    thread,
+    time::Duration,
+};
+
+use rustix::{
+    io::ioctl_fionbio,
+    process::Signal,
+    time::{ClockId, Timespec, clock_gettime},
+};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    child::{LOOK_AGAIN, Target},
+    exit::{OS_ERROR, SUCCESS},
+    signals::PASSED_ON,
+};
+
+/// The guard, seen from `redlock run`. When it is dropped the command is stopped, unless it was dismissed.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    process: Child,
+    leash: Option<ChildStdin>,
+}
+
+impl Guard {
+    /// Starts a guard that gives what it stops `grace` between SIGTERM and SIGKILL.
+    pub(crate) fn start(grace: Duration) -> io::Result<Self> {
+        let mut command = Command::new(env::current_exe()?);
+        command.arg("guard").arg(grace.as_millis().to_string()).stdin(Stdio::piped()).stdout(Stdio::null());
+        // What ends the group of `redlock run` must not end the guard with it.
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let mut process = command.spawn()?;
+        let leash = process.stdin.take();
+        if let Some(leash) = &leash {
+            // A guard that does not listen must not hold up what is guarded.
+            ioctl_fionbio(leash, true)?;
+        }
+        Ok(Self { process, leash })
+    }
+
+    pub(crate) fn protect(&mut self, target: Target) {
+        self.tell(Message::Protect(target));
+    }
+
+    /// The lock is valid for another `left`.
+    pub(crate) fn valid_for(&mut self, left: Duration) {
+        self.tell(Message::ValidUntil(now() + left));
+    }
+
+    /// The command is being stopped, and is to be gone after `left`.
+    pub(crate) fn stopping_for(&mut self, left: Duration) {
+        self.tell(Message::KillAt(now() + left));
+    }
+
+    /// There is nothing to guard any more.
+    pub(crate) fn dismiss(mut self) {
+        self.tell(Message::Done);
+        drop(self.leash.take());
+        let _ = self.process.wait();
+    }
+
+    fn tell(&mut self, message: Message) {
+        if let Some(leash) = &mut self.leash {
+            // In one piece: it is shorter than what pipes take as a whole.
+            let _ = leash.write_all(message.line().as_bytes());
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Message {
+    Protect(Target),
+    ValidUntil(Duration),
+    KillAt(Duration),
+    Done,
+}
+
+impl Message {
+    fn line(self) -> String {
+        match self {
+            Self::Protect(target) => format!("{target}\n"),
+            Self::ValidUntil(at) => format!("valid {}\n", at.as_millis()),
+            Self::KillAt(at) => format!("kill {}\n", at.as_millis()),
+            Self::Done => "done\n".to_owned(),
+        }
+    }
+
+    fn read(line: &str) -> Option<Self> {
+        let instant = |text: &str| text.parse().ok().map(Duration::from_millis);
+        match line.split_once(' ') {
+            None => (line == "done").then_some(Self::Done),
+            Some(("valid", at)) => instant(at).map(Self::ValidUntil),
+            Some(("kill", at)) => instant(at).map(Self::KillAt),
+            Some(_) => line.parse().ok().map(Self::Protect),
+        }
+    }
+}
+
+/// Stands guard until it is dismissed, or has stopped what it guards. Gives the exit code.
+pub(crate) fn stand(grace: Duration) -> u8 {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+        return OS_ERROR;
+    };
+    // Who signals everything at once, as service managers do, does not mean the guard.
+    let entered = runtime.enter();
+    let ignored: Vec<_> =
+        PASSED_ON.iter().map(|which| signal(SignalKind::from_raw(which.as_raw()))).collect();
+    drop(entered);
+
+    let (sender, messages) = channel();
+    thread::spawn(move || {
+        for line in io::stdin().lock().lines().map_while(Result::ok) {
+            if let Some(message) = Message::read(&line) {
+                let _ = sender.send(message);
+            }
+        }
+    });
+    if let Some((target, kill_at, why)) = listen(&messages, grace) {
+        let _ = writeln!(io::stderr(), "redlock: {why}: stopping the command");
+        stop(target, kill_at);
+    }
+    drop(ignored);
+    SUCCESS
+}
+
+/// What is to be stopped, until when and why; `None` when all has ended well.
+fn listen(messages: &Receiver<Message>, grace: Duration) -> Option<(Target, Stop, &'static str)> {
+    let mut target = None;
+    let mut valid_until = now();
+    let mut kill_at = None;
+    loop {
+        // `redlock run` begins `grace` before the end; when it has not by half of that, something is wrong with it.
+        let act_at = kill_at.unwrap_or_else(|| valid_until.saturating_sub(grace / 2));
+        let left = match target {
+            Some(_) => act_at.saturating_sub(now()).min(LONGEST_SLEEP),
+            None => LONGEST_SLEEP,
+        };
+        match messages.recv_timeout(left) {
+            Ok(Message::Protect(which)) => target = Some(which),
+            Ok(Message::ValidUntil(at)) => valid_until = at,
+            Ok(Message::KillAt(at)) => kill_at = Some(at),
+            Ok(Message::Done) => return None,
+            Err(RecvTimeoutError::Disconnected) => {
+                let soonest = kill_at.unwrap_or_else(|| valid_until.min(now() + grace));
+                return target
+                    .map(|target| (target, Stop { kill_at: soonest, begun: kill_at.is_some() }, GONE));
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                if let Some(target) = target.filter(|_| now() >= act_at) {
+                    let stop = Stop { kill_at: kill_at.unwrap_or(valid_until), begun: kill_at.is_some() };
+                    return Some((target, stop, SILENT));
+                }
+            }
+        }
+    }
+}
+
+struct Stop {
+    kill_at: Duration,
+    /// Whether SIGTERM has been sent already.
+    begun: bool,
+}
+
+fn stop(target: Target, stop: Stop) {
+    if !stop.begun {
+        target.signal(Signal::TERM);
+        target.signal(Signal::CONT);
+    }
+    while now() < stop.kill_at {
+        if !target.is_there() {
+            return;
+        }
+        thread::sleep(LOOK_AGAIN.min(stop.kill_at.saturating_sub(now())));
+    }
+    target.signal(Signal::KILL);
+}
+
+/// The same clock for all processes; where there is one, one that counts the time in which the machine was suspended.
+fn now() -> Duration {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let clock = ClockId::Boottime;
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let clock = ClockId::Monotonic;
+    let Timespec { tv_sec, tv_nsec } = clock_gettime(clock);
+    Duration::new(tv_sec.unsigned_abs(), u32::try_from(tv_nsec).unwrap_or(0))
+}
+
+/// Timers stand still while the machine is suspended.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+const GONE: &str = "redlock was killed";
+const SILENT: &str = "redlock does not run any more";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_survive_the_pipe() {
+        let at = Duration::from_millis(123_456);
+        let target = "group 12".parse().unwrap();
+        for message in [Message::Protect(target), Message::ValidUntil(at), Message::KillAt(at), Message::Done]
+        {
+            assert_eq!(Message::read(message.line().trim_end()), Some(message));
+        }
+        for line in ["", "valid", "valid x", "done it"] {
+            assert_eq!(Message::read(line), None, "{line}");
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! The nodes, and what they said.
+
+use std::{
+    env,
+    future::Future,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use redlock_redis_rs::{
+    Acquire, Answer, BackendError, BoxFuture, Extend, Inspect, KeyState, LockBackend, RedisBackend, Redlock,
+    Release, Released, Reply, Runtime, TokioRuntime, async_trait,
+};
+use tokio::time::{sleep, timeout};
+
+use crate::{
+    arguments,
+    exit::{Failure, USAGE},
+    voice::Voice,
+};
+
+/// The nodes that the arguments or the environment name.
+pub(crate) fn open(nodes: &arguments::Nodes) -> Result<Vec<RedisBackend>, Failure> {
+    let listed = if nodes.urls.is_empty() { env::var(VARIABLE).unwrap_or_default() } else { String::new() };
+    let separated = listed.split([',', ' ', '\t', '\n']).filter(|url| !url.is_empty());
+    let (urls, from): (Vec<&str>, _) = if nodes.urls.is_empty() {
+        (separated.collect(), VARIABLE)
+    } else {
+        (nodes.urls.iter().map(String::as_str).collect(), "--node")
+    };
+    if urls.is_empty() {
+        return Err(Failure::new(USAGE, format!("no nodes: give --node URL for each, or set {VARIABLE}")));
+    }
+    let open = |(position, url): (usize, &&str)| {
+        let url = if url.contains("://") { (*url).to_owned() } else { format!("redis://{url}") };
+        // The URL itself may have a password in it.
+        RedisBackend::open(url).map_err(|error| {
+            Failure::new(
+                USAGE,
+                format!("{from}: number {} is no URL like redis://host:port ({error})", position + 1),
+            )
+        })
+    };
+    urls.iter().enumerate().map(open).collect()
+}
+
+/// A lock manager over the nodes, and what listens to them.
+pub(crate) fn listen(nodes: Vec<RedisBackend>, voice: &Voice) -> Result<(Redlock, Arc<Ear>), Failure> {
+    let heard =
+        nodes.iter().map(|node| Heard { name: node.name().to_owned(), last: None, failing: false }).collect();
+    let ear = Arc::new(Ear {
+        voice: voice.clone(),
+        under_way: AtomicUsize::new(0),
+        warns: AtomicBool::new(false),
+        heard: Mutex::new(Hearing { nodes: heard, no_quorum: false }),
+    });
+    let runtime = Counting { runtime: TokioRuntime::current(), ear: ear.clone() };
+    let nodes = nodes.into_iter().enumerate();
+    let nodes = nodes.map(|(position, node)| ListenedTo { node, position, ear: ear.clone() });
+    let redlock = Redlock::builder(runtime).nodes(nodes).build()?;
+    Ok((redlock, ear))
+}
+
+/// Listens to what the nodes answer.
+#[derive(Debug)]
+pub(crate) struct Ear {
+    voice: Voice,
+    /// Requests that are not answered yet, and tasks that have not asked theirs.
+    under_way: AtomicUsize,
+    /// Whether to say when a quorum fails: nothing else would tell before long.
+    warns: AtomicBool,
+    heard: Mutex<Hearing>,
+}
+
+#[derive(Debug)]
+struct Hearing {
+    nodes: Vec<Heard>,
+    /// Whether it has been said that there is no quorum.
+    no_quorum: bool,
+}
+
+#[derive(Debug)]
+struct Heard {
+    name: String,
+    last: Option<String>,
+    failing: bool,
+}
+
+impl Ear {
+    pub(crate) fn warn(&self, warns: bool) {
+        self.warns.store(warns, Ordering::SeqCst);
+    }
+
+    /// What each node said last.
+    pub(crate) fn last_words(&self) -> String {
+        let words =
+            |heard: &Heard| format!("{}: {}", heard.name, heard.last.as_deref().unwrap_or("no answer yet"));
+        self.hearing().nodes.iter().map(words).collect::<Vec<_>>().join("; ")
+    }
+
+    /// Waits until what was asked in the background has been answered: for `patience` at most.
+    pub(crate) async fn all_answered(&self, patience: Duration) {
+        let answered = async {
+            while self.under_way.load(Ordering::SeqCst) > 0 {
+                sleep(LOOK_AGAIN).await;
+            }
+        };
+        let _ = timeout(patience, answered).await;
+    }
+
+    fn answered(&self, node: usize, verb: &str, took: Duration, answer: &Answer) {
+        let mut hearing = self.hearing();
+        let quorum = hearing.nodes.len() / 2 + 1;
+        let heard = &mut hearing.nodes[node];
+        heard.failing = matches!(answer, Answer::Failed(_));
+        heard.last = Some(answer.to_string());
+        let name = heard.name.clone();
+        let working = hearing.nodes.iter().filter(|heard| !heard.failing).count();
+        let news = self.warns.load(Ordering::SeqCst) && (working < quorum) != hearing.no_quorum;
+        if news {
+            hearing.no_quorum = working < quorum;
+        }
+        drop(hearing);
+
+        self.voice.tell(|| format!("{name}: {verb}: {answer} ({})", millis(took)));
+        if news && working < quorum {
+            self.voice.say(format!("no quorum of nodes works ({})", self.last_words()));
+        } else if news {
+            self.voice.say("a quorum of nodes works again");
+        }
+    }
+
+    fn hearing(&self) -> MutexGuard<'_, Hearing> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A node that is listened to. Nothing is changed.
+#[derive(Debug)]
+struct ListenedTo {
+    node: RedisBackend,
+    position: usize,
+    ear: Arc<Ear>,
+}
+
+impl ListenedTo {
+    async fn listen<T>(
+        &self,
+        verb: &str,
+        request: impl Future<Output = Result<T, BackendError>>,
+        told: impl FnOnce(&T) -> Answer,
+    ) -> Result<T, BackendError> {
+        let start = Instant::now();
+        let asked = Asked::new(&self.ear, self.position, verb, start);
+        let answer = request.await;
+        let told = answer.as_ref().map_or_else(|error| Answer::Failed(error.clone()), told);
+        asked.answered(&told);
+        answer
+    }
+}
+
+#[async_trait]
+impl LockBackend for ListenedTo {
+    async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
+        self.listen("acquire", self.node.acquire(request), granted).await
+    }
+
+    async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
+        self.listen("extend", self.node.extend(request), granted).await
+    }
+
+    async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
+        let removed = |released: &Released| match released {
+            Released::Removed => Answer::Removed,
+            _ => Answer::NotHeld,
+        };
+        self.listen("release", self.node.release(request), removed).await
+    }
+
+    async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
+        self.node.inspect(request).await
+    }
+
+    fn name(&self) -> &str {
+        self.node.name()
+    }
+}
+
+/// A request under way; one that is dropped was cut off.
+struct Asked<'a> {
+    ear: &'a Ear,
+    node: usize,
+    verb: &'a str,
+    start: Instant,
+    heard: bool,
+}
+
+impl<'a> Asked<'a> {
+    fn new(ear: &'a Ear, node: usize, verb: &'a str, start: Instant) -> Self {
+        ear.under_way.fetch_add(1, Ordering::SeqCst);
+        Self { ear, node, verb, start, heard: false }
+    }
+
+    fn answered(mut self, answer: &Answer) {
+        self.heard = true;
+        self.ear.answered(self.node, self.verb, self.start.elapsed(), answer);
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if !self.heard {
+            let took = self.start.elapsed();
+            let answer = Answer::Failed(BackendError::timed_out(took));
+            self.ear.answered(self.node, self.verb, took, &answer);
+        }
+        self.ear.under_way.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// A runtime that counts the tasks that have not begun: what they will ask is under way too.
+#[derive(Debug)]
+struct Counting {
+    runtime: TokioRuntime,
+    ear: Arc<Ear>,
+}
+
+impl Runtime for Counting {
+    fn now(&self) -> Instant {
+        self.runtime.now()
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<()> {
+        self.runtime.sleep(duration)
+    }
+
+    fn spawn(&self, mut task: BoxFuture<()>) {
+        let ear = self.ear.clone();
+        ear.under_way.fetch_add(1, Ordering::SeqCst);
+        self.runtime.spawn(Box::pin(async move {
+            let begun = std::future::poll_fn(|cx| std::task::Poll::Ready(task.as_mut().poll(cx))).await;
+            ear.under_way.fetch_sub(1, Ordering::SeqCst);
+            if begun.is_pending() {
+                task.await;
+            }
+        }));
+    }
+}
+
+fn granted(reply: &Reply) -> Answer {
+    match reply {
+        Reply::Granted => Answer::Granted,
+        _ => Answer::Refused,
+    }
+}
+
+pub(crate) fn millis(duration: Duration) -> String {
+    format!("{:.1} ms", duration.as_secs_f64() * 1_000.0)
+}
+
+const VARIABLE: &str = "REDLOCK_NODES";
+const LOOK_AGAIN: Duration = Duration::from_millis(1);

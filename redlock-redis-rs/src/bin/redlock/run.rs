@@ -1,0 +1,329 @@
+//! `redlock run`: a lock, a command, and what happens to both.
+
+use std::{future::IntoFuture, process::ExitStatus, time::Duration};
+
+use redlock_redis_rs::{Error, KeepAlive, Lease, Lock, LockRequest, Runtime, TokioRuntime, Unlock};
+use rustix::process::{Signal, getpid, kill_process};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    arguments::Run,
+    child::{self, Running},
+    exit::{self, Failure, LOST, OS_ERROR, TIMED_OUT, USAGE},
+    guard::Guard,
+    nodes::{self, Ear, millis},
+    signals::{PASSED_ON, Signals, ends_a_wait},
+    voice::Voice,
+};
+
+/// Runs the command under the lock. Gives the exit code.
+pub(crate) async fn run(arguments: &Run, voice: &Voice) -> Result<u8, Failure> {
+    let grace = arguments.kill_after.unwrap_or(arguments.ttl / 3);
+    if grace > arguments.ttl / 2 {
+        return Err(Failure::new(USAGE, TOO_LONG_A_GRACE));
+    }
+    let (redlock, ear) = nodes::listen(nodes::open(&arguments.nodes)?, voice)?;
+    let mut wanted = PASSED_ON.to_vec();
+    if !arguments.foreground {
+        // In the foreground, the terminal stops the command as well.
+        wanted.extend([Signal::TSTP, Signal::CONT]);
+    }
+    let mut signals = Signals::listen(&wanted)
+        .map_err(|error| Failure::new(OS_ERROR, format!("cannot listen to signals: {error}")))?;
+
+    let request = request(arguments, redlock.lock(&arguments.resources[..], arguments.ttl));
+    ear.warn(arguments.wait.is_none() && !arguments.no_wait);
+    let outcome = match acquire(request, &mut signals).await {
+        Ok(lock) => {
+            ear.warn(true);
+            tell_of(&lock, voice);
+            let held = Held { arguments, voice, ear: &ear, grace };
+            held.run(lock, &mut signals).await
+        }
+        Err(Unlucky::Failed(error @ Error::Contended(_))) => {
+            if !arguments.quiet {
+                voice.say(error);
+            }
+            Ok(arguments.conflict_exit_code)
+        }
+        Err(Unlucky::Failed(error)) => Err(error.into()),
+        Err(Unlucky::Interrupted(signal)) => {
+            let message = format!("{} came while waiting for the lock", name(signal));
+            Err(Failure::new(exit::of_signal(signal.as_raw()), message))
+        }
+    };
+    ear.warn(false);
+    // What is sent in the background would end with this process.
+    ear.all_answered(LAST_ANSWERS).await;
+    outcome
+}
+
+fn request(arguments: &Run, request: LockRequest) -> LockRequest {
+    let delay = arguments.retry_delay;
+    let request = request.retry_delay(delay).retry_jitter(delay / 2);
+    match arguments.wait {
+        _ if arguments.no_wait => request.retry_count(0),
+        Some(Duration::ZERO) => request.retry_count(0),
+        Some(wait) => request.retry_forever().wait_at_most(wait),
+        None => request.retry_forever(),
+    }
+}
+
+enum Unlucky {
+    Failed(Error),
+    Interrupted(Signal),
+}
+
+/// When it ends without a lock, its keys are removed in the background.
+async fn acquire(request: LockRequest, signals: &mut Signals) -> Result<Lock, Unlucky> {
+    let mut request = request.into_future();
+    loop {
+        tokio::select! {
+            biased;
+            signal = signals.next() => match signal {
+                Signal::TSTP => stop_myself(),
+                signal if ends_a_wait(signal) => return Err(Unlucky::Interrupted(signal)),
+                _ => {}
+            },
+            won = &mut request => return won.map_err(Unlucky::Failed),
+        }
+    }
+}
+
+/// A lock that is held, while its command runs.
+struct Held<'a> {
+    arguments: &'a Run,
+    voice: &'a Voice,
+    ear: &'a Ear,
+    /// Between SIGTERM and SIGKILL.
+    grace: Duration,
+}
+
+impl Held<'_> {
+    async fn run(&self, lock: Lock, signals: &mut Signals) -> Result<u8, Failure> {
+        let environment = [
+            ("REDLOCK_RESOURCES", self.arguments.resources.join("\n")),
+            ("REDLOCK_TTL_MS", self.arguments.ttl.as_millis().to_string()),
+            ("REDLOCK_HOLDER", lock.token().as_str().chars().take(HOLDER).collect()),
+        ];
+        let kept = lock.keep_alive();
+        let lease = kept.lease();
+        let ran = async {
+            let mut guard = Guard::start(self.grace)
+                .map_err(|error| Failure::new(OS_ERROR, format!("cannot start the guard: {error}")))?;
+            guard.valid_for(lease.remaining());
+            let running =
+                match Running::start(&self.arguments.command, environment, self.arguments.foreground) {
+                    Ok(running) => running,
+                    Err(failure) => {
+                        guard.dismiss();
+                        return Err(failure);
+                    }
+                };
+            guard.protect(running.target());
+            let ended = self.watch(running, &lease, &mut guard, signals).await;
+            guard.dismiss();
+            Ok(ended)
+        };
+        let ran = ran.await;
+        if let Ok((status, _)) = &ran {
+            self.voice.tell(|| format!("the command ended: {status}"));
+        }
+        let still_held = self.release(kept).await;
+        let (status, why) = ran?;
+        let code = child::code(status);
+        match why {
+            Some(why) => Ok(why.code()),
+            None if still_held => Ok(code),
+            None => {
+                let message = format!("the lock was gone when the command had ended (with {code})");
+                Err(Failure::new(LOST, message))
+            }
+        }
+    }
+
+    /// Waits until the command has ended, and stops it when it has to.
+    async fn watch(
+        &self,
+        mut running: Running,
+        lease: &Lease,
+        guard: &mut Guard,
+        signals: &mut Signals,
+    ) -> (ExitStatus, Option<Why>) {
+        // Unlike tokio's, this clock counts the time in which the machine was suspended, as the lease does.
+        let clock = TokioRuntime::current();
+        let start = clock.now();
+        let mut left = lease.remaining();
+        // As of the last look, for when the lease says no more than that it is over.
+        let mut valid_until = start + left;
+        let mut told_of_terminal = false;
+        loop {
+            let over = self.arguments.at_most.map(|most| most.saturating_sub(clock.now() - start));
+            let look_again = left
+                .saturating_sub(self.grace)
+                .min(self.arguments.ttl / LOOKS_PER_TTL)
+                .min(LONGEST_SLEEP)
+                .min(over.unwrap_or(LONGEST_SLEEP));
+            let mut came = None;
+            let ended = tokio::select! {
+                biased;
+                status = running.ended() => Some(status),
+                signal = signals.next() => {
+                    came = Some(signal);
+                    None
+                }
+                () = lease.lost() => None,
+                () = sleep(look_again) => None,
+            };
+            let now = clock.now();
+            left = lease.remaining();
+            if !left.is_zero() {
+                valid_until = now + left;
+                guard.valid_for(left);
+            }
+            if let Some(status) = ended {
+                return (status, left.is_zero().then(|| self.lapsed()));
+            }
+            let why = if left.is_zero() {
+                Why::Lost(Loss::Certain)
+            } else if left <= self.grace {
+                Why::Lost(Loss::Feared(left))
+            } else if self.arguments.at_most.is_some_and(|most| now - start >= most) {
+                Why::AtMost
+            } else {
+                if let Some(signal) = came {
+                    self.pass_on(signal, &running);
+                }
+                if !told_of_terminal && running.stopped_by_terminal().is_some() {
+                    told_of_terminal = true;
+                    self.voice
+                        .say("the command wants the terminal, and is stopped: --foreground lets it have it");
+                }
+                continue;
+            };
+            let stopping = valid_until.saturating_duration_since(now).min(self.grace);
+            guard.stopping_for(stopping);
+            self.say_why(&why);
+            let status = running.stop(Instant::now() + stopping).await;
+            return (status, Some(why));
+        }
+    }
+
+    fn pass_on(&self, signal: Signal, running: &Running) {
+        if signal == Signal::TSTP {
+            // While this process is stopped the guard looks after the command. SIGCONT follows, and is passed on when
+            // the lock is still there.
+            running.signal(Signal::STOP);
+            stop_myself();
+            return;
+        }
+        // The terminal has sent these to the whole group.
+        if self.arguments.foreground && [Signal::INT, Signal::QUIT].contains(&signal) {
+            return;
+        }
+        self.voice.tell(|| format!("{} is passed on", name(signal)));
+        running.signal(signal);
+        if [Signal::TERM, Signal::HUP].contains(&signal) {
+            running.signal(Signal::CONT);
+        }
+    }
+
+    fn lapsed(&self) -> Why {
+        let why = Why::Lost(Loss::Late);
+        self.say_why(&why);
+        why
+    }
+
+    fn say_why(&self, why: &Why) {
+        let (resources, words) = (self.arguments.resources.join(", "), || self.ear.last_words());
+        match why {
+            Why::Lost(Loss::Certain) => {
+                self.voice.say(format!("the lock on {resources} is lost ({}): stopping the command", words()));
+            }
+            Why::Lost(Loss::Feared(left)) => self.voice.say(format!(
+                "no quorum extends the lock on {resources}, which is valid for {:.1} s ({}): stopping the command",
+                left.as_secs_f64(),
+                words()
+            )),
+            Why::Lost(Loss::Late) => self.voice.say(format!(
+                "the lock on {resources} was lost before the command had ended ({})",
+                words()
+            )),
+            Why::AtMost => self.voice.say("--at-most is over: stopping the command"),
+        }
+    }
+
+    /// Whether the lock was still held, as far as anybody knows.
+    async fn release(&self, kept: KeepAlive) -> bool {
+        let valid = kept.is_valid();
+        match kept.unlock().await {
+            Ok(Unlock::AlreadyGone) => false,
+            Ok(_) => {
+                self.voice.tell(|| "released".to_owned());
+                true
+            }
+            Err(error) => {
+                if valid {
+                    self.voice.say(format!("the lock ends with its ttl, as it cannot be released: {error}"));
+                }
+                true
+            }
+        }
+    }
+}
+
+/// Why the command was stopped.
+enum Why {
+    Lost(Loss),
+    AtMost,
+}
+
+enum Loss {
+    /// The nodes said so, or the validity is over.
+    Certain,
+    /// No quorum extends it, and so much is left.
+    Feared(Duration),
+    /// The command has ended meanwhile.
+    Late,
+}
+
+impl Why {
+    fn code(&self) -> u8 {
+        match self {
+            Self::Lost(_) => LOST,
+            Self::AtMost => TIMED_OUT,
+        }
+    }
+}
+
+fn tell_of(lock: &Lock, voice: &Voice) {
+    voice.tell(|| {
+        let votes: Vec<String> = lock.votes().iter().map(ToString::to_string).collect();
+        format!(
+            "locked {} in round {}, which took {}, for {:.1} s ({})",
+            lock.resources(),
+            lock.attempts(),
+            millis(lock.took()),
+            lock.remaining().as_secs_f64(),
+            votes.join("; ")
+        )
+    });
+}
+
+fn stop_myself() {
+    let _ = kill_process(getpid(), Signal::STOP);
+}
+
+fn name(signal: Signal) -> String {
+    format!("{signal:?}").replace("Signal::", "SIG")
+}
+
+const TOO_LONG_A_GRACE: &str = "--kill-after may be half of --ttl at most: it is kept free at the end of the ttl, and the \
+                                first extension comes after a third of it";
+/// As much of the token as `redlock status` shows.
+const HOLDER: usize = 8;
+const LOOKS_PER_TTL: u32 = 20;
+/// Timers stand still while the machine is suspended.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+/// How long nodes that are slower than the quorum are waited for in the end.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);

@@ -1,0 +1,51 @@
+//! Signals to this process.
+
+use std::{fs, future::poll_fn, io, task::Poll};
+
+use rustix::process::Signal;
+use tokio::signal::unix::{self, SignalKind};
+
+/// The signals that are listened to. From when it is made they no longer end this process.
+pub(crate) struct Signals(Vec<(Signal, unix::Signal)>);
+
+impl Signals {
+    /// Listens, but not to those that are ignored: whoever started this (nohup, a shell in the background) does not
+    /// want the command to get them.
+    pub(crate) fn listen(signals: &[Signal]) -> io::Result<Self> {
+        let ignored = ignored();
+        let wanted = signals.iter().filter(|signal| ignored & bit(**signal) == 0);
+        let listen = |signal: &Signal| Ok((*signal, unix::signal(SignalKind::from_raw(signal.as_raw()))?));
+        wanted.map(listen).collect::<io::Result<_>>().map(Self)
+    }
+
+    /// The next signal.
+    pub(crate) async fn next(&mut self) -> Signal {
+        poll_fn(|cx| {
+            let came = |(signal, stream): &mut (Signal, unix::Signal)| {
+                matches!(stream.poll_recv(cx), Poll::Ready(Some(()))).then_some(*signal)
+            };
+            self.0.iter_mut().find_map(came).map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+}
+
+fn bit(signal: Signal) -> u64 {
+    1_u64.checked_shl(signal.as_raw().unsigned_abs().saturating_sub(1)).unwrap_or(0)
+}
+
+/// The mask of ignored signals, where the system tells it in a file (Linux); elsewhere none.
+fn ignored() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}
+
+/// What is passed on to the command.
+pub(crate) const PASSED_ON: [Signal; 6] =
+    [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT, Signal::USR1, Signal::USR2];
+
+/// Those that end a process that does not listen, and with it a wait.
+pub(crate) fn ends_a_wait(signal: Signal) -> bool {
+    [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT].contains(&signal)
+}

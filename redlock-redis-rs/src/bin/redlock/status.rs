@@ -1,0 +1,153 @@
+//! `redlock status`: who holds what, as far as the nodes say.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use redlock_redis_rs::{
+    Answer, BackendError, BackendErrorKind, Inspect, KeyState, LockBackend, RedisBackend, Resources,
+};
+
+use crate::{
+    arguments::Status,
+    exit::{Failure, NO_QUORUM, REJECTED, SUCCESS, TAKEN, UNDECIDED},
+    nodes,
+};
+
+type Said = Result<Vec<KeyState>, BackendError>;
+
+/// Prints what the nodes say. Gives the exit code.
+pub(crate) async fn status(arguments: &Status) -> Result<u8, Failure> {
+    let nodes = nodes::open(&arguments.nodes)?;
+    let resources: Resources = arguments.resources.iter().collect();
+    let said = join_all(nodes.iter().map(|node| ask(node, &resources, arguments.timeout))).await;
+
+    let names: Vec<&str> = nodes.iter().map(LockBackend::name).collect();
+    let mut text = String::new();
+    let mut code = SUCCESS;
+    for (position, resource) in resources.iter().enumerate() {
+        let states: Vec<Result<&KeyState, &BackendError>> = said
+            .iter()
+            .map(|said| match said {
+                Ok(states) => Ok(states.get(position).unwrap_or(&KeyState::Free)),
+                Err(error) => Err(error),
+            })
+            .collect();
+        let verdict = Verdict::new(&states);
+        code = code.max(verdict.code());
+        text.push_str(&format!("{resource:?}: {}\n", verdict.text(nodes.len())));
+        for (name, state) in names.iter().zip(&states) {
+            text.push_str(&format!("  {name}: {}\n", told(state)));
+        }
+    }
+    text.push_str("(as the nodes answered just now: it may have changed since)\n");
+    // A reader that has gone away is no reason to fail.
+    let _ = io::stdout().write_all(text.as_bytes());
+    Ok(code)
+}
+
+async fn ask(node: &RedisBackend, resources: &Resources, timeout: Duration) -> Said {
+    match tokio::time::timeout(timeout, node.inspect(Inspect::new(resources, timeout))).await {
+        Ok(said) => said,
+        Err(_) => Err(BackendError::timed_out(timeout)),
+    }
+}
+
+fn told(state: &Result<&KeyState, &BackendError>) -> String {
+    match state {
+        Ok(KeyState::Held { holder, remaining: Some(left), .. }) => {
+            format!("held by {holder}... for another {:.1} s", left.as_secs_f64())
+        }
+        Ok(KeyState::Held { holder, remaining: None, .. }) => {
+            format!("held by {holder}... without an end: no lock of Redlock")
+        }
+        Ok(_) => "free".to_owned(),
+        Err(error) => Answer::Failed((*error).clone()).to_string(),
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Verdict {
+    Free,
+    Held { holder: String, nodes: usize },
+    Undecided { answered: usize },
+    NoQuorum { answered: usize },
+    Rejected,
+}
+
+impl Verdict {
+    fn new(states: &[Result<&KeyState, &BackendError>]) -> Self {
+        let quorum = states.len() / 2 + 1;
+        let answered = states.iter().filter(|state| state.is_ok()).count();
+        let rejected = |state: &&Result<_, &BackendError>| matches!(state, Err(error) if error.kind() == BackendErrorKind::Rejected);
+        if states.iter().filter(rejected).count() > states.len() - quorum {
+            return Self::Rejected;
+        }
+        if answered < quorum {
+            return Self::NoQuorum { answered };
+        }
+        let mut holders: BTreeMap<Option<&str>, usize> = BTreeMap::new();
+        for state in states.iter().flatten() {
+            let holder = match state {
+                KeyState::Held { holder, .. } => Some(holder.as_str()),
+                _ => None,
+            };
+            *holders.entry(holder).or_default() += 1;
+        }
+        match holders.into_iter().find(|(_, nodes)| *nodes >= quorum) {
+            Some((Some(holder), nodes)) => Self::Held { holder: holder.to_owned(), nodes },
+            Some((None, _)) => Self::Free,
+            None => Self::Undecided { answered },
+        }
+    }
+
+    fn code(&self) -> u8 {
+        match self {
+            Self::Free => SUCCESS,
+            Self::Held { .. } => TAKEN,
+            Self::Undecided { .. } => UNDECIDED,
+            Self::NoQuorum { .. } => NO_QUORUM,
+            Self::Rejected => REJECTED,
+        }
+    }
+
+    fn text(&self, all: usize) -> String {
+        match self {
+            Self::Free => "free".to_owned(),
+            Self::Held { holder, nodes } => format!("held by {holder}... on {nodes} of {all} nodes"),
+            Self::Undecided { answered } => {
+                format!("undecided: of {all} nodes {answered} answered, and no majority of all says the same")
+            }
+            Self::NoQuorum { answered } => format!("no quorum: of {all} nodes {answered} answered"),
+            Self::Rejected => "rejected: fix the configuration".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_needs_a_majority_of_all_nodes() {
+        let (free, a, b) = (KeyState::Free, KeyState::held(b"aaaaaaaaaa", None), KeyState::held(b"bb", None));
+        let down = BackendError::timed_out(Duration::from_secs(1));
+        let rejects = BackendError::new(BackendErrorKind::Rejected, "no");
+        let held = |nodes| Verdict::Held { holder: "aaaaaaaa".to_owned(), nodes };
+        for (states, expected) in [
+            (vec![Ok(&free), Ok(&free), Ok(&a)], Verdict::Free),
+            (vec![Ok(&a), Err(&down), Ok(&a)], held(2)),
+            (vec![Ok(&a), Ok(&a), Ok(&a)], held(3)),
+            (vec![Ok(&a), Ok(&b), Ok(&free)], Verdict::Undecided { answered: 3 }),
+            (vec![Ok(&a), Err(&down), Ok(&free)], Verdict::Undecided { answered: 2 }),
+            (vec![Ok(&a), Ok(&a), Ok(&b), Ok(&b)], Verdict::Undecided { answered: 4 }),
+            (vec![Ok(&a), Err(&down), Err(&rejects)], Verdict::NoQuorum { answered: 1 }),
+            (vec![Ok(&a), Err(&rejects), Err(&rejects)], Verdict::Rejected),
+        ] {
+            assert_eq!(Verdict::new(&states), expected, "{states:?}");
+        }
+    }
+}

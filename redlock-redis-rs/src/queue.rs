@@ -1,0 +1,152 @@
+//! A queue in front of a Cluster's connection. That one takes only so many commands at a time, and then lets some overtake
+//! others; a release must not overtake its acquire.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    future::Future,
+    pin::Pin,
+    task::{Context, Waker},
+};
+
+use redis::{
+    Arg, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, Value, aio::ConnectionLike,
+    cluster_async::ClusterConnection, cluster_routing::Slot,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::exec::{Executor, unconstrained};
+
+/// A Cluster's connection. Commands for one slot take effect in the order of their first polls, since each is sent when
+/// the one before has been answered, or given up by the connection.
+#[derive(Clone)]
+pub(crate) struct Queued(mpsc::UnboundedSender<Event>);
+
+enum Event {
+    /// The slot is that of all of its keys.
+    Asked(Option<Slot>, Command),
+    Answered(Option<Slot>),
+}
+
+/// A command that begins with the connection, unless nobody waits for it any more.
+type Command = Box<dyn FnOnce(ClusterConnection) -> Sending + Send>;
+type Sending = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl Queued {
+    /// The queue is emptied by a task on the caller's runtime.
+    pub(crate) fn new(connection: ClusterConnection, executor: &Executor) -> Self {
+        let (queue, events) = mpsc::unbounded_channel();
+        let passing = Passing { connection, answered: queue.downgrade(), waiting: HashMap::new() };
+        executor.spawn(unconstrained(passing.run(events)));
+        Self(queue)
+    }
+
+    fn ask<'a, T, C, F>(&self, slot: Option<Slot>, command: C) -> RedisFuture<'a, T>
+    where
+        T: Send + 'static,
+        C: FnOnce(ClusterConnection) -> F + Send + 'static,
+        F: Future<Output = RedisResult<T>> + Send + 'static,
+    {
+        let queue = self.0.clone();
+        Box::pin(async move {
+            let (sender, answer) = oneshot::channel();
+            let begin = move |connection| -> Sending {
+                Box::pin(async move {
+                    if !sender.is_closed() {
+                        drop(sender.send(command(connection).await));
+                    }
+                })
+            };
+            // Where the task has ended, with its runtime, the answer's other end is dropped, too.
+            drop(queue.send(Event::Asked(slot, Box::new(begin))));
+            let ended = |_| Err(RedisError::from((ErrorKind::Io, TASK_ENDED)));
+            unconstrained(answer).await.unwrap_or_else(ended)
+        })
+    }
+}
+
+impl ConnectionLike for Queued {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        let command = command.clone();
+        self.ask(slot(&command), |mut connection: ClusterConnection| async move {
+            connection.req_packed_command(&command).await
+        })
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        let pipeline = pipeline.clone();
+        self.ask(None, move |mut connection: ClusterConnection| async move {
+            connection.req_packed_commands(&pipeline, offset, count).await
+        })
+    }
+
+    fn get_db(&self) -> i64 {
+        0
+    }
+}
+
+/// The task that sends what is asked.
+struct Passing {
+    connection: ClusterConnection,
+    answered: mpsc::WeakUnboundedSender<Event>,
+    /// For each slot that a command is under way for: those behind it.
+    waiting: HashMap<Option<Slot>, VecDeque<Command>>,
+}
+
+impl Passing {
+    async fn run(mut self, mut events: mpsc::UnboundedReceiver<Event>) {
+        while let Some(event) = events.recv().await {
+            match event {
+                Event::Asked(slot, command) => match self.waiting.get_mut(&slot) {
+                    Some(behind) => behind.push_back(command),
+                    None => {
+                        self.waiting.insert(slot, VecDeque::from([command]));
+                        self.next(slot);
+                    }
+                },
+                Event::Answered(slot) => self.next(slot),
+            }
+        }
+    }
+
+    /// Sends the next command of a slot that nothing is under way for.
+    fn next(&mut self, slot: Option<Slot>) {
+        while let Some(command) = self.waiting.get_mut(&slot).and_then(VecDeque::pop_front) {
+            let mut sending = command(self.connection.clone());
+            // Ready at once: nobody waits for it any more.
+            let began = sending.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            if began.is_pending()
+                && let Some(executor) = Executor::current()
+            {
+                let answered = self.answered.clone();
+                executor.spawn(unconstrained(async move {
+                    sending.await;
+                    if let Some(answered) = answered.upgrade() {
+                        drop(answered.send(Event::Answered(slot)));
+                    }
+                }));
+                return;
+            }
+        }
+        self.waiting.remove(&slot);
+    }
+}
+
+/// The slot of an `EVAL`'s first key.
+fn slot(command: &Cmd) -> Option<Slot> {
+    let mut arguments = command.args_iter();
+    let key = arguments.nth(FIRST_KEY)?;
+    match key {
+        Arg::Simple(key) => Some(Slot::for_key(key)),
+        _ => None,
+    }
+}
+
+/// Behind `EVAL`, the script and the number of keys.
+const FIRST_KEY: usize = 3;
+/// What is told when the queue's task has ended.
+pub(crate) const TASK_ENDED: &str = "the connection's runtime has been shut down";

@@ -1,0 +1,273 @@
+//! Where a node's connections come from: a server, a Cluster, or whatever server a Sentinel names.
+
+use std::time::Duration;
+
+#[cfg(feature = "sentinel")]
+use futures_util::lock::Mutex;
+#[cfg(any(feature = "cluster", feature = "sentinel"))]
+use redis::ConnectionInfo;
+#[cfg(any(feature = "smol-rustls", feature = "tokio-rustls"))]
+use redis::TlsCertificates;
+#[cfg(feature = "sentinel")]
+use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, IntoConnectionInfo, Pipeline, RedisError, RedisFuture, RedisResult,
+    Value,
+    aio::{ConnectionLike, MultiplexedConnection},
+    io::tcp::{TcpSettings, socket2::TcpKeepalive},
+};
+#[cfg(feature = "cluster")]
+use redis::{
+    ProtocolVersion,
+    cluster::{ClusterClient, ClusterClientBuilder},
+};
+
+#[cfg(feature = "cluster")]
+use crate::queue::{Queued, TASK_ENDED};
+use crate::{exec::Executor, tls};
+
+/// Makes connections to one node.
+pub(crate) enum Source {
+    Server(Client),
+    #[cfg(feature = "cluster")]
+    Cluster(Box<ClusterClient>),
+    /// Locked by whoever looks for the master, which is one at a time.
+    #[cfg(feature = "sentinel")]
+    Sentinel(Mutex<SentinelClient>),
+}
+
+/// A connection to a node.
+#[derive(Clone)]
+pub(crate) enum Connection {
+    Server(MultiplexedConnection),
+    #[cfg(feature = "cluster")]
+    Cluster(Queued),
+}
+
+impl Source {
+    /// A server at a URL.
+    pub(crate) fn server(url: impl IntoConnectionInfo) -> RedisResult<Self> {
+        let info = url.into_connection_info()?;
+        Client::open(info.set_tcp_settings(tcp_settings())).map(Self::Server)
+    }
+
+    /// A server at a URL of `rediss://`.
+    #[cfg(any(feature = "smol-rustls", feature = "tokio-rustls"))]
+    pub(crate) fn tls_server(
+        url: impl IntoConnectionInfo,
+        certificates: TlsCertificates,
+    ) -> RedisResult<Self> {
+        let info = url.into_connection_info()?;
+        Client::build_with_tls(info.set_tcp_settings(tcp_settings()), certificates).map(Self::Server)
+    }
+
+    /// The Cluster that the servers at these URLs belong to, and its name.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn cluster(
+        urls: impl IntoIterator<Item = impl IntoConnectionInfo>,
+    ) -> RedisResult<(Self, String)> {
+        let servers = infos(urls)?;
+        let name = addresses(&servers);
+        let client = ClusterClientBuilder::new(servers)
+            // A command is sent once.
+            .retries(0)
+            .connection_timeout(CONNECT_TIMEOUT)
+            // Without one, looking for a slot at a server that hangs would never end.
+            .response_timeout(SILENCE)
+            .overall_response_timeout(None)
+            // Tells of a broken connection at once, not only to the next command.
+            .use_protocol(ProtocolVersion::RESP3)
+            .tcp_settings(tcp_settings())
+            .build()?;
+        Ok((Self::cluster_client(client), name))
+    }
+
+    #[cfg(feature = "cluster")]
+    pub(crate) fn cluster_client(client: ClusterClient) -> Self {
+        Self::Cluster(Box::new(client))
+    }
+
+    /// The server that the Sentinels at these URLs name as `master`, and its name.
+    #[cfg(feature = "sentinel")]
+    pub(crate) fn sentinel(
+        urls: impl IntoIterator<Item = impl IntoConnectionInfo>,
+        master: String,
+        login: SentinelNodeConnectionInfo,
+    ) -> RedisResult<(Self, String)> {
+        let sentinels: Vec<_> =
+            infos(urls)?.into_iter().map(|sentinel| sentinel.set_tcp_settings(tcp_settings())).collect();
+        let name = format!("{master}@{}", addresses(&sentinels));
+        let login = login.set_tcp_settings(tcp_settings());
+        let client = SentinelClient::build(sentinels, master, Some(login), SentinelServerType::Master)?;
+        Ok((Self::sentinel_client(client), name))
+    }
+
+    #[cfg(feature = "sentinel")]
+    pub(crate) fn sentinel_client(client: SentinelClient) -> Self {
+        Self::Sentinel(Mutex::new(client))
+    }
+
+    /// What to tell of a server in errors: its address and database, without credentials. Nothing of other sources.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Server(client) => {
+                let info = client.get_connection_info();
+                match info.redis_settings().db() {
+                    0 => info.addr().to_string(),
+                    db => format!("{}/{db}", info.addr()),
+                }
+            }
+            #[cfg(any(feature = "cluster", feature = "sentinel"))]
+            _ => String::new(),
+        }
+    }
+
+    pub(crate) fn db(&self) -> i64 {
+        match self {
+            Self::Server(client) => client.get_connection_info().redis_settings().db(),
+            #[cfg(any(feature = "cluster", feature = "sentinel"))]
+            _ => 0,
+        }
+    }
+
+    /// Whether connections are encrypted, as far as can be seen from outside.
+    #[cfg(any(feature = "smol-rustls", feature = "tokio-rustls"))]
+    pub(crate) fn may_use_tls(&self) -> bool {
+        match self {
+            Self::Server(client) => {
+                matches!(client.get_connection_info().addr(), redis::ConnectionAddr::TcpTls { .. })
+            }
+            #[cfg(any(feature = "cluster", feature = "sentinel"))]
+            _ => true,
+        }
+    }
+
+    /// Connects; what the connection needs to run on runs on `executor`.
+    pub(crate) async fn connect(&self, executor: &Executor) -> RedisResult<Connection> {
+        #[cfg(not(feature = "cluster"))]
+        let _ = executor;
+        tls::prepare(self);
+        match self {
+            Self::Server(client) => {
+                client.get_multiplexed_async_connection_with_config(&config()).await.map(Connection::Server)
+            }
+            #[cfg(feature = "cluster")]
+            Self::Cluster(client) => {
+                let connection = client.get_async_connection().await?;
+                Ok(Connection::Cluster(Queued::new(connection, executor)))
+            }
+            #[cfg(feature = "sentinel")]
+            Self::Sentinel(client) => {
+                let mut client = client.lock().await;
+                client.get_async_connection_with_config(&config()).await.map(Connection::Server)
+            }
+        }
+    }
+
+    /// Whether a connection that has answered so is to be replaced.
+    pub(crate) fn is_over(&self, answer: Result<&[Value], &RedisError>) -> bool {
+        match self {
+            Self::Server(_) => answer.is_err_and(RedisError::is_unrecoverable_error),
+            // It mends itself when one of its servers has gone away, and keeps its order with the others. Only when its
+            // task has ended, with the runtime that it was made on, it takes no command any more.
+            #[cfg(feature = "cluster")]
+            Self::Cluster(_) => answer.is_err_and(|error| {
+                let text = error.to_string();
+                text.contains(TASK_ENDED) || text.contains(CLUSTER_TASK_ENDED)
+            }),
+            // What cannot be written to is no master any more.
+            #[cfg(feature = "sentinel")]
+            Self::Sentinel(_) => match answer {
+                Ok(values) => values.iter().any(|value| match value {
+                    Value::ServerError(error) => error.code() == "READONLY",
+                    _ => false,
+                }),
+                Err(error) => error.is_unrecoverable_error() || error.code() == Some("READONLY"),
+            },
+        }
+    }
+
+    /// Whether a connection that has been silent for this long may be to a server that is not the node's any more.
+    pub(crate) fn may_have_moved(&self, silence: Duration) -> bool {
+        match self {
+            #[cfg(feature = "sentinel")]
+            Self::Sentinel(_) => silence > SILENCE,
+            _ => {
+                let _ = silence;
+                false
+            }
+        }
+    }
+}
+
+impl ConnectionLike for Connection {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        match self {
+            Self::Server(connection) => connection.req_packed_command(command),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(connection) => connection.req_packed_command(command),
+        }
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        match self {
+            Self::Server(connection) => connection.req_packed_commands(pipeline, offset, count),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),
+        }
+    }
+
+    fn get_db(&self) -> i64 {
+        match self {
+            Self::Server(connection) => connection.get_db(),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(connection) => connection.get_db(),
+        }
+    }
+}
+
+fn config() -> AsyncConnectionConfig {
+    // Each request has a timeout of its own; what takes longer than that is nobody's concern.
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+        .set_response_timeout(None)
+        .set_pipeline_buffer_size(QUEUE)
+}
+
+/// The socket options that a lock needs.
+fn tcp_settings() -> TcpSettings {
+    let keep_alive = TcpKeepalive::new().with_time(SILENCE);
+    // Without delay, as each request is small and waits for nothing else.
+    let settings = TcpSettings::default().set_nodelay(true).set_keepalive(keep_alive);
+    // What the kernel could not deliver for so long is thrown away with the connection. Else it would deliver every
+    // acquire of a network cut when the network heals, each of them long given up and good for a whole ttl.
+    #[cfg(any(target_os = "linux", target_os = "android", target_os = "fuchsia"))]
+    let settings = settings.set_user_timeout(SILENCE);
+    settings
+}
+
+#[cfg(any(feature = "cluster", feature = "sentinel"))]
+fn infos(urls: impl IntoIterator<Item = impl IntoConnectionInfo>) -> RedisResult<Vec<ConnectionInfo>> {
+    urls.into_iter().map(IntoConnectionInfo::into_connection_info).collect()
+}
+
+#[cfg(any(feature = "cluster", feature = "sentinel"))]
+fn addresses(servers: &[ConnectionInfo]) -> String {
+    let addresses: Vec<_> = servers.iter().map(|server| server.addr().to_string()).collect();
+    addresses.join(",")
+}
+
+/// How many commands may wait to be written. A queue that is full lets later commands overtake those that wait for room.
+const QUEUE: usize = 1 << 16;
+/// How long making a connection may take, the login included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the other side's kernel may be silent before the connection counts as broken.
+const SILENCE: Duration = Duration::from_secs(2);
+/// What redis-rs says of a cluster connection whose task has ended.
+#[cfg(feature = "cluster")]
+const CLUSTER_TASK_ENDED: &str = "redis_cluster: Unable to";

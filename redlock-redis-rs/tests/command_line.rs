@@ -1,0 +1,72 @@
+//! What the `redlock` command says without a server. That it is here also makes `cargo test` build the command, which
+//! the tests on real servers run.
+
+use std::process::{Command, Output};
+
+#[test]
+fn the_help_has_examples_and_every_exit_code() {
+    let help = redlock(&["run", "--help"]);
+    assert_eq!(help.status.code(), Some(0));
+    let text = String::from_utf8_lossy(&help.stdout);
+    for word in [
+        "\n  64  ",
+        "\n  69  ",
+        "\n  71  ",
+        "\n  75  ",
+        "\n  78  ",
+        "\n  79  ",
+        "\n  124  ",
+        "\n  126  ",
+        "\n  127  ",
+        "128+N",
+        "Examples:",
+        "REDLOCK_NODES",
+        "REDLOCK_HOLDER",
+        "--foreground",
+        "--kill-after",
+    ] {
+        assert!(text.contains(word), "{word:?} is not in\n{text}");
+    }
+    assert!(!text.contains("guard"), "{text}");
+    let help = redlock(&["status", "--help"]);
+    assert!(String::from_utf8_lossy(&help.stdout).contains("\n  75  held"));
+}
+
+#[test]
+fn the_version_is_the_crates() {
+    let version = redlock(&["--version"]);
+    assert_eq!(version.status.code(), Some(0));
+    assert_eq!(version.stdout, format!("redlock {}\n", env!("CARGO_PKG_VERSION")).as_bytes());
+}
+
+#[test]
+fn arguments_that_make_no_sense_are_told_apart_from_what_nodes_and_commands_say() {
+    for line in [
+        &[][..],
+        &["walk"],
+        &["run", "x"],
+        &["run", "x", "--"],
+        &["run", "--", "true"],
+        &["run", "--node", "a:1", "--ttl", "soon", "x", "--", "true"],
+        &["run", "--node", "a:1", "--ttl", "1ms", "x", "--", "true"],
+        &["run", "--node", "a:1", "--ttl", "10s", "--kill-after", "6s", "x", "--", "true"],
+        &["run", "--node", "a:1", "x", "x", "--", "true"],
+        &["run", "--node", "a:1", "", "--", "true"],
+        &["run", "--node", "a:1", "--node", "redis://a:1", "x", "--", "true"],
+        &["run", "--node", "ftp://user:secret@a", "x", "--", "true"],
+        &["run", "--node", "a:1", "--no-wait", "--wait", "1s", "x", "--", "true"],
+        &["run", "x", "--", "true"],
+        &["status", "x"],
+    ] {
+        let output = redlock(line);
+        assert_eq!(output.status.code(), Some(64), "{line:?}");
+        assert!(!output.stderr.is_empty(), "{line:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.stdout.is_empty() && !said.contains("secret"), "{line:?}: {said}");
+    }
+}
+
+fn redlock(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_redlock"));
+    command.args(arguments).env_remove("REDLOCK_NODES").output().expect("the command can be run")
+}

@@ -1,0 +1,154 @@
+//! Runs the simulation over many seeds, and tells the story of one.
+
+use std::{
+    panic,
+    process::ExitCode,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use redlock_tests::simulation::{Fault, Faults, Outcome, Run, Summary, Timeline, Violation};
+
+/// Simulates fleets of clients, nodes and networks, one for each seed, and checks every step.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// How many seeds to run
+    #[arg(long, default_value_t = 20_000)]
+    seeds: u64,
+    /// The first seed
+    #[arg(long, default_value_t = 0)]
+    start: u64,
+    /// What may go wrong: `all`, `none`, names with commas between them; `-name` takes one away
+    #[arg(long, default_value = "all", allow_hyphen_values = true)]
+    faults: Faults,
+    /// Stop after so many seconds
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// Tell what happens in the run of this seed
+    #[arg(long, value_name = "SEED")]
+    trace: Option<u64>,
+    /// For each fault, in how many runs the outcomes are others without it; takes a run more for each fault
+    #[arg(long)]
+    bites: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    // A check that fails is a panic; it is told with its seed, below.
+    panic::set_hook(Box::new(|_| ()));
+    match arguments.trace {
+        Some(seed) => trace(seed, arguments.faults),
+        None => simulate(&arguments),
+    }
+}
+
+#[allow(clippy::print_stdout)]
+fn trace(seed: u64, faults: Faults) -> ExitCode {
+    let timeline = Timeline::kept();
+    let finished = Run { seed, faults, timeline: timeline.clone() }.run();
+    for line in timeline.lines() {
+        println!("{line}");
+    }
+    match finished {
+        Ok(summary) => {
+            println!("no violation; {} requests, {} overlaps", summary.requests, summary.overlaps);
+            ExitCode::SUCCESS
+        }
+        Err(violation) => {
+            println!("VIOLATION {violation}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[derive(Default)]
+struct Total {
+    runs: u64,
+    summary: Summary,
+    bites: Vec<u64>,
+    violation: Option<Violation>,
+}
+
+#[allow(clippy::print_stdout)]
+fn simulate(arguments: &Arguments) -> ExitCode {
+    let bar = ProgressBar::new(arguments.seeds).with_style(
+        ProgressStyle::with_template("{bar:40} {human_pos} of {human_len} seeds, {per_sec}, {eta} left")
+            .expect("a template that is right"),
+    );
+    let start = Instant::now();
+    let end = arguments.seconds.map(|seconds| start + Duration::from_secs(seconds));
+    let next = AtomicU64::new(arguments.start);
+    let total = Mutex::new(Total { bites: vec![0; Fault::ALL.len()], ..Total::default() });
+    let lock = || total.lock().unwrap_or_else(PoisonError::into_inner);
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    let over = seed >= arguments.start + arguments.seeds
+                        || end.is_some_and(|end| Instant::now() > end);
+                    if over || lock().violation.is_some() {
+                        return;
+                    }
+                    match Run::new(seed, arguments.faults).run() {
+                        Ok(summary) => {
+                            let bites = if arguments.bites {
+                                bites(seed, arguments.faults, &summary)
+                            } else {
+                                Vec::new()
+                            };
+                            let mut total = lock();
+                            total.runs += 1;
+                            total.summary.add(&summary);
+                            bites.iter().for_each(|fault| total.bites[*fault as usize] += 1);
+                            bar.inc(1);
+                        }
+                        Err(violation) => lock().violation = Some(violation),
+                    }
+                }
+            });
+        }
+    });
+    bar.finish_and_clear();
+    let total = lock();
+    tell(&total, start.elapsed(), arguments.bites);
+    match &total.violation {
+        None => ExitCode::SUCCESS,
+        Some(violation) => {
+            println!("\nVIOLATION {violation}\nReplay it with --trace {}", violation.seed);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The faults without which the run comes out another way.
+fn bites(seed: u64, faults: Faults, with: &Summary) -> Vec<Fault> {
+    let struck = |fault: &Fault| with.struck.times(*fault) > 0;
+    let changed = |fault: &Fault| {
+        let without = Run::new(seed, faults.without(*fault)).run();
+        without.is_ok_and(|without| without.course != with.course)
+    };
+    Fault::ALL.into_iter().filter(struck).filter(changed).collect()
+}
+
+#[allow(clippy::print_stdout)]
+fn tell(total: &Total, took: Duration, bites: bool) {
+    let rate = total.runs as f64 / took.as_secs_f64();
+    println!("{} runs in {:.1} s: {rate:.0} a second", total.runs, took.as_secs_f64());
+    for outcome in Outcome::ALL {
+        println!("{:>14} {:>12}", format!("{outcome:?}"), total.summary.outcomes[outcome as usize]);
+    }
+    println!("{:>14} {:>12}", "requests", total.summary.requests);
+    println!("{:>14} {:>12}", "overlaps", total.summary.overlaps);
+    println!("\n{:>14} {:>12}{}", "fault", "struck", if bites { "  runs that it changed" } else { "" });
+    for fault in Fault::ALL {
+        let bitten = if bites { format!("  {:>12}", total.bites[fault as usize]) } else { String::new() };
+        println!("{fault:>14} {:>12}{bitten}", total.summary.struck.times(fault));
+    }
+}

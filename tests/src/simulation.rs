@@ -1,0 +1,356 @@
+//! A whole fleet in one thread: clients that run the unchanged library, nodes, and a network in between, all from one
+//! seed, with every fault that a lock has to survive, and checks after every step.
+
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
+use redlock_core::{LockParts, MemoryBackend, Redlock, Runtime};
+
+use self::{
+    checks::{Checks, Rules},
+    clients::{Client, RESOURCES},
+    faults::Dice,
+    network::Network,
+};
+pub use self::{
+    faults::{Fault, Faults, Struck},
+    timeline::Timeline,
+};
+use crate::sim::{Sim, SimRuntime};
+
+mod checks;
+mod clients;
+mod faults;
+mod network;
+mod timeline;
+mod troubles;
+
+/// One run: everything that happens in it follows from the seed and the faults.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// What everything is drawn from.
+    pub seed: u64,
+    /// What may go wrong. Each run picks some of them.
+    pub faults: Faults,
+    /// Where to write down what happens.
+    pub timeline: Timeline,
+}
+
+/// What came of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// How often each [`Outcome`] was seen.
+    pub outcomes: [u64; Outcome::NUMBER],
+    /// All outcomes in their order, by client.
+    pub course: Vec<Vec<Outcome>>,
+    /// How often each fault struck.
+    pub struck: Struck,
+    /// How often two clients held one resource: only where faults break what a lock rests on.
+    pub overlaps: u64,
+    /// Requests that clients sent.
+    pub requests: u64,
+}
+
+/// What came of something that a client did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Outcome {
+    Won,
+    Contended,
+    Unavailable,
+    Lost,
+    Unlocked,
+    Used,
+    Cancelled,
+}
+
+impl Outcome {
+    const NUMBER: usize = 7;
+
+    /// All of them.
+    pub const ALL: [Self; Self::NUMBER] = [
+        Self::Won,
+        Self::Contended,
+        Self::Unavailable,
+        Self::Lost,
+        Self::Unlocked,
+        Self::Used,
+        Self::Cancelled,
+    ];
+}
+
+impl Summary {
+    /// Adds the numbers of another run.
+    pub fn add(&mut self, other: &Self) {
+        for (mine, theirs) in self.outcomes.iter_mut().zip(other.outcomes) {
+            *mine += theirs;
+        }
+        self.struck.add(&other.struck);
+        self.overlaps += other.overlaps;
+        self.requests += other.requests;
+    }
+}
+
+/// A check that failed: a bug.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    /// The run.
+    pub seed: u64,
+    /// When, in true time since its start.
+    pub at: Duration,
+    /// What was seen.
+    pub what: String,
+}
+
+impl Run {
+    /// A run that is not written down.
+    #[must_use]
+    pub fn new(seed: u64, faults: Faults) -> Self {
+        Self { seed, faults, timeline: Timeline::default() }
+    }
+
+    /// Runs it to its end.
+    ///
+    /// # Errors
+    ///
+    /// The first check that failed.
+    pub fn run(&self) -> Result<Summary, Violation> {
+        let sim = Sim::new(self.seed);
+        let world = World::new(&sim, self);
+        let finished = catch_unwind(AssertUnwindSafe(|| {
+            sim.run_watched(world.clone().live(&sim, self.seed), || {
+                if let Err(what) = world.look() {
+                    panic!("{what}");
+                }
+            });
+        }));
+        match finished {
+            Ok(()) => Ok(world.summary()),
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().cloned();
+                let what = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+                let what = what.unwrap_or_else(|| "a panic without words".to_owned());
+                Err(Violation { seed: self.seed, at: sim.runtime().elapsed(), what })
+            }
+        }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "seed {} at {:?}: {}", self.seed, self.at, self.what)
+    }
+}
+
+struct World {
+    runtime: SimRuntime,
+    network: Network,
+    /// Each with the process whose clock it runs by.
+    nodes: Vec<(MemoryBackend, SimRuntime)>,
+    processes: Vec<SimRuntime>,
+    faults: Faults,
+    rules: Rules,
+    timeline: Timeline,
+    state: Mutex<State>,
+    checks: Mutex<Checks>,
+}
+
+struct State {
+    calm: bool,
+    /// Troubles that go on.
+    troubles: usize,
+    /// Nodes that are down until what they have forgotten would have expired.
+    forgetting: Vec<bool>,
+    done: Vec<bool>,
+    /// When each client last went on after it had been stopped.
+    resumed: Vec<Duration>,
+    offer: Option<LockParts>,
+    outcomes: [u64; Outcome::NUMBER],
+    course: Vec<Vec<Outcome>>,
+}
+
+impl World {
+    fn new(sim: &Sim, run: &Run) -> Arc<Self> {
+        let mut dice = Dice::new(run.seed);
+        let faults = dice.mixture(run.faults);
+        let mut rng = ChaCha8Rng::seed_from_u64(!run.seed);
+        let clients = rng.random_range(2..=4);
+        let number = if rng.random_bool(0.5) { 3 } else { 5 };
+        let mut process = || {
+            let faster = rng.random_range(-FASTEST..=FASTEST);
+            sim.process(if faults.has(Fault::Drift) { faster } else { 0 })
+        };
+        let processes: Vec<SimRuntime> = (0..clients).map(|_| process()).collect();
+        let nodes: Vec<_> = (0..number)
+            .map(|_| process())
+            .map(|process| (MemoryBackend::new(process.clone()), process))
+            .collect();
+        let runtime = sim.runtime();
+        let backends = nodes.iter().map(|(node, _)| node.clone()).collect();
+        let network = Network::new(runtime.clone(), run.seed, backends, faults, run.timeline.clone());
+        if faults.has(Fault::Drift) {
+            network.strike(Fault::Drift);
+        }
+        let slow = faults.has(Fault::SlowTasks);
+        if slow {
+            network.strike(Fault::SlowTasks);
+            processes.iter().for_each(|process| process.delay_spawned(SLOW));
+        }
+        let notice = INSTANTLY + if slow { 2 * SLOW } else { Duration::ZERO };
+        let state = State {
+            calm: false,
+            troubles: 0,
+            forgetting: vec![false; nodes.len()],
+            done: vec![false; clients],
+            resumed: vec![Duration::ZERO; clients],
+            offer: None,
+            outcomes: [0; Outcome::NUMBER],
+            course: vec![Vec::new(); clients],
+        };
+        Arc::new(Self {
+            runtime,
+            network,
+            checks: Mutex::new(Checks::new(nodes.len())),
+            nodes,
+            processes,
+            faults,
+            rules: Rules { broken: faults.breaks(), notice },
+            timeline: run.timeline.clone(),
+            state: Mutex::new(state),
+        })
+    }
+
+    async fn live(self: Arc<Self>, sim: &Sim, seed: u64) {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        for (number, process) in self.processes.iter().enumerate() {
+            let client = Client {
+                world: self.clone(),
+                number,
+                process: process.clone(),
+                redlock: self.manager(sim, process, number, Duration::from_millis(rng.random_range(20..250))),
+                rng: ChaCha8Rng::from_rng(&mut rng),
+                cancel: ChaCha8Rng::from_rng(&mut rng),
+            };
+            process.spawn(Box::pin(client.run()));
+        }
+        troubles::begin(&self, seed);
+        let stormy = self.runtime.elapsed() + STORM;
+        while !self.all_done() && self.runtime.elapsed() < stormy {
+            self.runtime.sleep(STEP).await;
+        }
+        self.state().calm = true;
+        self.network.calm();
+        while self.state().troubles > 0 {
+            self.runtime.sleep(STEP).await;
+        }
+        let bound = self.runtime.elapsed() + PATIENCE;
+        while !self.all_done() {
+            assert!(self.runtime.elapsed() < bound, "a client waits {PATIENCE:?} after the last fault");
+            self.runtime.sleep(STEP).await;
+        }
+        self.checks().last_look().unwrap_or_else(|what| panic!("{what}"));
+        // What is under way arrives, and what nobody releases expires.
+        self.runtime.sleep(AFTERMATH).await;
+        for (number, (node, _)) in self.nodes.iter().enumerate() {
+            for name in RESOURCES {
+                let left = node.ttl(name);
+                assert!(
+                    left.is_none(),
+                    "{AFTERMATH:?} after the last client, node {number} has {name:?} for {left:?}"
+                );
+            }
+        }
+        let last = self.manager(sim, &sim.process(0), self.processes.len(), Duration::from_secs(1));
+        let locked = last.try_lock(RESOURCES, Duration::from_secs(5)).await;
+        let lock = locked.unwrap_or_else(|error| panic!("healthy nodes refuse a lock: {error}"));
+        lock.unlock().await.unwrap_or_else(|error| panic!("healthy nodes refuse an unlock: {error}"));
+        self.network.close();
+        self.runtime.sleep(AFTERMATH).await;
+        let left = (self.runtime.tasks(), self.runtime.timers());
+        assert_eq!(left, (0, 0), "tasks and timers are left");
+        let (requests, most) = (self.network.requests(), self.most_requests());
+        assert!(requests <= most, "{requests} requests; {most} should do");
+    }
+
+    fn manager(&self, sim: &Sim, process: &SimRuntime, client: usize, timeout: Duration) -> Redlock {
+        let wires = (0..self.nodes.len()).map(|node| self.network.wire(process.clone(), client, node));
+        let builder = Redlock::builder(process.clone()).nodes(wires).rng(sim.rng()).node_timeout(timeout);
+        builder.build().unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Far more than anybody needs, and far less than something that spins would send.
+    fn most_requests(&self) -> u64 {
+        let seconds = self.runtime.elapsed().as_secs();
+        let rate = 100 * (self.processes.len() as u64 + 1) * self.nodes.len() as u64;
+        rate * seconds.min(60)
+    }
+
+    fn look(&self) -> Result<(), String> {
+        let state = self.state();
+        self.checks().look(self.runtime.elapsed(), self.rules, &state.resumed, &self.nodes)
+    }
+
+    fn summary(&self) -> Summary {
+        let state = self.state();
+        Summary {
+            outcomes: state.outcomes,
+            course: state.course.clone(),
+            struck: self.network.struck(),
+            overlaps: self.checks().overlaps,
+            requests: self.network.requests(),
+        }
+    }
+
+    fn outcome(&self, client: usize, outcome: Outcome) {
+        let mut state = self.state();
+        state.outcomes[outcome as usize] += 1;
+        state.course[client].push(outcome);
+    }
+
+    fn done(&self, client: usize) {
+        self.state().done[client] = true;
+    }
+
+    fn all_done(&self) -> bool {
+        self.state().done.iter().all(|done| *done)
+    }
+
+    fn is_calm(&self) -> bool {
+        self.state().calm
+    }
+
+    fn offer(&self, parts: LockParts) {
+        self.state().offer = Some(parts);
+    }
+
+    fn take_offer(&self) -> Option<LockParts> {
+        self.state().offer.take()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn checks(&self) -> MutexGuard<'_, Checks> {
+        self.checks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Two clocks differ by less than a hundredth, which is what the default drift factor allows.
+const FASTEST: i32 = 4_500;
+/// How late tasks start at most where they are slow.
+const SLOW: Duration = Duration::from_millis(100);
+/// How long a client that runs may take to notice a loss.
+const INSTANTLY: Duration = Duration::from_millis(5);
+/// How long things go wrong at most.
+const STORM: Duration = Duration::from_secs(20);
+const STEP: Duration = Duration::from_millis(50);
+/// How long a client may need to finish what it does when nothing goes wrong any more.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// When everything that is under way has arrived, and what it left has expired.
+const AFTERMATH: Duration = Duration::from_secs(60);

@@ -1,0 +1,224 @@
+//! What must hold at every step of a run.
+
+use std::time::Duration;
+
+use redlock_core::{Lease, MemoryBackend, Resources};
+
+use crate::sim::SimRuntime;
+
+/// All locks of a run, and what is known about them.
+#[derive(Debug, Default)]
+pub(super) struct Checks {
+    holds: Vec<Hold>,
+    /// Keys of nodes that lost their data: they count until the node is back.
+    pub(super) ghosts: Vec<Option<Ghost>>,
+    /// How often two clients held a resource at one instant.
+    pub(super) overlaps: u64,
+}
+
+/// A lock that was won.
+#[derive(Debug)]
+struct Hold {
+    client: usize,
+    process: SimRuntime,
+    lease: Lease,
+    lapsed: Option<Duration>,
+    /// Nothing can go wrong with it any more, but that it is revived.
+    settled: bool,
+    noticed: bool,
+    /// Whether a routine runs under it.
+    routine: bool,
+    /// Whether it has been counted as an overlap.
+    overlapped: bool,
+}
+
+/// What a node held when it lost its data.
+#[derive(Clone, Debug)]
+pub(super) struct Ghost {
+    /// Resource, value, and when it would have expired in true time.
+    pub(super) keys: Vec<(String, String, Duration)>,
+}
+
+/// Which of the checks can be made in a run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules {
+    /// The run breaks what a lock rests on: overlaps are counted, and nothing is asked of the keys.
+    pub(super) broken: bool,
+    /// How long a client may take to notice a loss.
+    pub(super) notice: Duration,
+}
+
+impl Checks {
+    pub(super) fn new(nodes: usize) -> Self {
+        Self { holds: Vec::new(), ghosts: vec![None; nodes], overlaps: 0 }
+    }
+
+    /// Notes a lock, and gives its number.
+    pub(super) fn won(&mut self, client: usize, process: SimRuntime, lease: Lease, routine: bool) -> usize {
+        let hold = Hold {
+            client,
+            process,
+            lease,
+            lapsed: None,
+            settled: false,
+            noticed: false,
+            routine,
+            overlapped: false,
+        };
+        self.holds.push(hold);
+        self.holds.len() - 1
+    }
+
+    pub(super) fn noticed(&mut self, hold: usize) {
+        self.holds[hold].noticed = true;
+    }
+
+    pub(super) fn routine_over(&mut self, hold: usize) {
+        self.holds[hold].routine = false;
+    }
+
+    /// What has been settled must still be so at the end.
+    pub(super) fn last_look(&self) -> Result<(), String> {
+        match self
+            .holds
+            .iter()
+            .find(|hold| hold.settled && !hold.process.is_killed() && hold.lease.is_valid())
+        {
+            Some(hold) => Err(format!("client {} revived a lock that had lapsed", hold.client)),
+            None => Ok(()),
+        }
+    }
+
+    /// Looks at everything. What is wrong, if anything.
+    pub(super) fn look(
+        &mut self,
+        now: Duration,
+        rules: Rules,
+        resumed: &[Duration],
+        nodes: &[(MemoryBackend, SimRuntime)],
+    ) -> Result<(), String> {
+        self.lapse(now, rules, resumed)?;
+        let mut valid: Vec<usize> = Vec::new();
+        for (number, hold) in self.holds.iter().enumerate() {
+            if hold.lapsed.is_none() && !hold.settled {
+                valid.push(number);
+            }
+        }
+        for (position, first) in valid.iter().enumerate() {
+            for second in &valid[position + 1..] {
+                self.exclude(*first, *second, rules)?;
+            }
+            if !rules.broken {
+                self.backed(now, &self.holds[*first], nodes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What has lapsed stays so, is noticed, and stops what runs under it.
+    fn lapse(&mut self, now: Duration, rules: Rules, resumed: &[Duration]) -> Result<(), String> {
+        for hold in self.holds.iter_mut().filter(|hold| !hold.settled) {
+            if hold.process.is_killed() {
+                hold.settled = true;
+                continue;
+            }
+            let valid = hold.lease.is_valid();
+            let Some(lapsed) = hold.lapsed else {
+                if !valid {
+                    hold.lapsed = Some(now);
+                }
+                continue;
+            };
+            let client = hold.client;
+            if valid {
+                return Err(format!("client {client} revived a lock that lapsed at {lapsed:?}"));
+            }
+            hold.settled = hold.noticed && !hold.routine;
+            let since = lapsed.max(resumed[client]);
+            if hold.process.is_stopped() || now <= since + rules.notice {
+                continue;
+            }
+            if !hold.noticed {
+                return Err(format!("client {client} has not noticed a loss since {since:?}"));
+            }
+            if hold.routine {
+                return Err(format!("client {client} runs a routine whose lock was lost at {since:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn exclude(&mut self, first: usize, second: usize, rules: Rules) -> Result<(), String> {
+        let (one, other) = (&self.holds[first], &self.holds[second]);
+        let Some(name) = shared(one.lease.resources(), other.lease.resources()) else { return Ok(()) };
+        if rules.broken {
+            if !(one.overlapped && other.overlapped) {
+                self.overlaps += 1;
+            }
+            self.holds[first].overlapped = true;
+            self.holds[second].overlapped = true;
+            return Ok(());
+        }
+        let left = |hold: &Hold| format!("client {} for {:?}", hold.client, hold.lease.remaining());
+        Err(format!("{name:?} is held by {} and by {}", left(one), left(other)))
+    }
+
+    /// A valid lock has its keys on a quorum of nodes, for as long as it is valid.
+    fn backed(
+        &self,
+        now: Duration,
+        hold: &Hold,
+        nodes: &[(MemoryBackend, SimRuntime)],
+    ) -> Result<(), String> {
+        let left = hold.process.in_true_time(hold.lease.remaining());
+        let Some(first) = hold.lease.resources().iter().next() else { return Ok(()) };
+        let held = |node: usize| -> Option<String> {
+            let value = self.value(node, &nodes[node].0, first)?;
+            let all = hold.lease.resources().iter().all(|name| {
+                self.value(node, &nodes[node].0, name).as_ref() == Some(&value)
+                    && self.left(now, node, &nodes[node], name) >= left
+            });
+            all.then_some(value)
+        };
+        let values: Vec<String> = (0..nodes.len()).filter_map(held).collect();
+        let quorum = nodes.len() / 2 + 1;
+        let most = values.iter().map(|value| values.iter().filter(|other| *other == value).count()).max();
+        if most.unwrap_or(0) >= quorum {
+            return Ok(());
+        }
+        Err(format!(
+            "client {} holds {:?} for {left:?}, but only {} of {} nodes do",
+            hold.client,
+            first,
+            most.unwrap_or(0),
+            nodes.len()
+        ))
+    }
+
+    fn value(&self, node: usize, backend: &MemoryBackend, name: &str) -> Option<String> {
+        match &self.ghosts[node] {
+            None => backend.get(name),
+            Some(ghost) => ghost.keys.iter().find(|key| key.0 == name).map(|key| key.1.clone()),
+        }
+    }
+
+    fn left(
+        &self,
+        now: Duration,
+        node: usize,
+        backend: &(MemoryBackend, SimRuntime),
+        name: &str,
+    ) -> Duration {
+        match &self.ghosts[node] {
+            None => backend.0.ttl(name).map_or(Duration::ZERO, |ttl| backend.1.in_true_time(ttl)),
+            Some(ghost) => {
+                let key = ghost.keys.iter().find(|key| key.0 == name);
+                key.map_or(Duration::ZERO, |key| key.2.saturating_sub(now))
+            }
+        }
+    }
+}
+
+fn shared<'a>(one: &'a Resources, other: &Resources) -> Option<&'a str> {
+    one.iter().find(|name| other.iter().any(|other| other == *name))
+}

@@ -1,0 +1,213 @@
+//! What the clients of a run do: everything that users do, at random.
+
+use std::{future::Future, sync::Arc, task::Poll, time::Duration};
+
+use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng, seq::IndexedRandom};
+use redlock_core::{Error, Lease, Lock, LockRequest, Redlock, Runtime};
+
+use super::{Outcome, World, faults::Fault};
+use crate::sim::SimRuntime;
+
+/// One client: a process with a lock manager.
+pub(super) struct Client {
+    pub(super) world: Arc<World>,
+    pub(super) number: usize,
+    pub(super) process: SimRuntime,
+    pub(super) redlock: Redlock,
+    pub(super) rng: ChaCha8Rng,
+    /// Where cancellations come from: apart, so that switching them off changes nothing else.
+    pub(super) cancel: ChaCha8Rng,
+}
+
+impl Client {
+    pub(super) async fn run(mut self) {
+        let operations = self.rng.random_range(2..10);
+        for _ in 0..operations {
+            if self.world.is_calm() {
+                break;
+            }
+            let rng = ChaCha8Rng::from_rng(&mut self.rng);
+            let polls = self.cancel.random_range(0..60);
+            let cancelled = self.cancel.random_bool(0.15) && self.world.faults.has(Fault::Cancel);
+            let operation = self.operation(rng);
+            if cancelled {
+                self.world.network.strike(Fault::Cancel);
+                if drop_after(polls, operation).await.is_none() {
+                    self.say(|| "drops what it did".to_owned());
+                    self.world.outcome(self.number, Outcome::Cancelled);
+                }
+            } else {
+                operation.await;
+            }
+            let pause = self.rng.random_range(0..100);
+            self.sleep(pause).await;
+        }
+        self.say(|| "is done".to_owned());
+        self.world.done(self.number);
+    }
+
+    async fn operation(&self, mut rng: ChaCha8Rng) {
+        match rng.random_range(0..10) {
+            0..5 => {
+                let request = self.request(&mut rng);
+                match request.await {
+                    Ok(lock) => self.hold(&mut rng, lock).await,
+                    Err(error) => self.failed(&error),
+                }
+            }
+            5..9 => self.use_one(&mut rng).await,
+            _ => self.take_over(&mut rng).await,
+        }
+    }
+
+    fn request(&self, rng: &mut ChaCha8Rng) -> LockRequest {
+        let ttl = ttl(rng);
+        let request = match rng.random_range(0..4) {
+            0 => self.redlock.lock(RESOURCES, ttl),
+            _ => self.redlock.lock(*RESOURCES.choose(rng).expect("two"), ttl),
+        };
+        let request = request
+            .retry_count(rng.random_range(0..8))
+            .retry_delay(millis(rng.random_range(1..150)))
+            .retry_jitter(millis(rng.random_range(0..50)));
+        if rng.random_bool(0.2) { request.wait_at_most(millis(rng.random_range(1..1_000))) } else { request }
+    }
+
+    async fn hold(&self, rng: &mut ChaCha8Rng, mut lock: Lock) {
+        self.say(|| format!("holds {} for {:?}", &lock.token().as_str()[..6], lock.remaining()));
+        self.won(lock.lease(), false);
+        for _ in 0..rng.random_range(0..4) {
+            self.sleep(rng.random_range(0..1_000)).await;
+            let extended = if rng.random_bool(0.8) {
+                lock.extend(ttl(rng)).await
+            } else {
+                let kept = lock.keep_alive();
+                self.sleep(rng.random_range(0..2_000)).await;
+                lock = kept.stop();
+                Ok(())
+            };
+            match extended {
+                Ok(()) => self.say(|| format!("holds for another {:?}", lock.remaining())),
+                Err(error) => self.failed(&error),
+            }
+        }
+        self.sleep(rng.random_range(0..300)).await;
+        match rng.random_range(0..8) {
+            0 => drop(lock),
+            1 => lock.forget(),
+            2 => {
+                self.say(|| "hands its lock over".to_owned());
+                self.world.offer(lock.into_parts());
+            }
+            _ => match lock.unlock().await {
+                Ok(found) => {
+                    self.say(|| format!("unlocks: {found:?}"));
+                    self.world.outcome(self.number, Outcome::Unlocked);
+                }
+                Err(error) => self.failed(&error),
+            },
+        }
+    }
+
+    async fn use_one(&self, rng: &mut ChaCha8Rng) {
+        let length = rng.random_range(0..3_000);
+        let mut request = self.request(rng);
+        if rng.random_bool(0.2) {
+            request = request.hold_at_most(millis(rng.random_range(100..3_000)));
+        }
+        let used = request.using(|lease| async move {
+            self.say(|| format!("runs a routine, valid for {:?}", lease.remaining()));
+            let hold = self.won(lease, true);
+            let _running = Running { client: self, hold };
+            self.sleep(length).await;
+        });
+        match used.await {
+            Ok(()) => self.world.outcome(self.number, Outcome::Used),
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    async fn take_over(&self, rng: &mut ChaCha8Rng) {
+        let Some(parts) = self.world.take_offer() else { return };
+        match self.redlock.from_parts(&parts).await {
+            Ok(lock) => {
+                self.say(|| "took a lock over".to_owned());
+                self.hold(rng, lock).await;
+            }
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    /// Notes a lock, and lets a task wait for its loss.
+    fn won(&self, lease: Lease, routine: bool) -> usize {
+        self.world.outcome(self.number, Outcome::Won);
+        let hold = self.world.checks().won(self.number, self.process.clone(), lease.clone(), routine);
+        let world = self.world.clone();
+        self.process.spawn(Box::pin(async move {
+            lease.lost().await;
+            world.checks().noticed(hold);
+        }));
+        hold
+    }
+
+    fn failed(&self, error: &Error) {
+        self.say(|| format!("fails: {error}"));
+        self.world.outcome(
+            self.number,
+            match error {
+                Error::Contended(_) => Outcome::Contended,
+                Error::Unavailable(_) => Outcome::Unavailable,
+                Error::Lost(_) => Outcome::Lost,
+                // No node rejects anything, and the requests make sense.
+                error => panic!("client {}: {error}", self.number),
+            },
+        );
+    }
+
+    async fn sleep(&self, length: u64) {
+        self.process.sleep(millis(length)).await;
+    }
+
+    fn say(&self, text: impl FnOnce() -> String) {
+        self.world.timeline.client(self.process.elapsed(), self.number, text);
+    }
+}
+
+/// A routine under a lock.
+struct Running<'a> {
+    client: &'a Client,
+    hold: usize,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.client.world.checks().routine_over(self.hold);
+    }
+}
+
+/// Drops the future after so many polls, at whatever it awaits then.
+async fn drop_after<F: Future>(polls: u32, future: F) -> Option<F::Output> {
+    let mut future = Box::pin(future);
+    let mut left = polls;
+    std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending if left == 0 => Poll::Ready(None),
+        Poll::Pending => {
+            left -= 1;
+            Poll::Pending
+        }
+    })
+    .await
+}
+
+fn ttl(rng: &mut ChaCha8Rng) -> Duration {
+    millis(rng.random_range(100..LONGEST_TTL))
+}
+
+fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+pub(super) const RESOURCES: [&str; 2] = ["a", "b"];
+/// In milliseconds.
+pub(super) const LONGEST_TTL: u64 = 5_000;

@@ -1,0 +1,243 @@
+//! The faults of a run: which may happen, and how often each did.
+
+use std::{fmt, str::FromStr};
+
+use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
+
+/// Something that goes wrong in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Fault {
+    /// A message takes long, up to far past any ttl, and holds up those behind it.
+    Delay,
+    /// A message is lost, and its connection breaks.
+    Lose,
+    /// A request is executed a second time, later.
+    Duplicate,
+    /// A connection is replaced; what is still in the buffers of the old one comes late, or not at all.
+    Reconnect,
+    /// A request is executed, and its reply is lost.
+    LoseReply,
+    /// The client library sends a request again whose reply was lost.
+    Resend,
+    /// Requests, or replies, between one client and one node do not pass for a while.
+    OneWay,
+    /// A client and a node are cut off from each other for a while.
+    Partition,
+    /// A node answers that it cannot serve now.
+    Refuse,
+    /// A node stops, takes in what is sent to it, and goes on.
+    StopNode,
+    /// A node is killed, and restarts with all of its data.
+    KillNode,
+    /// A node is killed, and restarts without its data, but not before every lock of that time has expired.
+    ForgetLate,
+    /// A client's process is stopped, and goes on.
+    StopClient,
+    /// A client drops a future, at whatever it awaits.
+    Cancel,
+    /// A client's process is killed.
+    KillClient,
+    /// Background tasks of a client start late.
+    SlowTasks,
+    /// Clocks of clients and nodes run fast or slow, within what the drift factor allows.
+    Drift,
+    /// A node restarts at once without its data. Breaks what a lock rests on.
+    Forget,
+    /// A node restarts at once without the last second of its data. Breaks what a lock rests on.
+    ForgetLast,
+    /// A node's clock jumps forward. Breaks what a lock rests on.
+    Jump,
+}
+
+impl Fault {
+    /// All of them.
+    pub const ALL: [Self; 20] = [
+        Self::Delay,
+        Self::Lose,
+        Self::Duplicate,
+        Self::Reconnect,
+        Self::LoseReply,
+        Self::Resend,
+        Self::OneWay,
+        Self::Partition,
+        Self::Refuse,
+        Self::StopNode,
+        Self::KillNode,
+        Self::ForgetLate,
+        Self::StopClient,
+        Self::Cancel,
+        Self::KillClient,
+        Self::SlowTasks,
+        Self::Drift,
+        Self::Forget,
+        Self::ForgetLast,
+        Self::Jump,
+    ];
+
+    /// Whether it breaks what a lock rests on, so that two clients may hold one.
+    #[must_use]
+    pub fn breaks(self) -> bool {
+        matches!(self, Self::Forget | Self::ForgetLast | Self::Jump)
+    }
+
+    /// Its name on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Delay => "delay",
+            Self::Lose => "lose",
+            Self::Duplicate => "duplicate",
+            Self::Reconnect => "reconnect",
+            Self::LoseReply => "lose-reply",
+            Self::Resend => "resend",
+            Self::OneWay => "one-way",
+            Self::Partition => "partition",
+            Self::Refuse => "refuse",
+            Self::StopNode => "stop-node",
+            Self::KillNode => "kill-node",
+            Self::ForgetLate => "forget-late",
+            Self::StopClient => "stop-client",
+            Self::Cancel => "cancel",
+            Self::KillClient => "kill-client",
+            Self::SlowTasks => "slow-tasks",
+            Self::Drift => "drift",
+            Self::Forget => "forget",
+            Self::ForgetLast => "forget-last",
+            Self::Jump => "jump",
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Fault {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let known = || Self::ALL.map(Self::name).join(", ");
+        let found = Self::ALL.into_iter().find(|fault| fault.name() == name);
+        found.ok_or_else(|| format!("no fault {name:?}; there are {}", known()))
+    }
+}
+
+/// Which faults may happen in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Faults(u32);
+
+impl Faults {
+    /// None.
+    pub const NONE: Self = Self(0);
+
+    /// All that a lock has to survive.
+    #[must_use]
+    pub fn survivable() -> Self {
+        Fault::ALL.into_iter().filter(|fault| !fault.breaks()).collect()
+    }
+
+    /// With one more.
+    #[must_use]
+    pub fn with(self, fault: Fault) -> Self {
+        Self(self.0 | 1 << fault as u32)
+    }
+
+    /// With one less.
+    #[must_use]
+    pub fn without(self, fault: Fault) -> Self {
+        Self(self.0 & !(1 << fault as u32))
+    }
+
+    /// Whether it may happen.
+    #[must_use]
+    pub fn has(self, fault: Fault) -> bool {
+        self.0 & (1 << fault as u32) != 0
+    }
+
+    /// Whether one of them breaks what a lock rests on.
+    #[must_use]
+    pub fn breaks(self) -> bool {
+        Fault::ALL.into_iter().any(|fault| fault.breaks() && self.has(fault))
+    }
+}
+
+impl FromIterator<Fault> for Faults {
+    fn from_iter<I: IntoIterator<Item = Fault>>(faults: I) -> Self {
+        faults.into_iter().fold(Self::NONE, Self::with)
+    }
+}
+
+impl FromStr for Faults {
+    type Err = String;
+
+    /// `all`, `none`, or names with commas between them; `-name` takes one away again.
+    fn from_str(list: &str) -> Result<Self, String> {
+        let mut faults = Self::NONE;
+        for name in list.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            faults = match name {
+                "all" => Self::survivable(),
+                "none" => Self::NONE,
+                _ => match name.strip_prefix('-') {
+                    Some(name) => faults.without(name.parse()?),
+                    None => faults.with(name.parse()?),
+                },
+            };
+        }
+        Ok(faults)
+    }
+}
+
+/// How often each fault struck.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Struck([u64; Fault::ALL.len()]);
+
+impl Struck {
+    /// Counts one.
+    pub fn count(&mut self, fault: Fault) {
+        self.0[fault as usize] += 1;
+    }
+
+    /// How often.
+    #[must_use]
+    pub fn times(&self, fault: Fault) -> u64 {
+        self.0[fault as usize]
+    }
+
+    /// Adds those of another run.
+    pub fn add(&mut self, other: &Self) {
+        for (mine, theirs) in self.0.iter_mut().zip(other.0) {
+            *mine += theirs;
+        }
+    }
+}
+
+/// A generator for each fault and one for latencies, so that switching one fault off leaves the others as they are.
+pub(super) struct Dice {
+    pub(super) latency: ChaCha8Rng,
+    faults: [ChaCha8Rng; Fault::ALL.len()],
+}
+
+impl Dice {
+    pub(super) fn new(seed: u64) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        Self {
+            latency: ChaCha8Rng::from_rng(&mut rng),
+            faults: Fault::ALL.map(|_| ChaCha8Rng::from_rng(&mut rng)),
+        }
+    }
+
+    pub(super) fn of(&mut self, fault: Fault) -> &mut ChaCha8Rng {
+        &mut self.faults[fault as usize]
+    }
+
+    /// Of the faults that may happen, some: every run has a mixture of its own.
+    pub(super) fn mixture(&mut self, faults: Faults) -> Faults {
+        Fault::ALL
+            .into_iter()
+            .filter(|fault| self.of(*fault).random_bool(0.5) && faults.has(*fault))
+            .collect()
+    }
+}

@@ -1,0 +1,107 @@
+//! What a user of the server needs to be allowed, and what happens to one that is allowed less.
+
+use std::time::Duration;
+
+use redlock_redis_rs::{
+    Acquire, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, RedisBackend, Redlock, Release,
+    Released, Reply, Resources, Token, TokioRuntime, Unlock,
+    redis::{self, Client},
+};
+use redlock_tests::server::{Server, eventually, everywhere};
+
+const TTL: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(10);
+/// As the README has it.
+const COMMANDS: [&str; 6] = ["+eval", "+get", "+set", "+del", "+pexpire", "+pttl"];
+const TOKEN: &str = "00112233445566778899aabbccddeeff";
+
+fn allow(server: &Server, commands: &[&str]) {
+    let user = ["ACL", "SETUSER", "locker", "reset", "on", ">se/cr:t", "~locks:*"];
+    server.command::<()>(&[&user, commands].concat());
+}
+
+/// A password in a URL is percent-encoded.
+fn url(server: &Server) -> String {
+    format!("redis://locker:se%2Fcr%3At@{}", server.address())
+}
+
+fn node(server: &Server) -> RedisBackend {
+    RedisBackend::open(url(server)).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_user_of_the_readme_can_lock_extend_inspect_and_unlock_and_nothing_else() {
+    let servers = Server::start_some(3);
+    servers.iter().for_each(|server| allow(server, &COMMANDS));
+    let redlock = Redlock::builder(TokioRuntime::current()).nodes(servers.iter().map(node)).build().unwrap();
+    let mut lock = redlock.lock(["locks:a", "locks:b"], TTL).await.unwrap();
+    let token = lock.token().as_str().to_owned();
+    assert!(eventually(SOON, || everywhere(&servers, "locks:b", Some(&token))).await);
+    lock.extend(2 * TTL).await.unwrap();
+    let locks = Resources::from(["locks:a", "locks:c"]);
+    let seen = node(&servers[0]).inspect(Inspect::new(&locks, SOON)).await.unwrap();
+    assert!(matches!(&seen[..], [KeyState::Held { .. }, KeyState::Free]), "{seen:?}");
+    assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+    assert!(eventually(SOON, || everywhere(&servers, "locks:b", None)).await);
+
+    let client = Client::open(url(&servers[0])).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    for words in ["SET others:a value", "GET others:a", "FLUSHALL", "CONFIG GET save", "KEYS *"] {
+        let mut words = words.split(' ');
+        let mut command = redis::cmd(words.next().unwrap());
+        command.arg(words.collect::<Vec<_>>());
+        let refused = command.exec_async(&mut connection).await.unwrap_err();
+        assert_eq!(refused.code(), Some("NOPERM"), "{command:?}");
+    }
+}
+
+/// What each of a node's abilities says: acquire, extend, inspect, release.
+async fn ask_all(server: &Server) -> [Result<(), (BackendErrorKind, String)>; 4] {
+    let node = node(server);
+    let token: Token = TOKEN.parse().unwrap();
+    let locks = Resources::from("locks:a");
+    let acquired = node.acquire(Acquire::new(&locks, &token, TTL, SOON)).await;
+    // The others are asked about a key that is there in any case.
+    server.command::<()>(&["SET", "locks:a", TOKEN, "PX", "60000"]);
+    let extended = node.extend(Extend::new(&locks, &token, 2 * TTL, SOON)).await;
+    let inspected = node.inspect(Inspect::new(&locks, SOON)).await;
+    let released = node.release(Release::new(&locks, &token, SOON)).await;
+    server.command::<()>(&["DEL", "locks:a"]);
+    [
+        acquired.map(|reply| assert_eq!(reply, Reply::Granted)),
+        extended.map(|reply| assert_eq!(reply, Reply::Granted)),
+        inspected.map(drop),
+        released.map(|reply| assert_eq!(reply, Released::Removed)),
+    ]
+    .map(|answer| answer.map_err(|error| (error.kind(), error.message().to_owned())))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_permission_of_the_readme_is_needed_and_a_missing_one_is_told_in_the_servers_words() {
+    let server = Server::start();
+    allow(&server, &COMMANDS);
+    assert_eq!(ask_all(&server).await, [Ok(()), Ok(()), Ok(()), Ok(())]);
+    for missing in COMMANDS {
+        let others: Vec<_> = COMMANDS.into_iter().filter(|command| *command != missing).collect();
+        allow(&server, &others);
+        let answers = ask_all(&server).await;
+        assert!(answers.iter().any(Result::is_err), "{missing} is not needed");
+        for (kind, words) in answers.into_iter().filter_map(Result::err) {
+            assert_eq!(kind, BackendErrorKind::Rejected, "{missing}: {words}");
+            let told = words.contains("NOPERM") || words.contains("can't run this command");
+            assert!(told, "{missing}: {words}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_outside_of_the_users_pattern_is_rejected_in_the_servers_words() {
+    let server = Server::start();
+    allow(&server, &COMMANDS);
+    let token: Token = TOKEN.parse().unwrap();
+    let request = Resources::from(["locks:a", "others:a"]);
+    let refused = node(&server).acquire(Acquire::new(&request, &token, TTL, SOON)).await.unwrap_err();
+    assert_eq!(refused.kind(), BackendErrorKind::Rejected);
+    assert!(refused.message().contains("NOPERM"), "{refused}");
+    assert_eq!(server.get("locks:a"), None);
+}

@@ -1,0 +1,193 @@
+//! What a test's own subscriber and recorder were told.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+use redlock_core::{BackendErrorKind, Redlock, Unlock};
+use tracing::{
+    Event, Level, Subscriber,
+    field::{Field, Visit},
+    span,
+};
+use tracing_subscriber::{
+    filter::LevelFilter,
+    layer::{Context, Layer, SubscriberExt},
+    registry::{LookupSpan, Registry},
+};
+
+use crate::bed::{Bed, s};
+
+/// Everything that was told, in order.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Capture(Arc<Mutex<Told>>);
+
+#[derive(Debug, Default)]
+struct Told {
+    lines: Vec<Line>,
+    spans: Vec<(u64, Line)>,
+}
+
+/// An event, or a span with what was recorded on it.
+#[derive(Clone, Debug)]
+pub(crate) struct Line {
+    pub(crate) level: Level,
+    /// The message, or the name.
+    pub(crate) text: String,
+    pub(crate) fields: BTreeMap<&'static str, String>,
+    /// The name of the span that it is in, and that span's number.
+    pub(crate) within: Option<(&'static str, u64)>,
+}
+
+impl Capture {
+    /// Runs `test` with a subscriber that takes everything up to `most`.
+    pub(crate) fn during<T>(&self, most: Level, test: impl FnOnce() -> T) -> T {
+        let subscriber = Registry::default().with(self.clone().with_filter(LevelFilter::from_level(most)));
+        tracing::subscriber::with_default(subscriber, test)
+    }
+
+    /// Runs `test` in the simulation, and gives everything that was told.
+    pub(crate) fn of<T>(bed: &Bed, test: impl Future<Output = T>) -> (T, Self) {
+        let capture = Self::default();
+        let output = capture.during(Level::TRACE, || bed.run(test));
+        (output, capture)
+    }
+
+    pub(crate) fn lines(&self) -> Vec<Line> {
+        self.told().lines.clone()
+    }
+
+    /// The events with this message.
+    pub(crate) fn named(&self, text: &str) -> Vec<Line> {
+        self.lines().into_iter().filter(|line| line.text == text).collect()
+    }
+
+    /// Events at the level info or above: what a service writes by default.
+    pub(crate) fn loud(&self) -> Vec<String> {
+        let loud = self.lines().into_iter().filter(|line| line.level <= Level::INFO);
+        loud.map(|line| format!("{} {}", line.level, line.text)).collect()
+    }
+
+    pub(crate) fn spans(&self) -> Vec<Line> {
+        self.told().spans.iter().map(|(_, span)| span.clone()).collect()
+    }
+
+    /// The span that an event is in.
+    pub(crate) fn around(&self, line: &Line) -> Option<Line> {
+        let (_, within) = line.within?;
+        self.told().spans.iter().rfind(|(span, _)| *span == within).map(|(_, span)| span.clone())
+    }
+
+    pub(crate) fn last_span(&self) -> Line {
+        self.spans().pop().expect("a span")
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Line {
+    pub(crate) fn get(&self, field: &str) -> &str {
+        self.fields.get(field).map_or("", String::as_str)
+    }
+
+    /// Yes, no, failed, rejected, pending.
+    pub(crate) fn votes(&self) -> String {
+        ["yes", "no", "failed", "rejected", "pending"].map(|field| self.get(field)).join("/")
+    }
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Capture {
+    fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, context: Context<'_, S>) {
+        let mut line = Line::new(attributes.metadata(), &context);
+        attributes.record(&mut line);
+        self.told().spans.push((id.into_u64(), line));
+    }
+
+    fn on_record(&self, id: &span::Id, values: &span::Record<'_>, _: Context<'_, S>) {
+        // The latest: a span's number is used again once it is closed.
+        let mut told = self.told();
+        let (_, line) =
+            told.spans.iter_mut().rfind(|(span, _)| *span == id.into_u64()).expect("a known span");
+        values.record(line);
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let mut line = Line::new(event.metadata(), &context);
+        event.record(&mut line);
+        line.text = line.fields.remove("message").unwrap_or_default();
+        self.told().lines.push(line);
+    }
+}
+
+impl Line {
+    fn new<S: Subscriber + for<'a> LookupSpan<'a>>(
+        metadata: &tracing::Metadata<'_>,
+        context: &Context<'_, S>,
+    ) -> Self {
+        assert_eq!(metadata.target(), "redlock");
+        let within = context.lookup_current().map(|span| (span.name(), span.id().into_u64()));
+        let (level, text) = (*metadata.level(), metadata.name().to_owned());
+        Self { level, text, fields: BTreeMap::new(), within }
+    }
+}
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.fields.insert(field.name(), format!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.fields.insert(field.name(), value.to_owned());
+    }
+}
+
+/// What `test` gives, and the metrics that it left, as `name{label=value,...}`. A histogram is the sum of what was
+/// recorded, in milliseconds.
+pub(crate) fn metered<T>(test: impl FnOnce() -> T) -> (T, BTreeMap<String, i64>) {
+    let recorder = DebuggingRecorder::new();
+    let output = metrics::with_local_recorder(&recorder, test);
+    let metrics = recorder.snapshotter().snapshot().into_vec().into_iter();
+    let value = |value| match value {
+        DebugValue::Counter(count) => i64::try_from(count).expect("a small count"),
+        DebugValue::Gauge(value) => value.round() as i64,
+        DebugValue::Histogram(values) => {
+            (values.iter().map(|value| **value).sum::<f64>() * 1e3).round() as i64
+        }
+    };
+    let metrics = metrics.map(|(key, _, description, found)| {
+        assert!(description.is_some(), "{key:?} is not described");
+        let labels: Vec<_> =
+            key.key().labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
+        (format!("{}{{{}}}", key.key().name(), labels.join(",")), value(found))
+    });
+    (output, metrics.collect())
+}
+
+/// A bit of everything that can be told, on the resource "secret".
+pub(crate) async fn lose_and_fail(bed: &Bed, redlock: &Redlock) {
+    let mut lock = redlock.lock("secret", s(10)).await.unwrap();
+    assert!(redlock.lock("secret", s(10)).await.is_err());
+    lock.extend(s(10)).await.unwrap();
+    bed.nodes[0].clear();
+    lock.extend(s(10)).await.unwrap();
+    bed.nodes[2].shut_down();
+    assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+    bed.sleep(2_000).await;
+    bed.nodes[2].start();
+    bed.sleep(12_000).await;
+    for kind in [BackendErrorKind::Unreachable, BackendErrorKind::Unavailable, BackendErrorKind::Rejected] {
+        bed.nodes.iter().for_each(|node| node.fail_next(1, kind));
+        assert!(redlock.try_lock("secret", s(10)).await.is_err());
+        bed.sleep(61_000).await;
+    }
+    let lock = redlock.lock("secret", s(10)).await.unwrap();
+    bed.nodes.iter().for_each(|node| node.clear());
+    assert_eq!(lock.unlock().await.unwrap(), Unlock::AlreadyGone);
+    drop(redlock.lock("secret", s(10)).await.unwrap());
+    bed.sleep(1_000).await;
+}

@@ -1,0 +1,220 @@
+//! Every backend keeps the contract of `LockBackend`, on a real server that is stopped, killed and started again
+//! meanwhile. A further backend is one line in one of the tests.
+
+use std::{
+    sync::{Mutex, MutexGuard},
+    time::Duration,
+};
+
+use redlock_core::{
+    LockBackend, MemoryBackend, Runtime, SmolRuntime, TokioRuntime, async_trait,
+    conformance::{Disturbance, Kit, Node},
+};
+use redlock_fred::{
+    FredBackend,
+    fred::{
+        clients::Client,
+        interfaces::ClientLike,
+        types::config::{Config, ReconnectPolicy},
+    },
+};
+use redlock_redis_rs::{
+    RedisBackend,
+    redis::{
+        AsyncConnectionConfig,
+        aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection},
+    },
+};
+use redlock_tests::{cluster::Cluster, server::Server};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_backend_in_memory_keeps_the_contract_on_a_real_clock() {
+    let runtime = TokioRuntime::current();
+    let backend = MemoryBackend::new(runtime.clone());
+    let kit = Kit::new(&backend, &runtime).node(&backend).second(&backend);
+    assert_eq!(kit.check().await.unwrap().skipped(), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_by_its_url_keeps_the_contract() {
+    let node = RealNode::start();
+    keeps_the_contract(&node, &opened(&node), &opened(&node)).await;
+}
+
+/// On one thread, a task that never yields is alone with the runtime.
+#[tokio::test]
+async fn redis_by_its_url_keeps_the_contract_on_one_thread() {
+    let node = RealNode::start();
+    keeps_the_contract(&node, &opened(&node), &opened(&node)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_over_a_connection_manager_keeps_the_contract() {
+    let node = RealNode::start();
+    keeps_the_contract(&node, &managed(&node), &managed(&node)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_over_a_multiplexed_connection_keeps_the_contract_until_it_breaks() {
+    let node = RealNode::start().for_ever();
+    keeps_the_contract(&node, &multiplexed(&node).await, &multiplexed(&node).await).await;
+}
+
+/// No thread of it is in a tokio runtime.
+#[test]
+fn redis_under_smol_keeps_the_contract() {
+    let node = RealNode::start();
+    let (backend, second) = (opened(&node), opened(&node));
+    smol::block_on(keeps_the_contract_on(&SmolRuntime::new(), &node, &backend, &second));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_cluster_keeps_the_contract() {
+    let cluster = Cluster::start(3, &[]);
+    let open = || RedisBackend::open_cluster(cluster.urls()).unwrap();
+    let (runtime, node, backend, second) = (TokioRuntime::current(), Masters(&cluster), open(), open());
+    let kit = Kit::new(&backend, &runtime).node(&node).second(&second).slack(Duration::from_secs(5));
+    let passed = kit.check().await.unwrap();
+    // What its masters do when they stop or die has tests of its own.
+    assert!(
+        passed.skipped().iter().all(|(_, reason)| reason.contains("stop") || reason.contains("down")),
+        "{passed}"
+    );
+    for server in &cluster.servers {
+        assert_eq!(server.command::<u64>(&["DBSIZE"]), 0, "nothing is left behind");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fred_by_its_url_keeps_the_contract() {
+    let node = RealNode::start();
+    let open = || FredBackend::open(&node.server().url()).unwrap();
+    keeps_the_contract(&node, &open(), &open()).await;
+}
+
+#[tokio::test]
+async fn fred_by_its_url_keeps_the_contract_on_one_thread() {
+    let node = RealNode::start();
+    let open = || FredBackend::open(&node.server().url()).unwrap();
+    keeps_the_contract(&node, &open(), &open()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fred_over_a_client_of_ones_own_keeps_the_contract() {
+    let node = RealNode::start();
+    let (backend, second) = (given(&node).await, given(&node).await);
+    keeps_the_contract(&node, &backend, &second).await;
+}
+
+async fn given(node: &RealNode) -> FredBackend {
+    let config = Config::from_url(&node.server().url()).unwrap();
+    let client = Client::new(config, None, None, Some(ReconnectPolicy::new_constant(0, 100)));
+    client.init().await.unwrap();
+    FredBackend::new(client).unwrap()
+}
+
+fn opened(node: &RealNode) -> RedisBackend {
+    RedisBackend::open(node.server().url()).unwrap()
+}
+
+fn managed(node: &RealNode) -> RedisBackend<ConnectionManager> {
+    // What a connection that is brought along needs, to be as good as one of `open`.
+    let config = ConnectionManagerConfig::new()
+        .set_number_of_retries(0)
+        .set_response_timeout(None)
+        .set_pipeline_buffer_size(QUEUE);
+    let manager = ConnectionManager::new_lazy_with_config(node.server().client(), config);
+    RedisBackend::new(manager.expect("nothing is sent yet"))
+}
+
+async fn multiplexed(node: &RealNode) -> RedisBackend<MultiplexedConnection> {
+    let client = node.server().client();
+    let config = AsyncConnectionConfig::new().set_response_timeout(None).set_pipeline_buffer_size(QUEUE);
+    RedisBackend::new(client.get_multiplexed_async_connection_with_config(&config).await.unwrap())
+}
+
+/// Runs the whole kit over a backend, and looks whether it leaves the server as it was.
+async fn keeps_the_contract(node: &RealNode, backend: &dyn LockBackend, second: &dyn LockBackend) {
+    keeps_the_contract_on(&TokioRuntime::current(), node, backend, second).await;
+}
+
+async fn keeps_the_contract_on(
+    runtime: &dyn Runtime,
+    node: &RealNode,
+    backend: &dyn LockBackend,
+    second: &dyn LockBackend,
+) {
+    // Longer than the kit does: a busy machine is no fault of the backend.
+    let kit = Kit::new(backend, runtime).node(node).second(second).slack(Duration::from_secs(5));
+    let passed = kit.check().await.unwrap();
+    let skipped: Vec<_> = passed.skipped().iter().map(|(check, _)| *check).collect();
+    if node.breaks {
+        assert_eq!(skipped, [""; 0], "{passed}");
+    } else {
+        assert_eq!(skipped, ["a_node_that_is_down_is_told_in_time", "nothing_is_sent_late"], "{passed}");
+    }
+    assert_eq!(node.server().command::<u64>(&["DBSIZE"]), 0, "nothing is left behind");
+}
+
+#[derive(Debug)]
+struct RealNode {
+    server: Mutex<Server>,
+    breaks: bool,
+}
+
+impl RealNode {
+    fn start() -> Self {
+        Self { server: Mutex::new(Server::start()), breaks: true }
+    }
+
+    /// For a connection that nobody makes again.
+    fn for_ever(self) -> Self {
+        Self { breaks: false, ..self }
+    }
+
+    fn server(&self) -> MutexGuard<'_, Server> {
+        self.server.lock().unwrap()
+    }
+}
+
+#[async_trait]
+impl Node for RealNode {
+    async fn commands(&self) -> Option<u64> {
+        Some(self.server().calls("eval"))
+    }
+
+    async fn stop(&self) -> Disturbance {
+        self.server().pause();
+        Disturbance::Done
+    }
+
+    async fn resume(&self) {
+        self.server().resume();
+    }
+
+    async fn shut_down(&self) -> Disturbance {
+        if !self.breaks {
+            return Disturbance::NotPossible;
+        }
+        self.server().kill();
+        Disturbance::Done
+    }
+
+    async fn start(&self) {
+        self.server().restart();
+    }
+}
+
+/// The masters of a Cluster, which together are one node.
+#[derive(Debug)]
+struct Masters<'a>(&'a Cluster);
+
+#[async_trait]
+impl Node for Masters<'_> {
+    async fn commands(&self) -> Option<u64> {
+        Some(self.0.servers.iter().map(|server| server.calls("eval")).sum())
+    }
+}
+
+/// More commands than the kit has under way at a time.
+const QUEUE: usize = 1000;

@@ -1,0 +1,302 @@
+//! One lock, seen through this library and through other clients on the same servers: each respects the other.
+//!
+//! The scenarios stand here; the other clients are in `interop_bare.rs`, `interop_rslock.rs` and `interop_node.rs`.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use redlock_redis_rs::{Error, Lock, Redlock, Unlock, async_trait};
+use redlock_tests::{
+    adapter::Adapter,
+    server::{Server, eventually},
+};
+
+/// A client of another make.
+#[async_trait]
+pub(crate) trait Other: Send + Sync {
+    /// One attempt at all of the resources; a number to call the lock by when it was won.
+    async fn lock(&self, resources: &[&str], ttl: Duration) -> Option<u64>;
+
+    /// Whether a quorum confirmed it.
+    async fn extend(&self, lock: u64, ttl: Duration) -> bool;
+
+    async fn unlock(&self, lock: u64);
+}
+
+/// Every scenario runs with each.
+pub(crate) const ADAPTERS: [Adapter; 2] = [Adapter::RedisRs, Adapter::Fred];
+
+/// Three servers, and how we reach them.
+pub(crate) struct Bed {
+    pub(crate) servers: Vec<Server>,
+    adapter: Adapter,
+}
+
+impl Bed {
+    pub(crate) fn new(adapter: Adapter) -> Self {
+        Self { servers: Server::start_some(3), adapter }
+    }
+
+    /// A lock manager of ours. A node that is slow because the machine is busy counts all the same.
+    pub(crate) fn ours(&self) -> Redlock {
+        self.adapter
+            .manager(&self.servers)
+            .node_timeout(SOON)
+            .retry_delay(Duration::from_millis(20))
+            .retry_jitter(Duration::from_millis(15))
+            .build()
+            .unwrap()
+    }
+
+    fn values(&self, key: &str) -> Vec<Option<Vec<u8>>> {
+        self.servers.iter().map(|server| server.command(&["GET", key])).collect()
+    }
+
+    /// The value that a quorum of the servers has under a key.
+    pub(crate) fn holder(&self, key: &str) -> Option<Vec<u8>> {
+        let values = self.values(key);
+        let count = |value: &Option<Vec<u8>>| values.iter().filter(|other| *other == value).count();
+        values.iter().find(|value| value.is_some() && count(value) >= 2).cloned().flatten()
+    }
+
+    /// Whether no server has, or soon will have, anything but this under a key.
+    pub(crate) async fn has_only(&self, key: &str, value: Option<&[u8]>) -> bool {
+        let fits = |found: Option<Vec<u8>>| found.is_none() || found.as_deref() == value;
+        eventually(SOON, || self.values(key).into_iter().all(fits)).await
+    }
+}
+
+/// The tests of one make of client, `$connect` to the servers.
+macro_rules! respects_and_is_respected {
+    ($connect:expr) => {
+        $crate::interop::respects_and_is_respected! { $connect =>
+            what_they_hold_is_contended_at_once_and_we_leave_nothing
+            what_we_hold_they_fail_to_get
+            several_resources_are_all_or_nothing_both_ways
+            what_lapses_is_the_others_and_a_late_unlock_leaves_it_alone
+            no_update_is_lost_between_three_of_ours_and_three_of_theirs
+        }
+    };
+    ($connect:expr => $($scenario:ident)*) => { $(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $scenario() {
+            for adapter in $crate::interop::ADAPTERS {
+                let bed = $crate::interop::Bed::new(adapter);
+                let theirs: std::sync::Arc<dyn $crate::interop::Other> = std::sync::Arc::new(($connect)(&bed.servers).await);
+                $crate::interop::$scenario(&bed, theirs).await;
+            }
+        }
+    )* };
+}
+pub(crate) use respects_and_is_respected;
+
+pub(crate) async fn what_they_hold_is_contended_at_once_and_we_leave_nothing(
+    bed: &Bed,
+    theirs: Arc<dyn Other>,
+) {
+    let ours = bed.ours();
+    let held = theirs.lock(&["a"], TTL).await.expect("nobody holds it");
+    assert!(eventually(SOON, || bed.holder("a").is_some()).await);
+    let value = bed.holder("a");
+
+    for attempt in 0..10 {
+        let start = Instant::now();
+        let refused = ours.try_lock("a", TTL).await.unwrap_err();
+        assert!(matches!(&refused, Error::Contended(report) if report.attempts == 1), "{refused}");
+        assert!(start.elapsed() < SOON / 2, "it waited: {:?}", start.elapsed());
+        assert!(theirs.extend(held, TTL).await, "after attempt {attempt}");
+    }
+    assert!(bed.has_only("a", value.as_deref()).await, "we left something");
+    assert_eq!(bed.holder("a"), value, "their key was touched");
+
+    theirs.unlock(held).await;
+    let lock = soon(&ours, "a").await;
+    assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+}
+
+pub(crate) async fn what_we_hold_they_fail_to_get(bed: &Bed, theirs: Arc<dyn Other>) {
+    let mut lock = bed.ours().lock("a", TTL).await.unwrap();
+    let token = lock.token().as_str().as_bytes().to_vec();
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let pressing = tokio::spawn({
+        let (theirs, stop) = (theirs.clone(), stop.clone());
+        async move {
+            let mut attempts = 0;
+            while attempts < 10 || !stop.load(Ordering::SeqCst) {
+                assert_eq!(theirs.lock(&["a"], TTL).await, None, "attempt {attempts}");
+                attempts += 1;
+            }
+        }
+    });
+    for round in 2..=10 {
+        lock.extend(TTL * round).await.unwrap();
+        assert!(lock.remaining() > TTL * (round - 1), "{:?}", lock.remaining());
+    }
+    stop.store(true, Ordering::SeqCst);
+    pressing.await.unwrap();
+    assert!(bed.has_only("a", Some(&token)).await, "they left something");
+    assert_eq!(bed.holder("a"), Some(token), "our key was touched");
+
+    assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+    let held = they_soon(&*theirs, "a").await;
+    assert!(bed.ours().try_lock("a", TTL).await.is_err());
+    theirs.unlock(held).await;
+    assert!(bed.has_only("a", None).await);
+}
+
+pub(crate) async fn several_resources_are_all_or_nothing_both_ways(bed: &Bed, theirs: Arc<dyn Other>) {
+    let ours = bed.ours();
+    for names in [["a", "b"], ["b", "a"]] {
+        let held = theirs.lock(&names, TTL).await.expect("nobody holds them");
+        for overlapping in [["b", "c"], ["c", "a"], ["a", "b"], ["b", "a"]] {
+            let refused = ours.try_lock(overlapping, TTL).await.unwrap_err();
+            assert!(matches!(refused, Error::Contended(_)), "{names:?}, {overlapping:?}: {refused}");
+        }
+        assert!(bed.has_only("c", None).await, "{names:?}: we left something");
+        let beside = ours.try_lock(["d", "c"], TTL).await.unwrap();
+        assert!(theirs.extend(held, TTL).await, "{names:?}");
+        theirs.unlock(held).await;
+        assert_eq!(beside.unlock().await.unwrap(), Unlock::Released);
+
+        let lock = soon(&ours, names).await;
+        let token = lock.token().as_str().as_bytes();
+        for overlapping in [&["b", "c"][..], &["c", "a"], &["a", "b"], &["b", "a"], &["b"]] {
+            assert_eq!(theirs.lock(overlapping, TTL).await, None, "{names:?}, {overlapping:?}");
+        }
+        assert!(bed.has_only("c", None).await, "{names:?}: they left something");
+        for name in names {
+            assert_eq!(bed.holder(name).as_deref(), Some(token), "{names:?}");
+        }
+        assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+        for name in ["a", "b", "c", "d"] {
+            assert!(bed.has_only(name, None).await, "{name} is left");
+        }
+    }
+}
+
+pub(crate) async fn what_lapses_is_the_others_and_a_late_unlock_leaves_it_alone(
+    bed: &Bed,
+    theirs: Arc<dyn Other>,
+) {
+    let ours = bed.ours();
+    let start = Instant::now();
+    let late = theirs.lock(&["a"], SHORT).await.expect("nobody holds it");
+    let lock = soon(&ours, "a").await;
+    assert!(start.elapsed() > SHORT - CLOCK, "their ttl was cut to {:?}", start.elapsed());
+    let token = lock.token().as_str().as_bytes().to_vec();
+    theirs.unlock(late).await;
+    assert_eq!(bed.holder("a"), Some(token), "their late unlock removed our key");
+    assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+
+    let start = Instant::now();
+    let late = soon_for(&ours, "a", SHORT).await;
+    let held = they_soon(&*theirs, "a").await;
+    assert!(start.elapsed() > SHORT - CLOCK, "our ttl was cut to {:?}", start.elapsed());
+    assert!(!late.is_valid());
+    let value = bed.holder("a");
+    assert!(value.is_some());
+    assert_eq!(late.unlock().await.unwrap(), Unlock::AlreadyGone);
+    assert_eq!(bed.holder("a"), value, "our late unlock removed their key");
+    assert!(theirs.extend(held, TTL).await);
+    theirs.unlock(held).await;
+}
+
+pub(crate) async fn no_update_is_lost_between_three_of_ours_and_three_of_theirs(
+    bed: &Bed,
+    theirs: Arc<dyn Other>,
+) {
+    let counter = Arc::new(Counter::default());
+    let mut tasks = Vec::new();
+    for _ in 0..CONTENDERS {
+        let (ours, account) = (bed.ours(), counter.clone());
+        tasks.push(tokio::spawn(async move {
+            for round in 0..ROUNDS {
+                let mut lock = soon(&ours, "counter").await;
+                account.update().await;
+                if round % 2 == 0 {
+                    lock.extend(TTL).await.unwrap();
+                    account.update().await;
+                }
+                assert!(lock.is_valid());
+                assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+            }
+        }));
+        let (theirs, account) = (theirs.clone(), counter.clone());
+        tasks.push(tokio::spawn(async move {
+            for round in 0..ROUNDS {
+                let held = they_soon(&*theirs, "counter").await;
+                account.update().await;
+                if round % 2 == 0 {
+                    assert!(theirs.extend(held, TTL).await);
+                    account.update().await;
+                }
+                theirs.unlock(held).await;
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let updates = 2 * CONTENDERS * (ROUNDS + ROUNDS / 2);
+    assert_eq!(counter.value.load(Ordering::SeqCst), updates, "an update was lost");
+}
+
+/// What the lock guards: it loses updates that overlap, and notices them.
+#[derive(Default)]
+struct Counter {
+    value: AtomicU32,
+    busy: AtomicBool,
+}
+
+impl Counter {
+    async fn update(&self) {
+        assert!(!self.busy.swap(true, Ordering::SeqCst), "two hold the lock");
+        let seen = self.value.load(Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        self.value.store(seen + 1, Ordering::SeqCst);
+        self.busy.store(false, Ordering::SeqCst);
+    }
+}
+
+/// Our lock, when it becomes free.
+pub(crate) async fn soon(ours: &Redlock, resources: impl Into<redlock_redis_rs::Resources>) -> Lock {
+    soon_for(ours, resources, TTL).await
+}
+
+async fn soon_for(ours: &Redlock, resources: impl Into<redlock_redis_rs::Resources>, ttl: Duration) -> Lock {
+    ours.lock(resources, ttl).retry_forever().wait_at_most(LONG).await.unwrap()
+}
+
+/// Their lock, when it becomes free.
+async fn they_soon(theirs: &dyn Other, resource: &str) -> u64 {
+    let start = Instant::now();
+    let mut delay = Duration::from_millis(5);
+    loop {
+        if let Some(lock) = theirs.lock(&[resource], TTL).await {
+            return lock;
+        }
+        assert!(start.elapsed() < LONG, "they never got it");
+        // Unequal, so that those who collided do not collide again.
+        delay = Duration::from_millis(5 + (delay.as_millis() as u64 * 7 + 3) % 31);
+        tokio::time::sleep(delay).await;
+    }
+}
+
+/// So long that no key expires in a test by itself.
+pub(crate) const TTL: Duration = Duration::from_secs(60);
+/// So short that a test can wait for it.
+const SHORT: Duration = Duration::from_secs(1);
+/// By how much the servers' clocks may differ from ours.
+const CLOCK: Duration = Duration::from_millis(50);
+/// For what is done in the background.
+pub(crate) const SOON: Duration = Duration::from_secs(10);
+/// For a lock that many are after.
+const LONG: Duration = Duration::from_secs(120);
+const CONTENDERS: u32 = 3;
+const ROUNDS: u32 = 10;

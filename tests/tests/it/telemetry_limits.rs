@@ -1,0 +1,286 @@
+//! What must never be told, how much at most, and that telling changes nothing.
+
+use std::{
+    future::Future,
+    io,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use redlock_core::{
+    Acquire, BackendError, Extend, Lease, LockBackend, MemoryBackend, Redlock, Release, Released, Reply,
+    Runtime, async_trait,
+};
+use redlock_tests::sim::poll_once;
+use tracing::Level;
+use tracing_subscriber::{
+    fmt::format::FmtSpan,
+    layer::{Context, Layer, SubscriberExt},
+    registry::Registry,
+};
+
+use crate::{
+    bed::{Bed, ms, s},
+    capture::{Capture, lose_and_fail, metered},
+};
+
+/// A node that is away and back again every other second.
+fn flap(bed: &Bed, node: usize, seconds: u64) {
+    let (node, runtime) = (bed.nodes[node].clone(), bed.runtime.clone());
+    bed.runtime.spawn(Box::pin(async move {
+        for _ in 0..seconds / 2 {
+            runtime.sleep(s(1)).await;
+            node.shut_down();
+            runtime.sleep(s(1)).await;
+            node.start();
+        }
+    }));
+}
+
+#[test]
+fn ten_minutes_of_a_flapping_node_are_twenty_lines() {
+    let bed = Bed::new(3);
+    let (locks, capture) = Capture::of(&bed, async {
+        let redlock = bed.redlock();
+        flap(&bed, 2, 600);
+        let mut locks = 0;
+        while bed.runtime.elapsed() < s(600) {
+            redlock.lock("x", s(10)).await.unwrap().unlock().await.unwrap();
+            bed.sleep(100).await;
+            locks += 1;
+        }
+        locks
+    });
+    assert!(locks > 5_000, "{locks}");
+    assert!(capture.named("failed request").len() > 2_500, "at debug they are all there");
+    let loud = capture.loud();
+    assert_eq!(loud.len(), 20, "{loud:?}");
+    assert!(loud.chunks(2).all(|pair| pair == ["WARN node fails", "INFO node serves again"]), "{loud:?}");
+    let untold: u64 =
+        capture.named("node fails").iter().map(|line| line.get("untold").parse::<u64>().unwrap()).sum();
+    assert!((500..600).contains(&untold), "{untold} changes between the lines are accounted for");
+}
+
+#[test]
+fn ten_minutes_without_a_quorum_are_a_line_for_each_node() {
+    let bed = Bed::new(3);
+    let (_, capture) = Capture::of(&bed, async {
+        let redlock = bed.redlock();
+        bed.nodes[1..].iter().for_each(|node| node.stop());
+        while bed.runtime.elapsed() < s(600) {
+            assert!(redlock.lock("x", s(10)).await.is_err());
+        }
+        bed.nodes[1..].iter().for_each(|node| node.resume());
+        redlock.lock("x", s(10)).await.unwrap().unlock().await.unwrap();
+    });
+    let loud = capture.loud();
+    assert_eq!(loud[..2], ["WARN node fails"; 2]);
+    assert_eq!(loud[2..], ["INFO node serves again"; 2]);
+    assert!(capture.named("node serves again")[0].get("failed_for_ms").parse::<u64>().unwrap() > 599_000);
+}
+
+#[test]
+fn a_timeout_that_was_cut_short_says_nothing_about_a_node() {
+    let bed = Bed::new(3);
+    let (_, capture) = Capture::of(&bed, async {
+        bed.nodes.iter().for_each(|node| node.delay_replies(ms(40)));
+        // A lock of 20 ms leaves the nodes 17 ms.
+        assert!(bed.redlock().try_lock("x", ms(20)).await.is_err());
+        bed.sleep(1_000).await;
+    });
+    assert!(!capture.named("failed request").is_empty());
+    assert_eq!(capture.loud(), [""; 0]);
+}
+
+#[test]
+fn at_the_level_info_no_resource_is_named() {
+    let bed = Bed::new(3);
+    let capture = Capture::default();
+    capture.during(Level::INFO, || bed.run(lose_and_fail(&bed, &bed.redlock())));
+    assert!(capture.loud().len() > 2, "{:?}", capture.loud());
+    assert_eq!(capture.lines().len(), capture.loud().len());
+    let all = format!("{:?} {:?}", capture.lines(), capture.spans());
+    assert!(!all.contains("secret"), "{all}");
+}
+
+/// A node behind a proxy that repeats in its errors what it was sent, and remembers every token.
+#[derive(Debug)]
+struct Telltale {
+    node: MemoryBackend,
+    tokens: Arc<Mutex<Vec<String>>>,
+}
+
+impl Telltale {
+    fn repeat<T>(&self, token: &str, answer: Result<T, BackendError>) -> Result<T, BackendError> {
+        self.tokens.lock().unwrap().push(token.to_owned());
+        answer.map_err(|error| {
+            let source = io::Error::other(format!("the rest of EVAL 1 secret {token}"));
+            BackendError::new(error.kind(), format!("cannot run EVAL 1 secret {token}")).with_source(source)
+        })
+    }
+}
+
+#[async_trait]
+impl LockBackend for Telltale {
+    async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
+        self.repeat(request.token.as_str(), self.node.acquire(request).await)
+    }
+
+    async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
+        self.repeat(request.token.as_str(), self.node.extend(request).await)
+    }
+
+    async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
+        self.repeat(request.token.as_str(), self.node.release(request).await)
+    }
+}
+
+#[derive(Clone, Default)]
+struct Output(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn no_token_is_told_whole_whatever_a_node_puts_into_its_errors() {
+    let (bed, output, tokens) = (Bed::new(3), Output::default(), Arc::new(Mutex::new(Vec::new())));
+    let writer = output.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(Level::TRACE)
+        .with_span_events(FmtSpan::FULL)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let ((), metrics) = metered(|| {
+        let redlock = bed.redlock_over(|node| Telltale { node, tokens: tokens.clone() });
+        tracing::subscriber::with_default(subscriber, || bed.run(lose_and_fail(&bed, &redlock)));
+    });
+
+    let text = String::from_utf8(output.0.lock().unwrap().clone()).unwrap() + &format!("{metrics:?}");
+    let tokens = tokens.lock().unwrap();
+    assert!(tokens.len() > 40, "{}", tokens.len());
+    assert!(text.matches("cannot run EVAL 1 secret").count() > 10, "{text}");
+    for token in &*tokens {
+        // Nor so much of one that the rest could be tried.
+        assert!(!text.contains(&token[..9]), "{text}");
+    }
+    assert!(tokens.iter().any(|token| text.contains(&token[..8])), "the beginning tells holders apart");
+}
+
+#[test]
+fn spans_are_entered_only_while_their_own_call_is_polled() {
+    let bed = Bed::new(3);
+    let (_, capture) = Capture::of(&bed, async {
+        // One node is slow: it is heard in the background, after the call is over.
+        bed.nodes[0].delay_replies(ms(30));
+        bed.nodes[1..].iter().for_each(|node| node.delay_replies(ms(5)));
+        let redlock = bed.redlock();
+        let one = async |resource: &str| {
+            let lock = redlock.lock(resource, s(10)).await.unwrap();
+            assert!(tracing::Span::current().is_none(), "nothing stays entered");
+            bed.sleep(50).await;
+            lock.unlock().await.unwrap();
+        };
+        tokio::join!(one("a"), one("b"), one("c"));
+        bed.sleep(1_000).await;
+    });
+    for line in capture.named("round").iter().chain(&capture.named("done")) {
+        assert!(line.within.is_some(), "{line:?}");
+    }
+    for span in capture.spans() {
+        assert_eq!(span.within, None, "a call is no child of another: {span:?}");
+    }
+    let rounds = capture.named("round");
+    assert_eq!(rounds.len(), 6);
+    for round in &rounds {
+        let call = capture.around(round).expect("a span");
+        assert_eq!(call.get("holder"), round.get("holder"), "told within the span of the call that made it");
+    }
+    let late: Vec<_> =
+        capture.named("answer").into_iter().filter(|line| line.get("node") == "node 0").collect();
+    assert_eq!(late.len(), 6);
+    assert!(late.iter().all(|line| line.within.is_none()), "{late:?}");
+}
+
+#[test]
+fn telling_changes_nothing() {
+    let run = |seed, telling: bool| {
+        let bed = Bed::seeded(seed, 5);
+        let work = || {
+            bed.run(async {
+                flap(&bed, 4, 20);
+                bed.nodes[3].delay_replies(ms(40));
+                let redlock = bed.redlock();
+                let one = async || {
+                    let mut holds = Vec::new();
+                    for _ in 0..5 {
+                        let lock = redlock.lock("x", s(2)).retry_forever().await.unwrap();
+                        holds.push((bed.runtime.elapsed(), lock.token().as_str().to_owned()));
+                        bed.sleep(30).await;
+                        let _ = lock.unlock().await;
+                    }
+                    holds
+                };
+                let holds = tokio::join!(one(), one(), one());
+                bed.sleep(30_000).await;
+                (holds, bed.requests(), bed.runtime.tasks())
+            })
+        };
+        if telling { metered(|| Capture::default().during(Level::TRACE, work)).0 } else { work() }
+    };
+    for seed in 0..20 {
+        assert_eq!(run(seed, true), run(seed, false), "seed {seed}");
+    }
+}
+
+/// A subscriber that uses, while it is told something, the very locks that it is told of.
+/// Not for ever: what it asks for is told as well.
+#[derive(Clone, Default)]
+struct Meddler(Arc<Mutex<Option<(Redlock, Lease)>>>, Arc<AtomicUsize>);
+
+impl<S: tracing::Subscriber> Layer<S> for Meddler {
+    fn on_event(&self, _: &tracing::Event<'_>, _: Context<'_, S>) {
+        let meddling = self.0.try_lock().ok().and_then(|held| held.clone());
+        if let Some((redlock, lease)) = meddling
+            && self.1.fetch_add(1, Ordering::Relaxed) < 500
+        {
+            let _ = lease.is_valid();
+            let mut request = redlock.try_lock("y", s(10)).into_future();
+            let poll = std::pin::pin!(poll_once(&mut request));
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            assert!(poll.poll(&mut context).is_ready());
+        }
+    }
+}
+
+#[test]
+fn a_subscriber_may_use_the_library_since_it_is_called_without_a_lock() {
+    let bed = Bed::new(3);
+    let redlock = bed.redlock();
+    let meddler = Meddler::default();
+    let subscriber = Registry::default().with(meddler.clone());
+    tracing::subscriber::with_default(subscriber, || {
+        bed.run(async {
+            let lock = redlock.lock("x", s(10)).await.unwrap();
+            *meddler.0.lock().unwrap() = Some((redlock.clone(), lock.lease()));
+            lose_and_fail(&bed, &redlock).await;
+            assert!(meddler.1.swap(0, Ordering::Relaxed) > 100);
+            // From here on what it asks for is owed at once, by the nodes whose debts it is told of.
+            bed.nodes[1..].iter().for_each(|node| node.shut_down());
+            assert!(lock.unlock().await.is_err());
+            assert!(redlock.try_lock("x", s(10)).await.is_err());
+            bed.sleep(30_000).await;
+        });
+    });
+    assert!(meddler.1.load(Ordering::Relaxed) > 100);
+}
