@@ -1,8 +1,10 @@
 //! Connections with TLS, on both runtimes, to servers with certificates that were made for the run.
 
 use std::{
+    collections::BTreeMap,
     fs,
     future::Future,
+    os::fd::OwnedFd,
     path::Path,
     time::{Duration, Instant},
 };
@@ -227,14 +229,17 @@ fn sockets_under_tls_have_the_options_that_a_lock_needs() {
         let ourselves = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
         let descriptors = fs::read_dir("/proc/self/fd").unwrap();
         let numbers = descriptors.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        // By its own port: a number still to come may by then be that of a copy made here.
         let sockets = numbers.filter_map(|number: i32| {
-            let socket = pidfd_getfd(&ourselves, number, PidfdGetfdFlags::empty()).ok()?;
-            let peer = SockRef::from(&socket).peer_addr().ok()?.as_socket()?;
-            (peer.port() == server.port.number()).then_some(socket)
+            let copy = pidfd_getfd(&ourselves, number, PidfdGetfdFlags::empty()).ok()?;
+            let socket = SockRef::from(&copy);
+            let peer = socket.peer_addr().ok()?.as_socket()?;
+            let own = socket.local_addr().ok()?.as_socket()?;
+            (peer.port() == server.port.number()).then_some((own.port(), copy))
         });
-        let sockets: Vec<_> = sockets.collect();
+        let sockets: BTreeMap<u16, OwnedFd> = sockets.collect();
         assert_eq!(sockets.len(), 1);
-        let socket = SockRef::from(&sockets[0]);
+        let socket = SockRef::from(sockets.values().next().unwrap());
         assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(2)));
     });
