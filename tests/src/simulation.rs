@@ -26,6 +26,7 @@ use crate::sim::{Sim, SimRuntime};
 mod checks;
 mod clients;
 mod faults;
+mod ledger;
 mod network;
 mod timeline;
 mod troubles;
@@ -254,6 +255,10 @@ impl World {
             self.runtime.sleep(STEP).await;
         }
         self.checks().last_look().unwrap_or_else(|what| panic!("{what}"));
+        self.runtime.sleep(PROMPTLY).await;
+        if !self.rules.broken {
+            self.nothing_is_left_behind();
+        }
         // What is under way arrives, and what nobody releases expires.
         self.runtime.sleep(AFTERMATH).await;
         for (number, (node, _)) in self.nodes.iter().enumerate() {
@@ -275,6 +280,21 @@ impl World {
         assert_eq!(left, (0, 0), "tasks and timers are left");
         let (requests, most) = (self.network.requests(), self.most_requests());
         assert!(requests <= most, "{requests} requests; {most} should do");
+    }
+
+    /// Who is done has removed its keys, wherever a release gets through.
+    fn nothing_is_left_behind(&self) {
+        for (number, (node, _)) in self.nodes.iter().enumerate() {
+            for name in RESOURCES {
+                let Some(token) = node.get(name) else { continue };
+                let owner = self.network.ledger(|ledger| ledger.owner_of_leftover(&token, number));
+                let Some(client) = owner.filter(|client| !self.processes[*client].is_killed()) else { continue };
+                panic!(
+                    "{PROMPTLY:?} after all clients are done, node {number} has {name:?} of client {client} for {:?}",
+                    node.ttl(name)
+                );
+            }
+        }
     }
 
     fn manager(&self, sim: &Sim, process: &SimRuntime, client: usize, timeout: Duration) -> Redlock {
@@ -325,7 +345,13 @@ impl World {
     }
 
     fn offer(&self, parts: LockParts) {
+        self.abandon(parts.token.as_str());
         self.state().offer = Some(parts);
+    }
+
+    /// The keys of this token are left to the ttl on purpose.
+    fn abandon(&self, token: &str) {
+        self.network.ledger(|ledger| ledger.abandon(token));
     }
 
     fn take_offer(&self) -> Option<LockParts> {
@@ -352,5 +378,8 @@ const STORM: Duration = Duration::from_secs(20);
 const STEP: Duration = Duration::from_millis(50);
 /// How long a client may need to finish what it does when nothing goes wrong any more.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long after the last fault, or the end of the last client, a key may stay that a release would get through to:
+/// nodes that have not answered are asked again once a second.
+const PROMPTLY: Duration = Duration::from_secs(2);
 /// When everything that is under way has arrived, and what it left has expired.
 const AFTERMATH: Duration = Duration::from_secs(60);

@@ -94,7 +94,11 @@ impl Client {
         self.sleep(rng.random_range(0..300)).await;
         match rng.random_range(0..8) {
             0 => drop(lock),
-            1 => lock.forget(),
+            1 => {
+                self.say(|| "leaves its lock to the ttl".to_owned());
+                self.world.abandon(lock.token().as_str());
+                lock.forget();
+            }
             2 => {
                 self.say(|| "hands its lock over".to_owned());
                 self.world.offer(lock.into_parts());

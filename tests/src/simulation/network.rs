@@ -20,6 +20,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::{
     faults::{Dice, Fault, Faults, Struck},
+    ledger::Ledger,
     timeline::Timeline,
 };
 use crate::sim::{SimRuntime, poll_once};
@@ -41,6 +42,7 @@ struct State {
     /// Messages that were lost without a word: their senders wait.
     limbo: Vec<Message>,
     links: BTreeMap<(usize, usize), Link>,
+    ledger: Ledger,
     struck: Struck,
     requests: u64,
 }
@@ -115,6 +117,7 @@ impl Network {
             dice: Dice::new(seed),
             limbo: Vec::new(),
             links: BTreeMap::new(),
+            ledger: Ledger::default(),
             struck: Struck::default(),
             requests: 0,
         };
@@ -168,6 +171,11 @@ impl Network {
         self.state().struck.count(fault);
     }
 
+    /// What has reached the nodes.
+    pub(super) fn ledger<T>(&self, look: impl FnOnce(&mut Ledger) -> T) -> T {
+        look(&mut self.state().ledger)
+    }
+
     /// How many requests clients have sent.
     pub(super) fn requests(&self) -> u64 {
         self.state().requests
@@ -210,6 +218,7 @@ impl Network {
             return;
         }
         if state.strikes(Fault::Duplicate, 0.01) {
+            state.ledger.sent(now, &message.request);
             let copy = Message {
                 due: message.due + state.dice.of(Fault::Duplicate).random_range(Duration::ZERO..LONG),
                 answer: Arc::default(),
@@ -220,6 +229,7 @@ impl Network {
                 network.deliver_at(copy).await;
             }));
         }
+        state.ledger.sent(now, &message.request);
         let connected = state.link(client, node).connection.clone();
         let connection = connected.unwrap_or_else(|| {
             let (sender, receiver) = mpsc::unbounded_channel();
@@ -259,6 +269,8 @@ impl Network {
         let network = self.clone();
         runtime.spawn(Box::pin(async move {
             let answer = running.await;
+            let now = network.0.runtime.elapsed();
+            network.ledger(|ledger| ledger.answered(now, &message.request, answer.is_ok()));
             network.reply(message, answer).await;
         }));
     }
