@@ -282,13 +282,17 @@ impl World {
         assert!(requests <= most, "{requests} requests; {most} should do");
     }
 
-    /// Who is done has removed its keys, wherever a release gets through.
+    /// Who is done has removed its keys wherever a release gets through.
     fn nothing_is_left_behind(&self) {
         for (number, (node, _)) in self.nodes.iter().enumerate() {
             for name in RESOURCES {
                 let Some(token) = node.get(name) else { continue };
-                let owner = self.network.ledger(|ledger| ledger.owner_of_leftover(&token, number));
-                let Some(client) = owner.filter(|client| !self.processes[*client].is_killed()) else { continue };
+                let now = self.runtime.elapsed();
+                let owner =
+                    self.network.ledger(|ledger| ledger.owner_of_leftover(now, PROMPTLY, &token, number));
+                let Some(client) = owner.filter(|client| !self.processes[*client].is_killed()) else {
+                    continue;
+                };
                 panic!(
                     "{PROMPTLY:?} after all clients are done, node {number} has {name:?} of client {client} for {:?}",
                     node.ttl(name)

@@ -12,6 +12,8 @@ pub(super) struct Ledger {
     claims: BTreeMap<String, Claim>,
     /// By token and node.
     entries: BTreeMap<(String, usize), Entry>,
+    /// By client and node.
+    links: BTreeMap<(usize, usize), Link>,
     /// Tokens whose holders left their keys to the ttl.
     abandoned: BTreeSet<String>,
 }
@@ -28,9 +30,16 @@ struct Claim {
 struct Entry {
     /// When it last carried out an acquire.
     acquired: Duration,
-    /// How many releases will still arrive.
-    releases_under_way: u32,
     released: bool,
+}
+
+/// How well the network serves a client and a node.
+#[derive(Debug, Default)]
+struct Link {
+    /// How many requests will still arrive.
+    under_way: u32,
+    /// When one last came late.
+    late: Option<Duration>,
 }
 
 impl Ledger {
@@ -40,21 +49,21 @@ impl Ledger {
         if !self.claims.contains_key(token) {
             self.claims.insert(token.to_owned(), Claim { client: request.client, began: now });
         }
-        if let Verb::Release = request.verb {
-            self.entry(request).releases_under_way += 1;
-        }
+        self.link(request).under_way += 1;
     }
 
-    /// Notes that a request which would arrive has done so, and whether its node carried it out.
-    pub(super) fn answered(&mut self, now: Duration, request: &Request, executed: bool) {
+    /// Notes that a request which would arrive has done so, so long after it was sent, and whether its node carried
+    /// it out.
+    pub(super) fn answered(&mut self, now: Duration, took: Duration, request: &Request, executed: bool) {
+        let link = self.link(request);
+        link.under_way -= 1;
+        if took > IN_TIME {
+            link.late = Some(now);
+        }
         match request.verb {
             Verb::Acquire(_) => self.entry(request).acquired = now,
             Verb::Extend(_) => {}
-            Verb::Release => {
-                let entry = self.entry(request);
-                entry.releases_under_way -= 1;
-                entry.released |= executed;
-            }
+            Verb::Release => self.entry(request).released |= executed,
         }
     }
 
@@ -63,16 +72,28 @@ impl Ledger {
         self.abandoned.insert(token.to_owned());
     }
 
-    /// The client whose key this is, when it ought to have been removed by now.
+    /// The client whose key this is, when it ought to have been removed by `now`.
     ///
     /// It need not have been when the network brought the acquire late: after the release, or when the client may
-    /// take the key for expired. Nor when it has not brought the release yet.
-    pub(super) fn owner_of_leftover(&self, token: &str, node: usize) -> Option<usize> {
+    /// take the key for expired. Nor when it has served them badly in the last `grace`.
+    pub(super) fn owner_of_leftover(
+        &self,
+        now: Duration,
+        grace: Duration,
+        token: &str,
+        node: usize,
+    ) -> Option<usize> {
         let claim = self.claims.get(token)?;
         let entry = self.entries.get(&(token.to_owned(), node))?;
+        let link = self.links.get(&(claim.client, node))?;
         let late = entry.acquired > claim.began + IN_TIME;
-        let excused = late || entry.released || entry.releases_under_way > 0 || self.abandoned.contains(token);
+        let unserved = link.under_way > 0 || link.late.is_some_and(|late| late + grace > now);
+        let excused = late || entry.released || unserved || self.abandoned.contains(token);
         (!excused).then_some(claim.client)
+    }
+
+    fn link(&mut self, request: &Request) -> &mut Link {
+        self.links.entry((request.client, request.node)).or_default()
     }
 
     fn entry(&mut self, request: &Request) -> &mut Entry {

@@ -66,6 +66,7 @@ struct Cut {
 #[derive(Clone)]
 struct Message {
     request: Request,
+    sent: Duration,
     /// Not delivered earlier.
     due: Duration,
     answer: Arc<Mutex<Option<oneshot::Sender<Answer>>>>,
@@ -191,6 +192,7 @@ impl Network {
         self.state().requests += 1;
         self.transmit(Message {
             request,
+            sent: Duration::ZERO,
             due: Duration::ZERO,
             answer: Arc::new(Mutex::new(Some(sender))),
             resends: RESENDS,
@@ -202,6 +204,7 @@ impl Network {
         let now = self.0.runtime.elapsed();
         let (client, node) = (message.request.client, message.request.node);
         let mut state = self.state();
+        message.sent = now;
         message.due = now + state.latency();
         if state.strikes(Fault::Delay, 0.01) {
             message.due += state.dice.of(Fault::Delay).random_range(Duration::from_millis(10)..LONG);
@@ -270,7 +273,8 @@ impl Network {
         runtime.spawn(Box::pin(async move {
             let answer = running.await;
             let now = network.0.runtime.elapsed();
-            network.ledger(|ledger| ledger.answered(now, &message.request, answer.is_ok()));
+            let took = now - message.sent;
+            network.ledger(|ledger| ledger.answered(now, took, &message.request, answer.is_ok()));
             network.reply(message, answer).await;
         }));
     }
