@@ -171,26 +171,36 @@ impl Checks {
         nodes: &[(MemoryBackend, SimRuntime)],
     ) -> Result<(), String> {
         let left = hold.process.in_true_time(hold.lease.remaining());
-        let Some(first) = hold.lease.resources().iter().next() else { return Ok(()) };
+        let names = hold.lease.resources();
+        // The one token under all names, when it will be there for long enough.
         let held = |node: usize| -> Option<String> {
-            let value = self.value(node, &nodes[node].0, first)?;
-            let all = hold.lease.resources().iter().all(|name| {
-                self.value(node, &nodes[node].0, name).as_ref() == Some(&value)
-                    && self.left(now, node, &nodes[node], name) >= left
-            });
-            all.then_some(value)
+            let mut token = None;
+            for name in names.iter() {
+                let value = self.value(node, &nodes[node].0, name)?;
+                if token.get_or_insert_with(|| value.clone()) != &value
+                    || self.left(now, node, &nodes[node], name) < left
+                {
+                    return None;
+                }
+            }
+            token
         };
-        let values: Vec<String> = (0..nodes.len()).filter_map(held).collect();
         let quorum = nodes.len() / 2 + 1;
-        let most = values.iter().map(|value| values.iter().filter(|other| *other == value).count()).max();
-        if most.unwrap_or(0) >= quorum {
-            return Ok(());
+        let mut votes: Vec<(String, usize)> = Vec::new();
+        for token in (0..nodes.len()).filter_map(held) {
+            let known = votes.iter().position(|(other, _)| *other == token).unwrap_or_else(|| {
+                votes.push((token, 0));
+                votes.len() - 1
+            });
+            votes[known].1 += 1;
+            if votes[known].1 >= quorum {
+                return Ok(());
+            }
         }
+        let most = votes.iter().map(|(_, number)| *number).max().unwrap_or(0);
+        let client = hold.client;
         Err(format!(
-            "client {} holds {:?} for {left:?}, but only {} of {} nodes do",
-            hold.client,
-            first,
-            most.unwrap_or(0),
+            "client {client} holds {names:?} for {left:?}, but only {most} of {} nodes do",
             nodes.len()
         ))
     }
