@@ -276,7 +276,7 @@ impl Settings {
 
     /// Whether the settings should have been refused, and were. What is refused is told in words.
     fn judge(&self, nodes: usize, built: Result<Redlock, ConfigError>) -> Option<Redlock> {
-        let drift = self.drift.is_none_or(|drift| drift >= 0.0 && drift < 1.0);
+        let drift = self.drift.is_none_or(|drift| (0.0..1.0).contains(&drift));
         let timeout = self.node_timeout.is_none_or(|timeout| timeout.get() > Duration::ZERO);
         let named = !self.one_name || nodes < 2;
         match built {

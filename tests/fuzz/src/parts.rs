@@ -30,7 +30,7 @@ pub fn check(data: &[u8]) {
 }
 
 fn token(text: &str) {
-    let hex = text.chars().all(|letter| matches!(letter, '0'..='9' | 'a'..='f' | 'A'..='F'));
+    let hex = text.chars().all(|letter| letter.is_ascii_hexdigit());
     let parsed = text.parse::<Token>();
     assert_eq!(parsed.is_ok(), hex && DIGITS.contains(&text.len()), "{text:?}");
     let Ok(token) = parsed else { return };
