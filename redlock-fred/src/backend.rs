@@ -25,7 +25,13 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{class::classify, client, connection::Reconnecting, scripts};
+use crate::{
+    answer::{done, key_states},
+    class::classify,
+    client,
+    connection::Reconnecting,
+    scripts,
+};
 
 /// A Redis or Valkey server as a node, over a client of fred.
 ///
@@ -190,10 +196,8 @@ impl LockBackend for FredBackend {
 
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
         let arguments = scripts::arguments(scripts::INSPECT, request.resources, None, None);
-        let Value::Array(keys) = self.run(arguments, request.timeout).await? else {
-            return Err(unexpected());
-        };
-        keys.iter().map(|key| key_state(key).ok_or_else(unexpected)).collect()
+        let answer = self.run(arguments, request.timeout).await?;
+        key_states(&answer, request.resources)
     }
 
     fn name(&self) -> &str {
@@ -205,29 +209,6 @@ impl fmt::Debug for FredBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FredBackend").field("name", &self.name).finish_non_exhaustive()
     }
-}
-
-/// What a script answers: whether it did what it was asked.
-fn done(answer: &Value) -> Result<bool, BackendError> {
-    match answer {
-        Value::Integer(1) => Ok(true),
-        Value::Integer(0) => Ok(false),
-        _ => Err(unexpected()),
-    }
-}
-
-/// What stands under a key: the beginning of its value, and its ttl in ms.
-fn key_state(key: &Value) -> Option<KeyState> {
-    let Value::Array(pair) = key else { return None };
-    let [value, Value::Integer(ttl)] = &pair[..] else { return None };
-    match value {
-        Value::Null => Some(KeyState::Free),
-        value => Some(KeyState::held(value.as_bytes()?, u64::try_from(*ttl).ok().map(Duration::from_millis))),
-    }
-}
-
-fn unexpected() -> BackendError {
-    BackendError::new(BackendErrorKind::Rejected, "an answer of another type")
 }
 
 /// fred takes any scheme, and without a TLS feature takes `rediss` for plain text.

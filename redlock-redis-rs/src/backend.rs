@@ -15,9 +15,10 @@ use redis::TlsCertificates;
 use redis::cluster::ClusterClient;
 #[cfg(feature = "sentinel")]
 use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo};
-use redis::{Client, Cmd, FromRedisValue, IntoConnectionInfo, RedisResult, aio::ConnectionLike};
+use redis::{Client, Cmd, IntoConnectionInfo, RedisResult, Value, aio::ConnectionLike};
 use redlock_core::{
-    Acquire, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, Release, Released, Reply,
+    Acquire, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, Release, Released,
+    Reply, Resources,
 };
 
 use crate::{
@@ -192,7 +193,7 @@ where
         self
     }
 
-    async fn run<T: FromRedisValue>(&self, command: Cmd, timeout: Duration) -> Result<T, BackendError> {
+    async fn run(&self, command: Cmd, timeout: Duration) -> Result<Value, BackendError> {
         let executor = Executor::current().ok_or_else(|| {
             BackendError::new(BackendErrorKind::Rejected, "asked outside of the tokio runtime")
         })?;
@@ -207,7 +208,7 @@ where
 
     /// Sends the command, once. When the connection turns out at the first poll to be broken already, the command has
     /// not been in its queue, and a connection that mends itself has been told so: then it gets a second chance.
-    async fn send<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
+    async fn send(&self, command: &Cmd) -> RedisResult<Value> {
         {
             let mut connection = self.connection.clone();
             let mut reply = pin!(command.query_async(&mut connection));
@@ -229,31 +230,27 @@ where
     async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
         let command =
             scripts::eval(scripts::ACQUIRE, request.resources, Some(request.token), Some(request.ttl));
-        let granted = self.run(command, request.timeout).await?;
+        let granted = done(&self.run(command, request.timeout).await?)?;
         Ok(if granted { Reply::Granted } else { Reply::Refused })
     }
 
     async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
         let command =
             scripts::eval(scripts::EXTEND, request.resources, Some(request.token), Some(request.ttl));
-        let granted = self.run(command, request.timeout).await?;
+        let granted = done(&self.run(command, request.timeout).await?)?;
         Ok(if granted { Reply::Granted } else { Reply::Refused })
     }
 
     async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
         let command = scripts::eval(scripts::RELEASE, request.resources, Some(request.token), None);
-        let removed = self.run(command, request.timeout).await?;
+        let removed = done(&self.run(command, request.timeout).await?)?;
         Ok(if removed { Released::Removed } else { Released::NotHeld })
     }
 
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
         let command = scripts::eval(scripts::INSPECT, request.resources, None, None);
-        let keys: Vec<(Option<Vec<u8>>, i64)> = self.run(command, request.timeout).await?;
-        let state = |(value, ttl): (Option<Vec<u8>>, i64)| match value {
-            Some(value) => KeyState::held(&value, u64::try_from(ttl).ok().map(Duration::from_millis)),
-            None => KeyState::Free,
-        };
-        Ok(keys.into_iter().map(state).collect())
+        let answer = self.run(command, request.timeout).await?;
+        key_states(&answer, request.resources)
     }
 
     fn name(&self) -> &str {
@@ -264,5 +261,122 @@ where
 impl<C> fmt::Debug for RedisBackend<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisBackend").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// What a script answers: whether it did what it was asked. redis-rs would take many other answers for a yes.
+fn done(answer: &Value) -> Result<bool, BackendError> {
+    match answer {
+        Value::Int(1) => Ok(true),
+        Value::Int(0) => Ok(false),
+        _ => Err(unexpected()),
+    }
+}
+
+/// What stands under each of the keys.
+fn key_states(answer: &Value, resources: &Resources) -> Result<Vec<KeyState>, BackendError> {
+    match answer {
+        Value::Array(keys) if keys.len() == resources.iter().len() => {
+            keys.iter().map(|key| key_state(key).ok_or_else(unexpected)).collect()
+        }
+        _ => Err(unexpected()),
+    }
+}
+
+/// What stands under a key: the beginning of its value, and its ttl in ms.
+fn key_state(key: &Value) -> Option<KeyState> {
+    let Value::Array(pair) = key else { return None };
+    match &pair[..] {
+        [Value::Nil, Value::Int(_)] => Some(KeyState::Free),
+        [Value::BulkString(value), Value::Int(ttl)] => {
+            Some(KeyState::held(value, u64::try_from(*ttl).ok().map(Duration::from_millis)))
+        }
+        _ => None,
+    }
+}
+
+fn unexpected() -> BackendError {
+    BackendError::new(BackendErrorKind::Rejected, "an answer of another type")
+}
+
+#[cfg(all(test, feature = "tokio"))]
+mod tests {
+    use redis::{Pipeline, RedisFuture, Value};
+
+    use super::*;
+
+    /// A server that has one answer to everything.
+    #[derive(Clone)]
+    struct Answering(Value);
+
+    impl ConnectionLike for Answering {
+        fn req_packed_command<'a>(&'a mut self, _: &'a Cmd) -> RedisFuture<'a, Value> {
+            Box::pin(async { Ok(self.0.clone()) })
+        }
+
+        fn req_packed_commands<'a>(
+            &'a mut self,
+            _: &'a Pipeline,
+            _: usize,
+            _: usize,
+        ) -> RedisFuture<'a, Vec<Value>> {
+            unreachable!("a request is one command")
+        }
+
+        fn get_db(&self) -> i64 {
+            0
+        }
+    }
+
+    /// What the three requests that count make of an answer: whether they are granted, or the class of the error.
+    async fn taken_for(answer: &Value) -> [Result<bool, BackendErrorKind>; 3] {
+        let node = RedisBackend::new(Answering(answer.clone()));
+        let (resources, token) = ("a".into(), "0".repeat(40).parse().expect("a token"));
+        let (ttl, timeout) = (Duration::from_secs(1), Duration::from_secs(60));
+        let acquired = node.acquire(Acquire::new(&resources, &token, ttl, timeout)).await;
+        let extended = node.extend(Extend::new(&resources, &token, ttl, timeout)).await;
+        let released = node.release(Release::new(&resources, &token, timeout)).await;
+        [
+            acquired.map(|reply| reply == Reply::Granted),
+            extended.map(|reply| reply == Reply::Granted),
+            released.map(|released| released == Released::Removed),
+        ]
+        .map(|taken| taken.map_err(|error| error.kind()))
+    }
+
+    #[tokio::test]
+    async fn only_one_and_zero_are_answers() {
+        assert_eq!(taken_for(&Value::Int(1)).await, [Ok(true); 3]);
+        assert_eq!(taken_for(&Value::Int(0)).await, [Ok(false); 3]);
+        for answer in [
+            Value::Int(2),
+            Value::Int(-1),
+            Value::Okay,
+            Value::Nil,
+            Value::Boolean(true),
+            Value::SimpleString("1".to_owned()),
+            Value::BulkString(b"1".to_vec()),
+            Value::Array(vec![Value::Int(1)]),
+        ] {
+            assert_eq!(taken_for(&answer).await, [Err(BackendErrorKind::Rejected); 3], "{answer:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_look_at_keys_that_is_not_answered_key_by_key_is_no_answer() {
+        let free = Value::Array(vec![Value::Nil, Value::Int(-2)]);
+        let held = Value::Array(vec![Value::BulkString(b"ab".to_vec()), Value::Int(5)]);
+        let (resources, timeout) = (["a", "b"].into(), Duration::from_secs(60));
+        for (answer, right) in [
+            (Value::Array(vec![free.clone(), held.clone()]), true),
+            (Value::Array(vec![held.clone()]), false),
+            (Value::Array(vec![free.clone(), free.clone(), held]), false),
+            (Value::Array(vec![free, Value::Int(1)]), false),
+            (Value::Nil, false),
+        ] {
+            let node = RedisBackend::new(Answering(answer.clone()));
+            let said = node.inspect(Inspect::new(&resources, timeout)).await;
+            assert_eq!(said.map(|states| states.len()).ok(), right.then_some(2), "{answer:?}");
+        }
     }
 }

@@ -24,12 +24,16 @@ use crate::{
 
 /// The nodes that the arguments or the environment name.
 pub(crate) fn open(nodes: &arguments::Nodes) -> Result<Vec<RedisBackend>, Failure> {
-    let listed = if nodes.urls.is_empty() { env::var(VARIABLE).unwrap_or_default() } else { String::new() };
-    let separated = listed.split([',', ' ', '\t', '\n']).filter(|url| !url.is_empty());
-    let (urls, from): (Vec<&str>, _) = if nodes.urls.is_empty() {
-        (separated.collect(), VARIABLE)
+    open_given(&nodes.urls, &env::var(VARIABLE).unwrap_or_default())
+}
+
+/// The nodes that are given; when there are none, those that are listed.
+pub(crate) fn open_given(given: &[String], listed: &str) -> Result<Vec<RedisBackend>, Failure> {
+    let (urls, from): (Vec<&str>, _) = if given.is_empty() {
+        let separated = listed.split([',', ' ', '\t', '\n']);
+        (separated.filter(|url| !url.is_empty()).collect(), VARIABLE)
     } else {
-        (nodes.urls.iter().map(String::as_str).collect(), "--node")
+        (given.iter().map(String::as_str).collect(), "--node")
     };
     if urls.is_empty() {
         return Err(Failure::new(USAGE, format!("no nodes: give --node URL for each, or set {VARIABLE}")));

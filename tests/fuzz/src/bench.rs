@@ -1,0 +1,124 @@
+//! In-memory nodes on a simulated clock.
+
+use std::{future::Future, pin::pin, task::Poll, time::Duration};
+
+use redlock_core::{Builder, InvalidRequest, MAX_TTL, MemoryBackend, Redlock, Runtime};
+use redlock_tests::sim::{Sim, SimRuntime};
+
+pub(crate) struct Bench {
+    pub(crate) sim: Sim,
+    pub(crate) runtime: SimRuntime,
+    pub(crate) nodes: Vec<MemoryBackend>,
+}
+
+impl Bench {
+    pub(crate) fn new(seed: u64, nodes: usize) -> Self {
+        let sim = Sim::new(seed);
+        let runtime = sim.runtime();
+        let nodes = (0..nodes).map(|_| MemoryBackend::new(runtime.clone())).collect();
+        Self { sim, runtime, nodes }
+    }
+
+    pub(crate) fn builder(&self) -> Builder {
+        Redlock::builder(self.runtime.clone()).rng(self.sim.rng())
+    }
+
+    pub(crate) fn quorum(&self) -> usize {
+        self.nodes.len() / 2 + 1
+    }
+
+    pub(crate) async fn sleep(&self, duration: Duration) {
+        self.runtime.sleep(duration).await;
+    }
+
+    /// What comes of the future within `patience`; then it is dropped.
+    pub(crate) async fn within<T>(&self, patience: Duration, future: impl Future<Output = T>) -> Option<T> {
+        let (mut future, mut over) = (pin!(future), self.runtime.sleep(patience));
+        std::future::poll_fn(move |cx| match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending => over.as_mut().poll(cx).map(|()| None),
+        })
+        .await
+    }
+
+    /// On how many nodes a key holds this value.
+    pub(crate) fn holding(&self, key: &str, value: &str) -> usize {
+        self.nodes.iter().filter(|node| node.get(key).as_deref() == Some(value)).count()
+    }
+
+    /// No node has the key any more.
+    pub(crate) fn assert_free(&self, key: &str) {
+        for node in &self.nodes {
+            assert_eq!(node.get(key), None, "left under {key:?}");
+        }
+    }
+
+    /// Neither tasks nor timers are left.
+    pub(crate) fn assert_at_rest(&self) {
+        assert_eq!((self.runtime.tasks(), self.runtime.timers()), (0, 0), "tasks and timers");
+    }
+}
+
+/// What a request for these has to be refused for, told in another way than the core does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flaw {
+    Nothing,
+    NoResources,
+    EmptyResource,
+    Repeated,
+    TooLong,
+    TooShort,
+}
+
+impl Flaw {
+    pub(crate) fn of(names: &[String], ttl: Duration, drift: f64) -> Self {
+        let millis = ttl.as_millis();
+        if names.is_empty() {
+            Self::NoResources
+        } else if names.iter().any(String::is_empty) {
+            Self::EmptyResource
+        } else if (1..names.len()).any(|position| names[..position].contains(&names[position])) {
+            Self::Repeated
+        } else if ttl > MAX_TTL {
+            Self::TooLong
+        } else if most_validity(millis, drift) <= 0.0 {
+            Self::TooShort
+        } else {
+            Self::Nothing
+        }
+    }
+
+    /// Panics unless the refusal is for this flaw, or for the rounding of a ttl of which hardly anything is left.
+    pub(crate) fn assert_told(self, told: &InvalidRequest, ttl: Duration, drift: f64) {
+        let right = match told {
+            InvalidRequest::NoResources => self == Self::NoResources,
+            InvalidRequest::EmptyResource => self == Self::EmptyResource,
+            InvalidRequest::RepeatedResource { .. } => self == Self::Repeated,
+            InvalidRequest::TtlTooLong { .. } => self == Self::TooLong,
+            InvalidRequest::TtlTooShort { .. } => {
+                self == Self::TooShort
+                    || self == Self::Nothing && most_validity(ttl.as_millis(), drift) <= rounding(ttl)
+            }
+            _ => false,
+        };
+        assert!(right, "{self:?} is told as {told:?}");
+    }
+}
+
+/// A ttl less its drift, in ms.
+fn most_validity(millis: u128, drift: f64) -> f64 {
+    let millis = millis as f64;
+    millis - millis * drift - 2.0
+}
+
+/// By how much, in ms, the core may round the validity down: the factor to billionths, and floating point here.
+fn rounding(ttl: Duration) -> f64 {
+    ttl.as_secs_f64() * 2e-6 + 1e-3
+}
+
+/// A lock that was asked for at this instant is valid for no more than its ttl less the drift.
+pub(crate) fn assert_not_too_long(valid: Duration, ttl: Duration, drift: f64) {
+    let valid = valid.as_secs_f64() * 1_000.0;
+    let most = most_validity(ttl.as_millis(), drift);
+    assert!(valid <= most + rounding(ttl), "valid for {valid} ms, of {ttl:?} less a drift of {drift}");
+}

@@ -1,0 +1,103 @@
+//! Tokens and the parts of a lock, as they come from another process.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use redlock_core::{Error, LockParts, Token, Unlock};
+
+use crate::bench::{Bench, Flaw, assert_not_too_long};
+
+/// Four bytes decide on which nodes the lock stands, and for how long; the rest is what was handed over.
+pub fn check(data: &[u8]) {
+    let Some((setting, handed)) = data.split_first_chunk::<4>() else { return };
+    if let Ok(text) = std::str::from_utf8(handed) {
+        token(text);
+    }
+    if let Ok(token) = serde_json::from_slice::<Token>(handed) {
+        let json = serde_json::to_string(&token).expect("a token");
+        assert_eq!(json, format!("\"{}\"", token.as_str()));
+        self::token(token.as_str());
+    }
+    if let Ok(parts) = serde_json::from_slice::<LockParts>(handed) {
+        let json = serde_json::to_string(&parts).expect("parts");
+        assert_eq!(serde_json::from_str::<LockParts>(&json).expect("the same parts"), parts);
+        take_over(*setting, &parts);
+    }
+    if let Ok(parts) = postcard::from_bytes::<LockParts>(handed) {
+        let bytes = postcard::to_stdvec(&parts).expect("parts");
+        assert_eq!(postcard::from_bytes::<LockParts>(&bytes).expect("the same parts"), parts);
+        take_over(*setting, &parts);
+    }
+}
+
+fn token(text: &str) {
+    let hex = text.chars().all(|letter| letter.is_ascii_hexdigit());
+    let parsed = text.parse::<Token>();
+    assert_eq!(parsed.is_ok(), hex && DIGITS.contains(&text.len()), "{text:?}");
+    let Ok(token) = parsed else { return };
+    assert_eq!(token.as_str(), text);
+    assert_eq!(token.as_str().parse(), Ok(token.clone()));
+    // At most a quarter of the digits of the shortest token.
+    let shown = format!("{token:?}");
+    assert!(!shown.contains(&text[..9]) && shown.len() < 20, "{shown}");
+    let json = serde_json::to_vec(&token).expect("a token");
+    assert_eq!(serde_json::from_slice::<Token>(&json).ok(), Some(token));
+}
+
+/// Takes the parts over where their lock stands on some of the nodes.
+fn take_over([nodes, standing, life, drift]: [u8; 4], parts: &LockParts) {
+    let bench = Bench::new(u64::from(nodes), usize::from(nodes % 5) + 1);
+    let drift = f64::from(drift) / 256.0;
+    let redlock = bench.builder().nodes(bench.nodes.clone()).drift_factor(drift).build().expect("a manager");
+    let life = Duration::from_millis(u64::from(life) * 4);
+    let standing_on = |node: usize| standing >> node & 1 == 1;
+    for (position, node) in bench.nodes.iter().enumerate() {
+        for name in parts.resources.iter().filter(|_| standing_on(position)) {
+            node.set(name, parts.token.as_str(), life);
+        }
+    }
+    let stands = (0..bench.nodes.len()).filter(|node| standing_on(*node)).count() >= bench.quorum();
+    let flaw = Flaw::of(&parts.resources, parts.ttl, drift);
+    bench.sim.run(async {
+        match redlock.from_parts(parts).await {
+            Ok(lock) => {
+                assert_eq!(flaw, Flaw::Nothing);
+                assert!(
+                    stands && !life.is_zero(),
+                    "taken over from {standing:b} of {} nodes",
+                    bench.nodes.len()
+                );
+                assert_not_too_long(lock.remaining(), parts.ttl, drift);
+                assert_eq!(lock.resources().as_slice(), parts.resources);
+                assert_eq!(lock.token(), &parts.token);
+                let outlast = |node: &&redlock_core::MemoryBackend| {
+                    parts.resources.iter().all(|name| node.ttl(name) > Some(lock.remaining()))
+                };
+                assert!(
+                    bench.nodes.iter().filter(outlast).count() >= bench.quorum(),
+                    "keys end before the lock"
+                );
+
+                // Once more, through the same door.
+                let handed = lock.into_parts();
+                assert_eq!((&handed.resources, &handed.token), (&parts.resources, &parts.token));
+                assert_eq!(handed.ttl.as_millis(), parts.ttl.as_millis());
+                let lock = redlock.from_parts(&handed).await.expect("a lock that stands");
+                assert_not_too_long(lock.remaining(), parts.ttl, drift);
+                assert_eq!(lock.unlock().await.expect("every node answers"), Unlock::Released);
+            }
+            Err(Error::InvalidRequest(told)) => {
+                flaw.assert_told(&told, parts.ttl, drift);
+                return;
+            }
+            Err(Error::Lost(_)) => assert!(!stands || life.is_zero(), "lost, though it stands"),
+            Err(error) => panic!("every node answers, but: {error}"),
+        }
+        bench.sleep(SETTLED).await;
+        parts.resources.iter().for_each(|name| bench.assert_free(name));
+    });
+    bench.assert_at_rest();
+}
+
+const DIGITS: RangeInclusive<usize> = 32..=128;
+/// All that was going on in the background is done.
+const SETTLED: Duration = Duration::from_secs(60);

@@ -1,0 +1,145 @@
+//! What the adapter for fred makes of fred's values and errors. A client of fred needs a server, so it is asked in parts.
+
+use std::collections::HashMap;
+
+use arbitrary::Arbitrary;
+use fred::{
+    error::{Error, ErrorKind},
+    types::{Key as FredKey, Map, Value},
+};
+use redlock_core::BackendErrorKind;
+
+use super::{Answer, Exchange, Key, Said, Shape, Verb, failed, token};
+
+#[path = "../../../../redlock-fred/src/answer.rs"]
+mod answer;
+#[path = "../../../../redlock-fred/src/class.rs"]
+mod class;
+#[allow(dead_code)]
+#[path = "../../../../redlock-fred/src/scripts.rs"]
+mod scripts;
+
+/// A value of fred.
+#[derive(Arbitrary, Debug)]
+pub(super) enum Tree {
+    Null,
+    Integer(i64),
+    Bit(bool),
+    Boolean(bool),
+    Double(f64),
+    String(String),
+    Bytes(Vec<u8>),
+    Queued,
+    Map(Vec<(String, Tree)>),
+    Array(Vec<Tree>),
+    Pairs(Vec<(Option<Vec<u8>>, i64)>),
+}
+
+impl Tree {
+    fn value(&self) -> Value {
+        let bytes = |bytes: &Vec<u8>| Value::Bytes(bytes.clone().into());
+        match self {
+            Self::Null => Value::Null,
+            Self::Integer(number) => Value::Integer(*number),
+            Self::Bit(bit) => Value::Integer(i64::from(*bit)),
+            Self::Boolean(boolean) => Value::Boolean(*boolean),
+            Self::Double(number) => Value::Double(*number),
+            Self::String(text) => Value::String(text.into()),
+            Self::Bytes(value) => bytes(value),
+            Self::Queued => Value::Queued,
+            Self::Map(trees) => {
+                let pairs: HashMap<FredKey, Value> =
+                    trees.iter().map(|(key, value)| (key.into(), value.value())).collect();
+                Value::Map(Map::try_from(pairs).expect("a map"))
+            }
+            Self::Array(trees) => Value::Array(trees.iter().map(Self::value).collect()),
+            Self::Pairs(keys) => {
+                let pair = |(value, ttl): &(Option<Vec<u8>>, i64)| {
+                    Value::Array(vec![value.as_ref().map_or(Value::Null, bytes), Value::Integer(*ttl)])
+                };
+                Value::Array(keys.iter().map(pair).collect())
+            }
+        }
+    }
+}
+
+/// An error of fred, also for what a server says.
+#[derive(Arbitrary, Debug)]
+pub(super) struct Trouble {
+    kind: u8,
+    text: String,
+}
+
+impl Trouble {
+    fn error(&self) -> Error {
+        Error::new(KINDS[usize::from(self.kind) % KINDS.len()].clone(), self.text.clone())
+    }
+
+    fn judge(&self, said: &Said) {
+        let Said::Failed(kind) = said else { panic!("{self:?} is taken for {said:?}") };
+        if *kind == BackendErrorKind::Unavailable {
+            // Said by a server, or on its behalf: nothing was executed.
+            let code = self.text.split(' ').next().unwrap_or_default();
+            let passing = self.text == "Too many redirections."
+                || !code.is_empty() && code.bytes().all(|letter| letter.is_ascii_uppercase());
+            assert!(passing, "{self:?}");
+        }
+    }
+}
+
+pub(super) fn check(exchange: &Exchange) {
+    let resources = exchange.resources();
+    let of_a_holder = (exchange.verb != Verb::Inspect).then(token);
+    let ttl = matches!(exchange.verb, Verb::Acquire | Verb::Extend).then_some(exchange.ttl);
+    let asked = scripts::arguments("the script", &resources, of_a_holder.as_ref(), ttl);
+    let asked = asked[1..].iter().map(|value| value.as_bytes_str().expect("text").as_bytes().to_vec());
+    assert_eq!(asked.collect::<Vec<_>>(), exchange.arguments());
+    match &exchange.answer {
+        Answer::Fred(tree) => {
+            let value = tree.value();
+            let said = match exchange.verb {
+                Verb::Inspect => answer::key_states(&value, &resources).map(Said::Keys),
+                _ => answer::done(&value).map(|done| if done { Said::Yes } else { Said::No }),
+            };
+            exchange.judge(&said.unwrap_or_else(|error| failed(&error)), &shape(exchange.verb, &value));
+        }
+        Answer::FredError(trouble) => trouble.judge(&failed(&class::classify(trouble.error()))),
+        Answer::Wire(_) | Answer::Tree(_) | Answer::Error(_) => {}
+    }
+}
+
+fn shape(verb: Verb, value: &Value) -> Shape {
+    match value {
+        Value::Integer(number) => Shape::Number(*number),
+        Value::Array(keys) if verb == Verb::Inspect => {
+            keys.iter().map(key).collect::<Option<_>>().map_or(Shape::Other, Shape::Keys)
+        }
+        _ => Shape::Other,
+    }
+}
+
+fn key(value: &Value) -> Option<Key> {
+    let Value::Array(pair) = value else { return None };
+    match &pair[..] {
+        [Value::Null, Value::Integer(ttl)] => Some(Key { value: None, ttl: *ttl }),
+        [value, Value::Integer(ttl)] => Some(Key { value: Some(value.as_bytes()?.to_vec()), ttl: *ttl }),
+        _ => None,
+    }
+}
+
+const KINDS: [ErrorKind; 14] = [
+    ErrorKind::Unknown,
+    ErrorKind::Config,
+    ErrorKind::Auth,
+    ErrorKind::Routing,
+    ErrorKind::IO,
+    ErrorKind::InvalidCommand,
+    ErrorKind::InvalidArgument,
+    ErrorKind::Url,
+    ErrorKind::Protocol,
+    ErrorKind::Canceled,
+    ErrorKind::Timeout,
+    ErrorKind::Cluster,
+    ErrorKind::Parse,
+    ErrorKind::Backpressure,
+];

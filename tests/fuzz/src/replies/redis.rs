@@ -1,0 +1,256 @@
+//! Over a connection of redis-rs.
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+};
+
+use arbitrary::Arbitrary;
+use redlock_core::BackendErrorKind;
+use redlock_redis_rs::{
+    RedisBackend,
+    redis::{
+        Arg, Cmd, ErrorKind, Pipeline, PushKind, RedisError, RedisFuture, RedisResult, ServerErrorKind,
+        Value, VerbatimFormat, aio::ConnectionLike, parse_redis_value,
+    },
+};
+
+use super::{Answer, Exchange, Key, Said, Shape, Verb};
+
+/// A value of redis-rs. Deep ones come from the wire.
+#[derive(Arbitrary, Debug)]
+pub(super) enum Tree {
+    Nil,
+    Int(i64),
+    Bit(bool),
+    Bulk(Vec<u8>),
+    Array(Vec<Tree>),
+    Pairs(Vec<(Option<Vec<u8>>, i64)>),
+    Simple(String),
+    Okay,
+    Map(Vec<(Tree, Tree)>),
+    Attribute(Box<Tree>, Vec<(Tree, Tree)>),
+    Set(Vec<Tree>),
+    Double(f64),
+    Boolean(bool),
+    Verbatim(String),
+    Big(Vec<u8>),
+    Push(Vec<Tree>),
+    /// A line of the server, that begins with its code.
+    Error(String),
+}
+
+impl Tree {
+    fn value(&self) -> Value {
+        let all = |trees: &[Self]| trees.iter().map(Self::value).collect();
+        let pairs =
+            |pairs: &[(Self, Self)]| pairs.iter().map(|(key, value)| (key.value(), value.value())).collect();
+        match self {
+            Self::Nil => Value::Nil,
+            Self::Int(number) => Value::Int(*number),
+            Self::Bit(bit) => Value::Int(i64::from(*bit)),
+            Self::Bulk(bytes) => Value::BulkString(bytes.clone()),
+            Self::Array(trees) => Value::Array(all(trees)),
+            Self::Pairs(keys) => {
+                Value::Array(keys.iter().map(|(value, ttl)| pair(value.as_ref(), *ttl)).collect())
+            }
+            Self::Simple(text) => Value::SimpleString(text.clone()),
+            Self::Okay => Value::Okay,
+            Self::Map(trees) => Value::Map(pairs(trees)),
+            Self::Attribute(data, attributes) => {
+                Value::Attribute { data: Box::new(data.value()), attributes: pairs(attributes) }
+            }
+            Self::Set(trees) => Value::Set(all(trees)),
+            Self::Double(number) => Value::Double(*number),
+            Self::Boolean(boolean) => Value::Boolean(*boolean),
+            Self::Verbatim(text) => {
+                Value::VerbatimString { format: VerbatimFormat::Text, text: text.clone() }
+            }
+            Self::Big(digits) => Value::BigNumber(digits.clone()),
+            Self::Push(trees) => Value::Push { kind: PushKind::Invalidate, data: all(trees) },
+            Self::Error(line) => server_error(line),
+        }
+    }
+}
+
+fn pair(value: Option<&Vec<u8>>, ttl: i64) -> Value {
+    Value::Array(vec![value.map_or(Value::Nil, |value| Value::BulkString(value.clone())), Value::Int(ttl)])
+}
+
+/// As redis-rs reads it.
+fn server_error(line: &str) -> Value {
+    let line = line.replace(['\r', '\n'], " ");
+    parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap_or(Value::Nil)
+}
+
+/// An error of redis-rs' own.
+#[derive(Arbitrary, Debug)]
+pub(super) enum Trouble {
+    Io(u8, String),
+    Kind(u8, String),
+    /// How it tells of a SELECT, or of a Cluster that it cannot connect to.
+    Told(bool, String),
+}
+
+impl Trouble {
+    fn error(&self) -> RedisError {
+        match self {
+            Self::Io(kind, text) => io::Error::new(IO[usize::from(*kind) % IO.len()], text.clone()).into(),
+            Self::Kind(kind, text) => (KINDS[usize::from(*kind) % KINDS.len()], "said", text.clone()).into(),
+            Self::Told(true, text) => {
+                let kind = ErrorKind::Server(ServerErrorKind::ResponseError);
+                (kind, "Redis server refused to switch database", text.clone()).into()
+            }
+            Self::Told(false, text) => {
+                (ErrorKind::Io, "Failed to create initial connections", text.clone()).into()
+            }
+        }
+    }
+
+    /// As what it must not be told: a request may have been executed, or can never be.
+    fn judge(&self, said: &Said) {
+        let Said::Failed(kind) = said else { panic!("{self:?} is taken for {said:?}") };
+        match self {
+            Self::Io(..) => assert_ne!(*kind, BackendErrorKind::Unavailable, "{self:?}"),
+            Self::Kind(number, _) => {
+                let server = matches!(KINDS[usize::from(*number) % KINDS.len()], ErrorKind::Server(_));
+                assert!(!server || *kind != BackendErrorKind::Unreachable, "{self:?} is {kind:?}");
+            }
+            Self::Told(server, _) => {
+                let wrong =
+                    if *server { BackendErrorKind::Unreachable } else { BackendErrorKind::Unavailable };
+                assert_ne!(*kind, wrong, "{self:?}");
+            }
+        }
+    }
+}
+
+pub(super) fn check(exchange: &Exchange) {
+    let answer = match &exchange.answer {
+        Answer::Wire(bytes) => {
+            let Ok(value) = parse_redis_value(bytes) else { return };
+            Ok(value)
+        }
+        Answer::Tree(tree) => Ok(tree.value()),
+        Answer::Error(trouble) => Err(trouble.error()),
+        Answer::Fred(_) | Answer::FredError(_) => return,
+    };
+    let connection = Answering { answer: answer.clone(), asked: Arc::default() };
+    let node = RedisBackend::new(connection.clone());
+    let said = RUNTIME.with(|runtime| runtime.block_on(exchange.ask(&node)));
+
+    let asked = connection.asked.lock().expect("nobody panicked");
+    assert!((1..=2).contains(&asked.len()), "asked {} times", asked.len());
+    for arguments in &*asked {
+        assert_eq!(arguments[0], b"EVAL");
+        assert_eq!(arguments[2..], exchange.arguments());
+    }
+    match (&exchange.answer, &answer) {
+        (Answer::Error(trouble), _) => trouble.judge(&said),
+        (_, Ok(value)) if has_error(value) => {
+            let Said::Failed(kind) = said else { panic!("{value:?} is taken for {said:?}") };
+            // The server has answered: nothing is left open.
+            assert_ne!(kind, BackendErrorKind::Unreachable, "{value:?}");
+        }
+        (_, Ok(value)) => exchange.judge(&said, &shape(exchange.verb, value)),
+        (_, Err(_)) => unreachable!("only trouble is an error"),
+    }
+}
+
+/// redis-rs makes an error of a value with one inside.
+fn has_error(value: &Value) -> bool {
+    match value {
+        Value::ServerError(_) => true,
+        Value::Array(values) | Value::Set(values) | Value::Push { data: values, .. } => {
+            values.iter().any(has_error)
+        }
+        Value::Map(pairs) => pairs.iter().any(|(key, value)| has_error(key) || has_error(value)),
+        Value::Attribute { data, attributes } => {
+            has_error(data) || attributes.iter().any(|(key, value)| has_error(key) || has_error(value))
+        }
+        _ => false,
+    }
+}
+
+fn shape(verb: Verb, value: &Value) -> Shape {
+    match value {
+        Value::Int(number) => Shape::Number(*number),
+        Value::Array(keys) if verb == Verb::Inspect => {
+            keys.iter().map(key).collect::<Option<_>>().map_or(Shape::Other, Shape::Keys)
+        }
+        _ => Shape::Other,
+    }
+}
+
+fn key(value: &Value) -> Option<Key> {
+    let Value::Array(pair) = value else { return None };
+    match &pair[..] {
+        [Value::Nil, Value::Int(ttl)] => Some(Key { value: None, ttl: *ttl }),
+        [Value::BulkString(value), Value::Int(ttl)] => Some(Key { value: Some(value.clone()), ttl: *ttl }),
+        _ => None,
+    }
+}
+
+/// A connection that has one answer to everything.
+#[derive(Clone)]
+struct Answering {
+    answer: RedisResult<Value>,
+    asked: Arc<Mutex<Vec<Vec<Vec<u8>>>>>,
+}
+
+impl ConnectionLike for Answering {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        let bytes = |argument: Arg<&[u8]>| match argument {
+            Arg::Simple(bytes) => bytes.to_vec(),
+            _ => panic!("a cursor"),
+        };
+        self.asked.lock().expect("nobody panicked").push(command.args_iter().map(bytes).collect());
+        Box::pin(async { self.answer.clone() })
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        _: &'a Pipeline,
+        _: usize,
+        _: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        panic!("a request is one command")
+    }
+
+    fn get_db(&self) -> i64 {
+        0
+    }
+}
+
+thread_local! {
+    static RUNTIME: tokio::runtime::Runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+}
+
+const IO: [io::ErrorKind; 6] = [
+    io::ErrorKind::ConnectionRefused,
+    io::ErrorKind::ConnectionReset,
+    io::ErrorKind::BrokenPipe,
+    io::ErrorKind::TimedOut,
+    io::ErrorKind::UnexpectedEof,
+    io::ErrorKind::Other,
+];
+
+const KINDS: [ErrorKind; 16] = [
+    ErrorKind::Parse,
+    ErrorKind::AuthenticationFailed,
+    ErrorKind::UnexpectedReturnType,
+    ErrorKind::InvalidClientConfig,
+    ErrorKind::Io,
+    ErrorKind::Client,
+    ErrorKind::Extension,
+    ErrorKind::MasterNameNotFoundBySentinel,
+    ErrorKind::NoValidReplicasFoundBySentinel,
+    ErrorKind::EmptySentinelList,
+    ErrorKind::ClusterConnectionNotFound,
+    ErrorKind::RESP3NotSupported,
+    ErrorKind::Server(ServerErrorKind::ResponseError),
+    ErrorKind::Server(ServerErrorKind::Moved),
+    ErrorKind::Server(ServerErrorKind::ReadOnly),
+    ErrorKind::Server(ServerErrorKind::NoPerm),
+];
