@@ -6,6 +6,7 @@
 mod acl;
 mod bed;
 mod capture;
+mod chaos;
 mod cluster;
 mod command_loss;
 mod command_process;
