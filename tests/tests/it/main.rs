@@ -15,6 +15,7 @@ mod command_signals;
 mod command_status;
 mod conformance;
 mod connections;
+mod cut_network;
 mod fred_cluster;
 mod fred_connections;
 mod fred_ghosts;
