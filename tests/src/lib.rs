@@ -4,7 +4,9 @@
 #![allow(clippy::missing_panics_doc)]
 
 pub mod adapter;
+pub mod chaos;
 pub mod cluster;
+pub mod island;
 pub mod proxy;
 pub mod sentinel;
 pub mod server;

@@ -46,6 +46,8 @@ struct Mode {
 struct Seen {
     eat: Option<Eat>,
     eaten: usize,
+    /// Whether what clients sent is not kept.
+    forgetful: bool,
     /// All that clients sent.
     requests: Vec<u8>,
     connections: usize,
@@ -69,12 +71,21 @@ pub enum Then {
 impl Proxy {
     /// Starts a proxy on a free loopback port.
     pub fn to(server: &Server) -> Self {
+        Self::with(server, Seen::default())
+    }
+
+    /// Starts a proxy that does not remember what was sent, for a long run.
+    pub fn forgetful(server: &Server) -> Self {
+        Self::with(server, Seen { forgetful: true, ..Seen::default() })
+    }
+
+    fn with(server: &Server, seen: Seen) -> Self {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         // Not by blocking on the runtime: a test may be in one of its own.
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a loopback port");
         listener.set_nonblocking(true).expect("a socket option");
         let port = listener.local_addr().expect("a bound address").port();
-        let control = Arc::new(Control { mode: watch::Sender::default(), seen: Mutex::default() });
+        let control = Arc::new(Control { mode: watch::Sender::default(), seen: Mutex::new(seen) });
         let (there, server) = (control.clone(), server.port());
         runtime.spawn(async move {
             listen(TcpListener::from_std(listener).expect("a listener"), server, there).await;
@@ -169,7 +180,9 @@ impl Control {
     /// Notes what a client sends, and whether the reply to it is to be eaten.
     fn note(&self, bytes: &[u8]) -> Option<Then> {
         let mut seen = self.seen();
-        seen.requests.extend_from_slice(bytes);
+        if !seen.forgetful {
+            seen.requests.extend_from_slice(bytes);
+        }
         let eat = seen.eat.as_mut().filter(|eat| eat.left > 0)?;
         if !bytes.windows(eat.word.len()).any(|window| window == eat.word) {
             return None;

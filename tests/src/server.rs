@@ -12,6 +12,7 @@ use std::{
     net::TcpStream,
     path::Path,
     process::{Child, ChildStdin, Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -21,9 +22,13 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::net::TcpSocket;
 
+use crate::island::Island;
+
 /// A server: running, unless it has been killed.
 pub struct Server {
     port: ReservedPort,
+    /// Where it runs, if not on this host.
+    island: Option<Arc<Island>>,
     /// What a Sentinel watches, as in its configuration file.
     sentinel: Option<String>,
     options: Vec<String>,
@@ -66,6 +71,15 @@ impl Server {
         Self::start_some_with(1, options).remove(0)
     }
 
+    /// Starts a server in a network of its own.
+    pub fn start_on(island: &Arc<Island>) -> Self {
+        let mut server = Self::prepare(&["--protected-mode", "no"]);
+        server.island = Some(island.clone());
+        server.spawn();
+        server.wait_until_it_answers();
+        server
+    }
+
     /// Starts a Sentinel, with the lines of its configuration file.
     pub fn start_sentinel(watches: &str) -> Self {
         let mut server = Self::prepare(&["--sentinel"]);
@@ -91,7 +105,15 @@ impl Server {
     fn prepare(options: &[&str]) -> Self {
         let options = options.iter().map(|option| (*option).to_owned()).collect();
         let folder = TempDir::new().expect("a temporary folder");
-        Self { port: ReservedPort::new(), sentinel: None, options, folder, process: None, password: None }
+        Self {
+            port: ReservedPort::new(),
+            island: None,
+            sentinel: None,
+            options,
+            folder,
+            process: None,
+            password: None,
+        }
     }
 
     /// The port on 127.0.0.1. It stays the same over restarts, and nobody else gets it in between.
@@ -101,7 +123,11 @@ impl Server {
 
     /// Host and port, as errors name the server.
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port())
+        format!("{}:{}", self.host(), self.port())
+    }
+
+    fn host(&self) -> String {
+        self.island.as_ref().map_or_else(|| "127.0.0.1".to_owned(), |island| island.address())
     }
 
     /// The URL, without a password.
@@ -220,7 +246,13 @@ impl Server {
             fs::write(self.folder.path().join(SENTINEL), watches).expect("a file in our own folder");
             file = Some(SENTINEL);
         }
-        self.process = Some(Process::spawn(file, self.port(), &self.options, self.folder.path()));
+        let place: &[&str] = match &self.island {
+            Some(island) => &island.inside(),
+            None => &[],
+        };
+        let port = self.port().to_string();
+        let listens = ["--port", &port, "--bind", &self.host()];
+        self.process = Some(Process::spawn(place, file, &listens, &self.options, self.folder.path()));
     }
 
     fn wait_until_it_answers(&mut self) {
@@ -256,12 +288,22 @@ impl fmt::Debug for Server {
 }
 
 impl Process {
-    fn spawn(file: Option<&str>, port: u16, options: &[String], folder: &Path) -> Self {
+    /// The words of `place` come before the program.
+    fn spawn(
+        place: &[&str],
+        file: Option<&str>,
+        listens: &[&str],
+        options: &[String],
+        folder: &Path,
+    ) -> Self {
         let program = env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
         let mut shell = Command::new("sh")
-            .args(["-c", LEASH, &program])
+            .args(["-c", LEASH])
+            .args(place)
+            .arg(&program)
             .args(file)
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--daemonize", "no"])
+            .args(listens)
+            .args(["--save", "", "--daemonize", "no"])
             .args(options)
             .current_dir(folder)
             .stdin(Stdio::piped())

@@ -6,6 +6,7 @@
 mod acl;
 mod bed;
 mod capture;
+mod chaos;
 mod cluster;
 mod command_loss;
 mod command_process;
@@ -14,6 +15,7 @@ mod command_signals;
 mod command_status;
 mod conformance;
 mod connections;
+mod cut_network;
 mod fred_cluster;
 mod fred_connections;
 mod fred_ghosts;

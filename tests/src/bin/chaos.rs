@@ -1,0 +1,182 @@
+//! Lets real processes lock things on real servers while everything goes wrong, and checks that no update is lost.
+
+use std::{
+    env,
+    path::PathBuf,
+    process::ExitCode,
+    thread,
+    time::{Duration, Instant},
+};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use redlock_tests::{
+    adapter::Adapter,
+    chaos::{self, Broken, Faults, Orders, Plan, Report, work},
+};
+
+/// Lets processes lock things on real servers while everything goes wrong, and checks that no update is lost.
+#[derive(Debug, Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    part: Option<Part>,
+    #[command(flatten)]
+    run: Run,
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// How long things go wrong
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// How many processes there are
+    #[arg(long, default_value_t = 8)]
+    workers: usize,
+    /// How many servers there are
+    #[arg(long, default_value_t = 5)]
+    nodes: usize,
+    /// The client libraries of the processes, in turn
+    #[arg(long, value_delimiter = ',', default_value = "redis-rs,fred")]
+    adapters: Vec<Client>,
+    /// What the faults and the processes draw from
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// What goes wrong: `all`, `none`, names with commas between them; `-name` takes one away
+    #[arg(long, default_value = "all", allow_hyphen_values = true)]
+    faults: Faults,
+    /// Lets each process lock a name of its own, which the checks have to find out
+    #[arg(long)]
+    own_locks: bool,
+    /// Where to keep the history; without it, it is kept only when something was wrong
+    #[arg(long)]
+    history: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Part {
+    /// One of the processes
+    #[command(hide = true)]
+    Worker(WorkerArguments),
+}
+
+#[derive(Debug, Args)]
+struct WorkerArguments {
+    #[arg(long)]
+    number: usize,
+    #[arg(long)]
+    life: u64,
+    #[arg(long)]
+    seed: u64,
+    #[arg(long)]
+    adapter: Client,
+    #[arg(long)]
+    folder: PathBuf,
+    #[arg(long)]
+    records: usize,
+    #[arg(long)]
+    own_locks: bool,
+    nodes: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Client {
+    RedisRs,
+    Fred,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = match arguments.part {
+        Some(Part::Worker(arguments)) => work(&orders(arguments)).map(|()| true),
+        None => run(&arguments.run),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("chaos: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[allow(clippy::print_stdout)]
+fn run(arguments: &Run) -> std::io::Result<bool> {
+    let folder = tempfile::TempDir::new()?;
+    let plan = Plan {
+        length: Duration::from_secs(arguments.seconds),
+        calm: CALM,
+        seed: arguments.seed,
+        workers: arguments.workers,
+        nodes: arguments.nodes,
+        adapters: arguments.adapters.iter().map(|client| client.adapter()).collect(),
+        faults: arguments.faults.0.clone(),
+        broken: arguments.own_locks.then_some(Broken::OwnLocks),
+        folder: folder.path().to_owned(),
+    };
+    let program = env::current_exe()?;
+    let bar = ProgressBar::new(arguments.seconds).with_style(
+        ProgressStyle::with_template("{bar:40} {pos} of {len} s").expect("a template that is right"),
+    );
+    let start = Instant::now();
+    let report = thread::scope(|scope| {
+        let running = scope.spawn(|| chaos::run(&plan, &program));
+        while !running.is_finished() {
+            bar.set_position(start.elapsed().as_secs());
+            thread::sleep(Duration::from_millis(200));
+        }
+        running.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })?;
+    bar.finish_and_clear();
+    tell(&report, start.elapsed());
+    let kept = arguments.history.clone().or_else(|| {
+        (!report.is_good()).then(|| env::temp_dir().join(format!("chaos-{}.jsonl", std::process::id())))
+    });
+    if let Some(kept) = kept {
+        chaos::keep(&report.entries, &kept)?;
+        println!("the history is in {}", kept.display());
+    }
+    Ok(report.is_good())
+}
+
+#[allow(clippy::print_stdout)]
+fn tell(report: &Report, took: Duration) {
+    let verdict = &report.verdict;
+    println!("{:.0} s", took.as_secs_f64());
+    for (outcome, number) in &verdict.requests {
+        println!("{:>14} {number:>10}", format!("{outcome:?}"));
+    }
+    println!("{:>14} {:>10}", "holds", verdict.holds);
+    println!("{:>14} {:>10}", "updates", verdict.writes);
+    println!("{:>14} {:>10}  after the validity: not the lock's to prevent", "late", verdict.late);
+    println!("{:>14} {:>10}  killed while it wrote", "uncertain", verdict.uncertain);
+    println!("{:>14} {:>10}", "violations", verdict.violations.len());
+    println!("\n{:>14} {:>10}  requests or holds that it changed", "fault", "struck");
+    for (fault, struck, bites) in &report.faults {
+        println!("{fault:>14} {struck:>10}  {bites:>10}");
+    }
+    for violation in verdict.violations.iter().take(20) {
+        println!("VIOLATION {violation}");
+    }
+    for complaint in &report.complaints {
+        println!("WRONG {complaint}");
+    }
+}
+
+fn orders(arguments: WorkerArguments) -> Orders {
+    let WorkerArguments { number, life, seed, adapter, folder, records, own_locks, nodes } = arguments;
+    let broken = own_locks.then_some(Broken::OwnLocks);
+    Orders { number, life, seed, adapter: adapter.adapter(), folder, records, nodes, broken }
+}
+
+impl Client {
+    fn adapter(self) -> Adapter {
+        match self {
+            Self::RedisRs => Adapter::RedisRs,
+            Self::Fred => Adapter::Fred,
+        }
+    }
+}
+
+/// How long the processes go on when nothing goes wrong any more: each has to get a lock again.
+const CALM: Duration = Duration::from_secs(10);

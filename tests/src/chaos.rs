@@ -1,0 +1,325 @@
+//! Real processes on real servers, while everything goes wrong: nobody's update may be lost.
+//!
+//! Workers take locks and, under each, replace a number in a file by the next one, without any other protection. They
+//! write down what they do. When the run is over the histories are checked: no two of them relied on a lock at one
+//! instant, and each saw the number that the one before had written.
+//!
+//! A lock alone cannot keep a process that was stopped between its last look at the validity and its write from
+//! writing late. So workers are not stopped just then (they are killed then, though), and a write after which the lock
+//! turns out to be no longer valid is counted apart: the lock did not promise anything about it.
+//!
+//! All times are read from one clock, which all processes of the machine share.
+
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rand::{SeedableRng, rngs::ChaCha8Rng};
+use rustix::{
+    fs::{FlockOperation, flock},
+    process::{Pid, Signal, kill_process},
+};
+
+pub use self::{
+    checker::{Verdict, Violation, check},
+    history::{Entry, Event, Outcome, Verb},
+    nemesis::{Fault, Faults, Strike},
+    worker::{Orders, work},
+};
+use crate::{adapter::Adapter, proxy::Proxy, server::Server};
+
+mod checker;
+mod history;
+mod nemesis;
+mod record;
+mod worker;
+
+/// A run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// How long things go wrong.
+    pub length: Duration,
+    /// How long the workers go on when nothing goes wrong any more.
+    pub calm: Duration,
+    /// What the faults and the workers draw from. The machine's own timing differs from run to run.
+    pub seed: u64,
+    /// How many workers there are.
+    pub workers: usize,
+    /// How many nodes there are.
+    pub nodes: usize,
+    /// What the workers talk to the nodes with, in turn.
+    pub adapters: Vec<Adapter>,
+    /// What goes wrong.
+    pub faults: Vec<Fault>,
+    /// What is wrong with the workers.
+    pub broken: Option<Broken>,
+    /// Where the histories and the records are. Has to be there.
+    pub folder: PathBuf,
+}
+
+/// A worker that is wrong on purpose, so that one sees that this is seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    /// It locks a name that nobody else does.
+    OwnLocks,
+}
+
+/// What came of a run.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// What the histories say.
+    pub verdict: Verdict,
+    /// For each fault, how often it struck, and how many requests it made fail or wait for a node in vain.
+    pub faults: Vec<(Fault, u64, u64)>,
+    /// What else was not as it should be.
+    pub complaints: Vec<String>,
+    /// All that happened, in order.
+    pub entries: Vec<Entry>,
+}
+
+impl Report {
+    /// Whether nothing was wrong.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        self.verdict.violations.is_empty() && self.complaints.is_empty()
+    }
+}
+
+/// Runs it. `program` is the one that comes with this package, for the workers.
+///
+/// # Errors
+///
+/// What the file system says.
+///
+/// # Panics
+///
+/// When a server does not do as it is told.
+pub fn run(plan: &Plan, program: &Path) -> io::Result<Report> {
+    for resource in 0..RECORDS {
+        record::make(&plan.folder, resource)?;
+    }
+    let fleet = Fleet::start(plan, program);
+    let end = Instant::now() + plan.length;
+    let mut seeds = ChaCha8Rng::seed_from_u64(plan.seed);
+    let strikes: Vec<Strike> = thread::scope(|scope| {
+        let mut start = || {
+            let rng = ChaCha8Rng::from_rng(&mut seeds);
+            scope.spawn(|| nemesis::rage(&fleet, rng, &plan.faults, end))
+        };
+        let raging = [start(), start()];
+        let joined = raging
+            .into_iter()
+            .map(|nemesis| nemesis.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        joined.flatten().collect()
+    });
+    let calm = history::now();
+    thread::sleep(plan.calm);
+    let mut report = Report { complaints: fleet.end(), ..Report::default() };
+    let mut entries = Vec::new();
+    for worker in 0..plan.workers {
+        let history = history::read(&plan.folder, worker)?;
+        let won_again = |entry: &Entry| entry.at > calm && matches!(entry.event, Event::Won { .. });
+        if !history.iter().any(won_again) {
+            report.complaints.push(format!("worker {worker} got no lock in {:?} without faults", plan.calm));
+        }
+        entries.extend(history);
+    }
+    entries.sort_by_key(|entry| entry.at);
+    let records: io::Result<Vec<u64>> =
+        (0..RECORDS).map(|resource| record::read(&plan.folder, resource)).collect();
+    report.verdict = check(&entries, &records?);
+    for fault in &plan.faults {
+        let of_it = strikes.iter().filter(|strike| strike.fault == *fault);
+        let bites = of_it.clone().map(|strike| bites(strike, &entries)).sum();
+        let struck = of_it.count() as u64;
+        if struck == 0 && plan.length >= LONG {
+            report.complaints.push(format!("{fault} never struck"));
+        }
+        report.faults.push((*fault, struck, bites));
+    }
+    if report.verdict.holds < plan.length.as_secs() {
+        report.complaints.push(format!("only {} holds", report.verdict.holds));
+    }
+    report.entries = entries;
+    Ok(report)
+}
+
+/// The requests that went wrong because of it: they were under way while it lasted, and a node that it struck failed
+/// them, or too few nodes were left. Of a worker that was stopped or killed: the holds that it cut into.
+fn bites(strike: &Strike, entries: &[Entry]) -> u64 {
+    // A request takes no longer than this.
+    let first = entries.partition_point(|entry| entry.at < strike.from);
+    let last = entries.partition_point(|entry| entry.at <= strike.to + LONGEST_REQUEST);
+    let bitten = entries[first..last].iter().filter(|entry| match (&entry.event, strike.worker) {
+        (Event::Asked { since, outcome, failed, .. }, None) if *since <= strike.to => {
+            let struck = failed.iter().any(|node| strike.nodes.contains(node));
+            struck || matches!(outcome, Outcome::Unavailable | Outcome::Lost)
+        }
+        _ => false,
+    });
+    let Some(worker) = strike.worker else { return bitten.count() as u64 };
+    // What it did last before.
+    let before = entries[..first].iter().rev().take(5_000);
+    let its = |entry: &&Entry| entry.hold >> 48 == worker as u64 + 1;
+    let last =
+        before.filter(its).find(|entry| !matches!(entry.event, Event::Until { .. } | Event::Asked { .. }));
+    u64::from(last.is_some_and(|entry| !matches!(entry.event, Event::Over)))
+}
+
+/// Nodes and workers.
+struct Fleet<'a> {
+    nodes: Vec<Mutex<Node>>,
+    workers: Vec<Mutex<Worker<'a>>>,
+}
+
+/// A server, and the network in front of it.
+struct Node {
+    server: Server,
+    proxy: Proxy,
+}
+
+struct Worker<'a> {
+    program: &'a Path,
+    orders: Orders,
+    process: Option<Child>,
+}
+
+impl<'a> Fleet<'a> {
+    fn start(plan: &Plan, program: &'a Path) -> Self {
+        // Every change is on disk before it is answered, so that a restart loses nothing; and a script that runs
+        // for long is told of at once.
+        let options = ["--appendonly", "yes", "--appendfsync", "always", "--lua-time-limit", "5"];
+        let servers = Server::start_some_with(plan.nodes, &options);
+        let with_proxy = |server: Server| Node { proxy: Proxy::forgetful(&server), server };
+        let nodes: Vec<Node> = servers.into_iter().map(with_proxy).collect();
+        let urls: Vec<String> = nodes.iter().map(|node| node.proxy.url()).collect();
+        let worker = |number: usize| {
+            let orders = Orders {
+                number,
+                life: 0,
+                seed: plan.seed,
+                adapter: plan.adapters[number % plan.adapters.len()],
+                folder: plan.folder.clone(),
+                records: RECORDS,
+                nodes: urls.clone(),
+                broken: plan.broken,
+            };
+            let mut worker = Worker { program, orders, process: None };
+            worker.start();
+            Mutex::new(worker)
+        };
+        let workers = (0..plan.workers).map(worker).collect();
+        Self { nodes: nodes.into_iter().map(Mutex::new).collect(), workers }
+    }
+
+    fn node(&self, number: usize) -> MutexGuard<'_, Node> {
+        self.nodes[number].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn worker(&self, number: usize) -> MutexGuard<'_, Worker<'a>> {
+        self.workers[number].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the workers, then the nodes. What was wrong with them.
+    fn end(self) -> Vec<String> {
+        let mut workers: Vec<Worker<'a>> = self
+            .workers
+            .into_iter()
+            .map(|worker| worker.into_inner().unwrap_or_else(PoisonError::into_inner))
+            .collect();
+        for worker in &mut workers {
+            drop(worker.process.as_mut().and_then(|process| process.stdin.take()));
+        }
+        workers.iter_mut().filter_map(Worker::end).collect()
+    }
+}
+
+impl Worker<'_> {
+    fn start(&mut self) {
+        let mut command = Command::new(self.program);
+        let process = command.args(self.orders.words()).stdin(Stdio::piped()).spawn();
+        self.process = Some(process.unwrap_or_else(|error| panic!("no worker: {error}")));
+        self.orders.life += 1;
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().unwrap_or_else(|error| panic!("no kill: {error}"));
+            process.wait().unwrap_or_else(|error| panic!("no end: {error}"));
+        }
+    }
+
+    /// Stops it, but not while it replaces a record. Whether that worked.
+    fn stop(&self) -> bool {
+        let Ok(busy) = File::open(worker::busy(&self.orders.folder, self.orders.number)) else {
+            return false;
+        };
+        let free = (0..1_000).any(|_| {
+            let free = flock(&busy, FlockOperation::NonBlockingLockExclusive).is_ok();
+            if !free {
+                thread::sleep(Duration::from_millis(1));
+            }
+            free
+        });
+        free && self.signal(Signal::STOP)
+    }
+
+    fn go_on(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) -> bool {
+        let id = self.process.as_ref().map(Child::id).and_then(|id| i32::try_from(id).ok());
+        id.and_then(Pid::from_raw).is_some_and(|pid| kill_process(pid, signal).is_ok())
+    }
+
+    /// Waits for its end. What was wrong with it.
+    fn end(&mut self) -> Option<String> {
+        let number = self.orders.number;
+        let Some(process) = &mut self.process else { return Some(format!("worker {number} is not there")) };
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
+            match process.try_wait() {
+                Ok(Some(status)) if status.success() => return None,
+                Ok(Some(status)) => return Some(format!("worker {number} ended with {status}")),
+                Ok(None) => thread::sleep(Duration::from_millis(20)),
+                Err(error) => return Some(format!("worker {number}: {error}")),
+            }
+        }
+        self.kill();
+        Some(format!("worker {number} did not end in {PATIENCE:?}"))
+    }
+}
+
+impl Drop for Worker<'_> {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Writes the merged history down.
+///
+/// # Errors
+///
+/// What the file system says.
+pub fn keep(entries: &[Entry], file: &Path) -> io::Result<()> {
+    let mut writer = io::BufWriter::new(File::create(file)?);
+    for entry in entries {
+        serde_json::to_writer(&mut writer, entry)?;
+        io::Write::write_all(&mut writer, b"\n")?;
+    }
+    io::Write::flush(&mut writer)
+}
+
+/// How many resources there are: few, so that workers are in each other's way.
+const RECORDS: usize = 4;
+/// From this length on every fault has to strike.
+const LONG: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(30);
+const LONGEST_REQUEST: Duration = Duration::from_secs(10);

@@ -1,0 +1,286 @@
+//! Whether a history is one that a lock allows.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    time::Duration,
+};
+
+use super::history::{Entry, Event, Outcome};
+
+/// What came of a run.
+#[derive(Clone, Debug, Default)]
+pub struct Verdict {
+    /// Requests by what came of them.
+    pub requests: BTreeMap<Outcome, u64>,
+    /// Locks that were won.
+    pub holds: u64,
+    /// Records that were replaced while the lock was valid.
+    pub writes: u64,
+    /// Records that were replaced, but the lock was not valid any more when that was done: what only a fencing token
+    /// prevents.
+    pub late: u64,
+    /// Holds whose worker was killed while it replaced the record: it may have been replaced, or not.
+    pub uncertain: u64,
+    /// What a lock does not allow: none.
+    pub violations: Vec<Violation>,
+}
+
+/// What a lock does not allow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Violation {
+    /// Two workers relied on a lock at one instant.
+    Overlap {
+        /// The resource.
+        resource: usize,
+        /// The holds.
+        holds: [u64; 2],
+        /// For how long.
+        by: Duration,
+    },
+    /// A record was replaced in time by somebody who had not seen what was written in time before.
+    LostUpdate {
+        /// The resource.
+        resource: usize,
+        /// The hold that did not see it.
+        hold: u64,
+        /// What it saw.
+        read: u64,
+        /// What it should have seen.
+        expected: u64,
+    },
+    /// The record is not what was written last.
+    Record {
+        /// The resource.
+        resource: usize,
+        /// What it is.
+        found: u64,
+        /// What was written last.
+        expected: u64,
+    },
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Overlap { resource, holds: [one, other], by } => {
+                write!(f, "resource {resource} was held by {one:x} and {other:x} at once, for {by:?}")
+            }
+            Self::LostUpdate { resource, hold, read, expected } => {
+                write!(f, "lost update: {hold:x} saw {read} under resource {resource}, which was {expected}")
+            }
+            Self::Record { resource, found, expected } => {
+                write!(f, "the record of resource {resource} is {found} at the end, and was {expected}")
+            }
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Hold {
+    number: u64,
+    won: Duration,
+    /// When the worker no longer relied on it.
+    end: Duration,
+    write: Option<Write>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Write {
+    began: Duration,
+    at: Duration,
+    read: u64,
+    /// None: nobody knows whether it was done.
+    in_time: Option<bool>,
+}
+
+/// Checks what all workers wrote down, and what the records are at the end.
+#[must_use]
+pub fn check<'a>(entries: impl IntoIterator<Item = &'a Entry>, records: &[u64]) -> Verdict {
+    let mut verdict = Verdict::default();
+    let mut holds: HashMap<u64, (usize, Hold)> = HashMap::new();
+    for Entry { at, hold: number, event } in entries {
+        if let Event::Asked { outcome, .. } = event {
+            *verdict.requests.entry(*outcome).or_default() += 1;
+        }
+        if let Event::Won { resource, until } = event {
+            verdict.holds += 1;
+            let hold = Hold { number: *number, won: *at, end: *until, write: None };
+            holds.insert(*number, (*resource, hold));
+        }
+        let Some((_, hold)) = holds.get_mut(number) else { continue };
+        match event {
+            Event::Until { until } => hold.end = *until,
+            Event::Writing { read } => {
+                hold.write = Some(Write { began: *at, at: *at, read: *read, in_time: None })
+            }
+            Event::Wrote { in_time } => {
+                if let Some(write) = &mut hold.write {
+                    *write = Write { at: *at, in_time: Some(*in_time), ..*write };
+                }
+            }
+            Event::Kept => hold.write = None,
+            Event::Over => hold.end = hold.end.min(*at),
+            Event::Asked { .. } | Event::Won { .. } => {}
+        }
+    }
+    let mut by_resource: Vec<Vec<Hold>> = vec![Vec::new(); records.len()];
+    for (resource, hold) in holds.into_values() {
+        by_resource[resource].push(hold);
+    }
+    for (resource, (mut holds, record)) in by_resource.into_iter().zip(records).enumerate() {
+        exclusion(&mut verdict, resource, &mut holds);
+        updates(&mut verdict, resource, &mut holds, *record);
+    }
+    verdict
+}
+
+/// No two holds at one instant.
+fn exclusion(verdict: &mut Verdict, resource: usize, holds: &mut [Hold]) {
+    holds.sort_by_key(|hold| hold.won);
+    let mut longest: Option<&Hold> = None;
+    for hold in holds.iter() {
+        if let Some(before) = longest
+            && hold.won < before.end.min(hold.end)
+        {
+            let by = before.end.min(hold.end) - hold.won;
+            let holds = [before.number, hold.number];
+            verdict.violations.push(Violation::Overlap { resource, holds, by });
+        }
+        if longest.is_none_or(|before| before.end < hold.end) {
+            longest = Some(hold);
+        }
+    }
+}
+
+/// Each write saw the one before, and the last one is there. What was written late may have been overtaken, and may
+/// have undone what came after it: from there on the chain begins anew.
+fn updates(verdict: &mut Verdict, resource: usize, holds: &mut [Hold], record: u64) {
+    holds.sort_by_key(|hold| hold.write.map(|write| write.at));
+    let late = |hold: &Hold| hold.write.filter(|write| write.in_time == Some(false));
+    let late: Vec<Write> = holds.iter().filter_map(late).collect();
+    // What may be there, and whether it may be something else as well.
+    let (mut expected, mut unsure) = (vec![0], false);
+    for hold in holds.iter() {
+        let Some(Write { at, read, in_time, .. }) = hold.write else { continue };
+        let fits = expected.contains(&read);
+        unsure |= late.iter().any(|late| late.began <= at && at <= late.at);
+        match in_time {
+            Some(true) => verdict.writes += 1,
+            Some(false) => verdict.late += 1,
+            None => verdict.uncertain += 1,
+        }
+        if !fits && !unsure && in_time == Some(true) {
+            let expected = expected[0];
+            let hold = hold.number;
+            verdict.violations.push(Violation::LostUpdate { resource, hold, read, expected });
+        }
+        match in_time {
+            Some(_) => expected = vec![read + 1],
+            None => expected.push(read + 1),
+        }
+        unsure = in_time == Some(false) || (in_time.is_none() && unsure);
+    }
+    if !expected.contains(&record) && !unsure {
+        let expected = expected[0];
+        verdict.violations.push(Violation::Record { resource, found: record, expected });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    /// A hold from `won` to `over`, valid until `until`, that writes at `wrote` what follows on `read`.
+    fn hold(number: u64, won: u64, until: u64, over: u64, wrote: u64, read: u64) -> Vec<Entry> {
+        let entry = |at, event| Entry { at: ms(at), hold: number, event };
+        vec![
+            entry(won, Event::Won { resource: 0, until: ms(until) }),
+            entry(wrote, Event::Writing { read }),
+            entry(wrote, Event::Wrote { in_time: wrote < until }),
+            entry(over, Event::Over),
+        ]
+    }
+
+    fn checked(holds: &[Vec<Entry>], record: u64) -> Verdict {
+        check(holds.iter().flatten(), &[record])
+    }
+
+    #[test]
+    fn one_after_the_other_is_right() {
+        let verdict = checked(&[hold(1, 0, 100, 50, 40, 0), hold(2, 51, 150, 140, 60, 1)], 2);
+        assert_eq!(verdict.violations, []);
+        assert_eq!((verdict.holds, verdict.writes, verdict.late), (2, 2, 0));
+    }
+
+    #[test]
+    fn two_at_once_are_an_overlap() {
+        let verdict = checked(&[hold(1, 0, 100, 90, 40, 0), hold(2, 60, 150, 140, 95, 1)], 2);
+        let overlap = Violation::Overlap { resource: 0, holds: [1, 2], by: ms(30) };
+        assert_eq!(verdict.violations, [overlap]);
+    }
+
+    #[test]
+    fn a_long_hold_overlaps_with_each_of_several_short_ones() {
+        let holds =
+            [hold(1, 0, 900, 900, 10, 0), hold(2, 100, 150, 140, 110, 1), hold(3, 300, 400, 390, 310, 2)];
+        assert_eq!(checked(&holds, 3).violations.len(), 2);
+    }
+
+    #[test]
+    fn who_relies_no_longer_than_its_validity_overlaps_with_nobody() {
+        let verdict = checked(&[hold(1, 0, 100, 500, 40, 0), hold(2, 101, 200, 190, 110, 1)], 2);
+        assert_eq!(verdict.violations, []);
+    }
+
+    #[test]
+    fn a_longer_validity_counts() {
+        let mut first = hold(1, 0, 100, 300, 40, 0);
+        first.insert(1, Entry { at: ms(20), hold: 1, event: Event::Until { until: ms(300) } });
+        assert_eq!(checked(&[first, hold(2, 101, 200, 190, 110, 1)], 2).violations.len(), 1);
+    }
+
+    #[test]
+    fn an_update_that_was_not_seen_is_lost() {
+        let verdict = checked(&[hold(1, 0, 100, 50, 40, 0), hold(2, 51, 150, 140, 60, 0)], 1);
+        let lost = Violation::LostUpdate { resource: 0, hold: 2, read: 0, expected: 1 };
+        assert_eq!(verdict.violations, [lost]);
+    }
+
+    #[test]
+    fn a_record_that_was_put_back_is_seen() {
+        let verdict = checked(&[hold(1, 0, 100, 50, 40, 0)], 0);
+        assert_eq!(verdict.violations, [Violation::Record { resource: 0, found: 0, expected: 1 }]);
+    }
+
+    #[test]
+    fn a_late_write_is_counted_and_excuses_what_it_undid() {
+        // Wins first, is stopped, and writes after the others.
+        let late = hold(1, 0, 100, 400, 390, 0);
+        let verdict = checked(&[late, hold(2, 110, 200, 190, 120, 0), hold(3, 401, 500, 490, 410, 1)], 2);
+        assert_eq!(verdict.violations, []);
+        assert_eq!((verdict.writes, verdict.late), (2, 1));
+    }
+
+    #[test]
+    fn a_late_write_excuses_nothing_that_came_before_it() {
+        let holds = [hold(1, 0, 100, 50, 40, 0), hold(2, 51, 99, 90, 60, 0), hold(3, 100, 110, 300, 290, 1)];
+        assert_eq!(checked(&holds, 2).violations.len(), 1);
+    }
+
+    #[test]
+    fn a_worker_that_was_killed_may_have_written_or_not() {
+        let mut killed = hold(1, 0, 100, 50, 40, 0);
+        killed.truncate(2);
+        for (read, record) in [(0, 1), (1, 2)] {
+            let verdict = checked(&[killed.clone(), hold(2, 101, 200, 190, 110, read)], record);
+            assert_eq!(verdict.violations, []);
+            assert_eq!(verdict.uncertain, 1);
+        }
+        assert_eq!(checked(&[killed, hold(2, 101, 200, 190, 110, 5)], 6).violations.len(), 1);
+    }
+}

@@ -1,0 +1,104 @@
+//! What happened in a run: every worker writes down what it does, line by line, as it does it.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+
+/// One line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// When, on the clock that all processes of the machine share.
+    pub at: Duration,
+    /// Which of all holds it belongs to. Unique in a run; 0 for none.
+    pub hold: u64,
+    /// What happened.
+    pub event: Event,
+}
+
+/// What a worker does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum Event {
+    /// A request has ended.
+    Asked { what: Verb, since: Duration, outcome: Outcome, failed: Vec<usize> },
+    /// A lock was won. It is valid until then, or longer.
+    Won { resource: usize, until: Duration },
+    /// The lock is valid until then, or longer.
+    Until { until: Duration },
+    /// The record was read, and is about to be replaced by the next number.
+    Writing { read: u64 },
+    /// It has been replaced, and the lock was, or was not, still valid after that.
+    Wrote { in_time: bool },
+    /// It was not replaced: too little validity was left.
+    Kept,
+    /// From now on the worker does not rely on the lock.
+    Over,
+}
+
+/// A request to the lock manager.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum Verb {
+    Lock,
+    Extend,
+    Unlock,
+}
+
+/// What came of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum Outcome {
+    Done,
+    Gone,
+    Contended,
+    Unavailable,
+    Rejected,
+    Lost,
+}
+
+/// Where a worker writes.
+#[derive(Debug)]
+pub(super) struct History(File);
+
+impl History {
+    /// The file of a worker, which goes on where it ended.
+    pub(super) fn open(folder: &Path, worker: usize) -> io::Result<Self> {
+        let file = OpenOptions::new().create(true).append(true).open(path(folder, worker))?;
+        Ok(Self(file))
+    }
+
+    /// Writes a line, so that it is there also when the process is killed at once.
+    pub(super) fn note(&mut self, hold: u64, event: Event) -> io::Result<()> {
+        self.note_at(now(), hold, event)
+    }
+
+    /// As [`History::note`], of a moment that has passed.
+    pub(super) fn note_at(&mut self, at: Duration, hold: u64, event: Event) -> io::Result<()> {
+        let mut line = serde_json::to_vec(&Entry { at, hold, event })?;
+        line.push(b'\n');
+        self.0.write_all(&line)
+    }
+}
+
+/// What a worker has written. A last line that is not whole, because the worker was killed in it, is left out.
+pub(super) fn read(folder: &Path, worker: usize) -> io::Result<Vec<Entry>> {
+    let text = fs::read_to_string(path(folder, worker))?;
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole.lines().map(|line| serde_json::from_str(line).map_err(io::Error::from)).collect()
+}
+
+fn path(folder: &Path, worker: usize) -> PathBuf {
+    folder.join(format!("worker-{worker}.jsonl"))
+}
+
+/// The clock of the machine, which also counts while it is suspended.
+pub(super) fn now() -> Duration {
+    let now = clock_gettime(ClockId::Boottime);
+    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
+}
