@@ -33,9 +33,7 @@ pub(crate) fn classify(error: RedisError) -> BackendError {
 fn server_class(error: &RedisError) -> BackendErrorKind {
     let code = error.code().unwrap_or_default();
     let detail = error.detail().unwrap_or_default();
-    // Redis 6.2 answers ERR to an error inside of a script, and has the error's own code in the text.
-    let in_script = code == "ERR" && detail.starts_with("Error running script");
-    let passing = if in_script {
+    let passing = if is_in_script(code, detail) {
         words(detail).any(|word| PASSING.contains(&word))
     } else if error.to_string().contains("refused to switch database") {
         // The answer to the SELECT of a new connection, without its code.
@@ -44,6 +42,18 @@ fn server_class(error: &RedisError) -> BackendErrorKind {
         PASSING.contains(&code) || detail.starts_with("max number of clients reached")
     };
     if passing { BackendErrorKind::Unavailable } else { BackendErrorKind::Rejected }
+}
+
+/// Redis 6.2 answers ERR to an error inside of a script, and has the error's own code in the text.
+fn is_in_script(code: &str, detail: &str) -> bool {
+    code == "ERR" && detail.starts_with("Error running script")
+}
+
+/// Whether a server says that it is a replica.
+#[cfg(feature = "sentinel")]
+pub(crate) fn is_read_only(code: Option<&str>, detail: Option<&str>) -> bool {
+    let (code, detail) = (code.unwrap_or_default(), detail.unwrap_or_default());
+    code == READONLY || (is_in_script(code, detail) && words(detail).any(|word| word == READONLY))
 }
 
 /// Why none of a Cluster's servers could be connected to is told by redis-rs in the text alone.
@@ -59,10 +69,11 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|letter: char| !letter.is_ascii_alphanumeric())
 }
 
+const READONLY: &str = "READONLY";
 /// Codes of servers that cannot write now, and have not.
 const PASSING: [&str; 11] = [
     "LOADING",
-    "READONLY",
+    READONLY,
     "MASTERDOWN",
     "CLUSTERDOWN",
     "TRYAGAIN",
@@ -129,6 +140,20 @@ mod tests {
         ] {
             assert_eq!(class_of_reply(line), class, "{line}");
         }
+    }
+
+    #[cfg(feature = "sentinel")]
+    #[test]
+    fn a_replica_is_known_by_its_code_inside_of_scripts_too() {
+        for line in [
+            &b"-READONLY You can't write against a read only replica.\r\n"[..],
+            b"-ERR Error running script (call to f_1b): @user_script:6: @user_script: 6: -READONLY You can't write.\r\n",
+        ] {
+            let value = parse_redis_value(line).expect("a line");
+            let Value::ServerError(error) = value else { panic!("{value:?}") };
+            assert!(is_read_only(Some(error.code()), error.details()), "{error:?}");
+        }
+        assert!(!is_read_only(Some("ERR"), Some("READONLY is no code here")));
     }
 
     #[test]

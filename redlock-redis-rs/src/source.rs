@@ -22,6 +22,8 @@ use redis::{
     cluster::{ClusterClient, ClusterClientBuilder},
 };
 
+#[cfg(feature = "sentinel")]
+use crate::class::is_read_only;
 #[cfg(feature = "cluster")]
 use crate::queue::{Queued, TASK_ENDED};
 use crate::{exec::Executor, tls};
@@ -179,10 +181,10 @@ impl Source {
             #[cfg(feature = "sentinel")]
             Self::Sentinel(_) => match answer {
                 Ok(values) => values.iter().any(|value| match value {
-                    Value::ServerError(error) => error.code() == "READONLY",
+                    Value::ServerError(error) => is_read_only(Some(error.code()), error.details()),
                     _ => false,
                 }),
-                Err(error) => error.is_unrecoverable_error() || error.code() == Some("READONLY"),
+                Err(error) => error.is_unrecoverable_error() || is_read_only(error.code(), error.detail()),
             },
         }
     }

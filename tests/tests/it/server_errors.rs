@@ -304,7 +304,7 @@ async fn servers_that_cannot_write_their_snapshot_are_unavailable(
 async fn a_server_busy_with_a_script_is_unavailable(
     #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
 ) {
-    let servers = [Server::start_with(&["--busy-reply-threshold", "1"])];
+    let servers = [Server::start_with(&["--lua-time-limit", "1"])];
     let word = "BUSY";
     let broken = |server: &Server| {
         let mut connection = server.connection().expect("a connection");
