@@ -261,7 +261,7 @@ impl Server {
             let answer: RedisResult<String> = self.try_command(&["INFO"]);
             // Or it still loads its data, or somebody else's server has the port.
             let ready = |info: String| {
-                let loaded = info.contains("\nloading:0\r\n") || info.contains("\nredis_mode:sentinel\r\n");
+                let loaded = info.contains("\nloading:0\r\n") || info.contains("_mode:sentinel\r\n");
                 loaded && info.contains(&self.pid_line())
             };
             if answer.is_ok_and(ready) {

@@ -23,12 +23,15 @@ use redlock_tests::{
 
 const TTL: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(10);
+/// A cluster client that sends again waits longer and longer before it does, where the machine is slow for over ten
+/// seconds in all.
+const PATIENTLY: Duration = Duration::from_secs(40);
 /// How long the cluster client waits for a reply before it sends the command again.
 const PATIENCE: Duration = Duration::from_millis(400);
 const TOKEN: &str = "00112233445566778899aabbccddeeff";
 
 fn manager_of(node: impl LockBackend) -> Redlock {
-    Redlock::builder(TokioRuntime::current()).node(node).node_timeout(SOON).build().unwrap()
+    Redlock::builder(TokioRuntime::current()).node(node).node_timeout(PATIENTLY).build().unwrap()
 }
 
 async fn acquire(node: &(impl LockBackend + ?Sized)) -> Result<Reply, BackendError> {
