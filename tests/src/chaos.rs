@@ -32,6 +32,7 @@ pub use self::{
     nemesis::{Fault, Faults, Strike},
     worker::{Orders, work},
 };
+pub(crate) use self::{history::now, nemesis::rage};
 use crate::{adapter::Adapter, proxy::Proxy, server::Server};
 
 mod checker;
@@ -110,7 +111,7 @@ pub fn run(plan: &Plan, program: &Path) -> io::Result<Report> {
     let strikes: Vec<Strike> = thread::scope(|scope| {
         let mut start = || {
             let rng = ChaCha8Rng::from_rng(&mut seeds);
-            scope.spawn(|| nemesis::rage(&fleet, rng, &plan.faults, end))
+            scope.spawn(|| rage(&fleet, rng, &plan.faults, end))
         };
         let raging = [start(), start()];
         let joined = raging
@@ -118,7 +119,7 @@ pub fn run(plan: &Plan, program: &Path) -> io::Result<Report> {
             .map(|nemesis| nemesis.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         joined.flatten().collect()
     });
-    let calm = history::now();
+    let calm = now();
     thread::sleep(plan.calm);
     let mut report = Report { complaints: fleet.end(), ..Report::default() };
     let mut entries = Vec::new();
@@ -173,13 +174,13 @@ fn bites(strike: &Strike, entries: &[Entry]) -> u64 {
 }
 
 /// Nodes and workers.
-struct Fleet<'a> {
+pub(crate) struct Fleet<'a> {
     nodes: Vec<Mutex<Node>>,
     workers: Vec<Mutex<Worker<'a>>>,
 }
 
 /// A server, and the network in front of it.
-struct Node {
+pub(crate) struct Node {
     server: Server,
     proxy: Proxy,
 }
@@ -191,14 +192,19 @@ struct Worker<'a> {
 }
 
 impl<'a> Fleet<'a> {
-    fn start(plan: &Plan, program: &'a Path) -> Self {
+    /// Nodes without workers.
+    pub(crate) fn of_nodes(nodes: usize) -> Self {
         // Every change is on disk before it is answered, so that a restart loses nothing; and a script that runs
         // for long is told of at once.
         let options = ["--appendonly", "yes", "--appendfsync", "always", "--lua-time-limit", "5"];
-        let servers = Server::start_some_with(plan.nodes, &options);
-        let with_proxy = |server: Server| Node { proxy: Proxy::forgetful(&server), server };
-        let nodes: Vec<Node> = servers.into_iter().map(with_proxy).collect();
-        let urls: Vec<String> = nodes.iter().map(|node| node.proxy.url()).collect();
+        let servers = Server::start_some_with(nodes, &options);
+        let with_proxy = |server: Server| Mutex::new(Node { proxy: Proxy::forgetful(&server), server });
+        Self { nodes: servers.into_iter().map(with_proxy).collect(), workers: Vec::new() }
+    }
+
+    fn start(plan: &Plan, program: &'a Path) -> Self {
+        let mut fleet = Self::of_nodes(plan.nodes);
+        let urls = fleet.urls();
         let worker = |number: usize| {
             let orders = Orders {
                 number,
@@ -214,8 +220,18 @@ impl<'a> Fleet<'a> {
             worker.start();
             Mutex::new(worker)
         };
-        let workers = (0..plan.workers).map(worker).collect();
-        Self { nodes: nodes.into_iter().map(Mutex::new).collect(), workers }
+        fleet.workers = (0..plan.workers).map(worker).collect();
+        fleet
+    }
+
+    /// Where the nodes are, through the network in front of them.
+    pub(crate) fn urls(&self) -> Vec<String> {
+        (0..self.nodes.len()).map(|node| self.node(node).proxy.url()).collect()
+    }
+
+    /// How many keys the nodes have.
+    pub(crate) fn keys(&self) -> u64 {
+        (0..self.nodes.len()).map(|node| self.node(node).server.command::<u64>(&["DBSIZE"])).sum()
     }
 
     fn node(&self, number: usize) -> MutexGuard<'_, Node> {

@@ -12,6 +12,7 @@ pub mod sentinel;
 pub mod server;
 pub mod sim;
 pub mod simulation;
+pub mod soak;
 
 /// The examples of the README.
 #[cfg(doctest)]

@@ -98,7 +98,7 @@ fn path(folder: &Path, worker: usize) -> PathBuf {
 }
 
 /// The clock of the machine, which also counts while it is suspended.
-pub(super) fn now() -> Duration {
+pub(crate) fn now() -> Duration {
     let now = clock_gettime(ClockId::Boottime);
     Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }

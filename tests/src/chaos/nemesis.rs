@@ -163,7 +163,7 @@ pub struct Strike {
 }
 
 /// Lets one fault strike after the other until the end. What has begun is brought to its end.
-pub(super) fn rage(fleet: &Fleet, mut rng: ChaCha8Rng, faults: &[Fault], end: Instant) -> Vec<Strike> {
+pub(crate) fn rage(fleet: &Fleet, mut rng: ChaCha8Rng, faults: &[Fault], end: Instant) -> Vec<Strike> {
     let mut strikes = Vec::new();
     let mut bag: Vec<Fault> = Vec::new();
     while Instant::now() < end && !faults.is_empty() {

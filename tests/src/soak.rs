@@ -1,0 +1,216 @@
+//! A long run of many tasks on many resources, while nodes and network break now and then: nothing may grow.
+
+use std::{
+    fs, io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
+use redlock_core::{Error, Redlock};
+use tokio::runtime::{Builder, Handle};
+
+pub use self::{
+    flat::{Growth, growths},
+    plot::draw,
+};
+use crate::{
+    adapter::Adapter,
+    chaos::{Fault, Fleet, Strike, now, rage},
+};
+
+mod flat;
+mod plot;
+
+/// A run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// How long it takes.
+    pub length: Duration,
+    /// How often it is looked at.
+    pub every: Duration,
+    /// What everything is drawn from.
+    pub seed: u64,
+    /// How many tasks lock.
+    pub tasks: usize,
+    /// How many resources they choose from.
+    pub resources: usize,
+    /// How many nodes there are.
+    pub nodes: usize,
+    /// What they talk to the nodes with.
+    pub adapter: Adapter,
+    /// Keeps the waker of a task for each lock, to show that a leak is seen.
+    pub leak: bool,
+}
+
+/// What was seen at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Sample {
+    /// Since the start, in seconds.
+    pub at: f64,
+    /// Memory that is resident, in MiB.
+    pub memory: f64,
+    /// Tasks of the runtime.
+    pub tasks: f64,
+    /// Sockets, those of the proxies in front of the nodes among them.
+    pub sockets: f64,
+    /// All file descriptors.
+    pub descriptors: f64,
+    /// Locks won since the sample before, for each second.
+    pub locks: f64,
+    /// Requests that failed since then, for each second.
+    pub failures: f64,
+}
+
+/// What came of a run.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// What was seen.
+    pub samples: Vec<Sample>,
+    /// When which fault struck, in seconds since the start.
+    pub faults: Vec<(Fault, f64)>,
+    /// Locks that were won.
+    pub locks: u64,
+    /// Requests that failed: taken, or not enough nodes.
+    pub failures: u64,
+    /// Keys on the nodes when everybody is done and every ttl is over.
+    pub keys_left: u64,
+}
+
+#[derive(Default)]
+struct Counts {
+    over: AtomicBool,
+    locks: AtomicU64,
+    failures: AtomicU64,
+}
+
+/// Runs it, and shows each sample to `watch`.
+///
+/// # Errors
+///
+/// What the file system says.
+///
+/// # Panics
+///
+/// When a server does not do as it is told.
+pub fn run(plan: &Plan, mut watch: impl FnMut(&Sample)) -> io::Result<Report> {
+    let fleet = Fleet::of_nodes(plan.nodes);
+    let urls: Vec<String> = fleet.urls();
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let counts = Arc::new(Counts::default());
+    let (start, beginning) = (Instant::now(), now());
+    let mut report = Report::default();
+    {
+        let _inside = runtime.enter();
+        let redlock = plan.adapter.manager_of(urls).build().map_err(io::Error::other)?;
+        for task in 0..plan.tasks {
+            let rng = ChaCha8Rng::seed_from_u64(plan.seed ^ (task as u64) << 32);
+            runtime.spawn(lock_and_unlock(redlock.clone(), rng, plan.clone(), counts.clone()));
+        }
+    }
+    let strikes: Vec<Strike> = thread::scope(|scope| {
+        let rng = ChaCha8Rng::seed_from_u64(plan.seed);
+        let raging = scope.spawn(|| rage(&fleet, rng, &FAULTS, start + plan.length));
+        let mut before = (start.elapsed(), 0, 0);
+        while start.elapsed() < plan.length {
+            thread::sleep(plan.every);
+            let sample = sample(runtime.handle(), &counts, start, &mut before)?;
+            watch(&sample);
+            report.samples.push(sample);
+        }
+        Ok::<_, io::Error>(raging.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })?;
+    counts.over.store(true, Ordering::Relaxed);
+    thread::sleep(LONGEST_TTL + LONGEST_PAUSE + Duration::from_secs(2));
+    let seconds = |strike: &Strike| strike.from.saturating_sub(beginning).as_secs_f64();
+    report.faults = strikes.iter().map(|strike| (strike.fault, seconds(strike))).collect();
+    report.locks = counts.locks.load(Ordering::Relaxed);
+    report.failures = counts.failures.load(Ordering::Relaxed);
+    report.keys_left = fleet.keys();
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    Ok(report)
+}
+
+async fn lock_and_unlock(redlock: Redlock, mut rng: ChaCha8Rng, plan: Plan, counts: Arc<Counts>) {
+    while !counts.over.load(Ordering::Relaxed) {
+        pause(&mut rng, LONGEST_PAUSE).await;
+        let resource = format!("soak:{}", rng.random_range(0..plan.resources));
+        let ttl = rng.random_range(LONGEST_TTL / 5..LONGEST_TTL);
+        match redlock.lock(resource, ttl).retry_count(1).await {
+            Ok(mut lock) => {
+                counts.locks.fetch_add(1, Ordering::Relaxed);
+                if plan.leak {
+                    tokio::spawn(std::future::pending::<()>());
+                }
+                pause(&mut rng, ttl / 2).await;
+                let outcome: Result<(), Error> = match rng.random_range(0..4) {
+                    0 => lock.extend(ttl).await,
+                    1 => {
+                        drop(lock);
+                        continue;
+                    }
+                    _ => Ok(()),
+                };
+                let unlocked = lock.unlock().await;
+                if outcome.is_err() || unlocked.is_err() {
+                    counts.failures.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            Err(_) => {
+                counts.failures.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+async fn pause(rng: &mut ChaCha8Rng, longest: Duration) {
+    tokio::time::sleep(rng.random_range(Duration::ZERO..longest)).await;
+}
+
+fn sample(
+    handle: &Handle,
+    counts: &Counts,
+    start: Instant,
+    before: &mut (Duration, u64, u64),
+) -> io::Result<Sample> {
+    let pages = fs::read_to_string("/proc/self/statm")?;
+    let resident: f64 = pages.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or_default();
+    let links: Vec<PathBuf> = fs::read_dir("/proc/self/fd")?
+        // Some are gone by the time that they are looked at.
+        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+        .collect();
+    let sockets = links.iter().filter(|link| link.to_string_lossy().starts_with("socket:")).count();
+    let now = start.elapsed();
+    let (locks, failures) = (counts.locks.load(Ordering::Relaxed), counts.failures.load(Ordering::Relaxed));
+    let seconds = (now - before.0).as_secs_f64();
+    let sample = Sample {
+        at: now.as_secs_f64(),
+        memory: resident * rustix::param::page_size() as f64 / f64::from(1 << 20),
+        tasks: handle.metrics().num_alive_tasks() as f64,
+        sockets: sockets as f64,
+        descriptors: links.len() as f64,
+        locks: (locks - before.1) as f64 / seconds,
+        failures: (failures - before.2) as f64 / seconds,
+    };
+    *before = (now, locks, failures);
+    Ok(sample)
+}
+
+/// What strikes: what connections, tasks and what is owed depend on.
+const FAULTS: [Fault; 8] = [
+    Fault::KillNode,
+    Fault::StopNode,
+    Fault::Pause,
+    Fault::Delay,
+    Fault::Cut,
+    Fault::Refuse,
+    Fault::Hold,
+    Fault::Eat,
+];
+const LONGEST_TTL: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(6);
