@@ -198,7 +198,7 @@ impl BackendError {
     #[must_use]
     pub fn timed_out(timeout: Duration) -> Self {
         // In whole milliseconds: what is left of a deadline has more digits than anybody wants to read.
-        Self::new(BackendErrorKind::Unreachable, format!("no answer within {} ms", timeout.as_millis()))
+        Self::new(BackendErrorKind::Indeterminate, format!("no answer within {} ms", timeout.as_millis()))
     }
 
     /// The class of the error.
@@ -232,10 +232,10 @@ impl StdError for BackendError {
 pub enum BackendErrorKind {
     /// The outcome is unknown: connection refused, reset or timed out, or an answer that cannot be read. Counts
     /// as a "no" for the vote, and as "maybe held" for the clean-up.
-    Unreachable,
+    Indeterminate,
     /// The node answered that it cannot do it now, and wrote nothing: it is loading its data, a read-only
     /// replica, out of memory, busy. It may heal, so the request is retried.
-    Unavailable,
+    Transient,
     /// The node will not do it until somebody changes its configuration or the request: no or wrong credentials, no
     /// permission, keys of different slots, a key of another type, or an answer that no such server gives. When so
     /// many nodes reject that no quorum is left, the request fails at once.
@@ -245,8 +245,8 @@ pub enum BackendErrorKind {
 impl fmt::Display for BackendErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Unreachable => "unreachable",
-            Self::Unavailable => "unavailable",
+            Self::Indeterminate => "indeterminate",
+            Self::Transient => "transient",
             Self::Rejected => "rejected",
         })
     }
@@ -259,15 +259,15 @@ mod tests {
     #[test]
     fn an_error_keeps_its_message_class_and_source_apart() {
         let cause = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
-        let error = BackendError::new(BackendErrorKind::Unavailable, "cannot write").with_source(cause);
+        let error = BackendError::new(BackendErrorKind::Transient, "cannot write").with_source(cause);
         assert_eq!(error.message(), "cannot write");
-        assert_eq!(error.to_string(), "unavailable: cannot write");
+        assert_eq!(error.to_string(), "transient: cannot write");
         assert_eq!(error.source().map(ToString::to_string).as_deref(), Some("broken pipe"));
     }
 
     #[test]
     fn a_timeout_is_told_in_whole_milliseconds() {
         let error = BackendError::timed_out(Duration::from_nanos(49_829_658));
-        assert_eq!(error.to_string(), "unreachable: no answer within 49 ms");
+        assert_eq!(error.to_string(), "indeterminate: no answer within 49 ms");
     }
 }

@@ -127,8 +127,8 @@ impl Claim {
         let entry = &mut self.book().entries[node];
         entry.put = match answer.as_ref().map_err(BackendError::kind) {
             Ok(Reply::Granted) => Put::Done,
-            Err(BackendErrorKind::Unreachable) => Put::Unknown,
-            Ok(Reply::Refused) | Err(BackendErrorKind::Unavailable | BackendErrorKind::Rejected) => {
+            Err(BackendErrorKind::Indeterminate) => Put::Unknown,
+            Ok(Reply::Refused) | Err(BackendErrorKind::Transient | BackendErrorKind::Rejected) => {
                 entry.before
             }
         };
@@ -148,7 +148,7 @@ impl Claim {
         entry.undo = match answer.as_ref().map_err(BackendError::kind) {
             Ok(Released::Removed) => Undo::Removed,
             Ok(Released::NotHeld) => Undo::Absent { behind },
-            Err(BackendErrorKind::Unreachable | BackendErrorKind::Unavailable) => Undo::Failed,
+            Err(BackendErrorKind::Indeterminate | BackendErrorKind::Transient) => Undo::Failed,
             Err(BackendErrorKind::Rejected) => Undo::Rejected,
         };
         entry.owes()
@@ -197,8 +197,8 @@ mod tests {
         [
             Ok(Reply::Granted),
             Ok(Reply::Refused),
-            failed(BackendErrorKind::Unreachable),
-            failed(BackendErrorKind::Unavailable),
+            failed(BackendErrorKind::Indeterminate),
+            failed(BackendErrorKind::Transient),
             failed(BackendErrorKind::Rejected),
         ]
     }
@@ -207,8 +207,8 @@ mod tests {
         [
             Ok(Released::Removed),
             Ok(Released::NotHeld),
-            failed(BackendErrorKind::Unreachable),
-            failed(BackendErrorKind::Unavailable),
+            failed(BackendErrorKind::Indeterminate),
+            failed(BackendErrorKind::Transient),
             failed(BackendErrorKind::Rejected),
         ]
     }
@@ -218,7 +218,7 @@ mod tests {
         Claim::new("a".into(), "0".repeat(40).parse().unwrap(), ttl, 1)
     }
 
-    /// Rows: removed, not held, unreachable, unavailable, rejected. Columns: granted, refused, unreachable, ...
+    /// Rows: removed, not held, indeterminate, transient, rejected. Columns: granted, refused, indeterminate, ...
     const OWED_BEHIND: [[bool; 5]; 5] = [
         [false, false, false, false, false],
         [true, false, true, false, false],
@@ -277,15 +277,15 @@ mod tests {
 
     #[test]
     fn keys_that_could_not_be_put_back_may_still_be_there_in_part() {
-        for refused in [Ok(Reply::Refused), failed(BackendErrorKind::Unavailable)] {
-            for before in [Ok(Reply::Granted), failed(BackendErrorKind::Unreachable)] {
+        for refused in [Ok(Reply::Refused), failed(BackendErrorKind::Transient)] {
+            for before in [Ok(Reply::Granted), failed(BackendErrorKind::Indeterminate)] {
                 let claim = claim();
                 claim.putting(0);
                 assert!(!claim.put(0, &before));
                 assert!(claim.putting_again(0));
                 assert!(!claim.put(0, &refused));
                 claim.undoing(0);
-                assert!(claim.undone(0, &failed(BackendErrorKind::Unreachable)), "{before:?}, {refused:?}");
+                assert!(claim.undone(0, &failed(BackendErrorKind::Indeterminate)), "{before:?}, {refused:?}");
             }
         }
     }
@@ -294,7 +294,7 @@ mod tests {
     fn a_node_that_was_never_asked_owes_nothing() {
         let claim = claim();
         claim.undoing(0);
-        assert!(!claim.undone(0, &failed(BackendErrorKind::Unreachable)));
+        assert!(!claim.undone(0, &failed(BackendErrorKind::Indeterminate)));
     }
 
     #[test]
@@ -303,6 +303,6 @@ mod tests {
         let ttl = other.ttl();
         let claim = Claim::adopted(other.resources, other.token, ttl, 1);
         claim.undoing(0);
-        assert!(claim.undone(0, &failed(BackendErrorKind::Unreachable)));
+        assert!(claim.undone(0, &failed(BackendErrorKind::Indeterminate)));
     }
 }

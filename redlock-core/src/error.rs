@@ -15,7 +15,7 @@ pub enum Error {
     Contended(Box<Report>),
     /// Too few nodes answered in time for a quorum: page someone.
     #[error("no quorum of nodes for {} ({_0})", .0.resources)]
-    Unavailable(Box<Report>),
+    NoQuorum(Box<Report>),
     /// So many nodes reject the request that no quorum is left: fix the configuration, retrying does not help.
     #[error("rejected by the nodes for {} ({_0})", .0.resources)]
     Rejected(Box<Report>),
@@ -33,7 +33,7 @@ impl Error {
     pub fn report(&self) -> Option<&Report> {
         match self {
             Self::Contended(report)
-            | Self::Unavailable(report)
+            | Self::NoQuorum(report)
             | Self::Rejected(report)
             | Self::Lost(report) => Some(report),
             Self::InvalidRequest(_) => None,
@@ -215,7 +215,7 @@ mod tests {
 
     fn failed(cause: Cause) -> String {
         Answer::Failed(
-            BackendError::new(BackendErrorKind::Unreachable, "connection failed").with_source(cause),
+            BackendError::new(BackendErrorKind::Indeterminate, "connection failed").with_source(cause),
         )
         .to_string()
     }
@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn every_source_of_a_node_error_is_printed_once() {
         let io = || Some(Box::new(Cause { text: "refused (os error 111)", source: None }));
-        let expected = "unreachable: connection failed: io: refused (os error 111)";
+        let expected = "indeterminate: connection failed: io: refused (os error 111)";
         assert_eq!(failed(Cause { text: "io: refused (os error 111)", source: io() }), expected);
         assert_eq!(failed(Cause { text: "io", source: io() }), expected);
     }

@@ -105,7 +105,7 @@ impl Lock {
     ///
     /// * [`Error::Lost`] when the validity has run out, before or meanwhile, or when the nodes say that the keys
     ///   are gone. The lock is over: stop what it guards.
-    /// * [`Error::Unavailable`] or [`Error::Rejected`] when no quorum confirmed it. The lock keeps the validity that
+    /// * [`Error::NoQuorum`] or [`Error::Rejected`] when no quorum confirmed it. The lock keeps the validity that
     ///   it had, so it can be tried again.
     /// * [`Error::InvalidRequest`] for a ttl that is too short or too long.
     ///
@@ -123,7 +123,7 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// [`Error::Unavailable`] or [`Error::Rejected`] when no quorum said whether the lock was still held. It is
+    /// [`Error::NoQuorum`] or [`Error::Rejected`] when no quorum said whether the lock was still held. It is
     /// over all the same; nodes that could not be reached are asked again in the background, for one ttl.
     ///
     /// # Cancellation

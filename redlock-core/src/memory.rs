@@ -40,7 +40,7 @@ mod server;
 ///     let lock = redlock.lock("report", Duration::from_secs(10)).await?;
 ///     nodes[1].shut_down();
 ///     let error = redlock.lock("other", Duration::from_secs(10)).await.unwrap_err();
-///     assert!(matches!(error, Error::Unavailable(_)));
+///     assert!(matches!(error, Error::NoQuorum(_)));
 ///     assert!(lock.is_valid());
 ///     Ok(())
 /// }
@@ -78,7 +78,7 @@ impl MemoryBackend {
         self.node.run_due();
     }
 
-    /// Ends the node: requests fail at once as [`BackendErrorKind::Unreachable`], those that waited as well. It
+    /// Ends the node: requests fail at once as [`BackendErrorKind::Indeterminate`], those that waited as well. It
     /// keeps its keys, which go on expiring; [`clear`](Self::clear) them for a node that restarts empty.
     pub fn shut_down(&self) {
         let waiting = {
@@ -114,7 +114,7 @@ impl MemoryBackend {
     }
 
     /// The next `requests` requests are run, but their answers are lost: they fail as
-    /// [`BackendErrorKind::Unreachable`].
+    /// [`BackendErrorKind::Indeterminate`].
     pub fn lose_next_replies(&self, requests: usize) {
         self.node.state().failures = Some((requests, Failure::LoseReply));
     }

@@ -203,7 +203,7 @@ impl Nodes {
             Either::Right(_) => Err(BackendError::timed_out(timeout)),
         };
         let mut telling = true;
-        if answer.as_ref().is_err_and(|error| error.kind() == BackendErrorKind::Unreachable) {
+        if answer.as_ref().is_err_and(|error| error.kind() == BackendErrorKind::Indeterminate) {
             // A timeout that was cut short, by a short ttl or a bounded wait, says nothing about the node.
             let had_time = timeout >= self.node_timeout.unwrap_or(SHORTEST_TIMEOUT).min(SHORTEST_TIMEOUT);
             telling = had_time && node.answered.load(Ordering::Relaxed) == before;

@@ -35,7 +35,7 @@ pub(crate) enum Defeat {
     /// A quorum of nodes answered, and some of them said no.
     Refused,
     /// Too few nodes answered.
-    Unavailable,
+    NoQuorum,
     /// So many nodes rejected the request that no quorum is left: asking again is pointless.
     Rejected,
 }
@@ -77,7 +77,7 @@ impl Tally {
         self.number(Vote::No) > 0 && self.votes.iter().enumerate().all(silence)
     }
 
-    /// Why the round was not won. A missing vote counts as a node that did not answer, so that `Unavailable` may become
+    /// Why the round was not won. A missing vote counts as a node that did not answer, so that `NoQuorum` may become
     /// another answer with the next vote; the others stand.
     pub(crate) fn defeat(&self) -> Defeat {
         let quorum = quorum(self.votes.len());
@@ -88,7 +88,7 @@ impl Tally {
         } else if yes + no >= quorum {
             Defeat::Refused
         } else {
-            Defeat::Unavailable
+            Defeat::NoQuorum
         }
     }
 
@@ -184,7 +184,7 @@ mod tests {
             every_sequence(nodes, |sequence, prefixes| {
                 for pair in prefixes.windows(2) {
                     let settled = pair[0].defeat();
-                    assert!(settled == Defeat::Unavailable || settled == pair[1].defeat(), "{sequence:?}");
+                    assert!(settled == Defeat::NoQuorum || settled == pair[1].defeat(), "{sequence:?}");
                     assert!(!pair[0].disproved() || pair[1].disproved(), "{sequence:?}");
                 }
             });
@@ -224,7 +224,7 @@ mod tests {
                 } else if number(Vote::No) > 0 && number(Vote::Yes) + number(Vote::No) >= needed {
                     Defeat::Refused
                 } else {
-                    Defeat::Unavailable
+                    Defeat::NoQuorum
                 };
                 assert_eq!(tally.defeat(), expected, "{sequence:?}");
                 assert_eq!(tally.disproved(), nodes - number(Vote::No) < needed, "{sequence:?}");

@@ -70,7 +70,7 @@ impl Redlock {
     ///
     /// # Errors
     ///
-    /// Awaiting it gives [`Error::Contended`], [`Error::Unavailable`] or [`Error::Rejected`] when the last round
+    /// Awaiting it gives [`Error::Contended`], [`Error::NoQuorum`] or [`Error::Rejected`] when the last round
     /// was lost, and [`Error::InvalidRequest`] before anything is sent.
     ///
     /// # Cancellation
@@ -157,7 +157,7 @@ impl Redlock {
     ///
     /// # Errors
     ///
-    /// [`Error::Lost`] when no quorum holds it any more, [`Error::Unavailable`] or [`Error::Rejected`] when no
+    /// [`Error::Lost`] when no quorum holds it any more, [`Error::NoQuorum`] or [`Error::Rejected`] when no
     /// quorum said so: then it can be tried again. [`Error::InvalidRequest`] for parts that make no sense.
     pub async fn from_parts(&self, parts: &LockParts) -> Result<Lock, Error> {
         let resources = Resources::from(&parts.resources[..]);

@@ -157,7 +157,7 @@ impl LockRequest {
             let (undoing, defeated) = round.undo();
             let delay = match defeated.defeat {
                 Defeat::Rejected => None,
-                Defeat::Refused | Defeat::Unavailable => delay,
+                Defeat::Refused | Defeat::NoQuorum => delay,
             };
             match delay {
                 Some(delay) => {

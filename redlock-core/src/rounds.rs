@@ -44,7 +44,7 @@ impl Acquiring {
     /// one the silent nodes are waited for when nothing else says why it was lost.
     pub(crate) async fn decide(&mut self, last: bool) -> bool {
         self.votes.impatient = !last;
-        let enough = |tally: &Tally| !last || tally.defeat() != Defeat::Unavailable;
+        let enough = |tally: &Tally| !last || tally.defeat() != Defeat::NoQuorum;
         self.votes.hear(&mut self.fan, Some(self.valid_until), enough).await == Decision::Won
     }
 
@@ -189,7 +189,7 @@ impl Defeated {
     pub(crate) fn not_won(self, claim: &Claim) -> Error {
         match self.defeat {
             Defeat::Refused => Error::Contended(self.report(claim)),
-            Defeat::Unavailable => Error::Unavailable(self.report(claim)),
+            Defeat::NoQuorum => Error::NoQuorum(self.report(claim)),
             Defeat::Rejected => Error::Rejected(self.report(claim)),
         }
     }
@@ -200,7 +200,7 @@ impl Defeated {
             _ if self.disproved => Error::Lost(self.report(claim)),
             Defeat::Rejected => Error::Rejected(self.report(claim)),
             // A quorum answered, but neither yes nor no: what the silent nodes hold decides.
-            Defeat::Refused | Defeat::Unavailable => Error::Unavailable(self.report(claim)),
+            Defeat::Refused | Defeat::NoQuorum => Error::NoQuorum(self.report(claim)),
         }
     }
 }

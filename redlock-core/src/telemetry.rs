@@ -114,7 +114,7 @@ pub(crate) fn round(verb: Verb, claim: &Claim, defeat: Option<Defeat>, answers: 
     let outcome = match defeat {
         None => "won",
         Some(Defeat::Refused) => "refused",
-        Some(Defeat::Unavailable) => "unavailable",
+        Some(Defeat::NoQuorum) => "no_quorum",
         Some(Defeat::Rejected) => "rejected",
     };
     #[cfg(feature = "tracing")]
@@ -323,8 +323,8 @@ fn outcome_of_request(said: Result<&Answer, BackendErrorKind>) -> &'static str {
         Ok(Answer::Removed) => "removed",
         Ok(Answer::NotHeld) => "not_held",
         Ok(Answer::Failed(_) | Answer::Late | Answer::Pending) => "other",
-        Err(BackendErrorKind::Unreachable) => "unreachable",
-        Err(BackendErrorKind::Unavailable) => "unavailable",
+        Err(BackendErrorKind::Indeterminate) => "indeterminate",
+        Err(BackendErrorKind::Transient) => "transient",
         Err(BackendErrorKind::Rejected) => "rejected",
     }
 }

@@ -152,7 +152,7 @@ impl FredBackend {
         match &self.line {
             Line::Given(given) if !given.client.is_connected() => match given.last_error() {
                 Some(error) => classify(error),
-                None => BackendError::new(BackendErrorKind::Unreachable, "the client is not connected"),
+                None => BackendError::new(BackendErrorKind::Indeterminate, "the client is not connected"),
             },
             _ => classify(error),
         }

@@ -17,10 +17,10 @@ pub(crate) fn classify(error: Error) -> BackendError {
         }
         // Said when the last server that was asked sent the request on, and so has not executed it.
         ErrorKind::Routing if error.details() == "Too many redirections." => {
-            (BackendErrorKind::Unavailable, "the keys are being moved")
+            (BackendErrorKind::Transient, "the keys are being moved")
         }
         // What is not known is taken for the worst: the request may have been executed.
-        _ => (BackendErrorKind::Unreachable, "connection failed"),
+        _ => (BackendErrorKind::Indeterminate, "connection failed"),
     };
     BackendError::new(kind, message).with_source(error)
 }
@@ -33,7 +33,7 @@ fn server_class(line: &str) -> Option<BackendErrorKind> {
         return None;
     }
     if code == SHARED {
-        return Some(BackendErrorKind::Unreachable);
+        return Some(BackendErrorKind::Indeterminate);
     }
     // Redis 6.2 answers ERR to an error inside of a script, and has the error's own code in the text.
     let in_script = code == "ERR" && text.starts_with("Error running script");
@@ -42,7 +42,7 @@ fn server_class(line: &str) -> Option<BackendErrorKind> {
     } else {
         PASSING.contains(&code) || text.starts_with("max number of clients reached")
     };
-    Some(if passing { BackendErrorKind::Unavailable } else { BackendErrorKind::Rejected })
+    Some(if passing { BackendErrorKind::Transient } else { BackendErrorKind::Rejected })
 }
 
 /// Whether one side does not accept the certificate of the other.
@@ -77,31 +77,31 @@ mod tests {
     #[test]
     fn every_server_error_is_in_its_class() {
         for code in PASSING {
-            assert_eq!(class_of_line(&format!("{code} some text")), BackendErrorKind::Unavailable, "{code}");
+            assert_eq!(class_of_line(&format!("{code} some text")), BackendErrorKind::Transient, "{code}");
         }
         for code in ["NOAUTH", "WRONGPASS", "NOPERM", "CROSSSLOT", "WRONGTYPE", "ERR", "NOPROTO"] {
             assert_eq!(class_of_line(&format!("{code} some text")), BackendErrorKind::Rejected, "{code}");
         }
-        assert_eq!(class_of_line("ERR max number of clients reached"), BackendErrorKind::Unavailable);
+        assert_eq!(class_of_line("ERR max number of clients reached"), BackendErrorKind::Transient);
     }
 
     #[test]
     fn an_error_that_fred_shares_among_requests_says_nothing_about_one() {
-        assert_eq!(class_of_line("CLUSTERDOWN The cluster is down"), BackendErrorKind::Unreachable);
+        assert_eq!(class_of_line("CLUSTERDOWN The cluster is down"), BackendErrorKind::Indeterminate);
     }
 
     #[test]
     fn a_server_error_is_told_in_the_servers_words() {
         let line = "READONLY You can't write against a read only replica.";
         let told = classify(Error::new(ErrorKind::Unknown, line)).to_string();
-        assert_eq!(told, format!("unavailable: {line}"));
+        assert_eq!(told, format!("transient: {line}"));
     }
 
     #[test]
     fn errors_inside_of_scripts_are_found_in_the_text_of_old_servers() {
         for (error, class) in [
-            ("-OOM command not allowed when used memory > 'maxmemory'.", BackendErrorKind::Unavailable),
-            ("-READONLY You can't write against a read only replica.", BackendErrorKind::Unavailable),
+            ("-OOM command not allowed when used memory > 'maxmemory'.", BackendErrorKind::Transient),
+            ("-READONLY You can't write against a read only replica.", BackendErrorKind::Transient),
             ("WRONGTYPE Operation against a key holding the wrong kind of value", BackendErrorKind::Rejected),
         ] {
             let line =
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leaves_the_outcome_open_is_unreachable() {
+    fn what_leaves_the_outcome_open_is_indeterminate() {
         for kind in [
             io::ErrorKind::ConnectionRefused,
             io::ErrorKind::ConnectionReset,
@@ -120,7 +120,7 @@ mod tests {
             io::ErrorKind::UnexpectedEof,
         ] {
             let error = classify(io::Error::from(kind).into());
-            assert_eq!(error.kind(), BackendErrorKind::Unreachable, "{kind}");
+            assert_eq!(error.kind(), BackendErrorKind::Indeterminate, "{kind}");
         }
         for kind in [
             ErrorKind::IO,
@@ -132,7 +132,7 @@ mod tests {
             ErrorKind::Unknown,
         ] {
             let error = classify(Error::new(kind.clone(), "Too many failed write attempts."));
-            assert_eq!(error.kind(), BackendErrorKind::Unreachable, "{kind:?}");
+            assert_eq!(error.kind(), BackendErrorKind::Indeterminate, "{kind:?}");
         }
     }
 

@@ -13,7 +13,7 @@ pub(crate) fn classify(error: RedisError) -> BackendError {
             return BackendError::new(server_class(&error), words);
         }
         ErrorKind::MasterNameNotFoundBySentinel | ErrorKind::NoValidReplicasFoundBySentinel => {
-            (BackendErrorKind::Unavailable, "no server for this node")
+            (BackendErrorKind::Transient, "no server for this node")
         }
         ErrorKind::AuthenticationFailed | ErrorKind::RESP3NotSupported => {
             (BackendErrorKind::Rejected, "cannot log in")
@@ -25,7 +25,7 @@ pub(crate) fn classify(error: RedisError) -> BackendError {
         _ if tls::is_refusal(&error) => (BackendErrorKind::Rejected, "certificate refused"),
         ErrorKind::UnexpectedReturnType => (BackendErrorKind::Rejected, "an answer of another type"),
         // What is not known is taken for the worst: the request may have been executed.
-        _ => (BackendErrorKind::Unreachable, "connection failed"),
+        _ => (BackendErrorKind::Indeterminate, "connection failed"),
     };
     BackendError::new(kind, message).with_source(error)
 }
@@ -41,7 +41,7 @@ fn server_class(error: &RedisError) -> BackendErrorKind {
     } else {
         PASSING.contains(&code) || detail.starts_with("max number of clients reached")
     };
-    if passing { BackendErrorKind::Unavailable } else { BackendErrorKind::Rejected }
+    if passing { BackendErrorKind::Transient } else { BackendErrorKind::Rejected }
 }
 
 /// Redis 6.2 answers ERR to an error inside of a script, and has the error's own code in the text.
@@ -105,12 +105,12 @@ mod tests {
     #[test]
     fn every_server_error_is_in_its_class() {
         for code in PASSING {
-            assert_eq!(class_of_reply(&format!("{code} some text")), BackendErrorKind::Unavailable, "{code}");
+            assert_eq!(class_of_reply(&format!("{code} some text")), BackendErrorKind::Transient, "{code}");
         }
         for code in ["NOAUTH", "WRONGPASS", "NOPERM", "CROSSSLOT", "WRONGTYPE", "ERR", "NOPROTO"] {
             assert_eq!(class_of_reply(&format!("{code} some text")), BackendErrorKind::Rejected, "{code}");
         }
-        assert_eq!(class_of_reply("ERR max number of clients reached"), BackendErrorKind::Unavailable);
+        assert_eq!(class_of_reply("ERR max number of clients reached"), BackendErrorKind::Transient);
     }
 
     #[test]
@@ -119,7 +119,7 @@ mod tests {
             parse_redis_value(b"-READONLY You can't write against a read only replica.\r\n").expect("a line");
         let Value::ServerError(error) = value else { panic!("{value:?} is no error") };
         let told = classify(error.into()).to_string();
-        assert_eq!(told, "unavailable: READONLY You can't write against a read only replica.");
+        assert_eq!(told, "transient: READONLY You can't write against a read only replica.");
     }
 
     #[test]
@@ -127,11 +127,11 @@ mod tests {
         for (line, class) in [
             (
                 "ERR Error running script (call to f_1b): @user_script:6: @user_script: 6: -OOM command not allowed when used memory > 'maxmemory'.",
-                BackendErrorKind::Unavailable,
+                BackendErrorKind::Transient,
             ),
             (
                 "ERR Error running script (call to f_1b): @user_script:6: @user_script: 6: -READONLY You can't write against a read only replica.",
-                BackendErrorKind::Unavailable,
+                BackendErrorKind::Transient,
             ),
             (
                 "ERR Error running script (call to f_1b): @user_script:2: WRONGTYPE Operation against a key holding the wrong kind of value",
@@ -159,8 +159,8 @@ mod tests {
     #[test]
     fn a_new_connection_that_cannot_select_its_database_yet_may_heal() {
         for (answer, class) in [
-            ("Redis is busy running a script. You can only call SCRIPT KILL", BackendErrorKind::Unavailable),
-            ("Redis is loading the dataset in memory", BackendErrorKind::Unavailable),
+            ("Redis is busy running a script. You can only call SCRIPT KILL", BackendErrorKind::Transient),
+            ("Redis is loading the dataset in memory", BackendErrorKind::Transient),
             ("DB index is out of range", BackendErrorKind::Rejected),
             ("User app has no permissions to run the 'select' command", BackendErrorKind::Rejected),
         ] {
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leaves_the_outcome_open_is_unreachable() {
+    fn what_leaves_the_outcome_open_is_indeterminate() {
         for kind in [
             io::ErrorKind::ConnectionRefused,
             io::ErrorKind::ConnectionReset,
@@ -182,12 +182,12 @@ mod tests {
         ] {
             assert_eq!(
                 classify(io::Error::from(kind).into()).kind(),
-                BackendErrorKind::Unreachable,
+                BackendErrorKind::Indeterminate,
                 "{kind}"
             );
         }
         let parse = RedisError::from((ErrorKind::Parse, "what is this"));
-        assert_eq!(classify(parse).kind(), BackendErrorKind::Unreachable);
+        assert_eq!(classify(parse).kind(), BackendErrorKind::Indeterminate);
     }
 
     #[test]

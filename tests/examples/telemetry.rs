@@ -98,7 +98,7 @@ mod tests {
             "# HELP redlock_locks_total ",
             "# TYPE redlock_lock_duration_seconds histogram",
             r#"redlock_locks_total{outcome="granted"} "#,
-            r#"redlock_node_requests_total{node="a",verb="acquire",outcome="unreachable"} "#,
+            r#"redlock_node_requests_total{node="a",verb="acquire",outcome="indeterminate"} "#,
             r#"redlock_lock_duration_seconds_bucket{outcome="granted",le="0.5"} "#,
         ] {
             assert!(text.contains(line), "{line} is missing in {text}");

@@ -160,7 +160,7 @@ fn bites(strike: &Strike, entries: &[Entry]) -> u64 {
     let bitten = entries[first..last].iter().filter(|entry| match (&entry.event, strike.worker) {
         (Event::Asked { since, outcome, failed, .. }, None) if *since <= strike.to => {
             let struck = failed.iter().any(|node| strike.nodes.contains(node));
-            struck || matches!(outcome, Outcome::Unavailable | Outcome::Lost)
+            struck || matches!(outcome, Outcome::NoQuorum | Outcome::Lost)
         }
         _ => false,
     });

@@ -63,7 +63,7 @@ pub struct Summary {
 pub enum Outcome {
     Won,
     Contended,
-    Unavailable,
+    NoQuorum,
     Lost,
     Unlocked,
     Used,
@@ -74,15 +74,8 @@ impl Outcome {
     const NUMBER: usize = 7;
 
     /// All of them.
-    pub const ALL: [Self; Self::NUMBER] = [
-        Self::Won,
-        Self::Contended,
-        Self::Unavailable,
-        Self::Lost,
-        Self::Unlocked,
-        Self::Used,
-        Self::Cancelled,
-    ];
+    pub const ALL: [Self; Self::NUMBER] =
+        [Self::Won, Self::Contended, Self::NoQuorum, Self::Lost, Self::Unlocked, Self::Used, Self::Cancelled];
 }
 
 impl Summary {

@@ -147,6 +147,6 @@ fn run<T>(
 fn class(error: &io::Error) -> BackendErrorKind {
     match error.kind() {
         ErrorKind::PermissionDenied | ErrorKind::InvalidData => BackendErrorKind::Rejected,
-        _ => BackendErrorKind::Unreachable,
+        _ => BackendErrorKind::Indeterminate,
     }
 }

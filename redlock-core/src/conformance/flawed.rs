@@ -115,7 +115,7 @@ impl Flawed {
             Flaw::ShortTimeoutIsNone if timeout < Duration::from_millis(1) => pending().await,
             Flaw::HangsWhileDown if down => pending().await,
             Flaw::BrokenForEver if self.was_down.load(Ordering::Relaxed) => {
-                Err(BackendError::new(BackendErrorKind::Unreachable, "broken"))
+                Err(BackendError::new(BackendErrorKind::Indeterminate, "broken"))
             }
             Flaw::DownIsRejected if down => {
                 Err(BackendError::new(BackendErrorKind::Rejected, "no such node"))
@@ -128,7 +128,7 @@ impl Flawed {
         let timed_out = self.stopped.load(Ordering::Relaxed) && answer.is_err();
         match self.flaw {
             Flaw::TimeoutIsUnavailable if timed_out => {
-                Err(BackendError::new(BackendErrorKind::Unavailable, "timed out"))
+                Err(BackendError::new(BackendErrorKind::Transient, "timed out"))
             }
             Flaw::TimeoutIsRejected if timed_out => {
                 Err(BackendError::new(BackendErrorKind::Rejected, "timed out"))

@@ -269,7 +269,7 @@ fn silent<T: Debug>(case: &Case<'_>, seen: &Seen<'_, T>) -> Result<(), Violation
 
 /// The request was not answered, or answered that it cannot be done now.
 fn failed<T: Debug>(case: &Case<'_>, seen: &Seen<'_, T>) -> Result<(), Violation> {
-    in_class(case, seen, &[BackendErrorKind::Unreachable, BackendErrorKind::Unavailable])?;
+    in_class(case, seen, &[BackendErrorKind::Indeterminate, BackendErrorKind::Transient])?;
     unanswered(case, seen, "no answer from a node that is down")
 }
 
@@ -311,7 +311,7 @@ async fn start(case: &Case<'_>, node: &dyn Node) {
 const NOT_COUNTED: Verdict = Verdict::Skipped("no node that counts its commands was given");
 const NOT_STOPPED: Verdict = Verdict::Skipped("no node that can be stopped was given");
 const NOT_DOWN: Verdict = Verdict::Skipped("no node that can be shut down was given");
-const NO_ANSWER: &[BackendErrorKind] = &[BackendErrorKind::Unreachable];
+const NO_ANSWER: &[BackendErrorKind] = &[BackendErrorKind::Indeterminate];
 /// The timeout of requests to a node in trouble.
 const BRIEF: Duration = Duration::from_millis(200);
 /// How late a slow answer comes: later than clients wait by default.

@@ -212,5 +212,5 @@ impl Pending {
 }
 
 pub(super) fn unreachable(message: &str) -> BackendError {
-    BackendError::new(BackendErrorKind::Unreachable, message)
+    BackendError::new(BackendErrorKind::Indeterminate, message)
 }

@@ -102,7 +102,7 @@ impl End {
     pub(super) fn failed(error: &Error) -> Self {
         let outcome = match error {
             Error::Contended(_) => "contended",
-            Error::Unavailable(_) => "unavailable",
+            Error::NoQuorum(_) => "no_quorum",
             Error::Rejected(_) => "rejected",
             Error::Lost(_) => "lost",
             Error::InvalidRequest(_) => "invalid",

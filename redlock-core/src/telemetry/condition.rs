@@ -79,7 +79,7 @@ const BETWEEN_WARNINGS: Duration = Duration::from_secs(60);
 #[cfg(test)]
 mod tests {
     use super::{
-        BackendErrorKind::{Rejected, Unavailable, Unreachable},
+        BackendErrorKind::{Indeterminate, Rejected, Transient},
         *,
     };
 
@@ -96,10 +96,10 @@ mod tests {
     fn a_failure_and_its_end_are_told_once_each() {
         let (mut node, start) = (Condition::default(), some_instant());
         assert_eq!(node.seen(start, None), None, "a node is taken to serve until it fails");
-        let fails = Turn::Fails { kind: Unreachable, untold: 0 };
-        assert_eq!(node.seen(start, Some(Unreachable)), Some(fails));
+        let fails = Turn::Fails { kind: Indeterminate, untold: 0 };
+        assert_eq!(node.seen(start, Some(Indeterminate)), Some(fails));
         for second in 1..600 {
-            assert_eq!(node.seen(start + s(second), Some(Unreachable)), None);
+            assert_eq!(node.seen(start + s(second), Some(Indeterminate)), None);
         }
         let serves = Turn::Serves { failed_for: s(600), untold: 0 };
         assert_eq!(node.seen(start + s(600), None), Some(serves));
@@ -112,16 +112,20 @@ mod tests {
         let mut turns = Vec::new();
         for tenth in 0..6_000 {
             let now = start + Duration::from_millis(100) * tenth;
-            turns.extend(node.seen(now, (tenth % 2 == 0).then_some(Unreachable)));
+            turns.extend(node.seen(now, (tenth % 2 == 0).then_some(Indeterminate)));
         }
         assert_eq!(turns.len(), 20);
-        assert_eq!(turns[2], Turn::Fails { kind: Unreachable, untold: 598 }, "every change is accounted for");
+        assert_eq!(
+            turns[2],
+            Turn::Fails { kind: Indeterminate, untold: 598 },
+            "every change is accounted for"
+        );
     }
 
     #[test]
     fn a_failure_that_began_untold_is_told_as_soon_as_a_minute_has_passed() {
         let (mut node, start) = (Condition::default(), some_instant());
-        assert!(node.seen(start, Some(Unreachable)).is_some());
+        assert!(node.seen(start, Some(Indeterminate)).is_some());
         assert!(node.seen(start + s(1), None).is_some());
         assert_eq!(node.seen(start + s(2), Some(Rejected)), None);
         assert_eq!(node.seen(start + s(59), Some(Rejected)), None);
@@ -132,9 +136,9 @@ mod tests {
     #[test]
     fn another_kind_of_failure_is_told_too() {
         let (mut node, start) = (Condition::default(), some_instant());
-        assert!(node.seen(start, Some(Unreachable)).is_some());
-        assert_eq!(node.seen(start + s(10), Some(Unavailable)), None);
-        let fails = Turn::Fails { kind: Unavailable, untold: 1 };
-        assert_eq!(node.seen(start + s(70), Some(Unavailable)), Some(fails));
+        assert!(node.seen(start, Some(Indeterminate)).is_some());
+        assert_eq!(node.seen(start + s(10), Some(Transient)), None);
+        let fails = Turn::Fails { kind: Transient, untold: 1 };
+        assert_eq!(node.seen(start + s(70), Some(Transient)), Some(fails));
     }
 }

@@ -78,7 +78,7 @@ async fn withdraw(State(bank): State<Bank>, Path(account): Path<String>, body: S
     match booked {
         Ok(Some(balance)) => format!("{balance}\n").into_response(),
         Err(Error::Contended(_)) => later(StatusCode::LOCKED, "a withdrawal is under way\n"),
-        Err(Error::Unavailable(_)) => later(StatusCode::SERVICE_UNAVAILABLE, "cannot lock accounts now\n"),
+        Err(Error::NoQuorum(_)) => later(StatusCode::SERVICE_UNAVAILABLE, "cannot lock accounts now\n"),
         Ok(None) | Err(Error::Lost(_)) => failed("the lock was lost: nothing was booked\n"),
         // The details are for the log, not for the client.
         Err(_) => failed("cannot lock accounts\n"),

@@ -131,7 +131,7 @@ impl Scene {
                 assert!(bench.nodes.iter().all(|node| node.requests() == 0), "a node was asked all the same");
                 None
             }
-            Some(Err(Error::Unavailable(_))) | None => {
+            Some(Err(Error::NoQuorum(_))) | None => {
                 assert!(
                     on.len() < bench.quorum(),
                     "not won, with {} of {} nodes",

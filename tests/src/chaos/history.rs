@@ -57,7 +57,7 @@ pub enum Outcome {
     Done,
     Gone,
     Contended,
-    Unavailable,
+    NoQuorum,
     Rejected,
     Lost,
 }

@@ -289,7 +289,7 @@ impl Holding<'_> {
 fn outcome(error: &Error) -> Outcome {
     match error {
         Error::Contended(_) => Outcome::Contended,
-        Error::Unavailable(_) => Outcome::Unavailable,
+        Error::NoQuorum(_) => Outcome::NoQuorum,
         Error::Lost(_) => Outcome::Lost,
         _ => Outcome::Rejected,
     }

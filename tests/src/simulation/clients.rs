@@ -160,7 +160,7 @@ impl Client {
             self.number,
             match error {
                 Error::Contended(_) => Outcome::Contended,
-                Error::Unavailable(_) => Outcome::Unavailable,
+                Error::NoQuorum(_) => Outcome::NoQuorum,
                 Error::Lost(_) => Outcome::Lost,
                 // No node rejects anything, and the requests make sense.
                 error => panic!("client {}: {error}", self.number),

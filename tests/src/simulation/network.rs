@@ -388,7 +388,7 @@ impl Wire {
         tokio::select! {
             biased;
             answer = answered => {
-                answer.unwrap_or_else(|_| Err(BackendError::new(BackendErrorKind::Unreachable, "connection reset")))
+                answer.unwrap_or_else(|_| Err(BackendError::new(BackendErrorKind::Indeterminate, "connection reset")))
             }
             () = self.process.sleep(timeout) => Err(BackendError::timed_out(timeout)),
         }
@@ -439,7 +439,7 @@ impl Said {
 }
 
 fn unreadable() -> BackendError {
-    BackendError::new(BackendErrorKind::Unreachable, "the answer to another question")
+    BackendError::new(BackendErrorKind::Indeterminate, "the answer to another question")
 }
 
 /// How often the client library sends a request again.

@@ -92,9 +92,9 @@ impl Trouble {
         let node = self.node();
         let requests = self.rng.random_range(1..6);
         self.world.timeline.node(self.now(), node, || format!("refuses to serve {requests} requests"));
-        self.world.nodes[node].0.fail_next(requests, BackendErrorKind::Unavailable);
+        self.world.nodes[node].0.fail_next(requests, BackendErrorKind::Transient);
         self.wait(1, 500).await;
-        self.world.nodes[node].0.fail_next(0, BackendErrorKind::Unavailable);
+        self.world.nodes[node].0.fail_next(0, BackendErrorKind::Transient);
     }
 
     async fn stop_node(mut self) {

@@ -214,7 +214,7 @@ impl LockBackend for Stubborn {
 
     async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
         if request.resources.iter().any(|name| name == "stubborn") {
-            return Err(BackendError::new(BackendErrorKind::Unavailable, "no"));
+            return Err(BackendError::new(BackendErrorKind::Transient, "no"));
         }
         self.0.release(request).await
     }

@@ -180,7 +180,7 @@ pub(crate) async fn lose_and_fail(bed: &Bed, redlock: &Redlock) {
     bed.sleep(2_000).await;
     bed.nodes[2].start();
     bed.sleep(12_000).await;
-    for kind in [BackendErrorKind::Unreachable, BackendErrorKind::Unavailable, BackendErrorKind::Rejected] {
+    for kind in [BackendErrorKind::Indeterminate, BackendErrorKind::Transient, BackendErrorKind::Rejected] {
         bed.nodes.iter().for_each(|node| node.fail_next(1, kind));
         assert!(redlock.try_lock("secret", s(10)).await.is_err());
         bed.sleep(61_000).await;

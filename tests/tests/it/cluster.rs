@@ -133,7 +133,7 @@ async fn a_slot_that_moves_costs_a_request_that_writes_nothing_and_is_then_follo
     cluster.move_slot(&key, 1);
     assert_eq!(cluster.owner(&key), 1);
     let moved = acquire(&node, &*key, SOON).await.unwrap_err();
-    assert_eq!(moved.kind(), BackendErrorKind::Unavailable, "{moved}");
+    assert_eq!(moved.kind(), BackendErrorKind::Transient, "{moved}");
     assert!(moved.message().starts_with("MOVED"), "{moved}");
     assert_eq!(cluster.get(&key), None);
     assert_eq!(acquire(&node, &*key, SOON).await.unwrap(), Reply::Granted);
@@ -159,7 +159,7 @@ async fn a_killed_master_fails_its_own_slots_in_time_and_comes_back() {
         let asked = Instant::now();
         let failed = acquire(&node, &*keys[1], Duration::from_secs(1)).await.unwrap_err();
         assert!(asked.elapsed() < 2 * QUICK, "{:?}", asked.elapsed());
-        let may_heal = matches!(failed.kind(), BackendErrorKind::Unreachable | BackendErrorKind::Unavailable);
+        let may_heal = matches!(failed.kind(), BackendErrorKind::Indeterminate | BackendErrorKind::Transient);
         assert!(may_heal, "{failed}");
         for key in [&keys[0], &keys[2]] {
             assert_eq!(acquire(&node, &**key, SOON).await.unwrap(), Reply::Granted, "{:?}", start.elapsed());
@@ -190,7 +190,7 @@ async fn a_cluster_that_is_down_as_a_whole_says_so_in_time_and_comes_back() {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
-    assert_eq!(down.kind(), BackendErrorKind::Unavailable, "{down}");
+    assert_eq!(down.kind(), BackendErrorKind::Transient, "{down}");
     assert!(down.message().starts_with("CLUSTERDOWN"), "{down}");
 
     for server in &mut cluster.servers {
@@ -200,7 +200,7 @@ async fn a_cluster_that_is_down_as_a_whole_says_so_in_time_and_comes_back() {
         for _ in 0..5 {
             let asked = Instant::now();
             let down = acquire(node, "a", Duration::from_secs(1)).await.unwrap_err();
-            assert_eq!(down.kind(), BackendErrorKind::Unreachable, "{down}");
+            assert_eq!(down.kind(), BackendErrorKind::Indeterminate, "{down}");
             assert!(asked.elapsed() < 2 * QUICK, "{:?}", asked.elapsed());
         }
     }
@@ -230,7 +230,7 @@ async fn a_stopped_master_holds_up_its_own_slots_only_and_leaves_no_ghosts() {
     for _ in 0..5 {
         let start = Instant::now();
         let failed = redlock.try_lock(&*keys[1], TTL).await.unwrap_err();
-        assert!(matches!(failed, Error::Unavailable(_)), "{failed}");
+        assert!(matches!(failed, Error::NoQuorum(_)), "{failed}");
         assert!(start.elapsed() < QUICK, "{:?}", start.elapsed());
         for key in [&keys[0], &keys[2]] {
             let start = Instant::now();

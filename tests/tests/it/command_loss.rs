@@ -84,7 +84,7 @@ fn when_a_majority_falls_silent_the_command_is_gone_before_the_lock_ends() {
     assert_eq!(process.read("term"), "term\n");
     assert!(soon(|| !runs(&background)));
     assert!(ended.err.contains("no quorum extends the lock on x"), "{}", ended.err);
-    let silent = |server: &Server| ended.err.contains(&format!("{}: unreachable", server.address()));
+    let silent = |server: &Server| ended.err.contains(&format!("{}: indeterminate", server.address()));
     assert!(servers[..2].iter().all(silent), "{}", ended.err);
     servers.iter().for_each(Server::resume);
 }

@@ -41,7 +41,7 @@ fn who_holds_a_lock_is_told_for_each_node_and_by_the_majority() {
     servers[2].kill();
     let told = status(&servers, "x");
     assert_eq!(told.code, 75, "{told:?}");
-    assert!(told.out.contains(&format!("  {}: unreachable: ", servers[2].address())), "{}", told.out);
+    assert!(told.out.contains(&format!("  {}: indeterminate: ", servers[2].address())), "{}", told.out);
     servers[1].pause();
     let told = status(&servers, "--timeout 300ms x");
     assert_eq!(told.code, 69, "{told:?}");

@@ -58,7 +58,7 @@ impl Client {
             number += 1;
             let lock = self.redlock.try_lock(self.name(&format!("cut-{number}")), TTL).await.unwrap();
             let asked = self.acquire(&self.name(&format!("bare-{number}")), number).await;
-            assert_eq!(asked, Err(BackendErrorKind::Unreachable), "{:?}", self.adapter);
+            assert_eq!(asked, Err(BackendErrorKind::Indeterminate), "{:?}", self.adapter);
             match number % 3 {
                 0 => drop(lock),
                 _ => drop(lock.unlock().await.unwrap()),

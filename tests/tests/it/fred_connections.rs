@@ -120,14 +120,14 @@ async fn a_client_that_is_not_initialized_fails_at_once() {
     let client = client(&server.url(), SHORT);
     let node = FredBackend::new(client.clone()).unwrap();
     let start = Instant::now();
-    let error = fails_as(&node, "a", TTL, BackendErrorKind::Unreachable).await;
+    let error = fails_as(&node, "a", TTL, BackendErrorKind::Indeterminate).await;
     assert!(error.message().contains("not connected"), "{error}");
     assert!(start.elapsed() < QUICK);
 
     server.kill();
     client.init().await.unwrap_err();
     let start = Instant::now();
-    let error = fails_as(&node, "a", TTL, BackendErrorKind::Unreachable).await;
+    let error = fails_as(&node, "a", TTL, BackendErrorKind::Indeterminate).await;
     assert!(error.source().unwrap().to_string().contains("Connection refused"), "{error}");
     assert!(start.elapsed() < QUICK);
 
@@ -186,7 +186,7 @@ async fn a_node_that_is_down_when_it_is_opened_is_used_once_it_is_up() {
     for _ in 0..2 {
         let start = Instant::now();
         let failed = redlock.try_lock("a", TTL).await.unwrap_err();
-        assert!(matches!(failed, Error::Unavailable(_)), "{failed}");
+        assert!(matches!(failed, Error::NoQuorum(_)), "{failed}");
         assert!(failed.to_string().contains("Connection refused"), "{failed}");
         assert!(start.elapsed() < QUICK, "less than the node timeout, not {:?}", start.elapsed());
     }
@@ -216,7 +216,7 @@ async fn a_client_of_the_users_works_again_after_an_outage() {
     servers[0].kill();
     for _ in 0..3 {
         let failed = redlock.try_lock("a", TTL).await.unwrap_err();
-        assert!(matches!(failed, Error::Unavailable(_)), "{failed}");
+        assert!(matches!(failed, Error::NoQuorum(_)), "{failed}");
     }
     servers[0].restart();
     let lock = redlock.lock("a", TTL).retry_count(5).await.unwrap();
@@ -239,9 +239,9 @@ async fn a_connection_that_breaks_fails_what_is_under_way_at_once() {
         // Meanwhile the client notices; what finds the connection in any state in between ends as well.
         while start.elapsed() < SHORT {
             let error = acquire(&node, "b", TTL).await.unwrap_err();
-            assert_eq!(error.kind(), BackendErrorKind::Unreachable, "{error}");
+            assert_eq!(error.kind(), BackendErrorKind::Indeterminate, "{error}");
         }
-        assert_eq!(task.await.unwrap(), Err(BackendErrorKind::Unreachable));
+        assert_eq!(task.await.unwrap(), Err(BackendErrorKind::Indeterminate));
         assert!(start.elapsed() < QUICK, "{:?}", start.elapsed());
         server.restart();
         assert_eq!(acquire(&node, "warm", SOON).await.unwrap(), Reply::Granted);
@@ -302,7 +302,7 @@ async fn a_request_to_a_listener_that_never_answers_ends_in_time() {
     for address in [unaccepted.local_addr().unwrap(), silent] {
         let node = open(address);
         for _ in 0..2 {
-            fails_as(&node, "a", SHORT, BackendErrorKind::Unreachable).await;
+            fails_as(&node, "a", SHORT, BackendErrorKind::Indeterminate).await;
         }
     }
     let servers = Server::start_some(2);
@@ -332,7 +332,7 @@ async fn a_request_to_a_black_hole_ends_in_time() {
     let (address, _full) = black_hole().await;
     let node = open(address);
     for _ in 0..2 {
-        fails_as(&node, "a", SHORT, BackendErrorKind::Unreachable).await;
+        fails_as(&node, "a", SHORT, BackendErrorKind::Indeterminate).await;
     }
 }
 
@@ -342,13 +342,13 @@ async fn the_timeout_of_a_request_is_kept_on_every_connection() {
     let nodes = [open(server.address()), initialized(&server.url(), SHORT).await];
     for node in &nodes {
         assert_eq!(acquire(node, "a", Duration::MAX).await.unwrap(), Reply::Granted);
-        fails_as(node, "b", Duration::ZERO, BackendErrorKind::Unreachable).await;
+        fails_as(node, "b", Duration::ZERO, BackendErrorKind::Indeterminate).await;
     }
     assert_eq!(server.get("b"), None, "no time is not for ever");
     server.pause();
     for node in &nodes {
         for _ in 0..2 {
-            let error = fails_as(node, "a", SHORT, BackendErrorKind::Unreachable).await;
+            let error = fails_as(node, "a", SHORT, BackendErrorKind::Indeterminate).await;
             assert!(error.message().contains("no answer within 100 ms"), "{error}");
         }
     }

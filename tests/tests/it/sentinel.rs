@@ -82,7 +82,7 @@ async fn the_master_is_found_and_found_again_when_it_was_killed() {
 
     watched.servers[0].kill();
     let failed = redlock.try_lock("new", TTL).await.unwrap_err();
-    assert!(matches!(failed, Error::Unavailable(_)), "{failed}");
+    assert!(matches!(failed, Error::NoQuorum(_)), "{failed}");
     watched.wait_for_failover();
     works_again(&redlock, &watched, SOON).await;
     lock.extend(TTL).await.expect("the replica has it");
@@ -115,7 +115,7 @@ async fn a_master_that_became_a_replica_under_a_living_connection_is_left() {
     assert_ne!(port, own);
 
     let failed = redlock.try_lock("new", TTL).await.unwrap_err();
-    assert!(matches!(failed, Error::Unavailable(_)), "{failed}");
+    assert!(matches!(failed, Error::NoQuorum(_)), "{failed}");
     assert!(failed.to_string().contains("READONLY"), "{failed}");
     works_again(&redlock, &watched, SOON).await;
     assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
@@ -129,7 +129,7 @@ async fn a_master_that_hangs_is_left_for_the_new_one() {
     watched.servers[0].pause();
     // Its connection lives on, since its kernel does.
     let failed = redlock.try_lock("new", TTL).await.unwrap_err();
-    assert!(matches!(failed, Error::Unavailable(_)), "{failed}");
+    assert!(matches!(failed, Error::NoQuorum(_)), "{failed}");
     watched.wait_for_failover();
     works_again(&redlock, &watched, SOON).await;
     assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
@@ -205,7 +205,7 @@ async fn sentinels_that_are_down_or_know_no_such_master_are_told_in_time() {
     let mut watched = Watched::start(&[]);
     let unknown = open_as(&watched, "unknown", SentinelNodeConnectionInfo::default());
     let failed = acquire(&unknown, "a", SOON).await.unwrap_err();
-    assert_eq!(failed.kind(), BackendErrorKind::Unavailable, "{failed}");
+    assert_eq!(failed.kind(), BackendErrorKind::Transient, "{failed}");
 
     let no_sentinel = [watched.servers[0].url()];
     let wrong =
@@ -224,11 +224,11 @@ async fn sentinels_that_are_down_or_know_no_such_master_are_told_in_time() {
     let node = open(&watched);
     let start = Instant::now();
     let failed = acquire(&node, "a", SOON).await.unwrap_err();
-    assert_eq!(failed.kind(), BackendErrorKind::Unreachable, "{failed}");
+    assert_eq!(failed.kind(), BackendErrorKind::Indeterminate, "{failed}");
     watched.sentinel.restart();
     watched.sentinel.pause();
     let failed = acquire(&node, "a", SOON).await.unwrap_err();
-    assert_eq!(failed.kind(), BackendErrorKind::Unreachable, "{failed}");
+    assert_eq!(failed.kind(), BackendErrorKind::Indeterminate, "{failed}");
     assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
     watched.sentinel.resume();
     assert!(RedisBackend::open_sentinel([""; 0], MASTER, SentinelNodeConnectionInfo::default()).is_err());

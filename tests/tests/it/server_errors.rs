@@ -183,11 +183,11 @@ async fn unavailable(
 
     servers.iter().for_each(broken);
     let failed = redlock.lock("a", TTL).retry_count(1).await.expect_err(word);
-    let Error::Unavailable(report) = &failed else { panic!("{word}: {failed}") };
+    let Error::NoQuorum(report) = &failed else { panic!("{word}: {failed}") };
     assert_eq!(report.attempts, 2, "it may heal, so it is tried again");
     for answer in &report.answers {
         match &answer.answer {
-            Answer::Failed(error) => assert_eq!(error.kind(), BackendErrorKind::Unavailable, "{failed}"),
+            Answer::Failed(error) => assert_eq!(error.kind(), BackendErrorKind::Transient, "{failed}"),
             Answer::Pending => {}
             other => panic!("{other}: {failed}"),
         }
@@ -342,7 +342,7 @@ async fn a_server_that_still_loads_its_data_is_unavailable(
     let loads = || server.try_command::<()>(&["PING"]).is_err_and(|error| error.code() == Some("LOADING"));
     assert!(eventually(SOON, loads).await, "20 s of data are loaded already");
     let failed = redlock.lock("a", TTL).retry_count(1).await.unwrap_err();
-    assert!(matches!(&failed, Error::Unavailable(report) if report.attempts == 2), "{failed}");
+    assert!(matches!(&failed, Error::NoQuorum(report) if report.attempts == 2), "{failed}");
     assert!(says(&failed, "LOADING"), "{failed}");
 
     server.command::<()>(&["CONFIG", "SET", "key-load-delay", "0"]);

@@ -141,7 +141,7 @@ async fn answers_that_come_after_the_validity_win_no_lock_and_leave_no_keys(
         server.command::<()>(&["CLIENT", "PAUSE", "600", "ALL"]);
     }
     let refused = in_quick_time("lock", redlock.try_lock("a", ttl)).await.unwrap_err();
-    assert!(matches!(refused, Error::Unavailable(_)), "{refused}");
+    assert!(matches!(refused, Error::NoQuorum(_)), "{refused}");
     // Only a release deletes, and only what holds its token: so they were there, and did not just expire.
     let deleted = || servers.iter().all(|server| server.calls("del") == 1 && server.get("a").is_none());
     assert!(
@@ -163,7 +163,7 @@ async fn when_all_nodes_are_down_the_error_names_each_of_them(
     servers.iter_mut().for_each(Server::kill);
 
     let failed = in_quick_time("lock", redlock.lock("a", TTL).retry_count(2)).await.unwrap_err();
-    let Error::Unavailable(report) = &failed else { panic!("{failed}") };
+    let Error::NoQuorum(report) = &failed else { panic!("{failed}") };
     assert_eq!(report.attempts, 3);
     assert!(servers.iter().all(|server| failed.to_string().contains(&server.address())), "{failed}");
     assert!(failed.to_string().contains("Connection refused"), "{failed}");
@@ -197,7 +197,7 @@ async fn when_all_nodes_are_stopped_the_round_ends_with_the_node_timeout(
     warm_up(&redlock, &servers).await;
     servers.iter().for_each(Server::pause);
     let failed = in_quick_time("lock", redlock.lock("a", TTL).retry_count(1)).await.unwrap_err();
-    assert!(matches!(&failed, Error::Unavailable(report) if report.attempts == 2), "{failed}");
+    assert!(matches!(&failed, Error::NoQuorum(report) if report.attempts == 2), "{failed}");
     assert!(failed.to_string().contains("no answer within 300"), "{failed}");
     servers.iter().for_each(Server::resume);
     let lock = redlock.lock("b", TTL).await.unwrap();
@@ -216,7 +216,7 @@ async fn a_manager_works_again_by_itself_when_a_majority_is_back(
     servers[..2].iter_mut().for_each(Server::kill);
     for _ in 0..3 {
         let failed = redlock.try_lock("a", TTL).await.unwrap_err();
-        assert!(matches!(failed, Error::Unavailable(_)), "{failed}");
+        assert!(matches!(failed, Error::NoQuorum(_)), "{failed}");
     }
     servers[..2].iter_mut().for_each(Server::restart);
     let lock = in_quick_time("lock", redlock.lock("a", TTL).retry_count(1)).await.unwrap();

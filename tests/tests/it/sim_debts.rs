@@ -15,7 +15,7 @@ use crate::bed::{Bed, LateReleases, Stubborn, ms, s};
 
 #[test]
 fn a_node_that_fails_a_release_is_asked_again_until_it_works() {
-    for kind in [BackendErrorKind::Unreachable, BackendErrorKind::Unavailable] {
+    for kind in [BackendErrorKind::Indeterminate, BackendErrorKind::Transient] {
         let bed = Bed::new(3);
         bed.run(async {
             let lock = bed.redlock().lock("x", s(30)).await.unwrap();
@@ -48,7 +48,7 @@ fn a_node_that_rejects_what_it_owes_is_left_alone_from_then_on() {
     let bed = Bed::new(3);
     bed.run(async {
         let lock = bed.redlock().lock("x", s(60)).await.unwrap();
-        bed.nodes[1].fail_next(1, BackendErrorKind::Unreachable);
+        bed.nodes[1].fail_next(1, BackendErrorKind::Indeterminate);
         lock.unlock().await.unwrap();
         bed.nodes[1].fail_next(100, BackendErrorKind::Rejected);
         bed.sleep(30_000).await;
@@ -90,7 +90,7 @@ fn a_debt_with_a_long_ttl_does_not_keep_a_short_one_waiting() {
     bed.run(async {
         let long = bed.redlock().lock("long", s(3_600)).await.unwrap();
         let short = bed.redlock().lock("short", s(30)).await.unwrap();
-        bed.nodes[0].fail_next(2, BackendErrorKind::Unreachable);
+        bed.nodes[0].fail_next(2, BackendErrorKind::Indeterminate);
         long.unlock().await.unwrap();
         short.unlock().await.unwrap();
         bed.sleep(5_000).await;
@@ -124,7 +124,7 @@ fn a_debt_that_always_fails_does_not_keep_the_others_waiting() {
         let [bad, good] =
             [redlock.lock("stubborn", s(60)).await.unwrap(), redlock.lock("x", s(60)).await.unwrap()];
         bad.unlock().await.unwrap_err();
-        bed.nodes.iter().for_each(|node| node.fail_next(1, BackendErrorKind::Unreachable));
+        bed.nodes.iter().for_each(|node| node.fail_next(1, BackendErrorKind::Indeterminate));
         good.unlock().await.unwrap_err();
         bed.sleep(10_000).await;
         bed.assert_free("x");
@@ -157,7 +157,7 @@ fn debts_of_a_task_that_was_dropped_are_collected_by_the_next() {
         let redlock = Redlock::builder(forgetful.clone()).nodes(bed.nodes.clone()).build().unwrap();
         let [first, second] =
             [redlock.lock("a", s(60)).await.unwrap(), redlock.lock("b", s(60)).await.unwrap()];
-        bed.nodes[0].fail_next(2, BackendErrorKind::Unreachable);
+        bed.nodes[0].fail_next(2, BackendErrorKind::Indeterminate);
         forgetful.forgets.store(true, Ordering::Relaxed);
         first.unlock().await.unwrap();
         forgetful.forgets.store(false, Ordering::Relaxed);
@@ -228,7 +228,7 @@ fn what_overlapping_extensions_put_back_is_removed() {
             bed.nodes[2].set("z", "other", s(300));
             lock.extend(s(30)).await.unwrap();
             bed.sleep(100).await;
-            bed.nodes[2].fail_next(1, BackendErrorKind::Unreachable);
+            bed.nodes[2].fail_next(1, BackendErrorKind::Indeterminate);
             lock.unlock().await.unwrap();
             bed.sleep(5_000).await;
             bed.assert_free("x");

@@ -94,20 +94,20 @@ fn an_extension_that_fails_keeps_the_old_validity_and_can_be_tried_again() {
     bed.run(async {
         let mut lock = bed.redlock().lock("x", s(10)).await.unwrap();
         let before = lock.remaining();
-        for kind in [BackendErrorKind::Unavailable, BackendErrorKind::Unreachable, BackendErrorKind::Rejected]
+        for kind in [BackendErrorKind::Transient, BackendErrorKind::Indeterminate, BackendErrorKind::Rejected]
         {
             bed.nodes.iter().for_each(|node| node.fail_next(1, kind));
             let error = lock.extend(s(30)).await.unwrap_err();
             let rejected = kind == BackendErrorKind::Rejected;
             assert_eq!(matches!(error, Error::Rejected(_)), rejected, "{error}");
-            assert_eq!(matches!(error, Error::Unavailable(_)), !rejected, "{error}");
+            assert_eq!(matches!(error, Error::NoQuorum(_)), !rejected, "{error}");
             assert_eq!(lock.remaining(), before);
         }
         // Half an answer: one confirms, one has lost the key, one is silent. Neither extended nor lost.
         bed.nodes[1].remove("x");
-        bed.nodes[2].fail_next(1, BackendErrorKind::Unreachable);
+        bed.nodes[2].fail_next(1, BackendErrorKind::Indeterminate);
         let error = lock.extend(s(30)).await.unwrap_err();
-        assert!(matches!(error, Error::Unavailable(_)), "{error}");
+        assert!(matches!(error, Error::NoQuorum(_)), "{error}");
         assert_eq!(lock.remaining(), before);
         lock.extend(s(30)).await.unwrap();
         assert!(lock.remaining() > s(29));
@@ -213,7 +213,7 @@ fn parts_of_a_lock_that_is_gone_or_makes_no_sense_are_refused_and_not_lost() {
         let mut parts = bed.redlock().lock("a", s(10)).await.unwrap().into_parts();
         bed.nodes.iter().for_each(|node| node.shut_down());
         let error = bed.redlock().from_parts(&parts).await.unwrap_err();
-        assert!(matches!(error, Error::Unavailable(_)), "{error}");
+        assert!(matches!(error, Error::NoQuorum(_)), "{error}");
         bed.nodes.iter().for_each(|node| node.start());
         bed.redlock().from_parts(&parts).await.unwrap().forget();
         bed.sleep(10_000).await;
@@ -268,7 +268,7 @@ fn keys_that_are_there_are_not_forgotten_when_putting_others_back_is_refused() {
         bed.nodes[0].set("b", "other", s(300));
         lock.extend(s(30)).await.unwrap();
         bed.sleep(1).await;
-        bed.nodes[0].fail_next(1, BackendErrorKind::Unreachable);
+        bed.nodes[0].fail_next(1, BackendErrorKind::Indeterminate);
         lock.unlock().await.unwrap();
         bed.sleep(5_000).await;
         bed.assert_free("a");

@@ -88,7 +88,7 @@ impl World {
                 node.resume();
                 node.delay_requests(ms(0));
                 node.delay_replies(ms(0));
-                node.fail_next(0, BackendErrorKind::Unavailable);
+                node.fail_next(0, BackendErrorKind::Transient);
             }
             // What is owed is asked for once a second at least.
             self.bed.sleep(3_000).await;
@@ -175,7 +175,7 @@ impl World {
         let seen = self.seen.get();
         self.seen.set(match error {
             Error::Lost(_) => Seen { lost: seen.lost + 1, ..seen },
-            Error::Contended(_) | Error::Unavailable(_) | Error::Rejected(_) => {
+            Error::Contended(_) | Error::NoQuorum(_) | Error::Rejected(_) => {
                 Seen { refused: seen.refused + 1, ..seen }
             }
             error => panic!("{error}"),
@@ -211,8 +211,8 @@ impl World {
                 2 => node.delay_requests(ms(rng.random_range(0..400))),
                 3 => node.delay_replies(ms(rng.random_range(0..400))),
                 4 => node.lose_next_replies(rng.random_range(1..4)),
-                5 => node.fail_next(rng.random_range(1..4), BackendErrorKind::Unavailable),
-                6 => node.fail_next(rng.random_range(1..4), BackendErrorKind::Unreachable),
+                5 => node.fail_next(rng.random_range(1..4), BackendErrorKind::Transient),
+                6 => node.fail_next(rng.random_range(1..4), BackendErrorKind::Indeterminate),
                 7 => {
                     let resource = *RESOURCES.choose(rng).unwrap();
                     if self.thefts || node.get(resource).is_none() {

@@ -57,7 +57,7 @@ fn an_unlock_without_a_quorum_says_so_in_a_node_timeout_and_is_made_up_for() {
         bed.nodes[0].stop();
         bed.nodes[1].shut_down();
         let (unlocked, took) = bed.timed(lock.unlock()).await;
-        assert!(matches!(unlocked, Err(Error::Unavailable(_))), "{unlocked:?}");
+        assert!(matches!(unlocked, Err(Error::NoQuorum(_))), "{unlocked:?}");
         assert!(took <= s(1), "{took:?}");
         bed.sleep(5_000).await;
         bed.nodes[0].resume();

@@ -37,7 +37,7 @@ fn a_routine_is_stopped_at_the_deadline_whatever_the_nodes_do() {
         |bed| bed.nodes.iter().for_each(|node| node.stop()),
         |bed| bed.nodes.iter().for_each(|node| node.shut_down()),
         |bed| bed.nodes.iter().for_each(|node| node.delay_requests(s(600))),
-        |bed| bed.nodes.iter().for_each(|node| node.fail_next(usize::MAX, BackendErrorKind::Unavailable)),
+        |bed| bed.nodes.iter().for_each(|node| node.fail_next(usize::MAX, BackendErrorKind::Transient)),
     ];
     for (number, trouble) in troubles.into_iter().enumerate() {
         let bed = Bed::new(3);
@@ -147,7 +147,7 @@ fn failing_extensions_are_tried_again_at_a_bounded_rate() {
     bed.run(async {
         let (nodes, runtime) = (bed.nodes.clone(), bed.runtime.clone());
         let result = bed.redlock().using("x", s(10), |_| async move {
-            nodes.iter().for_each(|node| node.fail_next(usize::MAX, BackendErrorKind::Unavailable));
+            nodes.iter().for_each(|node| node.fail_next(usize::MAX, BackendErrorKind::Transient));
             runtime.sleep(s(60)).await;
         });
         assert!(matches!(result.await, Err(Error::Lost(_))));
@@ -161,7 +161,7 @@ fn failing_extensions_are_tried_again_at_a_bounded_rate() {
 fn one_failed_extension_is_no_loss() {
     let troubles: [fn(&Bed); 3] = [
         |bed| bed.nodes.iter().for_each(|node| node.lose_next_replies(1)),
-        |bed| bed.nodes.iter().for_each(|node| node.fail_next(1, BackendErrorKind::Unavailable)),
+        |bed| bed.nodes.iter().for_each(|node| node.fail_next(1, BackendErrorKind::Transient)),
         |bed| bed.nodes.iter().for_each(|node| node.fail_next(1, BackendErrorKind::Rejected)),
     ];
     for trouble in troubles {

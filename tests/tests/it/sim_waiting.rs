@@ -51,16 +51,16 @@ fn without_nodes_the_error_names_each_of_them_within_the_bound() {
     bed.run(async {
         bed.nodes[0].shut_down();
         bed.nodes[1].stop();
-        bed.nodes[2].fail_next(100, BackendErrorKind::Unavailable);
+        bed.nodes[2].fail_next(100, BackendErrorKind::Transient);
         let redlock = bed.redlock();
         let (error, took) = bed.timed(redlock.lock("x", s(10)).retry_count(3)).await;
         let error = error.unwrap_err();
-        assert!(matches!(error, Error::Unavailable(_)), "{error}");
+        assert!(matches!(error, Error::NoQuorum(_)), "{error}");
         assert_eq!(attempts(&error), 4);
         assert!(took <= 4 * (ms(300) + ms(500)), "{took:?}");
         let text = error.to_string();
         for part in
-            ["\"x\"", "4 attempts", "node 0: unreachable: connection refused", "node 2: unavailable: failed"]
+            ["\"x\"", "4 attempts", "node 0: indeterminate: connection refused", "node 2: transient: failed"]
         {
             assert!(text.contains(part), "{part:?} is not in {text:?}");
         }
@@ -84,7 +84,7 @@ fn waiting_ends_in_time_with_a_last_attempt_close_to_the_end() {
         }
         let request = bed.redlock().lock("x", s(10)).retry_forever().wait_at_most(ms(1_200));
         let (error, took) = bed.timed(request).await;
-        assert!(matches!(error, Err(Error::Unavailable(_))));
+        assert!(matches!(error, Err(Error::NoQuorum(_))));
         assert!((ms(500)..=ms(1_200)).contains(&took), "{took:?}");
     });
 }

@@ -13,7 +13,7 @@ use crate::{
 #[case::granted("granted", "1", "3/0/0/0/0", &[])]
 #[case::granted_at_last("granted", "2", "3/0/0/0/0", &[])]
 #[case::contended("contended", "4", "0/3/0/0/0", &[])]
-#[case::unavailable("unavailable", "4", "1/0/2/0/0", &["WARN node fails", "WARN node fails"])]
+#[case::no_quorum("no_quorum", "4", "1/0/2/0/0", &["WARN node fails", "WARN node fails"])]
 #[case::rejected("rejected", "1", "1/0/0/2/0", &["WARN node fails", "WARN node fails"])]
 fn a_lock_is_one_span_with_its_outcome_attempts_and_votes(
     #[case] outcome: &str,
@@ -26,7 +26,7 @@ fn a_lock_is_one_span_with_its_outcome_attempts_and_votes(
         match (outcome, attempts) {
             ("granted", "2") => bed.nodes.iter().for_each(|node| node.set("x", "other", ms(50))),
             ("contended", _) => bed.nodes.iter().for_each(|node| node.set("x", "other", s(60))),
-            ("unavailable", _) => bed.nodes[1..].iter().for_each(|node| node.shut_down()),
+            ("no_quorum", _) => bed.nodes[1..].iter().for_each(|node| node.shut_down()),
             ("rejected", _) => {
                 bed.nodes[1..].iter().for_each(|node| node.fail_next(9, BackendErrorKind::Rejected));
             }
@@ -81,16 +81,15 @@ fn an_extension_tells_whether_it_was_confirmed() {
     let (_, capture) = Capture::of(&bed, async {
         let mut lock = bed.redlock().lock("x", s(10)).await.unwrap();
         lock.extend(s(10)).await.unwrap();
-        bed.nodes[1..].iter().for_each(|node| node.fail_next(1, BackendErrorKind::Unavailable));
-        assert!(matches!(lock.extend(s(10)).await, Err(Error::Unavailable(_))));
+        bed.nodes[1..].iter().for_each(|node| node.fail_next(1, BackendErrorKind::Transient));
+        assert!(matches!(lock.extend(s(10)).await, Err(Error::NoQuorum(_))));
         bed.nodes.iter().for_each(|node| node.clear());
         assert!(matches!(lock.extend(s(10)).await, Err(Error::Lost(_))));
         drop(lock);
     });
     let spans = capture.spans();
     let outcomes: Vec<_> = spans.iter().map(|span| (span.text.as_str(), span.get("outcome"))).collect();
-    let expected =
-        [("lock", "granted"), ("extend", "extended"), ("extend", "unavailable"), ("extend", "lost")];
+    let expected = [("lock", "granted"), ("extend", "extended"), ("extend", "no_quorum"), ("extend", "lost")];
     assert_eq!(outcomes, expected);
     let holders: Vec<_> = spans.iter().map(|span| span.get("holder")).collect();
     assert!(holders.iter().all(|holder| *holder == holders[0] && holder.len() == 8), "{holders:?}");
@@ -117,11 +116,11 @@ fn an_unlock_tells_whether_the_lock_was_still_held() {
         assert_eq!(lock.unlock().await.unwrap(), Unlock::AlreadyGone);
         let lock = redlock.lock("x", s(10)).await.unwrap();
         bed.nodes[1..].iter().for_each(|node| node.shut_down());
-        assert!(matches!(lock.unlock().await, Err(Error::Unavailable(_))));
+        assert!(matches!(lock.unlock().await, Err(Error::NoQuorum(_))));
     });
     let unlocks: Vec<_> = capture.spans().into_iter().filter(|span| span.text == "unlock").collect();
     let outcomes: Vec<_> = unlocks.iter().map(|span| span.get("outcome")).collect();
-    assert_eq!(outcomes, ["released", "already_gone", "already_gone", "unavailable"]);
+    assert_eq!(outcomes, ["released", "already_gone", "already_gone", "no_quorum"]);
     let lost = capture.named("lock lost");
     assert_eq!(lost.iter().map(|line| line.get("reason")).collect::<Vec<_>>(), ["gone", "expired"]);
 }

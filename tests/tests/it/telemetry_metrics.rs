@@ -12,11 +12,11 @@ fn metrics_count_what_happened() {
     let expected = [
         ("redlock_locks_total{outcome=granted}", 3),
         ("redlock_locks_total{outcome=contended}", 1),
-        ("redlock_locks_total{outcome=unavailable}", 2),
+        ("redlock_locks_total{outcome=no_quorum}", 2),
         ("redlock_locks_total{outcome=rejected}", 1),
         ("redlock_rounds_total{outcome=won}", 3),
         ("redlock_rounds_total{outcome=refused}", 4),
-        ("redlock_rounds_total{outcome=unavailable}", 2),
+        ("redlock_rounds_total{outcome=no_quorum}", 2),
         ("redlock_rounds_total{outcome=rejected}", 1),
         ("redlock_extensions_total{outcome=extended}", 2),
         ("redlock_unlocks_total{outcome=released}", 1),

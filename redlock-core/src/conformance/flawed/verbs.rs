@@ -253,7 +253,7 @@ impl Flawed {
                 };
                 states.map(|states| states.into_iter().map(wrong).collect())
             }
-            Flaw::InspectIsUnavailable => Err(BackendError::new(BackendErrorKind::Unavailable, "cannot")),
+            Flaw::InspectIsUnavailable => Err(BackendError::new(BackendErrorKind::Transient, "cannot")),
             _ => states,
         }
     }

@@ -77,7 +77,7 @@ impl Trouble {
 
     fn judge(&self, said: &Said) {
         let Said::Failed(kind) = said else { panic!("{self:?} is taken for {said:?}") };
-        if *kind == BackendErrorKind::Unavailable {
+        if *kind == BackendErrorKind::Transient {
             // Said by a server, or on its behalf: nothing was executed.
             let code = self.text.split(' ').next().unwrap_or_default();
             let passing = self.text == "Too many redirections."

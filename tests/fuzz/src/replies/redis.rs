@@ -111,14 +111,14 @@ impl Trouble {
     fn judge(&self, said: &Said) {
         let Said::Failed(kind) = said else { panic!("{self:?} is taken for {said:?}") };
         match self {
-            Self::Io(..) => assert_ne!(*kind, BackendErrorKind::Unavailable, "{self:?}"),
+            Self::Io(..) => assert_ne!(*kind, BackendErrorKind::Transient, "{self:?}"),
             Self::Kind(number, _) => {
                 let server = matches!(KINDS[usize::from(*number) % KINDS.len()], ErrorKind::Server(_));
-                assert!(!server || *kind != BackendErrorKind::Unreachable, "{self:?} is {kind:?}");
+                assert!(!server || *kind != BackendErrorKind::Indeterminate, "{self:?} is {kind:?}");
             }
             Self::Told(server, _) => {
                 let wrong =
-                    if *server { BackendErrorKind::Unreachable } else { BackendErrorKind::Unavailable };
+                    if *server { BackendErrorKind::Indeterminate } else { BackendErrorKind::Transient };
                 assert_ne!(*kind, wrong, "{self:?}");
             }
         }
@@ -150,7 +150,7 @@ pub(super) fn check(exchange: &Exchange) {
         (_, Ok(value)) if has_error(value) => {
             let Said::Failed(kind) = said else { panic!("{value:?} is taken for {said:?}") };
             // The server has answered: nothing is left open.
-            assert_ne!(kind, BackendErrorKind::Unreachable, "{value:?}");
+            assert_ne!(kind, BackendErrorKind::Indeterminate, "{value:?}");
         }
         (_, Ok(value)) => exchange.judge(&said, &shape(exchange.verb, value)),
         (_, Err(_)) => unreachable!("only trouble is an error"),
