@@ -20,12 +20,13 @@ use crate::{
 /// 1. **A key is held by a token.** `acquire` puts the token under each resource's key, for `ttl`, where no other
 ///    token is. `extend` and `release` change a key only while it holds the request's token. A key that holds
 ///    another token is never touched. Names and tokens are compared byte for byte, whatever is in them.
-/// 2. **All or nothing.** `acquire` and `extend` of several resources happen on all of their keys or on none, at
-///    one instant. `release` removes every key that holds the token, also when others do not.
+/// 2. **All or nothing.** `acquire`, `extend` and `replace` of several resources happen on all of their keys or on
+///    none, at one instant. `release` removes every key that holds the token, also when others do not.
 /// 3. **Idempotent in the token.** An `acquire` that is executed twice (a client library sent it again) answers
-///    [`Reply::Granted`] both times, and does not make the key live longer, or shorter, the second time.
-/// 4. **Never shorter.** `extend` makes each key live until `ttl` from now. A key that lives longer already keeps its
-///    time: an extension that arrives late must not cut a newer one short.
+///    [`Reply::Granted`] both times, and does not make the key live longer, or shorter, the second time. So does a
+///    `replace`, in its new token.
+/// 4. **Never shorter.** `extend` and `replace` make each key live until `ttl` from now. A key that lives longer
+///    already keeps its time: an extension that arrives late must not cut a newer one short.
 /// 5. **In order.** Requests for one key take effect in the order in which their futures were first polled, also
 ///    when an earlier one was dropped or has timed out, for as long as the connection lasts. (It may never take
 ///    effect at all; one that was never polled does not.) This is what puts a release behind the acquire that it undoes.
@@ -47,6 +48,19 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
 
     /// Removes every resource's key that holds the token.
     async fn release(&self, request: Release<'_>) -> Result<Released, BackendError>;
+
+    /// Puts a new token in the place of the old one: under every resource's key, if all of them hold the old token or
+    /// the new one. The keys then live for `ttl` from now at least; one that lives longer keeps its time.
+    ///
+    /// It is how a lock that was handed over is taken, [`Redlock::from_parts`](crate::Redlock::from_parts): whoever
+    /// replaces the token on a majority has the lock for itself, and what is still under way for the old token touches
+    /// nothing any more. Idempotent in the new token, all or nothing.
+    ///
+    /// An optional ability. The default answers that the backend cannot, as [`BackendErrorKind::Rejected`].
+    async fn replace(&self, request: Replace<'_>) -> Result<Reply, BackendError> {
+        let _ = request;
+        Err(BackendError::new(BackendErrorKind::Rejected, "this backend cannot take over locks"))
+    }
 
     /// Tells what stands under each resource's key, in their order, and changes nothing. It is for people to look at:
     /// the answer is old when it arrives, so nothing may be decided by it.
@@ -76,6 +90,10 @@ impl<B: LockBackend + ?Sized> LockBackend for Arc<B> {
 
     async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
         (**self).release(request).await
+    }
+
+    async fn replace(&self, request: Replace<'_>) -> Result<Reply, BackendError> {
+        (**self).replace(request).await
     }
 
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
@@ -151,13 +169,43 @@ impl<'a> Release<'a> {
     }
 }
 
-/// What a node answers to [`LockBackend::acquire`] and [`LockBackend::extend`].
+/// A request to put a new token in the place of an old one.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Replace<'a> {
+    /// The keys.
+    pub resources: &'a Resources,
+    /// The value that they must hold, where they do not hold the new one already.
+    pub old: &'a Token,
+    /// The value to put in its place.
+    pub new: &'a Token,
+    /// How long the keys live from now, at least; whole milliseconds, as in [`Acquire::ttl`].
+    pub ttl: Duration,
+    /// How long the node has for its answer.
+    pub timeout: Duration,
+}
+
+impl<'a> Replace<'a> {
+    /// A request with all of its fields.
+    #[must_use]
+    pub fn new(
+        resources: &'a Resources,
+        old: &'a Token,
+        new: &'a Token,
+        ttl: Duration,
+        timeout: Duration,
+    ) -> Self {
+        Self { resources, old, new, ttl, timeout }
+    }
+}
+
+/// What a node answers to [`LockBackend::acquire`], [`LockBackend::extend`] and [`LockBackend::replace`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Reply {
     /// Every key holds the token, for the ttl.
     Granted,
-    /// Nothing was changed: a key holds another token, or, for `extend`, none.
+    /// Nothing was changed: a key holds another token, or, for `extend` and `replace`, none.
     Refused,
 }
 

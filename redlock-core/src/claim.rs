@@ -43,6 +43,9 @@ struct Entry {
     put: Put,
     /// What was there before the keys were put there (again).
     before: Put,
+    /// Whether the node said to the last extension that it holds the keys. Then they were put there, whatever became
+    /// of the answer to that.
+    confirmed: bool,
     undo: Undo,
 }
 
@@ -81,8 +84,8 @@ impl Claim {
         Self { resources, token, book: Book::new(ttl, Put::Nothing, nodes) }
     }
 
-    /// A claim of a lock that was handed over: another process has put its keys there.
-    pub(crate) fn adopted(resources: Resources, token: Token, ttl: Ttl, nodes: usize) -> Self {
+    /// The claim that a lock was handed over with: another process has put its keys there.
+    pub(crate) fn handed_over(resources: Resources, token: Token, ttl: Ttl, nodes: usize) -> Self {
         Self { resources, token, book: Book::new(ttl, Put::Done, nodes) }
     }
 
@@ -133,6 +136,29 @@ impl Claim {
             }
         };
         entry.owes()
+    }
+
+    /// Books the answer to an extension.
+    pub(crate) fn extended(&self, node: usize, answer: &Result<Reply, BackendError>) {
+        if let Ok(reply) = answer {
+            self.book().entries[node].confirmed = *reply == Reply::Granted;
+        }
+    }
+
+    /// Books that another token stands in the place of this one.
+    pub(crate) fn replaced(&self, node: usize) {
+        self.book().entries[node].put = Put::Nothing;
+    }
+
+    /// Whether the keys may be on the node, or still come, without its word for it.
+    pub(crate) fn is_unsettled(&self, node: usize) -> bool {
+        let entry = self.book().entries[node];
+        !entry.confirmed && matches!(entry.put, Put::UnderWay | Put::Unknown)
+    }
+
+    /// Whether the keys may be on the node.
+    pub(crate) fn may_stand(&self, node: usize) -> bool {
+        self.book().entries[node].put != Put::Nothing
     }
 
     pub(crate) fn undoing(&self, node: usize) {
@@ -269,6 +295,24 @@ mod tests {
     }
 
     #[test]
+    fn what_an_extension_has_confirmed_is_settled_whatever_became_of_the_acquire() {
+        for acquired in [None, Some(failed(BackendErrorKind::Indeterminate))] {
+            let claim = claim();
+            claim.putting(0);
+            if let Some(acquired) = &acquired {
+                assert!(!claim.put(0, acquired));
+            }
+            assert!(claim.is_unsettled(0));
+            claim.extended(0, &Ok(Reply::Granted));
+            assert!(!claim.is_unsettled(0));
+            claim.extended(0, &failed(BackendErrorKind::Indeterminate));
+            assert!(!claim.is_unsettled(0), "it says nothing");
+            claim.extended(0, &Ok(Reply::Refused));
+            assert!(claim.is_unsettled(0));
+        }
+    }
+
+    #[test]
     fn nothing_is_put_back_once_the_lock_has_ended() {
         let claim = claim();
         claim.close();
@@ -298,10 +342,17 @@ mod tests {
     }
 
     #[test]
-    fn an_adopted_claim_is_taken_to_stand_on_every_node() {
-        let other = claim();
-        let ttl = other.ttl();
-        let claim = Claim::adopted(other.resources, other.token, ttl, 1);
+    fn a_handed_over_claim_is_taken_to_stand_on_every_node_until_it_is_replaced() {
+        let handed_over = || {
+            let other = claim();
+            let ttl = other.ttl();
+            Claim::handed_over(other.resources, other.token, ttl, 1)
+        };
+        let claim = handed_over();
+        claim.replaced(0);
+        assert!(!claim.may_stand(0));
+        let claim = handed_over();
+        assert!(claim.may_stand(0));
         claim.undoing(0);
         assert!(claim.undone(0, &failed(BackendErrorKind::Indeterminate)));
     }

@@ -28,6 +28,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// A lock whose time is over, without asking anybody.
+    pub(crate) fn lapsed(resources: Resources) -> Self {
+        Self::Lost(Box::new(Report { resources, attempts: 0, answers: Vec::new() }))
+    }
+
     /// What every node said; `None` for [`Error::InvalidRequest`].
     #[must_use]
     pub fn report(&self) -> Option<&Report> {

@@ -33,7 +33,9 @@ pub use self::runtime::SmolRuntime;
 #[cfg(feature = "tokio")]
 pub use self::runtime::{NoRuntime, TokioRuntime};
 pub use self::{
-    backend::{Acquire, BackendError, BackendErrorKind, Extend, LockBackend, Release, Released, Reply},
+    backend::{
+        Acquire, BackendError, BackendErrorKind, Extend, LockBackend, Release, Released, Replace, Reply,
+    },
     builder::Builder,
     error::{Answer, ConfigError, Error, InvalidRequest, NodeAnswer, Report},
     inspect::{Inspect, KeyState},

@@ -147,16 +147,25 @@ impl Lock {
     }
 
     /// Takes the lock apart, to hand it to another process, which makes a lock of it again by
-    /// [`Redlock::from_parts`](crate::Redlock::from_parts). Here it ends, for its leases too. Nothing is released; if
-    /// nobody takes it over, it ends with its ttl.
+    /// [`Redlock::from_parts`](crate::Redlock::from_parts). Here it ends, for its leases too. If nobody takes it over, it
+    /// ends with its ttl.
+    ///
+    /// Nodes that have not said that they hold the lock's keys are left out: keys that may still get there are removed
+    /// in the background.
     #[must_use]
     pub fn into_parts(mut self) -> LockParts {
         self.armed = false;
-        self.hold.end();
+        let (hold, remaining) = (&self.hold, self.remaining());
+        let (nodes, claim) = (&hold.nodes, &hold.claim);
+        hold.end();
+        // Whoever takes the lock cannot know of them.
+        drop(nodes.release_from(claim, (0..nodes.len()).filter(|node| claim.is_unsettled(*node))));
+        let now = nodes.now();
         LockParts {
-            resources: self.resources().as_slice().to_vec(),
-            token: self.token().clone(),
-            ttl: self.ttl.get(),
+            remaining,
+            longest_ttl: claim.ttl().get(),
+            max_hold: self.won.longest.map(|longest| longest.saturating_duration_since(now)),
+            ..LockParts::new(self.resources().as_slice(), self.token().clone(), self.ttl.get())
         }
     }
 
@@ -187,9 +196,11 @@ pub enum Unlock {
     AlreadyGone,
 }
 
-/// A lock that is held, but by nobody in this process. Whoever knows them can extend and release the lock.
+/// A lock that is held, but by nobody in this process. Anyone who knows its token can take, extend and release the
+/// lock, so treat it as a secret. It can be taken once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct LockParts {
     /// The names of the resources.
     pub resources: Vec<String>,
@@ -197,6 +208,33 @@ pub struct LockParts {
     pub token: Token,
     /// The ttl that the lock had last.
     pub ttl: Duration,
+    /// What was left of the validity when the lock was taken apart. Taking it does not make that shorter. The default
+    /// is zero.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub remaining: Duration,
+    /// The longest ttl that nodes were asked for: how long a key may still live. The default is `ttl`.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub longest_ttl: Duration,
+    /// What was left of [`hold_at_most`](crate::LockRequest::hold_at_most) when the lock was taken apart; from its
+    /// taking on, this is the bound. The default is `None`: no bound.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub max_hold: Option<Duration>,
+}
+
+impl LockParts {
+    /// The parts of a lock of another library, or of one that was written down: its resources, the value under their
+    /// keys, and the ttl that it is to have. The rest has its defaults.
+    #[must_use]
+    pub fn new(resources: impl Into<Resources>, token: Token, ttl: Duration) -> Self {
+        let resources = resources.into().as_slice().to_vec();
+        Self { resources, token, ttl, remaining: Duration::ZERO, longest_ttl: ttl, max_hold: None }
+    }
+}
+
+impl From<Lock> for LockParts {
+    fn from(lock: Lock) -> Self {
+        lock.into_parts()
+    }
 }
 
 async fn release(hold: &Hold) -> Result<Unlock, Error> {

@@ -12,7 +12,9 @@ use futures_util::future::{Either, select};
 
 use self::server::{Failure, Key, Order, Outcome, Server, Verb, unreachable};
 use crate::{
-    backend::{Acquire, BackendError, BackendErrorKind, Extend, LockBackend, Release, Released, Reply},
+    backend::{
+        Acquire, BackendError, BackendErrorKind, Extend, LockBackend, Release, Released, Replace, Reply,
+    },
     inspect::{Inspect, KeyState},
     runtime::Runtime,
     validity::MAX_TTL,
@@ -193,6 +195,11 @@ impl LockBackend for MemoryBackend {
 
     async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
         let verb = Verb::Release(request.token.clone());
+        self.ask(Order { verb, resources: request.resources.clone() }, request.timeout).await
+    }
+
+    async fn replace(&self, request: Replace<'_>) -> Result<Reply, BackendError> {
+        let verb = Verb::Replace(request.ttl, request.old.clone(), request.new.clone());
         self.ask(Order { verb, resources: request.resources.clone() }, request.timeout).await
     }
 

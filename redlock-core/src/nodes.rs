@@ -14,7 +14,9 @@ use futures_util::future::{Either, select};
 use rand::CryptoRng;
 
 use crate::{
-    backend::{Acquire, BackendError, BackendErrorKind, Extend, LockBackend, Release, Released, Reply},
+    backend::{
+        Acquire, BackendError, BackendErrorKind, Extend, LockBackend, Release, Released, Replace, Reply,
+    },
     claim::Claim,
     debts::Debts,
     error::{Answer, InvalidRequest, NodeAnswer},
@@ -133,25 +135,70 @@ impl Nodes {
             Box::pin(async move {
                 let request = Extend::new(&claim.resources, &claim.token, ttl.get(), timeout);
                 let told = telemetry::Request::begin(&nodes, node, Verb::Extend, &claim.token);
-                nodes.in_time(node, timeout, told, nodes.nodes[node].backend.extend(request)).await
+                let answer =
+                    nodes.in_time(node, timeout, told, nodes.nodes[node].backend.extend(request)).await;
+                claim.extended(node, &answer);
+                answer
+            })
+        })
+    }
+
+    /// Asks all nodes to put the claim's token in the place of that of `old`.
+    pub(crate) fn replace_all(
+        self: &Arc<Self>,
+        claim: &Arc<Claim>,
+        old: &Arc<Claim>,
+        ttl: Ttl,
+        timeout: Duration,
+    ) -> Fan<Result<Reply, BackendError>> {
+        self.fan(|node| {
+            let (nodes, claim, old) = (self.clone(), claim.clone(), old.clone());
+            Box::pin(async move {
+                claim.putting(node);
+                let request = Replace::new(&claim.resources, &old.token, &claim.token, ttl.get(), timeout);
+                let told = telemetry::Request::begin(&nodes, node, Verb::Replace, &claim.token);
+                let answer =
+                    nodes.in_time(node, timeout, told, nodes.nodes[node].backend.replace(request)).await;
+                if let Ok(Reply::Granted) = answer {
+                    old.replaced(node);
+                }
+                if claim.put(node, &answer) {
+                    nodes.owe(node, &claim);
+                }
+                answer
             })
         })
     }
 
     /// Asks all nodes to remove the claim's keys. Each that does not is asked again later, in the background.
     pub(crate) fn release_all(self: &Arc<Self>, claim: &Arc<Claim>) -> Fan<Result<Released, BackendError>> {
-        self.fan(|node| {
-            let (nodes, claim) = (self.clone(), claim.clone());
-            Box::pin(async move {
-                claim.undoing(node);
-                let answer = nodes.release(node, &claim).await;
-                if claim.undone(node, &answer) {
-                    nodes.owe(node, &claim);
-                }
-                answer
-            })
+        self.release_from(claim, 0..self.len())
+    }
+
+    /// As [`Nodes::release_all`], but only some nodes.
+    pub(crate) fn release_from(
+        self: &Arc<Self>,
+        claim: &Arc<Claim>,
+        nodes: impl IntoIterator<Item = usize>,
+    ) -> Fan<Result<Released, BackendError>> {
+        let requests = nodes.into_iter().map(|node| (node, self.release_and_book(node, claim)));
+        Fan::new(self.runtime.clone(), requests).without_fail()
+    }
+
+    fn release_and_book(
+        self: &Arc<Self>,
+        node: usize,
+        claim: &Arc<Claim>,
+    ) -> BoxFuture<Result<Released, BackendError>> {
+        let (nodes, claim) = (self.clone(), claim.clone());
+        Box::pin(async move {
+            claim.undoing(node);
+            let answer = nodes.release(node, &claim).await;
+            if claim.undone(node, &answer) {
+                nodes.owe(node, &claim);
+            }
+            answer
         })
-        .without_fail()
     }
 
     /// One release on one node; nothing is booked.

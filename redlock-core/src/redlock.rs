@@ -4,7 +4,6 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use crate::{
     builder::Builder,
-    claim::Claim,
     error::Error,
     hold::Hold,
     keep_alive::Lease,
@@ -13,9 +12,10 @@ use crate::{
     request::LockRequest,
     resources::Resources,
     retry::RetryPolicy,
-    rounds,
+    rounds::Taking,
     runtime::Runtime,
     telemetry,
+    validity::MAX_TTL,
 };
 
 /// A lock manager over independent nodes. Cheap to clone; clones share their nodes.
@@ -149,39 +149,52 @@ impl Redlock {
         lock.unlock().await
     }
 
-    /// Takes over a lock that another process took apart with [`Lock::into_parts`]: extends it by its ttl.
+    /// Takes over a lock that another process took apart with [`Lock::into_parts`].
+    ///
+    /// The lock gets a new token: it takes the place of the old one on a quorum of nodes. That uses the parts up: of
+    /// several that take the same parts one at most has the lock, and the others get [`Error::Lost`].
     ///
     /// The clocks of two processes have nothing in common, so the lock is valid only from here on, when a quorum
-    /// of nodes still holds it. When the handover took longer than the validity that was left, another client may,
-    /// in rare cases, have held the lock in between.
+    /// of nodes still holds it: for its ttl, or for what was left of a longer validity when it was taken apart. When
+    /// the hand-over took longer than the validity that was left, another client may, in rare cases, have held the
+    /// lock in between.
+    ///
+    /// One round: it is not retried.
     ///
     /// # Errors
     ///
-    /// [`Error::Lost`] when no quorum holds it any more, [`Error::NoQuorum`] or [`Error::Rejected`] when no
-    /// quorum said so: then it can be tried again. [`Error::InvalidRequest`] for parts that make no sense.
+    /// * [`Error::Lost`] when no quorum holds it any more: it lapsed, or somebody else took the parts.
+    /// * [`Error::NoQuorum`] when no quorum said so. What was taken is released; it can be tried again, and works where
+    ///   a quorum of nodes still has the parts.
+    /// * [`Error::Rejected`] when so many nodes reject it that no quorum is left, as backends do that cannot
+    ///   [replace](crate::LockBackend::replace) tokens.
+    /// * [`Error::InvalidRequest`] for parts that make no sense; nothing was sent.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future releases, in the background, what was taken.
     pub async fn from_parts(&self, parts: &LockParts) -> Result<Lock, Error> {
+        let nodes = &self.nodes;
         let resources = Resources::from(&parts.resources[..]);
         resources.validate()?;
-        let ttl = self.nodes.ttl(parts.ttl)?;
-        let claim = Arc::new(Claim::adopted(resources, parts.token.clone(), ttl, self.nodes.len()));
-        let start = self.nodes.now();
-        let deadline = start + self.nodes.drift.validity(ttl);
-        let confirm = async {
-            match rounds::extend(&self.nodes, &claim, ttl, start, deadline).await {
-                Ok((valid_until, votes)) => {
-                    let took = self.nodes.now().saturating_duration_since(start);
-                    let hold = Hold::new(self.nodes.clone(), claim.clone(), valid_until);
-                    Ok(Lock::new(hold, ttl, Won { attempts: 1, took, votes, longest: None }))
-                }
-                Err(defeated) => {
-                    if defeated.disproved {
-                        // Some nodes may just have let the keys live longer, for nobody.
-                        drop(self.nodes.release_all(&claim));
-                    }
-                    Err(defeated.not_confirmed(&claim))
-                }
-            }
+        let ttl = nodes.ttl(parts.ttl)?;
+        let longest = nodes.ttl(parts.longest_ttl.max(parts.ttl))?;
+        let start = nodes.now();
+        let asked = ttl.max(nodes.drift.ttl_for(parts.remaining.min(MAX_TTL), longest));
+        let asked = match parts.max_hold {
+            // What is left of the longest hold may be too short for a ttl: then the lock is over.
+            Some(left) => nodes.ttl(asked.get().min(left)).map_err(|_| Error::lapsed(resources.clone()))?,
+            None => asked,
         };
-        telemetry::extend(&self.nodes, &claim, confirm).await
+        let taking = Taking::new(nodes, resources, parts.token.clone(), asked, longest);
+        let claim = taking.claim();
+        let take = async {
+            let (claim, valid_until, votes) = taking.decide().await?;
+            let took = nodes.now().saturating_duration_since(start);
+            let longest = parts.max_hold.and_then(|left| start.checked_add(left));
+            let hold = Hold::new(nodes.clone(), claim, valid_until);
+            Ok(Lock::new(hold, ttl, Won { attempts: 1, took, votes, longest }))
+        };
+        telemetry::extend(nodes, &claim, take).await
     }
 }

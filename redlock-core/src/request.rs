@@ -20,7 +20,7 @@ use crate::{
     resources::Resources,
     retry::{Delay, DelaySource, RetryPolicy, SHORTEST_DELAY},
     rounds::{Acquiring, Defeated},
-    telemetry,
+    telemetry::{self, Verb},
 };
 
 /// A lock that is asked for, from [`Redlock::lock`](crate::Redlock::lock): await it, or change its options first.
@@ -147,14 +147,14 @@ impl LockRequest {
                 won = round.decide(true).await;
             }
             if won {
-                let (claim, valid_until, votes) = round.accept();
+                let (claim, valid_until, votes) = round.accept(Verb::Acquire);
                 let start = valid_until - self.nodes.drift.validity(ttl);
                 let longest = self.longest.and_then(|longest| start.checked_add(longest));
                 let took = self.nodes.now().saturating_duration_since(start);
                 let hold = Hold::new(self.nodes.clone(), claim, valid_until);
                 return Ok(Lock::new(hold, ttl, Won { attempts, took, votes, longest }));
             }
-            let (undoing, defeated) = round.undo();
+            let (undoing, defeated) = round.undo(Verb::Acquire);
             let delay = match defeated.defeat {
                 Defeat::Rejected => None,
                 Defeat::Refused | Defeat::NoQuorum => delay,

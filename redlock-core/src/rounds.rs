@@ -15,6 +15,7 @@ use crate::{
     resources::Resources,
     runtime::BoxFuture,
     telemetry::{self, Verb},
+    token::Token,
     validity::Ttl,
 };
 
@@ -34,6 +35,10 @@ impl Acquiring {
     pub(crate) fn new(nodes: &Arc<Nodes>, resources: Resources, ttl: Ttl, timeout: Duration) -> Self {
         let claim = nodes.claim(resources, ttl);
         let fan = nodes.acquire_all(&claim, timeout);
+        Self::with(nodes, claim, fan, ttl)
+    }
+
+    fn with(nodes: &Arc<Nodes>, claim: Arc<Claim>, fan: Fan<Result<Reply, BackendError>>, ttl: Ttl) -> Self {
         let votes = Votes::new(nodes);
         // Read before the first request: a node's key lives at least as long as counted from here.
         let valid_until = nodes.now() + nodes.drift.validity(ttl);
@@ -49,19 +54,19 @@ impl Acquiring {
     }
 
     /// Accepts a round that was won. Nodes that have not answered yet are heard in the background.
-    pub(crate) fn accept(mut self) -> (Arc<Claim>, Instant, Vec<NodeAnswer>) {
+    pub(crate) fn accept(mut self, verb: Verb) -> (Arc<Claim>, Instant, Vec<NodeAnswer>) {
         self.settled = true;
         let answers = self.votes.answers();
-        telemetry::round(Verb::Acquire, &self.claim, None, &answers);
+        telemetry::round(verb, &self.claim, None, &answers);
         (self.claim.clone(), self.valid_until, answers)
     }
 
     /// Removes the keys of a round that was lost: on all nodes, behind the acquires that are still under way.
-    pub(crate) fn undo(mut self) -> (Undoing, Defeated) {
+    pub(crate) fn undo(mut self, verb: Verb) -> (Undoing, Defeated) {
         self.settled = true;
         let fan = self.nodes.release_all(&self.claim);
         let defeated = self.votes.defeated();
-        telemetry::round(Verb::Acquire, &self.claim, Some(defeated.defeat), &defeated.answers);
+        telemetry::round(verb, &self.claim, Some(defeated.defeat), &defeated.answers);
         (Undoing { claim: self.claim.clone(), fan }, defeated)
     }
 }
@@ -103,6 +108,65 @@ impl Undoing {
             }
             heard = self.fan.next().await;
         }
+    }
+}
+
+/// A round that takes over a lock that was handed over: it puts a token of its own in the place of the old one. Whoever
+/// does so on a quorum has used the old token up, and nothing that is still under way for it touches the lock.
+///
+/// When it is dropped without having been won, what it took is removed in the background.
+#[derive(Debug)]
+pub(crate) struct Taking {
+    old: Arc<Claim>,
+    round: Acquiring,
+    ttl: Ttl,
+    timeout: Duration,
+}
+
+impl Taking {
+    /// `longest` is how long the old keys may live, `ttl` how long they are to live at least.
+    pub(crate) fn new(nodes: &Arc<Nodes>, resources: Resources, old: Token, ttl: Ttl, longest: Ttl) -> Self {
+        let old = Arc::new(Claim::handed_over(resources.clone(), old, longest, nodes.len()));
+        let claim = nodes.claim(resources, longest.max(ttl));
+        let timeout = nodes.timeout(ttl);
+        let fan = nodes.replace_all(&claim, &old, ttl, timeout);
+        Self { old, round: Acquiring::with(nodes, claim, fan, ttl), ttl, timeout }
+    }
+
+    pub(crate) fn claim(&self) -> Arc<Claim> {
+        self.round.claim.clone()
+    }
+
+    /// The new claim, the end of its validity, and the votes.
+    pub(crate) async fn decide(mut self) -> Result<(Arc<Claim>, Instant, Vec<NodeAnswer>), Error> {
+        let valid_until = Some(self.round.valid_until);
+        let decision = self.round.votes.hear(&mut self.round.fan, valid_until, settled_for_a_holder).await;
+        if decision == Decision::Won {
+            self.clear_up().await;
+            return Ok(self.round.accept(Verb::Replace));
+        }
+        let (nodes, old) = (self.round.nodes.clone(), self.old);
+        let (undoing, defeated) = self.round.undo(Verb::Replace);
+        if defeated.disproved {
+            // No quorum has them, so the rest is in everybody's way, for nobody.
+            drop(nodes.release_all(&old));
+        }
+        let claim = undoing.claim();
+        undoing.begin().await;
+        Err(defeated.not_confirmed(&claim))
+    }
+
+    /// Removes the old token from the nodes that did not replace it, behind the requests that are under way, and puts
+    /// the new one on those that said so. Asked here, finished in the background.
+    async fn clear_up(&mut self) {
+        let Self { old, round, ttl, timeout } = self;
+        let nodes = &round.nodes;
+        let refused: Vec<usize> = round.votes.refused().collect();
+        let old_ones: Vec<usize> = (0..nodes.len()).filter(|node| old.may_stand(*node)).collect();
+        nodes.release_from(old, old_ones).ask().await;
+        let put_back =
+            refused.into_iter().map(|node| (node, nodes.put_back(node, &round.claim, *ttl, *timeout)));
+        Fan::new(nodes.runtime.clone(), put_back).ask().await;
     }
 }
 

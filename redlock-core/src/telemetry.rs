@@ -41,6 +41,7 @@ mod numbers;
 pub(crate) enum Verb {
     Acquire,
     Extend,
+    Replace,
     Release,
 }
 
@@ -311,6 +312,7 @@ impl Verb {
         match self {
             Self::Acquire => "acquire",
             Self::Extend => "extend",
+            Self::Replace => "replace",
             Self::Release => "release",
         }
     }

@@ -17,7 +17,8 @@ use fred::{
     },
 };
 use redlock_core::{
-    Acquire, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, Release, Released, Reply,
+    Acquire, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, Release, Released,
+    Replace, Reply,
 };
 use tokio::{
     runtime::Handle,
@@ -192,6 +193,14 @@ impl LockBackend for FredBackend {
         let arguments = scripts::arguments(scripts::RELEASE, request.resources, Some(request.token), None);
         let removed = done(&self.run(arguments, request.timeout).await?)?;
         Ok(if removed { Released::Removed } else { Released::NotHeld })
+    }
+
+    async fn replace(&self, request: Replace<'_>) -> Result<Reply, BackendError> {
+        let mut arguments =
+            scripts::arguments(scripts::REPLACE, request.resources, Some(request.new), Some(request.ttl));
+        arguments.push(Value::from(request.old.as_str()));
+        let granted = done(&self.run(arguments, request.timeout).await?)?;
+        Ok(if granted { Reply::Granted } else { Reply::Refused })
     }
 
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {

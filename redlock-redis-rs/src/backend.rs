@@ -18,7 +18,7 @@ use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo};
 use redis::{Client, Cmd, IntoConnectionInfo, RedisResult, Value, aio::ConnectionLike};
 use redlock_core::{
     Acquire, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, Release, Released,
-    Reply, Resources,
+    Replace, Reply, Resources,
 };
 
 use crate::{
@@ -245,6 +245,14 @@ where
         let command = scripts::eval(scripts::RELEASE, request.resources, Some(request.token), None);
         let removed = done(&self.run(command, request.timeout).await?)?;
         Ok(if removed { Released::Removed } else { Released::NotHeld })
+    }
+
+    async fn replace(&self, request: Replace<'_>) -> Result<Reply, BackendError> {
+        let mut command =
+            scripts::eval(scripts::REPLACE, request.resources, Some(request.new), Some(request.ttl));
+        command.arg(request.old.as_str());
+        let granted = done(&self.run(command, request.timeout).await?)?;
+        Ok(if granted { Reply::Granted } else { Reply::Refused })
     }
 
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {

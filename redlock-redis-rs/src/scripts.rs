@@ -46,6 +46,19 @@ for _, key in ipairs(KEYS) do
 end
 return reply";
 
+/// KEYS: the resources. ARGV: the new token, ttl in ms, the old token. 1 when every key held one of the two and now holds
+/// the new one, for the ttl at least; 0 when one did not.
+pub(crate) const REPLACE: &str = "\
+for _, key in ipairs(KEYS) do
+  local value = redis.call('GET', key)
+  if value ~= ARGV[1] and value ~= ARGV[3] then return 0 end
+end
+for _, key in ipairs(KEYS) do
+  redis.call('SET', key, ARGV[1], 'KEEPTTL')
+  if redis.call('PTTL', key) < tonumber(ARGV[2]) then redis.call('PEXPIRE', key, ARGV[2]) end
+end
+return 1";
+
 /// KEYS: the resources. For each, the beginning of its value and its ttl in ms; nil and -2 when there is none, -1 for a
 /// ttl without end.
 pub(crate) const INSPECT: &str = "\

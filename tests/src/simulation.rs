@@ -351,8 +351,10 @@ impl World {
         self.network.ledger(|ledger| ledger.abandon(token));
     }
 
-    fn take_offer(&self) -> Option<LockParts> {
-        self.state().offer.take()
+    /// `again`: the message with the parts will be delivered once more.
+    fn take_offer(&self, again: bool) -> Option<LockParts> {
+        let mut state = self.state();
+        if again { state.offer.clone() } else { state.offer.take() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -157,6 +157,20 @@ impl State {
                 }
                 outcome
             }
+            Verb::Replace(ttl, old, new) => {
+                let ours =
+                    |name| [old, new].into_iter().any(|token| held(&self.keys, name, token) == Some(true));
+                if !order.resources.iter().all(ours) {
+                    return Outcome::No;
+                }
+                for name in order.resources.iter() {
+                    if let Some(key) = self.keys.get_mut(name) {
+                        new.as_str().clone_into(&mut key.value);
+                        key.expires = key.expires.max(now + *ttl);
+                    }
+                }
+                Outcome::Yes
+            }
             Verb::Inspect => {
                 let state = |name: &str| {
                     let key = self.keys.get(name);
@@ -183,6 +197,7 @@ pub(super) enum Verb {
     Acquire(Duration, Token),
     Extend(Duration, Token),
     Release(Token),
+    Replace(Duration, Token, Token),
     Inspect,
 }
 

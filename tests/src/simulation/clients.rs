@@ -132,7 +132,7 @@ impl Client {
     }
 
     async fn take_over(&self, rng: &mut ChaCha8Rng) {
-        let Some(parts) = self.world.take_offer() else { return };
+        let Some(parts) = self.world.take_offer(rng.random_bool(0.5)) else { return };
         match self.redlock.from_parts(&parts).await {
             Ok(lock) => {
                 self.say(|| "took a lock over".to_owned());

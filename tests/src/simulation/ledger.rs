@@ -60,8 +60,8 @@ impl Ledger {
         if took > IN_TIME {
             link.late = Some(now);
         }
-        match request.verb {
-            Verb::Acquire(_) => self.entry(request).acquired = now,
+        match &request.verb {
+            Verb::Acquire(_) | Verb::Replace(..) => self.entry(request).acquired = now,
             Verb::Extend(_) => {}
             Verb::Release => self.entry(request).released |= executed,
         }

@@ -14,7 +14,7 @@ use std::{
 use rand::RngExt;
 use redlock_core::{
     Acquire, BackendError, BackendErrorKind, BoxFuture, Extend, LockBackend, MemoryBackend, Release,
-    Released, Reply, Resources, Runtime, Token, async_trait,
+    Released, Replace, Reply, Resources, Runtime, Token, async_trait,
 };
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -82,10 +82,12 @@ pub(super) struct Request {
     pub(super) token: Token,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Verb {
     Acquire(Duration),
     Extend(Duration),
+    /// The token that is to give way.
+    Replace(Token, Duration),
     Release,
 }
 
@@ -346,12 +348,15 @@ impl State {
 
 async fn run(node: &MemoryBackend, request: &Request) -> Answer {
     let Request { resources, token, .. } = request;
-    match request.verb {
+    match &request.verb {
         Verb::Acquire(ttl) => {
-            node.acquire(Acquire::new(resources, token, ttl, Duration::MAX)).await.map(Said::Reply)
+            node.acquire(Acquire::new(resources, token, *ttl, Duration::MAX)).await.map(Said::Reply)
         }
         Verb::Extend(ttl) => {
-            node.extend(Extend::new(resources, token, ttl, Duration::MAX)).await.map(Said::Reply)
+            node.extend(Extend::new(resources, token, *ttl, Duration::MAX)).await.map(Said::Reply)
+        }
+        Verb::Replace(old, ttl) => {
+            node.replace(Replace::new(resources, old, token, *ttl, Duration::MAX)).await.map(Said::Reply)
         }
         Verb::Release => {
             node.release(Release::new(resources, token, Duration::MAX)).await.map(Said::Released)
@@ -405,6 +410,11 @@ impl LockBackend for Wire {
     async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
         let verb = Verb::Extend(request.ttl);
         self.ask(verb, request.resources, request.token, request.timeout).await?.reply()
+    }
+
+    async fn replace(&self, request: Replace<'_>) -> Result<Reply, BackendError> {
+        let verb = Verb::Replace(request.old.clone(), request.ttl);
+        self.ask(verb, request.resources, request.new, request.timeout).await?.reply()
     }
 
     async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {

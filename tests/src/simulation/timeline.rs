@@ -85,9 +85,10 @@ impl fmt::Display for Line {
 }
 
 fn told(request: &Request) -> String {
-    let (verb, ttl) = match request.verb {
+    let (verb, ttl) = match &request.verb {
         Verb::Acquire(ttl) => ("acquire", Some(ttl)),
         Verb::Extend(ttl) => ("extend", Some(ttl)),
+        Verb::Replace(_, ttl) => ("replace", Some(ttl)),
         Verb::Release => ("release", None),
     };
     let names: Vec<&str> = request.resources.iter().collect();

@@ -166,11 +166,8 @@ macro_rules! version {
                     let bed = Bed::new(adapter);
                     let theirs = connect(&bed.servers).await;
                     let held = theirs.ask_for_lock(&["a", "b"], TTL, 0).await.unwrap();
-                    let parts = LockParts {
-                        resources: vec!["a".to_owned(), "b".to_owned()],
-                        token: held["value"].as_str().unwrap().parse().unwrap(),
-                        ttl: 2 * TTL,
-                    };
+                    let token = held["value"].as_str().unwrap().parse().unwrap();
+                    let parts = LockParts::new(["a", "b"], token, 2 * TTL);
                     let lock = bed.ours().from_parts(&parts).await.unwrap();
                     assert!(lock.remaining() > TTL, "{:?}", lock.remaining());
                     assert_eq!(super::Other::lock(&theirs, &["b"], TTL).await, None);

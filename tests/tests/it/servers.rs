@@ -305,7 +305,9 @@ async fn a_lock_can_be_handed_to_another_process(
     assert!(matches!(ours.try_lock("b", TTL).await, Err(Error::Contended(_))), "it was not released");
 
     let mut lock = theirs.from_parts(&received).await.unwrap();
-    assert_eq!(lock.token(), &parts.token);
+    assert_ne!(lock.token(), &parts.token);
+    let again = ours.from_parts(&received).await.unwrap_err();
+    assert!(matches!(again, Error::Lost(_)), "parts are taken once: {again}");
     lock.extend(2 * TTL).await.unwrap();
     assert!(eventually(SOON, || servers.iter().all(|server| server.ttl("b") > TTL)).await);
     assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
