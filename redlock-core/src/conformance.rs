@@ -39,6 +39,7 @@ mod node;
 mod order;
 mod prolonging;
 mod several;
+mod taking_over;
 mod trouble;
 mod verdict;
 
@@ -107,6 +108,12 @@ checks! {
         an_extension_prolongs
         an_extension_of_several_prolongs_all
         an_extension_never_shortens;
+    taking_over:
+        a_replacement_gives_the_keys_to_the_new_token
+        a_replacement_needs_the_old_token
+        a_replacement_of_several_is_all_or_nothing
+        a_replacement_again_is_granted
+        a_replacement_prolongs_and_never_shortens;
     order:
         requests_take_effect_in_order
         a_request_that_was_never_polled_does_nothing

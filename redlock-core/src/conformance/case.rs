@@ -13,7 +13,7 @@ use super::{
     verdict::{Clause, Outcome, Verdict, Violation},
 };
 use crate::{
-    backend::{Acquire, BackendError, Extend, LockBackend, Release, Released, Reply},
+    backend::{Acquire, BackendError, Extend, LockBackend, Release, Released, Replace, Reply},
     inspect::{Inspect, KeyState},
     resources::Resources,
     token::Token,
@@ -235,6 +235,20 @@ impl<'k> Holder<'k> {
         let resources = names.into();
         let request = Extend::new(&resources, &self.token, ttl, self.timeout);
         self.ask(&format!("extends by {ttl:?}"), &resources, self.backend.extend(request)).await
+    }
+
+    /// Puts the token in the place of another holder's.
+    pub(super) async fn replace(
+        &self,
+        names: impl Into<Resources> + Send,
+        old: &Self,
+        ttl: Duration,
+    ) -> Seen<'k, Reply> {
+        let resources = names.into();
+        self.case.claim(&resources, &self.token);
+        let request = Replace::new(&resources, &old.token, &self.token, ttl, self.timeout);
+        let verb = format!("replaces {} for {ttl:?}", old.letter);
+        self.ask(&verb, &resources, self.backend.replace(request)).await
     }
 
     pub(super) async fn release(&self, names: impl Into<Resources> + Send) -> Seen<'k, Released> {

@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use super::{Asked, Disturbance, Node, flaws::Flaw};
 use crate::{
     Acquire, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, MAX_TTL, MemoryBackend,
-    Release, Released, Reply, Resources, Token, TokioRuntime,
+    Release, Released, Replace, Reply, Resources, Token, TokioRuntime,
 };
 
 mod verbs;
@@ -173,6 +173,11 @@ impl LockBackend for Flawed {
     fn extend<'a, 'b, 'f>(&'a self, request: Extend<'b>) -> Asked<'f, Result<Reply, BackendError>>
     where 'a: 'f, 'b: 'f, Self: 'f {
         self.begun(Box::pin(self.prolonged(request)))
+    }
+
+    fn replace<'a, 'b, 'f>(&'a self, request: Replace<'b>) -> Asked<'f, Result<Reply, BackendError>>
+    where 'a: 'f, 'b: 'f, Self: 'f {
+        Box::pin(self.replaced(request))
     }
 
     fn release<'a, 'b, 'f>(&'a self, request: Release<'b>) -> Asked<'f, Result<Released, BackendError>>

@@ -4,8 +4,8 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use super::{super::flaws::Flaw, Flawed};
 use crate::{
-    Acquire, BackendError, BackendErrorKind, Extend, Inspect, KeyState, MAX_TTL, Release, Released, Reply,
-    Resources, Runtime, backend::LockBackend,
+    Acquire, BackendError, BackendErrorKind, Extend, Inspect, KeyState, MAX_TTL, Release, Released, Replace,
+    Reply, Resources, Runtime, backend::LockBackend,
 };
 
 impl Flawed {
@@ -182,6 +182,43 @@ impl Flawed {
             _ => {}
         }
         self.bent(self.node.extend(Extend::new(&names, &token, ttl, timeout)).await)
+    }
+
+    pub(super) async fn replaced(&self, request: Replace<'_>) -> Result<Reply, BackendError> {
+        self.troubled(request.timeout).await?;
+        let names = self.names(request.resources);
+        let (old, new) = (self.token(request.old), self.token(request.new));
+        let (ttl, timeout) = (self.ttl(request.ttl), self.timeout(request.timeout)?);
+        let move_to_new = |name: &str, ttl: Duration| self.node.set(name, new.as_str(), ttl);
+        let left = |name: &str| self.node.ttl(name).unwrap_or_default();
+        let old_ones: Vec<_> = names.iter().filter(|name| self.holds(name, &old)).collect();
+        let all = old_ones.len() == names.iter().len();
+        match self.flaw {
+            Flaw::ReplaceDoesNothing if all => return Ok(Reply::Granted),
+            Flaw::ReplaceIgnoresTheOldToken if names.iter().all(|name| self.node.get(name).is_some()) => {
+                names.iter().for_each(|name| move_to_new(name, ttl.max(left(name))));
+                return Ok(Reply::Granted);
+            }
+            Flaw::ReplaceRevives if names.iter().all(|name| self.node.get(name).is_none()) => {
+                names.iter().for_each(|name| move_to_new(name, ttl));
+            }
+            Flaw::ReplaceTakesTheOwnOnes if !all => {
+                old_ones.iter().for_each(|name| move_to_new(name, ttl.max(left(name))));
+                return Ok(Reply::Refused);
+            }
+            Flaw::SecondReplaceIsRefused if !all => return Ok(Reply::Refused),
+            Flaw::ReplaceShortens if all => {
+                names.iter().for_each(|name| move_to_new(name, ttl));
+                return Ok(Reply::Granted);
+            }
+            Flaw::ReplaceDoesNotProlong if all => {
+                names.iter().for_each(|name| move_to_new(name, left(name)));
+                return Ok(Reply::Granted);
+            }
+            Flaw::ReplaceIsTransient => return Err(BackendError::new(BackendErrorKind::Transient, "cannot")),
+            _ => {}
+        }
+        self.bent(self.node.replace(Replace::new(&names, &old, &new, ttl, timeout)).await)
     }
 
     pub(super) async fn removed(&self, request: Release<'_>) -> Result<Released, BackendError> {
