@@ -12,6 +12,7 @@ pub(crate) fn classify(error: Error) -> BackendError {
             (BackendErrorKind::Rejected, "invalid configuration")
         }
         // In the handshake: nothing was run, and nothing will be until somebody changes one of the certificates.
+        #[cfg(feature = "rustls")]
         ErrorKind::IO | ErrorKind::Tls if is_refused_certificate(error.details()) => {
             (BackendErrorKind::Rejected, "TLS failed")
         }
@@ -46,6 +47,7 @@ fn server_class(line: &str) -> Option<BackendErrorKind> {
 }
 
 /// Whether one side does not accept the certificate of the other.
+#[cfg(feature = "rustls")]
 fn is_refused_certificate(text: &str) -> bool {
     text.contains("InvalidCertificate(")
         || text.split_once("AlertReceived(").is_some_and(|(_, alert)| {
