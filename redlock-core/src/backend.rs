@@ -278,15 +278,16 @@ impl StdError for BackendError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BackendErrorKind {
-    /// The outcome is unknown: connection refused, reset or timed out, or an answer that cannot be read. Counts
-    /// as a "no" for the vote, and as "maybe held" for the clean-up.
+    /// The outcome is unknown: connection refused, reset or timed out, or an answer that cannot be read, is of no known
+    /// meaning, or is none that such a server gives. Counts as a "no" for the vote, and as "maybe held" for the
+    /// clean-up, and the request is retried.
     Indeterminate,
     /// The node answered that it cannot do it now, and wrote nothing: it is loading its data, a read-only
     /// replica, out of memory, busy. It may heal, so the request is retried.
     Transient,
     /// The node will not do it until somebody changes its configuration or the request: no or wrong credentials, no
-    /// permission, keys of different slots, a key of another type, or an answer that no such server gives. When so
-    /// many nodes reject that no quorum is left, the request fails at once.
+    /// permission, keys of different slots, a key of another type, or an unknown command. When so many nodes reject that
+    /// no quorum is left, the request fails at once.
     Rejected,
 }
 

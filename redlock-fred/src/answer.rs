@@ -34,8 +34,9 @@ fn key_state(key: &Value) -> Option<KeyState> {
     }
 }
 
+/// Not an answer of ours: it may be to another request, by a proxy, or come after the script has run.
 fn unexpected() -> BackendError {
-    BackendError::new(BackendErrorKind::Rejected, "an answer of another type")
+    BackendError::new(BackendErrorKind::Indeterminate, "an answer of another type")
 }
 
 #[cfg(test)]
@@ -50,7 +51,7 @@ mod tests {
             [Value::Integer(2), Value::Boolean(true), Value::from("1"), Value::from("OK"), Value::Null]
         {
             let error = done(&answer).expect_err("no answer");
-            assert_eq!(error.kind(), BackendErrorKind::Rejected, "{answer:?}");
+            assert_eq!(error.kind(), BackendErrorKind::Indeterminate, "{answer:?}");
         }
     }
 

@@ -1,17 +1,22 @@
 //! The class of each error of fred and of the server.
 
 use fred::error::{Error, ErrorKind};
-use redlock_core::{BackendError, BackendErrorKind};
+use redlock_core::{BackendError, BackendErrorKind, redis as server};
 
 pub(crate) fn classify(error: Error) -> BackendError {
-    if let Some(kind) = server_class(error.details()) {
-        return BackendError::new(kind, error.details());
+    if let Some(line) = server_line(&error) {
+        let mut said = server::classify(line);
+        if line.trim_start().starts_with(SHARED) {
+            said.kind = BackendErrorKind::Indeterminate;
+        }
+        return said.into();
     }
     let (kind, message) = match error.kind() {
         ErrorKind::Config | ErrorKind::Url | ErrorKind::InvalidArgument => {
             (BackendErrorKind::Rejected, "invalid configuration")
         }
         // In the handshake: nothing was run, and nothing will be until somebody changes one of the certificates.
+        #[cfg(feature = "rustls")]
         ErrorKind::IO | ErrorKind::Tls if is_refused_certificate(error.details()) => {
             (BackendErrorKind::Rejected, "TLS failed")
         }
@@ -25,27 +30,21 @@ pub(crate) fn classify(error: Error) -> BackendError {
     BackendError::new(kind, message).with_source(error)
 }
 
-/// The class of what a server says; nothing for words of fred's own. fred keeps the server's line as it was, and a
-/// server's line begins with a code.
-fn server_class(line: &str) -> Option<BackendErrorKind> {
-    let (code, text) = line.split_once(' ').unwrap_or((line, ""));
-    if code.is_empty() || !code.bytes().all(|letter| letter.is_ascii_uppercase()) {
-        return None;
+/// What a server says, or nothing for words of fred's own. fred keeps the server's line as it was. A line without
+/// a code that is known here gets the kind `Unknown`, as do some words of fred's own, which tell as little.
+fn server_line(error: &Error) -> Option<&str> {
+    let line = error.details();
+    if line == "No response!" {
+        // fred's words for an empty line.
+        return Some("");
     }
-    if code == SHARED {
-        return Some(BackendErrorKind::Indeterminate);
-    }
-    // Redis 6.2 answers ERR to an error inside of a script, and has the error's own code in the text.
-    let in_script = code == "ERR" && text.starts_with("Error running script");
-    let passing = if in_script {
-        text.split(|letter: char| !letter.is_ascii_alphanumeric()).any(|word| PASSING.contains(&word))
-    } else {
-        PASSING.contains(&code) || text.starts_with("max number of clients reached")
-    };
-    Some(if passing { BackendErrorKind::Transient } else { BackendErrorKind::Rejected })
+    let code = line.split(' ').next().unwrap_or_default();
+    let has_code = !code.is_empty() && code.bytes().all(|letter| letter.is_ascii_uppercase());
+    (has_code || *error.kind() == ErrorKind::Unknown).then_some(line)
 }
 
 /// Whether one side does not accept the certificate of the other.
+#[cfg(feature = "rustls")]
 fn is_refused_certificate(text: &str) -> bool {
     text.contains("InvalidCertificate(")
         || text.split_once("AlertReceived(").is_some_and(|(_, alert)| {
@@ -54,10 +53,6 @@ fn is_refused_certificate(text: &str) -> bool {
                 .any(|word| alert.contains(word))
         })
 }
-
-/// Codes of servers that cannot write now, and have not.
-const PASSING: [&str; 10] =
-    ["LOADING", "READONLY", "MASTERDOWN", "TRYAGAIN", "MOVED", "ASK", "BUSY", "OOM", "MISCONF", "NOREPLICAS"];
 
 /// The code with which fred closes a connection. It is then told to every request that was under way, also to those
 /// that the server has executed, or will.
@@ -69,32 +64,74 @@ mod tests {
 
     use super::*;
 
-    /// fred's error for a server's line; which kind it gives it does not matter.
+    /// What becomes of a server's line. fred gives most lines the kind `Unknown`; of the others the kind does not matter.
+    fn told(line: &str) -> BackendError {
+        classify(Error::new(ErrorKind::Unknown, line.to_owned()))
+    }
+
     fn class_of_line(line: &str) -> BackendErrorKind {
-        classify(Error::new(ErrorKind::Unknown, line.to_owned())).kind()
+        told(line).kind()
     }
 
     #[test]
-    fn every_server_error_is_in_its_class() {
-        for code in PASSING {
-            assert_eq!(class_of_line(&format!("{code} some text")), BackendErrorKind::Transient, "{code}");
+    fn what_a_server_says_has_the_class_and_the_words_of_the_table() {
+        for (line, class) in [
+            ("READONLY You can't write against a read only replica.", BackendErrorKind::Transient),
+            ("FAILOVER in progress", BackendErrorKind::Transient),
+            ("INPROG x", BackendErrorKind::Transient),
+            ("STALE x", BackendErrorKind::Transient),
+            ("NOTREADY x", BackendErrorKind::Transient),
+            ("UNKILLABLE x", BackendErrorKind::Transient),
+            ("NOSCRIPT No matching script.", BackendErrorKind::Transient),
+            ("ERR max number of clients reached", BackendErrorKind::Transient),
+            ("ERR max number of clients + cluster connections reached", BackendErrorKind::Transient),
+            ("NOAUTH Authentication required.", BackendErrorKind::Rejected),
+            ("WRONGPASS x", BackendErrorKind::Rejected),
+            ("NOPERM x", BackendErrorKind::Rejected),
+            ("CROSSSLOT x", BackendErrorKind::Rejected),
+            ("WRONGTYPE x", BackendErrorKind::Rejected),
+            ("NOPROTO x", BackendErrorKind::Rejected),
+            ("DENIED x", BackendErrorKind::Rejected),
+            ("ERR unknown command 'EVAL'", BackendErrorKind::Rejected),
+            ("EXECABORT x", BackendErrorKind::Indeterminate),
+            ("ERR Connection timed out", BackendErrorKind::Indeterminate),
+            ("ERR Error running script: Script killed by user", BackendErrorKind::Indeterminate),
+            ("Script killed by user", BackendErrorKind::Indeterminate),
+            ("upstream failure", BackendErrorKind::Indeterminate),
+            ("no upstream host", BackendErrorKind::Indeterminate),
+            ("NEWCODE x", BackendErrorKind::Indeterminate),
+            ("NEWCODE", BackendErrorKind::Indeterminate),
+            ("ERR_X y", BackendErrorKind::Indeterminate),
+            ("loading x", BackendErrorKind::Indeterminate),
+        ] {
+            let error = told(line);
+            assert_eq!((error.kind(), error.message()), (class, line));
         }
-        for code in ["NOAUTH", "WRONGPASS", "NOPERM", "CROSSSLOT", "WRONGTYPE", "ERR", "NOPROTO"] {
-            assert_eq!(class_of_line(&format!("{code} some text")), BackendErrorKind::Rejected, "{code}");
+        // What fred makes of an empty line.
+        let error = told("No response!");
+        let expected = (BackendErrorKind::Indeterminate, "an error without words");
+        assert_eq!((error.kind(), error.message()), expected);
+    }
+
+    #[test]
+    fn a_code_counts_whichever_kind_fred_gives_it() {
+        for (kind, line, class) in [
+            (ErrorKind::Auth, "NOAUTH Authentication required.", BackendErrorKind::Rejected),
+            (ErrorKind::InvalidArgument, "WRONGTYPE x", BackendErrorKind::Rejected),
+            (ErrorKind::Cluster, "MOVED 1 127.0.0.1:1", BackendErrorKind::Transient),
+            (ErrorKind::Config, "ERR This instance has cluster support disabled", BackendErrorKind::Rejected),
+        ] {
+            let error = classify(Error::new(kind, line.to_owned()));
+            assert_eq!((error.kind(), error.message()), (class, line));
         }
-        assert_eq!(class_of_line("ERR max number of clients reached"), BackendErrorKind::Transient);
     }
 
     #[test]
     fn an_error_that_fred_shares_among_requests_says_nothing_about_one() {
-        assert_eq!(class_of_line("CLUSTERDOWN The cluster is down"), BackendErrorKind::Indeterminate);
-    }
-
-    #[test]
-    fn a_server_error_is_told_in_the_servers_words() {
-        let line = "READONLY You can't write against a read only replica.";
-        let told = classify(Error::new(ErrorKind::Unknown, line)).to_string();
-        assert_eq!(told, format!("transient: {line}"));
+        for line in ["CLUSTERDOWN The cluster is down", " CLUSTERDOWN", "CLUSTERDOWN"] {
+            let error = told(line);
+            assert_eq!((error.kind(), error.message()), (BackendErrorKind::Indeterminate, line.trim()));
+        }
     }
 
     #[test]

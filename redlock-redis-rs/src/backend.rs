@@ -135,7 +135,7 @@ impl RedisBackend {
     /// A node that is the server which Sentinels, by their URLs, name as `master`; `login` is how to log in to it.
     ///
     /// Nothing is sent yet. The Sentinels are asked for the address before each connection is made: at the first
-    /// request, when the connection broke, when the server turned out to be read-only, and when it has been asked for
+    /// request, when the connection broke, when the server turned out to be no master, and when it has been asked for
     /// 2 seconds without an answer. Socket options are those of [`RedisBackend::open`], also where `login` has others.
     ///
     /// A replica that is promoted may lack the latest keys. It counts as a server that has lost them.
@@ -303,8 +303,9 @@ fn key_state(key: &Value) -> Option<KeyState> {
     }
 }
 
+/// Not an answer of ours: it may be to another request, by a proxy, or come after the script has run.
 fn unexpected() -> BackendError {
-    BackendError::new(BackendErrorKind::Rejected, "an answer of another type")
+    BackendError::new(BackendErrorKind::Indeterminate, "an answer of another type")
 }
 
 #[cfg(all(test, feature = "tokio"))]
@@ -366,7 +367,7 @@ mod tests {
             Value::BulkString(b"1".to_vec()),
             Value::Array(vec![Value::Int(1)]),
         ] {
-            assert_eq!(taken_for(&answer).await, [Err(BackendErrorKind::Rejected); 3], "{answer:?}");
+            assert_eq!(taken_for(&answer).await, [Err(BackendErrorKind::Indeterminate); 3], "{answer:?}");
         }
     }
 

@@ -1,16 +1,19 @@
 //! The class of each error of redis-rs and of the server.
 
 use redis::{ErrorKind, RedisError};
-use redlock_core::{BackendError, BackendErrorKind};
+use redlock_core::{BackendError, BackendErrorKind, redis as server};
 
 use crate::tls;
 
 pub(crate) fn classify(error: RedisError) -> BackendError {
     let (kind, message) = match error.kind() {
         ErrorKind::Server(_) | ErrorKind::Extension => {
-            // In the server's own words: redis-rs spells its codes in another way.
-            let words = [error.code(), error.detail()].into_iter().flatten().collect::<Vec<_>>().join(" ");
-            return BackendError::new(server_class(&error), words);
+            let code = if error.to_string().starts_with("Redis server refused to switch database") {
+                Some(code_of_refused_select(error.detail().unwrap_or_default()))
+            } else {
+                error.code()
+            };
+            return server::classify(&line(code, error.detail())).into();
         }
         ErrorKind::MasterNameNotFoundBySentinel | ErrorKind::NoValidReplicasFoundBySentinel => {
             (BackendErrorKind::Transient, "no server for this node")
@@ -23,37 +26,34 @@ pub(crate) fn classify(error: RedisError) -> BackendError {
         }
         _ if is_refused_by_cluster(&error) => (BackendErrorKind::Rejected, "cannot log in"),
         _ if tls::is_refusal(&error) => (BackendErrorKind::Rejected, "certificate refused"),
-        ErrorKind::UnexpectedReturnType => (BackendErrorKind::Rejected, "an answer of another type"),
+        ErrorKind::UnexpectedReturnType => (BackendErrorKind::Indeterminate, "an answer of another type"),
         // What is not known is taken for the worst: the request may have been executed.
         _ => (BackendErrorKind::Indeterminate, "connection failed"),
     };
     BackendError::new(kind, message).with_source(error)
 }
 
-fn server_class(error: &RedisError) -> BackendErrorKind {
-    let code = error.code().unwrap_or_default();
-    let detail = error.detail().unwrap_or_default();
-    let passing = if is_in_script(code, detail) {
-        words(detail).any(|word| PASSING.contains(&word))
-    } else if error.to_string().contains("refused to switch database") {
-        // The answer to the SELECT of a new connection, without its code.
-        !LASTING.iter().any(|text| detail.contains(text))
-    } else {
-        PASSING.contains(&code) || detail.starts_with("max number of clients reached")
-    };
-    if passing { BackendErrorKind::Transient } else { BackendErrorKind::Rejected }
+/// The server's line as it was: redis-rs takes it apart, and spells some of the codes in another way.
+fn line(code: Option<&str>, detail: Option<&str>) -> String {
+    [code, detail].into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
 
-/// Redis 6.2 answers ERR to an error inside of a script, and has the error's own code in the text.
-fn is_in_script(code: &str, detail: &str) -> bool {
-    code == "ERR" && detail.starts_with("Error running script")
+/// The code of the answer to the SELECT of a new connection, of which redis-rs keeps the text alone.
+fn code_of_refused_select(text: &str) -> &'static str {
+    let codes = [
+        ("is loading", "LOADING"),
+        ("is busy", "BUSY"),
+        ("no permissions", "NOPERM"),
+        ("Authentication required", "NOAUTH"),
+    ];
+    codes.into_iter().find(|(words, _)| text.contains(words)).map_or("ERR", |(_, code)| code)
 }
 
-/// Whether a server says that it is a replica.
+/// Whether a server says that it is not, or no longer, the one to write to.
 #[cfg(feature = "sentinel")]
 pub(crate) fn is_read_only(code: Option<&str>, detail: Option<&str>) -> bool {
-    let (code, detail) = (code.unwrap_or_default(), detail.unwrap_or_default());
-    code == READONLY || (is_in_script(code, detail) && words(detail).any(|word| word == READONLY))
+    let error = server::classify(&line(code, detail));
+    (error.kind, error.connection) == (BackendErrorKind::Transient, server::Connection::Replace)
 }
 
 /// Why none of a Cluster's servers could be connected to is told by redis-rs in the text alone.
@@ -65,29 +65,6 @@ fn is_refused_by_cluster(error: &RedisError) -> bool {
             .any(|word| text.contains(word))
 }
 
-fn words(text: &str) -> impl Iterator<Item = &str> {
-    text.split(|letter: char| !letter.is_ascii_alphanumeric())
-}
-
-const READONLY: &str = "READONLY";
-/// Codes of servers that cannot write now, and have not.
-const PASSING: [&str; 11] = [
-    "LOADING",
-    READONLY,
-    "MASTERDOWN",
-    "CLUSTERDOWN",
-    "TRYAGAIN",
-    "MOVED",
-    "ASK",
-    "BUSY",
-    "OOM",
-    "MISCONF",
-    "NOREPLICAS",
-];
-
-/// What a server says to a SELECT that it will never do. For anything else it may be loading its data, or busy.
-const LASTING: [&str; 4] = ["out of range", "invalid DB index", "permissions", "Authentication required"];
-
 #[cfg(test)]
 mod tests {
     use std::io;
@@ -96,30 +73,54 @@ mod tests {
 
     use super::*;
 
-    fn class_of_reply(line: &str) -> BackendErrorKind {
+    fn told(line: &str) -> BackendError {
         let value = parse_redis_value(format!("-{line}\r\n").as_bytes()).expect("an error line");
         let Value::ServerError(error) = value else { panic!("{value:?} is no error") };
-        classify(error.into()).kind()
+        classify(error.into())
+    }
+
+    fn class_of_reply(line: &str) -> BackendErrorKind {
+        told(line).kind()
     }
 
     #[test]
-    fn every_server_error_is_in_its_class() {
-        for code in PASSING {
-            assert_eq!(class_of_reply(&format!("{code} some text")), BackendErrorKind::Transient, "{code}");
+    fn what_a_server_says_has_the_class_and_the_words_of_the_table() {
+        for (line, class) in [
+            ("READONLY You can't write against a read only replica.", BackendErrorKind::Transient),
+            ("CLUSTERDOWN The cluster is down", BackendErrorKind::Transient),
+            ("FAILOVER in progress", BackendErrorKind::Transient),
+            ("INPROG x", BackendErrorKind::Transient),
+            ("STALE x", BackendErrorKind::Transient),
+            ("NOTREADY x", BackendErrorKind::Transient),
+            ("UNKILLABLE x", BackendErrorKind::Transient),
+            ("NOSCRIPT No matching script.", BackendErrorKind::Transient),
+            ("ERR max number of clients reached", BackendErrorKind::Transient),
+            ("ERR max number of clients + cluster connections reached", BackendErrorKind::Transient),
+            ("NOAUTH Authentication required.", BackendErrorKind::Rejected),
+            ("WRONGPASS x", BackendErrorKind::Rejected),
+            ("NOPERM x", BackendErrorKind::Rejected),
+            ("CROSSSLOT x", BackendErrorKind::Rejected),
+            ("WRONGTYPE x", BackendErrorKind::Rejected),
+            ("NOPROTO x", BackendErrorKind::Rejected),
+            ("DENIED x", BackendErrorKind::Rejected),
+            ("ERR unknown command 'EVAL'", BackendErrorKind::Rejected),
+            ("EXECABORT x", BackendErrorKind::Indeterminate),
+            ("ERR Connection timed out", BackendErrorKind::Indeterminate),
+            ("ERR Error running script: Script killed by user", BackendErrorKind::Indeterminate),
+            ("Script killed by user", BackendErrorKind::Indeterminate),
+            ("upstream failure", BackendErrorKind::Indeterminate),
+            ("no upstream host", BackendErrorKind::Indeterminate),
+            ("NEWCODE x", BackendErrorKind::Indeterminate),
+            ("NEWCODE", BackendErrorKind::Indeterminate),
+            ("ERR_X y", BackendErrorKind::Indeterminate),
+            ("loading x", BackendErrorKind::Indeterminate),
+        ] {
+            let error = told(line);
+            assert_eq!((error.kind(), error.message()), (class, line));
         }
-        for code in ["NOAUTH", "WRONGPASS", "NOPERM", "CROSSSLOT", "WRONGTYPE", "ERR", "NOPROTO"] {
-            assert_eq!(class_of_reply(&format!("{code} some text")), BackendErrorKind::Rejected, "{code}");
-        }
-        assert_eq!(class_of_reply("ERR max number of clients reached"), BackendErrorKind::Transient);
-    }
-
-    #[test]
-    fn a_server_error_is_told_in_the_servers_words() {
-        let value =
-            parse_redis_value(b"-READONLY You can't write against a read only replica.\r\n").expect("a line");
-        let Value::ServerError(error) = value else { panic!("{value:?} is no error") };
-        let told = classify(error.into()).to_string();
-        assert_eq!(told, "transient: READONLY You can't write against a read only replica.");
+        let error = told("");
+        let expected = (BackendErrorKind::Indeterminate, "an error without words");
+        assert_eq!((error.kind(), error.message()), expected);
     }
 
     #[test]
@@ -144,7 +145,7 @@ mod tests {
 
     #[cfg(feature = "sentinel")]
     #[test]
-    fn a_replica_is_known_by_its_code_inside_of_scripts_too() {
+    fn what_is_no_master_is_known_by_its_code_inside_of_scripts_too() {
         for line in [
             &b"-READONLY You can't write against a read only replica.\r\n"[..],
             b"-ERR Error running script (call to f_1b): @user_script:6: @user_script: 6: -READONLY You can't write.\r\n",
@@ -153,21 +154,33 @@ mod tests {
             let Value::ServerError(error) = value else { panic!("{value:?}") };
             assert!(is_read_only(Some(error.code()), error.details()), "{error:?}");
         }
+        assert!(is_read_only(Some("MASTERDOWN"), None));
+        for code in ["LOADING", "NOAUTH", "NEWCODE"] {
+            assert!(!is_read_only(Some(code), Some("some text")), "{code}");
+        }
         assert!(!is_read_only(Some("ERR"), Some("READONLY is no code here")));
     }
 
     #[test]
-    fn a_new_connection_that_cannot_select_its_database_yet_may_heal() {
+    fn a_refused_select_is_told_with_the_code_that_redis_rs_drops() {
         for (answer, class) in [
-            ("Redis is busy running a script. You can only call SCRIPT KILL", BackendErrorKind::Transient),
-            ("Redis is loading the dataset in memory", BackendErrorKind::Transient),
-            ("DB index is out of range", BackendErrorKind::Rejected),
-            ("User app has no permissions to run the 'select' command", BackendErrorKind::Rejected),
+            (
+                "BUSY Redis is busy running a script. You can only call SCRIPT KILL",
+                BackendErrorKind::Transient,
+            ),
+            ("LOADING Redis is loading the dataset in memory", BackendErrorKind::Transient),
+            ("ERR DB index is out of range", BackendErrorKind::Rejected),
+            ("ERR invalid DB index", BackendErrorKind::Rejected),
+            ("NOPERM User app has no permissions to run the 'select' command", BackendErrorKind::Rejected),
+            ("NOAUTH Authentication required.", BackendErrorKind::Rejected),
+            ("ERR Connection timed out", BackendErrorKind::Indeterminate),
         ] {
             let kind = ErrorKind::Server(ServerErrorKind::ResponseError);
+            let (_, without_code) = answer.split_once(' ').expect("a code");
             let error =
-                RedisError::from((kind, "Redis server refused to switch database", answer.to_owned()));
-            assert_eq!(classify(error).kind(), class, "{answer}");
+                RedisError::from((kind, "Redis server refused to switch database", without_code.to_owned()));
+            let error = classify(error);
+            assert_eq!((error.kind(), error.message()), (class, answer));
         }
     }
 
@@ -186,15 +199,18 @@ mod tests {
                 "{kind}"
             );
         }
-        let parse = RedisError::from((ErrorKind::Parse, "what is this"));
-        assert_eq!(classify(parse).kind(), BackendErrorKind::Indeterminate);
+        for kind in [ErrorKind::Parse, ErrorKind::UnexpectedReturnType] {
+            assert_eq!(
+                classify((kind, "what is this").into()).kind(),
+                BackendErrorKind::Indeterminate,
+                "{kind:?}"
+            );
+        }
     }
 
     #[test]
     fn what_only_a_person_can_mend_is_rejected() {
-        for kind in
-            [ErrorKind::AuthenticationFailed, ErrorKind::InvalidClientConfig, ErrorKind::UnexpectedReturnType]
-        {
+        for kind in [ErrorKind::AuthenticationFailed, ErrorKind::InvalidClientConfig] {
             assert_eq!(classify((kind, "test").into()).kind(), BackendErrorKind::Rejected, "{kind:?}");
         }
         let no_permission = RedisError::from((ErrorKind::Server(ServerErrorKind::NoPerm), "test"));

@@ -10,7 +10,8 @@ mod scripts;
 mod source;
 mod tls;
 
-pub use redis;
+// By its full path, which also hides the core's module of the same name: that one is for writers of backends.
+pub use ::redis;
 pub use redlock_core::*;
 
 pub use self::{backend::RedisBackend, connection::Reconnecting};

@@ -93,10 +93,10 @@ impl Exchange {
                 };
                 Said::Keys(keys.iter().map(state).collect())
             }
-            (Verb::Inspect, _) => Said::Failed(BackendErrorKind::Rejected),
+            (Verb::Inspect, _) => Said::Failed(BackendErrorKind::Indeterminate),
             (_, Shape::Number(1)) => Said::Yes,
             (_, Shape::Number(0)) => Said::No,
-            _ => Said::Failed(BackendErrorKind::Rejected),
+            _ => Said::Failed(BackendErrorKind::Indeterminate),
         };
         assert_eq!(*said, expected, "{self:?}");
         if let Said::Keys(states) = said {
@@ -133,6 +133,7 @@ struct Key {
 /// Told as people are told.
 fn failed(error: &BackendError) -> Said {
     assert!(error.to_string().contains(error.message()) && !format!("{error:?}").is_empty());
+    assert!(!error.message().contains(char::is_control), "{error:?}");
     Said::Failed(error.kind())
 }
 

@@ -79,7 +79,7 @@ impl Trouble {
         let Said::Failed(kind) = said else { panic!("{self:?} is taken for {said:?}") };
         if *kind == BackendErrorKind::Transient {
             // Said by a server, or on its behalf: nothing was executed.
-            let code = self.text.split(' ').next().unwrap_or_default();
+            let code = self.text.split_whitespace().next().unwrap_or_default();
             let passing = self.text == "Too many redirections."
                 || !code.is_empty() && code.bytes().all(|letter| letter.is_ascii_uppercase());
             assert!(passing, "{self:?}");

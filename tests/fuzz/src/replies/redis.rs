@@ -6,7 +6,7 @@ use std::{
 };
 
 use arbitrary::Arbitrary;
-use redlock_core::BackendErrorKind;
+use redlock_core::{BackendErrorKind, redis::classify};
 use redlock_redis_rs::{
     RedisBackend,
     redis::{
@@ -111,16 +111,17 @@ impl Trouble {
     fn judge(&self, said: &Said) {
         let Said::Failed(kind) = said else { panic!("{self:?} is taken for {said:?}") };
         match self {
-            Self::Io(..) => assert_ne!(*kind, BackendErrorKind::Transient, "{self:?}"),
-            Self::Kind(number, _) => {
-                let server = matches!(KINDS[usize::from(*number) % KINDS.len()], ErrorKind::Server(_));
-                assert!(!server || *kind != BackendErrorKind::Indeterminate, "{self:?} is {kind:?}");
+            Self::Io(..) | Self::Told(false, _) => {
+                assert_ne!(*kind, BackendErrorKind::Transient, "{self:?}");
             }
-            Self::Told(server, _) => {
-                let wrong =
-                    if *server { BackendErrorKind::Indeterminate } else { BackendErrorKind::Transient };
-                assert_ne!(*kind, wrong, "{self:?}");
+            Self::Kind(number, text) => {
+                let error = RedisError::from((KINDS[usize::from(*number) % KINDS.len()], "said"));
+                if let (ErrorKind::Server(_), Some(code)) = (error.kind(), error.code()) {
+                    assert_eq!(*kind, classify(&format!("{code} {text}")).kind, "{self:?}");
+                }
             }
+            // The text decides. Any class is possible.
+            Self::Told(true, _) => {}
         }
     }
 }
@@ -149,8 +150,11 @@ pub(super) fn check(exchange: &Exchange) {
         (Answer::Error(trouble), _) => trouble.judge(&said),
         (_, Ok(value)) if has_error(value) => {
             let Said::Failed(kind) = said else { panic!("{value:?} is taken for {said:?}") };
-            // The server has answered: nothing is left open.
-            assert_ne!(kind, BackendErrorKind::Indeterminate, "{value:?}");
+            if let Value::ServerError(error) = value {
+                let words = [Some(error.code()), error.details()];
+                let line = words.into_iter().flatten().collect::<Vec<_>>().join(" ");
+                assert_eq!(kind, classify(&line).kind, "{value:?}");
+            }
         }
         (_, Ok(value)) => exchange.judge(&said, &shape(exchange.verb, value)),
         (_, Err(_)) => unreachable!("only trouble is an error"),
