@@ -34,6 +34,7 @@ mod sim_debts;
 mod sim_extending;
 mod sim_limits;
 mod sim_locking;
+mod sim_panics;
 mod sim_random;
 mod sim_releasing;
 mod sim_using;
