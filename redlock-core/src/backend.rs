@@ -1,6 +1,6 @@
 //! The seam to a client library: what one node is asked, and what it answers.
 
-use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
+use std::{any::Any, error::Error as StdError, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
@@ -36,6 +36,8 @@ use crate::{
 ///    and what has not been sent by then is not sent later. Dropping the future also ends a request, but not every
 ///    client stops for it.
 /// 8. **In its class.** An error says, by [`BackendErrorKind`], what is known about the request.
+///
+/// A request that panics counts as [`BackendErrorKind::Indeterminate`], and is not polled again.
 ///
 /// The conformance kit (the module `conformance`, behind the feature of this name) checks it.
 #[async_trait]
@@ -249,6 +251,16 @@ impl BackendError {
         Self::new(BackendErrorKind::Indeterminate, format!("no answer within {} ms", timeout.as_millis()))
     }
 
+    /// The request panicked: what it has done before that is unknown.
+    pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Self {
+        let text = panic.downcast_ref::<&str>().copied();
+        let text =
+            text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
+        // Failed assertions have several lines.
+        let text = text.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+        Self::new(BackendErrorKind::Indeterminate, format!("the backend panicked: {text}"))
+    }
+
     /// The class of the error.
     #[must_use]
     pub fn kind(&self) -> BackendErrorKind {
@@ -312,6 +324,17 @@ mod tests {
         assert_eq!(error.message(), "cannot write");
         assert_eq!(error.to_string(), "transient: cannot write");
         assert_eq!(error.source().map(ToString::to_string).as_deref(), Some("broken pipe"));
+    }
+
+    #[test]
+    fn a_panic_is_told_in_one_line() {
+        let text = |panic: &(dyn Any + Send)| BackendError::panicked(panic).to_string();
+        assert_eq!(text(&"no"), "indeterminate: the backend panicked: no");
+        assert_eq!(
+            text(&"left: 1\n right: 2".to_owned()),
+            "indeterminate: the backend panicked: left: 1 right: 2"
+        );
+        assert_eq!(text(&7), "indeterminate: the backend panicked: no message");
     }
 
     #[test]

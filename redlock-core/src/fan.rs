@@ -4,6 +4,7 @@ use std::{
     fmt,
     future::poll_fn,
     mem,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::Arc,
     task::{Context, Poll},
 };
@@ -56,16 +57,28 @@ impl<T: Send + 'static> Fan<T> {
         mem::take(&mut self.requests)
     }
 
+    /// A panic is passed on when all others have been asked. What has panicked is not polled again, nor left to be
+    /// spawned: it would panic without an end.
     fn poll(&mut self, cx: &mut Context<'_>) -> Vec<(usize, T)> {
         self.asked = true;
         let mut answers = Vec::new();
-        self.requests.retain_mut(|(node, request)| match request.as_mut().poll(cx) {
-            Poll::Ready(answer) => {
-                answers.push((*node, answer));
-                false
+        let mut panicked = None;
+        self.requests.retain_mut(|(node, request)| {
+            match catch_unwind(AssertUnwindSafe(|| request.as_mut().poll(cx))) {
+                Ok(Poll::Ready(answer)) => {
+                    answers.push((*node, answer));
+                    false
+                }
+                Ok(Poll::Pending) => true,
+                Err(panic) => {
+                    panicked.get_or_insert(panic);
+                    false
+                }
             }
-            Poll::Pending => true,
         });
+        if let Some(panic) = panicked {
+            resume_unwind(panic);
+        }
         answers
     }
 }
@@ -84,5 +97,73 @@ impl<T: Send + 'static> fmt::Debug for Fan<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let under_way: Vec<usize> = self.requests.iter().map(|(node, _)| *node).collect();
         f.debug_struct("Fan").field("under_way", &under_way).field("asked", &self.asked).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::ready,
+        sync::{
+            Mutex,
+            atomic::{AtomicUsize, Ordering},
+        },
+        task::Waker,
+        time::{Duration, Instant},
+    };
+
+    use super::*;
+
+    /// Keeps what is spawned.
+    #[derive(Default)]
+    struct Shelf(Mutex<Vec<BoxFuture<()>>>);
+
+    impl Runtime for Shelf {
+        #[allow(clippy::disallowed_methods)]
+        fn now(&self) -> Instant {
+            Instant::now()
+        }
+
+        fn sleep(&self, _: Duration) -> BoxFuture<()> {
+            Box::pin(ready(()))
+        }
+
+        fn spawn(&self, task: BoxFuture<()>) {
+            self.0.lock().unwrap().push(task);
+        }
+    }
+
+    impl fmt::Debug for Shelf {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("Shelf")
+        }
+    }
+
+    #[test]
+    fn a_panic_leaves_nobody_unasked_and_is_not_spawned() {
+        let shelf = Arc::new(Shelf::default());
+        let polls: Arc<[AtomicUsize; 3]> = Arc::default();
+        let request = |node: usize| {
+            let polls = polls.clone();
+            let request: BoxFuture<()> = Box::pin(poll_fn(move |_| {
+                polls[node].fetch_add(1, Ordering::Relaxed);
+                assert!(node > 0, "out of order");
+                Poll::Pending
+            }));
+            (node, request)
+        };
+        let polls = || [0, 1, 2].map(|node: usize| polls[node].load(Ordering::Relaxed));
+        let mut fan = Fan::new(shelf.clone(), (0..3).map(request));
+        let mut cx = Context::from_waker(Waker::noop());
+        let panic = catch_unwind(AssertUnwindSafe(|| fan.poll(&mut cx))).unwrap_err();
+        assert_eq!(panic.downcast_ref::<&str>(), Some(&"out of order"), "the caller gets it");
+        assert_eq!(polls(), [1, 1, 1]);
+        assert!(fan.poll(&mut cx).is_empty());
+        assert_eq!(polls(), [1, 2, 2]);
+
+        drop(fan);
+        let mut spawned = shelf.0.lock().unwrap().pop().unwrap();
+        assert!(spawned.as_mut().poll(&mut cx).is_pending());
+        assert_eq!(polls(), [1, 3, 3]);
     }
 }

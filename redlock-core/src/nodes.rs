@@ -3,6 +3,8 @@
 use std::{
     fmt,
     future::Future,
+    panic::AssertUnwindSafe,
+    pin::pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -10,7 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future::{Either, select};
+use futures_util::{
+    FutureExt as _,
+    future::{Either, select},
+};
 use rand::CryptoRng;
 
 use crate::{
@@ -135,8 +140,8 @@ impl Nodes {
             Box::pin(async move {
                 let request = Extend::new(&claim.resources, &claim.token, ttl.get(), timeout);
                 let told = telemetry::Request::begin(&nodes, node, Verb::Extend, &claim.token);
-                let answer =
-                    nodes.in_time(node, timeout, told, nodes.nodes[node].backend.extend(request)).await;
+                let asked = async { nodes.nodes[node].backend.extend(request).await };
+                let answer = nodes.in_time(node, timeout, told, asked).await;
                 claim.extended(node, &answer);
                 answer
             })
@@ -157,8 +162,8 @@ impl Nodes {
                 claim.putting(node);
                 let request = Replace::new(&claim.resources, &old.token, &claim.token, ttl.get(), timeout);
                 let told = telemetry::Request::begin(&nodes, node, Verb::Replace, &claim.token);
-                let answer =
-                    nodes.in_time(node, timeout, told, nodes.nodes[node].backend.replace(request)).await;
+                let asked = async { nodes.nodes[node].backend.replace(request).await };
+                let answer = nodes.in_time(node, timeout, told, asked).await;
                 if let Ok(Reply::Granted) = answer {
                     old.replaced(node);
                 }
@@ -206,7 +211,8 @@ impl Nodes {
         let timeout = self.timeout(claim.ttl());
         let request = Release::new(&claim.resources, &claim.token, timeout);
         let told = telemetry::Request::begin(self, node, Verb::Release, &claim.token);
-        self.in_time(node, timeout, told, self.nodes[node].backend.release(request)).await
+        let asked = async { self.nodes[node].backend.release(request).await };
+        self.in_time(node, timeout, told, asked).await
     }
 
     /// What to tell of answers; nodes that are not among them were not waited for.
@@ -228,27 +234,35 @@ impl Nodes {
     ) -> Result<Reply, BackendError> {
         let request = Acquire::new(&claim.resources, &claim.token, ttl.get(), timeout);
         let told = telemetry::Request::begin(self, node, Verb::Acquire, &claim.token);
-        let answer = self.in_time(node, timeout, told, self.nodes[node].backend.acquire(request)).await;
+        let asked = async { self.nodes[node].backend.acquire(request).await };
+        let answer = self.in_time(node, timeout, told, asked).await;
         if claim.put(node, &answer) {
             self.owe(node, claim);
         }
         answer
     }
 
-    /// A backend that does not keep its time is cut off: a round must end.
+    /// A backend that does not keep its time is cut off: a round must end. One that panics has failed, as one without
+    /// an answer: its panic must not end a round half-way. The call of its method belongs in `request`, too.
     async fn in_time<T: Copy + Into<Answer>>(
         &self,
         node: usize,
         timeout: Duration,
         told: telemetry::Request<'_>,
-        request: impl Future<Output = Result<T, BackendError>> + Unpin,
+        request: impl Future<Output = Result<T, BackendError>>,
     ) -> Result<T, BackendError> {
         let node = &self.nodes[node];
         let before = node.answered.load(Ordering::Relaxed);
-        let answer = match select(request, self.runtime.sleep(timeout)).await {
-            Either::Left((answer, _)) => answer,
-            Either::Right(_) => Err(BackendError::timed_out(timeout)),
+        let answered = async {
+            match select(pin!(request), self.runtime.sleep(timeout)).await {
+                Either::Left((answer, _)) => answer,
+                Either::Right(_) => Err(BackendError::timed_out(timeout)),
+            }
         };
+        let answer = AssertUnwindSafe(answered)
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|panic| Err(BackendError::panicked(&*panic)));
         let mut telling = true;
         if answer.as_ref().is_err_and(|error| error.kind() == BackendErrorKind::Indeterminate) {
             // A timeout that was cut short, by a short ttl or a bounded wait, says nothing about the node.

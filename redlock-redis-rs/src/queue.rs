@@ -122,17 +122,33 @@ impl Passing {
             if began.is_pending()
                 && let Some(executor) = Executor::current()
             {
-                let answered = self.answered.clone();
-                executor.spawn(unconstrained(async move {
-                    sending.await;
-                    if let Some(answered) = answered.upgrade() {
-                        drop(answered.send(Event::Answered(slot)));
-                    }
-                }));
+                executor
+                    .spawn(unconstrained(finish(sending, Turn { slot, answered: self.answered.clone() })));
                 return;
             }
         }
         self.waiting.remove(&slot);
+    }
+}
+
+async fn finish(sending: Sending, turn: Turn) {
+    // Dropped behind the command, also where that panics.
+    let _turn = turn;
+    sending.await;
+}
+
+/// A command's time at the head of its slot. Its end, whatever ends it, is the turn of the next: a task that panics must
+/// not let those behind it wait for ever.
+struct Turn {
+    slot: Option<Slot>,
+    answered: mpsc::WeakUnboundedSender<Event>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(answered) = self.answered.upgrade() {
+            drop(answered.send(Event::Answered(self.slot)));
+        }
     }
 }
 
@@ -150,3 +166,33 @@ fn slot(command: &Cmd) -> Option<Slot> {
 const FIRST_KEY: usize = 3;
 /// What is told when the queue's task has ended.
 pub(crate) const TASK_ENDED: &str = "the connection's runtime has been shut down";
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::poll_fn,
+        panic::{AssertUnwindSafe, catch_unwind},
+        pin::pin,
+        task::Poll,
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_command_that_panics_while_it_waits_ends_its_turn() {
+        let (queue, mut events) = mpsc::unbounded_channel();
+        let slot = Some(Slot::for_key(b"x"));
+        let mut waited = false;
+        let sending: Sending = Box::pin(poll_fn(move |_| {
+            assert!(!waited, "out of order");
+            waited = true;
+            Poll::Pending
+        }));
+        let mut finishing = pin!(finish(sending, Turn { slot, answered: queue.downgrade() }));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(finishing.as_mut().poll(&mut cx).is_pending());
+        assert!(events.try_recv().is_err(), "it is under way");
+        catch_unwind(AssertUnwindSafe(|| finishing.as_mut().poll(&mut cx))).unwrap_err();
+        assert!(matches!(events.try_recv(), Ok(Event::Answered(ended)) if ended == slot));
+    }
+}

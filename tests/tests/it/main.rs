@@ -35,6 +35,7 @@ mod sim_extending;
 mod sim_handover;
 mod sim_limits;
 mod sim_locking;
+mod sim_panics;
 mod sim_random;
 mod sim_releasing;
 mod sim_using;
