@@ -92,11 +92,10 @@ impl MemoryBackend {
         }
     }
 
-    /// Starts a node that was shut down.
+    /// Starts a node that was shut down. One that was only stopped [resumes](Self::resume).
     pub fn start(&self) {
-        let mut state = self.node.state();
-        state.down = false;
-        state.stopped = false;
+        self.node.state().down = false;
+        self.resume();
     }
 
     /// From now on requests arrive, and are run, this much later. The default is zero.
