@@ -18,6 +18,7 @@ use crate::{
     claim::Claim,
     debts::Debts,
     error::{Answer, InvalidRequest, NodeAnswer},
+    extensions::ExtensionQueue,
     fan::Fan,
     resources::Resources,
     runtime::{BoxFuture, Runtime},
@@ -34,6 +35,7 @@ pub(crate) struct Nodes {
     pub(crate) node_timeout: Option<Duration>,
     pub(crate) rng: Mutex<Box<dyn CryptoRng + Send>>,
     pub(crate) nodes: Vec<Node>,
+    pub(crate) extensions: ExtensionQueue,
 }
 
 #[derive(Debug)]

@@ -117,9 +117,21 @@ pub(crate) async fn extend(
     start: Instant,
     deadline: Instant,
 ) -> Result<(Instant, Vec<NodeAnswer>), Defeated> {
+    extend_within(nodes, claim, ttl, start, deadline, Duration::MAX).await
+}
+
+/// As [`extend`]; each node has no longer than `timeout`.
+pub(crate) async fn extend_within(
+    nodes: &Arc<Nodes>,
+    claim: &Arc<Claim>,
+    ttl: Ttl,
+    start: Instant,
+    deadline: Instant,
+    timeout: Duration,
+) -> Result<(Instant, Vec<NodeAnswer>), Defeated> {
     let valid_until = start + nodes.drift.validity(ttl);
     let deadline = deadline.min(valid_until);
-    let timeout = nodes.timeout(ttl).min(deadline.saturating_duration_since(start));
+    let timeout = nodes.timeout(ttl).min(timeout).min(deadline.saturating_duration_since(start));
     let mut fan = nodes.extend_all(claim, ttl, timeout);
     let mut votes = Votes::new(nodes);
     if votes.hear(&mut fan, Some(deadline), settled_for_a_holder).await != Decision::Won {

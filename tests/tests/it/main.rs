@@ -32,6 +32,7 @@ mod server_faults;
 mod servers;
 mod sim_debts;
 mod sim_extending;
+mod sim_keep_alive;
 mod sim_limits;
 mod sim_locking;
 mod sim_random;
