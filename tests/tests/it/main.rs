@@ -30,6 +30,7 @@ mod sentinel;
 mod server_errors;
 mod server_faults;
 mod servers;
+mod sim_bounds;
 mod sim_debts;
 mod sim_extending;
 mod sim_keep_alive;
