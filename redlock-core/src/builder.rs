@@ -16,6 +16,7 @@ use rand::{
 use crate::{
     backend::LockBackend,
     error::ConfigError,
+    extensions::ExtensionQueue,
     nodes::{Node, Nodes},
     redlock::Redlock,
     retry::{DelaySource, RetryPolicy},
@@ -157,6 +158,7 @@ impl Builder {
             node_timeout: self.node_timeout,
             rng: Mutex::new(rng),
             nodes: self.backends.into_iter().enumerate().map(Node::new).collect(),
+            extensions: ExtensionQueue::default(),
         };
         telemetry::built();
         Ok(Redlock::new(Arc::new(nodes), self.retry))

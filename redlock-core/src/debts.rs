@@ -30,7 +30,7 @@ struct Debt {
 }
 
 impl Book {
-    /// Adds a debt. Whether somebody has to begin collecting.
+    /// Adds a debt, and forgets the oldest when there are too many. Whether somebody has to begin collecting.
     fn add(&mut self, debt: Debt) -> bool {
         if self.owed.len() >= MOST_DEBTS {
             self.owed.pop_front();
@@ -51,10 +51,14 @@ impl Book {
         self.owed.retain(|debt| !Arc::ptr_eq(&debt.claim, &settled.claim));
     }
 
-    /// Lets the others have their turn before this one is tried again.
+    /// Lets the others have their turn before this one is tried again. One that has given way meanwhile is not taken
+    /// up again: it was the oldest, and there is no room for it.
     fn postpone(&mut self, failed: Debt) {
+        let before = self.owed.len();
         self.settle(&failed);
-        self.owed.push_back(failed);
+        if self.owed.len() < before {
+            self.owed.push_back(failed);
+        }
     }
 }
 
@@ -133,3 +137,53 @@ impl Drop for Collector {
 const MOST_DEBTS: usize = 1_024;
 /// How long a node that does not answer is left alone at most.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validity::{Drift, Ttl};
+
+    #[allow(clippy::disallowed_methods)]
+    fn debts() -> impl Iterator<Item = Debt> {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        (0..).filter_map(move |number| {
+            let ttl = Ttl::new(second, Drift::new(0.01).ok()?).ok()?;
+            let name = format!("{number}");
+            let claim = Arc::new(Claim::new(name.as_str().into(), "0".repeat(40).parse().ok()?, ttl, 1));
+            Some(Debt { claim, due: now, expires: now + second })
+        })
+    }
+
+    fn names(book: &Book) -> Vec<&str> {
+        book.owed.iter().map(|debt| debt.claim.resources.as_slice()[0].as_str()).collect()
+    }
+
+    #[test]
+    fn the_oldest_of_too_many_debts_gives_way_and_the_newest_is_kept() {
+        let (mut book, mut debts) = (Book::default(), debts());
+        for debt in debts.by_ref().take(MOST_DEBTS + 3) {
+            book.add(debt);
+        }
+        assert_eq!(book.owed.len(), MOST_DEBTS);
+        assert_eq!(names(&book)[0], "3");
+        assert_eq!(names(&book)[MOST_DEBTS - 1], (MOST_DEBTS + 2).to_string());
+    }
+
+    #[test]
+    fn a_debt_that_fails_does_not_come_back_when_it_has_given_way_meanwhile() {
+        let (mut book, mut debts) = (Book::default(), debts());
+        for debt in debts.by_ref().take(MOST_DEBTS) {
+            book.add(debt);
+        }
+        for new in debts.take(MOST_DEBTS) {
+            let now = new.due;
+            let asked = book.first(now).unwrap();
+            book.add(new);
+            book.postpone(asked);
+            assert!(book.owed.len() <= MOST_DEBTS, "{}", book.owed.len());
+        }
+        let asked = book.first(book.owed[0].due).unwrap();
+        book.postpone(asked.clone());
+        assert!(Arc::ptr_eq(&book.owed[MOST_DEBTS - 1].claim, &asked.claim), "the others have their turn");
+    }
+}

@@ -52,7 +52,8 @@ impl Error {
 pub struct Report {
     /// What was asked for.
     pub resources: Resources,
-    /// How many rounds were made in all. Zero when the lock had lapsed before anything was asked.
+    /// How many rounds the call that failed has made. Zero when it made none: the lock had lapsed before, or under the
+    /// routine of [`using`](crate::Redlock::using), which others have tried to extend.
     pub attempts: u32,
     /// The last round's answers, in the order of the nodes. Empty when there was no round.
     pub answers: Vec<NodeAnswer>,

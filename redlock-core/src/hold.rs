@@ -86,22 +86,27 @@ impl Hold {
     /// to rest on the keys that the nodes confirm now, since others may have been lost and put back. Only what a quorum
     /// has confirmed while the hold was still valid counts; whatever else happens, the validity stays as it was.
     pub(crate) async fn extend(&self, ttl: Ttl) -> Result<(), Error> {
-        telemetry::extend(&self.nodes, &self.claim, self.confirm(ttl)).await
+        self.extend_within(ttl, Duration::MAX).await
     }
 
-    async fn confirm(&self, ttl: Ttl) -> Result<(), Error> {
+    /// As [`Hold::extend`]; the answers are waited for no longer than `timeout`.
+    pub(crate) async fn extend_within(&self, ttl: Ttl, timeout: Duration) -> Result<(), Error> {
+        telemetry::extend(&self.nodes, &self.claim, self.confirm(ttl, timeout)).await
+    }
+
+    async fn confirm(&self, ttl: Ttl, timeout: Duration) -> Result<(), Error> {
         let start = self.nodes.now();
         let deadline = self.valid_until();
         let left = deadline.saturating_duration_since(start);
         let ttl = ttl.max(self.nodes.drift.ttl_for(left, self.claim.ttl()));
         let extended = if self.remaining().is_some() {
-            rounds::extend(&self.nodes, &self.claim, ttl, start, deadline).await
+            rounds::extend(&self.nodes, &self.claim, ttl, start, deadline, timeout).await
         } else {
             Err(Defeated::lapsed())
         };
         let defeated = match extended {
             Ok((valid_until, _)) if self.prolong(valid_until) => return Ok(()),
-            Ok(_) => Defeated::lapsed(),
+            Ok((_, answers)) => Defeated { attempts: 1, answers, ..Defeated::lapsed() },
             Err(defeated) => defeated,
         };
         let lapsed = self.remaining().is_none();

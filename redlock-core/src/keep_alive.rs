@@ -6,9 +6,11 @@ use std::{
 };
 
 use futures_util::future::select;
+use rand::RngExt;
 
 use crate::{
     error::Error,
+    extensions::Turn,
     hold::Hold,
     lock::{Lock, Unlock},
     resources::Resources,
@@ -16,8 +18,11 @@ use crate::{
     validity::Ttl,
 };
 
-/// A lock that a task of its own extends: a third of its ttl after the last extension, and, while that fails, every
-/// tenth of the ttl until it works or the validity has run out.
+/// A lock that a task of its own extends: between a third and a half of its ttl after the last extension, and, while
+/// that fails, every tenth of the ttl until it works or the validity has run out.
+///
+/// When is drawn at random each time, so that locks taken together are not extended together. When a process holds so
+/// many that extensions fall behind, the nearest deadlines go first.
 ///
 /// The task ends with the guard. Dropping the guard releases the lock in the background.
 #[derive(Debug)]
@@ -30,10 +35,11 @@ pub struct KeepAlive {
 impl KeepAlive {
     pub(crate) fn new(lock: Lock, ttl: Ttl, longest: Option<Instant>) -> Self {
         let stop = Signal::new();
-        let extending = extend_until_over(lock.hold().clone(), ttl, longest);
+        // Boxed before it is moved into the task, which would keep room for it twice.
+        let extending = Box::pin(extend_until_over(lock.hold().clone(), ttl, longest));
         let stopped = stop.wait();
         lock.hold().nodes.runtime.spawn(Box::pin(async move {
-            select(Box::pin(extending), stopped).await;
+            select(extending, stopped).await;
         }));
         Self { lock, _stop: StopOnDrop(stop) }
     }
@@ -116,18 +122,24 @@ impl Lease {
 }
 
 async fn extend_until_over(hold: Arc<Hold>, ttl: Ttl, longest: Option<Instant>) {
-    let mut pace = Pace::new(hold.nodes.now(), hold.valid_until() - hold.nodes.drift.validity(ttl), ttl);
+    let nodes = &hold.nodes;
+    let draw = |most| nodes.with_rng(|rng| rng.random_range(0..=most));
+    let won = hold.valid_until() - nodes.drift.validity(ttl);
+    let mut pace = Pace::new(nodes.now(), won, ttl, draw);
     loop {
-        let now = hold.nodes.now();
-        hold.nodes.runtime.sleep(pace.next().saturating_duration_since(now)).await;
-        let start = hold.nodes.now();
-        let Some(ttl) = within(ttl, longest, start).and_then(|ttl| hold.nodes.ttl(ttl).ok()) else {
+        nodes.runtime.sleep(pace.next().saturating_duration_since(nodes.now())).await;
+        let turn = Turn::wait(nodes, hold.valid_until()).await;
+        let start = nodes.now();
+        let Some(ttl) = within(ttl, longest, start).and_then(|ttl| nodes.ttl(ttl).ok()) else {
             return;
         };
-        match hold.extend(ttl).await {
-            Ok(()) => pace.extended(start),
+        let left = hold.valid_until().saturating_duration_since(start);
+        let extended = hold.extend_within(ttl, pace.timeout(left)).await;
+        turn.finish(nodes.timeout(ttl), !matches!(extended, Err(Error::NoQuorum(_))));
+        match extended {
+            Ok(()) => pace.extended(start, draw),
             Err(Error::Lost(_)) => return,
-            Err(_) => pace.failed(hold.nodes.now()),
+            Err(_) => pace.failed(nodes.now()),
         }
     }
 }
@@ -150,25 +162,38 @@ struct Pace {
 
 impl Pace {
     /// `start` is when the round began that gave the hold its validity, if that was for `ttl`; a longer validity, of
-    /// an earlier extension, is no reason to wait longer.
-    fn new(now: Instant, start: Instant, ttl: Ttl) -> Self {
-        Self { next: start.min(now) + ttl.get() / EXTENSIONS_PER_TTL, ttl }
+    /// an earlier extension, is no reason to wait longer. `draw` gives a random number from 0 to its argument.
+    fn new(now: Instant, start: Instant, ttl: Ttl, draw: impl FnOnce(u64) -> u64) -> Self {
+        let mut pace = Self { next: now, ttl };
+        pace.extended(start.min(now), draw);
+        pace
     }
 
     fn next(&self) -> Instant {
         self.next
     }
 
-    fn extended(&mut self, start: Instant) {
-        self.next = start + self.ttl.get() / EXTENSIONS_PER_TTL;
+    fn extended(&mut self, start: Instant, draw: impl FnOnce(u64) -> u64) {
+        let (earliest, latest) = (self.ttl.get() / EARLIEST_SHARE, self.ttl.get() / LATEST_SHARE);
+        let spread = u64::try_from((latest - earliest).as_nanos()).unwrap_or(u64::MAX);
+        self.next = start + earliest + Duration::from_nanos(draw(spread));
     }
 
     fn failed(&mut self, now: Instant) {
         self.next = now + self.ttl.get() / TRIES_PER_TTL;
     }
+
+    /// How long an extension may wait for answers when so much is left of the validity: half of it, so that there is
+    /// time for another try, or all when that one would come too late.
+    fn timeout(&self, left: Duration) -> Duration {
+        if left / 2 > self.ttl.get() / TRIES_PER_TTL { left / 2 } else { left }
+    }
 }
 
-const EXTENSIONS_PER_TTL: u32 = 3;
+/// An extension comes a third of the ttl after the last one ...
+const EARLIEST_SHARE: u32 = 3;
+/// ... or up to a half of it.
+const LATEST_SHARE: u32 = 2;
 const TRIES_PER_TTL: u32 = 10;
 
 #[cfg(test)]
@@ -189,20 +214,44 @@ mod tests {
         Instant::now()
     }
 
+    fn first(_: u64) -> u64 {
+        0
+    }
+
+    fn last(most: u64) -> u64 {
+        most
+    }
+
     #[test]
-    fn extensions_come_every_third_of_the_ttl_however_long_they_take() {
+    fn extensions_come_after_a_third_to_a_half_of_the_ttl_however_long_they_take() {
         let start = some_instant();
-        let mut pace = Pace::new(start + seconds(4), start, ttl(seconds(30)));
+        let mut pace = Pace::new(start + seconds(4), start, ttl(seconds(30)), first);
         assert_eq!(pace.next(), start + seconds(10));
-        assert_eq!(Pace::new(start, start + seconds(50), ttl(seconds(30))).next(), start + seconds(10));
-        pace.extended(start + seconds(10));
+        assert_eq!(
+            Pace::new(start, start + seconds(50), ttl(seconds(30)), first).next(),
+            start + seconds(10)
+        );
+        pace.extended(start + seconds(10), first);
         assert_eq!(pace.next(), start + seconds(20));
+        pace.extended(start + seconds(20), last);
+        assert_eq!(pace.next(), start + seconds(35));
+        pace.extended(start, |most| most / 5);
+        assert_eq!(pace.next(), start + seconds(11));
+    }
+
+    #[test]
+    fn an_extension_leaves_time_for_another_while_there_is_any() {
+        let pace = Pace::new(some_instant(), some_instant(), ttl(seconds(30)), first);
+        assert_eq!(pace.timeout(seconds(20)), seconds(10));
+        assert_eq!(pace.timeout(seconds(7)), seconds(7) / 2);
+        assert_eq!(pace.timeout(seconds(6)), seconds(6));
+        assert_eq!(pace.timeout(seconds(0)), seconds(0));
     }
 
     #[test]
     fn a_failed_extension_is_tried_again_at_a_bounded_rate() {
         let start = some_instant();
-        let mut pace = Pace::new(start, start, ttl(seconds(30)));
+        let mut pace = Pace::new(start, start, ttl(seconds(30)), first);
         pace.failed(start + seconds(11));
         assert_eq!(pace.next(), start + seconds(14));
         pace.failed(pace.next());

@@ -7,6 +7,7 @@ mod claim;
 pub mod conformance;
 mod debts;
 mod error;
+mod extensions;
 mod fan;
 mod hold;
 mod inspect;

@@ -10,7 +10,7 @@ use std::{
 use async_trait::async_trait;
 use futures_util::future::{Either, select};
 
-use self::server::{Failure, Key, Order, Outcome, Server, Verb, unreachable};
+use self::server::{Failure, Order, Outcome, Server, Verb, unreachable};
 use crate::{
     backend::{
         Acquire, BackendError, BackendErrorKind, Extend, LockBackend, Release, Released, Replace, Reply,
@@ -20,6 +20,7 @@ use crate::{
     validity::MAX_TTL,
 };
 
+mod keys;
 mod server;
 
 /// A node that lives in the process, on the runtime's clock. It keeps the contract of [`LockBackend`], as a server
@@ -93,11 +94,10 @@ impl MemoryBackend {
         }
     }
 
-    /// Starts a node that was shut down.
+    /// Starts a node that was shut down. One that was only stopped [resumes](Self::resume).
     pub fn start(&self) {
-        let mut state = self.node.state();
-        state.down = false;
-        state.stopped = false;
+        self.node.state().down = false;
+        self.resume();
     }
 
     /// From now on requests arrive, and are run, this much later. The default is zero.
@@ -129,7 +129,7 @@ impl MemoryBackend {
     /// Puts a value under a key, as another client could, for [`MAX_TTL`] at most.
     pub fn set(&self, resource: impl Into<String>, value: impl Into<String>, ttl: Duration) {
         let expires = self.node.runtime.now() + ttl.min(MAX_TTL);
-        self.node.state().keys.insert(resource.into(), Key { value: value.into(), expires });
+        self.node.state().keys.put(&resource.into(), value.into(), expires);
     }
 
     /// Removes a key, whoever holds it.
@@ -141,14 +141,14 @@ impl MemoryBackend {
     #[must_use]
     pub fn get(&self, resource: &str) -> Option<String> {
         let now = self.node.runtime.now();
-        self.node.state().live(resource, now).map(|key| key.value.clone())
+        self.node.state().keys.get(resource, now).map(|key| key.value().to_owned())
     }
 
     /// How long a key still lives.
     #[must_use]
     pub fn ttl(&self, resource: &str) -> Option<Duration> {
         let now = self.node.runtime.now();
-        self.node.state().live(resource, now).map(|key| key.expires - now)
+        self.node.state().keys.get(resource, now).map(|key| key.expires() - now)
     }
 
     /// How many requests have arrived so far, those included that failed.
@@ -161,7 +161,9 @@ impl MemoryBackend {
     #[cfg(all(test, feature = "conformance"))]
     pub(crate) fn keys(&self) -> usize {
         let now = self.node.runtime.now();
-        self.node.state().keys.values().filter(|key| key.expires > now).count()
+        let mut state = self.node.state();
+        state.keys.expire(now);
+        state.keys.len()
     }
 
     async fn ask<T: Answerable>(&self, order: Order, timeout: Duration) -> Result<T, BackendError> {

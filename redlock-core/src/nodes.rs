@@ -25,6 +25,7 @@ use crate::{
     claim::Claim,
     debts::Debts,
     error::{Answer, InvalidRequest, NodeAnswer},
+    extensions::ExtensionQueue,
     fan::Fan,
     resources::Resources,
     runtime::{BoxFuture, Runtime},
@@ -41,6 +42,7 @@ pub(crate) struct Nodes {
     pub(crate) node_timeout: Option<Duration>,
     pub(crate) rng: Mutex<Box<dyn CryptoRng + Send>>,
     pub(crate) nodes: Vec<Node>,
+    pub(crate) extensions: ExtensionQueue,
 }
 
 #[derive(Debug)]

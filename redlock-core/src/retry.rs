@@ -114,10 +114,14 @@ impl Retries {
 }
 
 fn jittered(delay: Duration, jitter: Duration, draw: impl FnOnce(u64) -> u64) -> Duration {
+    // Past what a draw reaches, 292 years, the ends of the interval are beyond any wait.
+    let jitter = jitter.min(LONGEST_JITTER);
     let width = u64::try_from(jitter.as_nanos().saturating_mul(2)).unwrap_or(u64::MAX);
     let extra = Duration::from_nanos(draw(width));
-    delay.saturating_add(extra).saturating_sub(jitter)
+    if extra < jitter { delay.saturating_sub(jitter - extra) } else { delay.saturating_add(extra - jitter) }
 }
+
+const LONGEST_JITTER: Duration = Duration::from_nanos(u64::MAX / 2);
 
 /// Keeps a policy without delays from spinning: a round against a node in the process may take no time at all.
 pub(crate) const SHORTEST_DELAY: Duration = Duration::from_millis(1);
@@ -128,6 +132,7 @@ mod tests {
     use rand::{RngExt, rand_core::UnwrapErr, rngs::SysRng};
 
     use super::*;
+    use crate::validity::MAX_TTL;
 
     fn all(policy: &RetryPolicy) -> Vec<Duration> {
         let mut retries = policy.start();
@@ -152,6 +157,17 @@ mod tests {
     fn jitter_reaches_both_ends() {
         assert_eq!(jittered(millis(200), millis(100), |_| 0), millis(100));
         assert_eq!(jittered(millis(200), millis(100), |width| width), millis(300));
+    }
+
+    #[test]
+    fn jitter_without_end_reaches_both_ends_too() {
+        for jitter in [Duration::MAX, Duration::from_nanos(u64::MAX)] {
+            assert_eq!(jittered(millis(200), jitter, |_| 0), Duration::ZERO);
+            assert_eq!(jittered(millis(200), jitter, |width| width / 2), millis(200));
+            assert!(jittered(millis(200), jitter, |width| width) > MAX_TTL);
+        }
+        assert_eq!(jittered(Duration::MAX, millis(100), |width| width), Duration::MAX);
+        assert_eq!(jittered(Duration::MAX, millis(100), |_| 0), Duration::MAX - millis(100));
     }
 
     #[test]

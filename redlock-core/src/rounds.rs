@@ -171,7 +171,7 @@ impl Taking {
 }
 
 /// Extends the claim's keys, and gives the new end of the validity, and the votes. A quorum has to confirm it before
-/// `deadline`.
+/// `deadline`; each node has no longer than `timeout`.
 ///
 /// Nodes that do not have the keys any more (they have lost their data, say) get them back, but have no vote.
 pub(crate) async fn extend(
@@ -180,10 +180,11 @@ pub(crate) async fn extend(
     ttl: Ttl,
     start: Instant,
     deadline: Instant,
+    timeout: Duration,
 ) -> Result<(Instant, Vec<NodeAnswer>), Defeated> {
     let valid_until = start + nodes.drift.validity(ttl);
     let deadline = deadline.min(valid_until);
-    let timeout = nodes.timeout(ttl).min(deadline.saturating_duration_since(start));
+    let timeout = nodes.timeout(ttl).min(timeout).min(deadline.saturating_duration_since(start));
     let mut fan = nodes.extend_all(claim, ttl, timeout);
     let mut votes = Votes::new(nodes);
     if votes.hear(&mut fan, Some(deadline), settled_for_a_holder).await != Decision::Won {

@@ -1,11 +1,12 @@
 //! The server that a node in memory stands for: its keys, the requests on their way to it, and its troubles.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
+use super::keys::Keys;
 use crate::{
     backend::{BackendError, BackendErrorKind},
     inspect::KeyState,
@@ -22,7 +23,7 @@ pub(super) struct Server {
 
 #[derive(Default)]
 pub(super) struct State {
-    pub(super) keys: BTreeMap<String, Key>,
+    pub(super) keys: Keys,
     pub(super) inbox: VecDeque<Request>,
     pub(super) stopped: bool,
     pub(super) down: bool,
@@ -30,11 +31,6 @@ pub(super) struct State {
     pub(super) reply_delay: Duration,
     pub(super) failures: Option<(usize, Failure)>,
     pub(super) requests: u64,
-}
-
-pub(super) struct Key {
-    pub(super) value: String,
-    pub(super) expires: Instant,
 }
 
 #[derive(Clone, Copy)]
@@ -120,9 +116,9 @@ impl State {
     }
 
     fn obey(&mut self, order: &Order, now: Instant) -> Outcome {
-        self.keys.retain(|_, key| key.expires > now);
-        let held = |keys: &BTreeMap<String, Key>, name: &str, token: &Token| {
-            keys.get(name).map(|key| key.value == token.as_str())
+        self.keys.expire(now);
+        let held = |keys: &Keys, name: &str, token: &Token| {
+            keys.get(name, now).map(|key| key.value() == token.as_str())
         };
         match &order.verb {
             Verb::Acquire(ttl, token) => {
@@ -130,8 +126,9 @@ impl State {
                     return Outcome::No;
                 }
                 for name in order.resources.iter() {
-                    let key = || Key { value: token.as_str().to_owned(), expires: now + *ttl };
-                    self.keys.entry(name.to_owned()).or_insert_with(key);
+                    if held(&self.keys, name, token).is_none() {
+                        self.keys.put(name, token.as_str().to_owned(), now + *ttl);
+                    }
                 }
                 Outcome::Yes
             }
@@ -140,9 +137,7 @@ impl State {
                     return Outcome::No;
                 }
                 for name in order.resources.iter() {
-                    if let Some(key) = self.keys.get_mut(name) {
-                        key.expires = key.expires.max(now + *ttl);
-                    }
+                    self.keys.prolong(name, now + *ttl);
                 }
                 Outcome::Yes
             }
@@ -164,27 +159,21 @@ impl State {
                     return Outcome::No;
                 }
                 for name in order.resources.iter() {
-                    if let Some(key) = self.keys.get_mut(name) {
-                        new.as_str().clone_into(&mut key.value);
-                        key.expires = key.expires.max(now + *ttl);
-                    }
+                    let expires = self.keys.get(name, now).map_or(now, |key| key.expires());
+                    self.keys.put(name, new.as_str().to_owned(), expires.max(now + *ttl));
                 }
                 Outcome::Yes
             }
             Verb::Inspect => {
                 let state = |name: &str| {
-                    let key = self.keys.get(name);
+                    let key = self.keys.get(name, now);
                     key.map_or(KeyState::Free, |key| {
-                        KeyState::held(key.value.as_bytes(), Some(key.expires - now))
+                        KeyState::held(key.value().as_bytes(), Some(key.expires() - now))
                     })
                 };
                 Outcome::Keys(order.resources.iter().map(state).collect())
             }
         }
-    }
-
-    pub(super) fn live(&self, resource: &str, now: Instant) -> Option<&Key> {
-        self.keys.get(resource).filter(|key| key.expires > now)
     }
 }
 

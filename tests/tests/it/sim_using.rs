@@ -27,7 +27,7 @@ fn a_routine_whose_lock_is_stolen_is_stopped_before_the_validity_ends() {
         let (result, took) = stolen(ttl);
         assert!(matches!(result, Err(Error::Lost(_))), "{result:?}");
         assert!(took <= validity, "{took:?}");
-        assert_eq!(took, ttl / 3, "the first extension finds it");
+        assert!((ttl / 3..=ttl / 2).contains(&took), "the first extension finds it: {took:?}");
     }
 }
 
@@ -125,7 +125,7 @@ fn using_settles_at_once_when_the_routine_is_done_while_an_extension_hangs() {
 }
 
 #[test]
-fn a_lock_is_extended_about_every_third_of_its_ttl_and_no_oftener() {
+fn a_lock_is_extended_every_third_to_half_of_its_ttl_and_no_oftener() {
     let bed = Bed::new(3);
     bed.run(async {
         let runtime = bed.runtime.clone();
@@ -136,7 +136,7 @@ fn a_lock_is_extended_about_every_third_of_its_ttl_and_no_oftener() {
         let runtime = bed.runtime.clone();
         bed.redlock().using("x", s(1), |_| async move { runtime.sleep(s(100)).await }).await.unwrap();
         for requests in bed.requests() {
-            assert!((290..=310).contains(&requests), "{requests} in a hundred ttls");
+            assert!((220..=260).contains(&requests), "{requests} in a hundred ttls");
         }
     });
 }

@@ -60,7 +60,7 @@ pub(crate) struct Run {
     #[arg(short = 'E', long, value_name = "CODE", default_value_t = crate::exit::TAKEN)]
     pub(crate) conflict_exit_code: u8,
 
-    /// How long a command that is stopped has between SIGTERM and SIGKILL, at most half of the ttl
+    /// How long a command that is stopped has between SIGTERM and SIGKILL, at most a third of the ttl
     /// [default: a third of the ttl].
     #[arg(short, long, value_name = "TIME", value_parser = duration)]
     pub(crate) kill_after: Option<Duration>,

@@ -19,7 +19,7 @@ use crate::{
 /// Runs the command under the lock. Gives the exit code.
 pub(crate) async fn run(arguments: &Run, voice: &Voice) -> Result<u8, Failure> {
     let grace = arguments.kill_after.unwrap_or(arguments.ttl / 3);
-    if grace > arguments.ttl / 2 {
+    if grace > arguments.ttl / 3 {
         return Err(Failure::new(USAGE, TOO_LONG_A_GRACE));
     }
     let (redlock, ear) = nodes::listen(nodes::open(&arguments.nodes)?, voice)?;
@@ -318,8 +318,8 @@ fn name(signal: Signal) -> String {
     format!("{signal:?}").replace("Signal::", "SIG")
 }
 
-const TOO_LONG_A_GRACE: &str = "--kill-after may be half of --ttl at most: it is kept free at the end of the ttl, and the \
-                                first extension comes after a third of it";
+const TOO_LONG_A_GRACE: &str = "--kill-after may be a third of --ttl at most: it is kept free at the end of the ttl, and an \
+                                extension may not come before half of it";
 /// As much of the token as `redlock status` shows.
 const HOLDER: usize = 8;
 const LOOKS_PER_TTL: u32 = 20;

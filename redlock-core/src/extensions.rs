@@ -1,0 +1,230 @@
+//! Whose turn it is to extend. When extensions fall behind, the nearest deadlines go first, so that a process that is
+//! overloaded loses the locks that it cannot bear, and not all of them.
+
+use std::{
+    collections::BTreeMap,
+    future::poll_fn,
+    mem,
+    sync::{Mutex, MutexGuard, PoisonError},
+    task::{Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use crate::nodes::Nodes;
+
+/// The extensions of one lock manager that are under way, and those that wait for their turn.
+#[derive(Debug, Default)]
+pub(crate) struct ExtensionQueue(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    under_way: usize,
+    /// How many may be under way: fewer when answers take long, for then the nodes, or we, cannot keep up.
+    limit: usize,
+    /// By deadline, then in the order in which they came. At most one for each lock that is kept alive.
+    waiting: BTreeMap<Key, Option<Waker>>,
+    last_id: u64,
+    /// How long the last extension took.
+    took: Duration,
+}
+
+type Key = (Instant, u64);
+
+impl ExtensionQueue {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One extension's turn, given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Turn<'a> {
+    nodes: &'a Nodes,
+    waiting: Option<Key>,
+    since: Instant,
+    /// How long the answers had, and whether they came.
+    heard: Option<(Duration, bool)>,
+}
+
+impl<'a> Turn<'a> {
+    /// Waits until few enough others are under way. Who waits beyond its deadline is let go, to see that it has lost.
+    pub(crate) async fn wait(nodes: &'a Nodes, deadline: Instant) -> Self {
+        let waiting = nodes.extensions.state().begin(deadline);
+        let mut turn = Self { nodes, waiting, since: nodes.now(), heard: None };
+        poll_fn(|cx| {
+            let mut state = nodes.extensions.state();
+            match turn.waiting.and_then(|key| state.waiting.get_mut(&key)) {
+                Some(waker) => {
+                    *waker = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+                None => Poll::Ready(()),
+            }
+        })
+        .await;
+        turn.waiting = None;
+        turn.since = nodes.now();
+        turn
+    }
+
+    /// Gives the turn back; whether the nodes have answered within `timeout`.
+    pub(crate) fn finish(mut self, timeout: Duration, answered: bool) {
+        self.heard = Some((timeout, answered));
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let now = self.nodes.now();
+        let woken = {
+            let mut state = self.nodes.extensions.state();
+            match self.waiting {
+                // A turn that was given and not taken any more goes to the next one.
+                Some(key) if state.waiting.remove(&key).is_some() => Vec::new(),
+                Some(_) => state.finish(now, Duration::ZERO),
+                None => {
+                    let took = now.saturating_duration_since(self.since);
+                    if let Some((timeout, answered)) = self.heard {
+                        state.adapt(took, timeout, answered);
+                    }
+                    state.finish(now, took)
+                }
+            }
+        };
+        woken.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl State {
+    /// Takes a turn, or gives the place in the queue.
+    fn begin(&mut self, deadline: Instant) -> Option<Key> {
+        if self.under_way < self.limit {
+            self.under_way += 1;
+            return None;
+        }
+        self.last_id += 1;
+        let key = (deadline, self.last_id);
+        self.waiting.insert(key, None);
+        Some(key)
+    }
+
+    /// Gives back a turn that took so long: to the nearest deadline that can still be met. Those whose deadline has
+    /// passed are let go, beyond the bound: nothing is sent for them.
+    fn finish(&mut self, now: Instant, took: Duration) -> Vec<Waker> {
+        // What is seldom slow is counted as slow for some time.
+        self.took = took.max(self.took / 8 * 7);
+        self.under_way -= 1;
+        let alive = self.waiting.split_off(&(now, u64::MAX));
+        let lapsed = mem::replace(&mut self.waiting, alive);
+        self.under_way += lapsed.len();
+        let mut woken: Vec<Waker> = lapsed.into_values().flatten().collect();
+        let can_be_met = (now + self.took, 0);
+        while self.under_way < self.limit {
+            let next = self.waiting.range(can_be_met..).next().or_else(|| self.waiting.first_key_value());
+            let Some((key, _)) = next else { break };
+            let key = *key;
+            self.under_way += 1;
+            woken.extend(self.waiting.remove(&key).flatten());
+        }
+        woken
+    }
+
+    /// Doubles the limit with each round of answers that come soon, and lowers it before they come too late.
+    fn adapt(&mut self, took: Duration, timeout: Duration, answered: bool) {
+        let limit = match took {
+            _ if !answered => self.limit / 8 * 7,
+            took if took <= timeout / 2 => self.limit + 1,
+            took if took <= timeout / 4 * 3 => self.limit,
+            _ => self.limit - 1,
+        };
+        self.limit = limit.clamp(LEAST_LIMIT, MOST_UNDER_WAY);
+    }
+}
+
+impl Default for State {
+    fn default() -> Self {
+        let (waiting, took) = (BTreeMap::new(), Duration::ZERO);
+        Self { under_way: 0, limit: LEAST_LIMIT, waiting, last_id: 0, took }
+    }
+}
+
+/// Far more than a process that keeps up ever has under way at a time.
+const MOST_UNDER_WAY: usize = 512;
+/// To begin with, and while no answers come.
+const LEAST_LIMIT: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[allow(clippy::disallowed_methods)]
+    fn full() -> (State, Instant) {
+        let (mut state, now) = (State { limit: MOST_UNDER_WAY, ..State::default() }, Instant::now());
+        for _ in 0..MOST_UNDER_WAY {
+            assert_eq!(state.begin(now), None, "nobody waits while there is room");
+        }
+        (state, now)
+    }
+
+    fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    /// The deadlines that wait, in seconds from `now`.
+    fn waiting(state: &State, now: Instant) -> Vec<u64> {
+        state.waiting.keys().map(|(deadline, _)| (*deadline - now).as_secs()).collect()
+    }
+
+    #[test]
+    fn the_nearest_deadline_that_can_be_met_is_next() {
+        let (mut state, now) = full();
+        for deadline in [7, 2, 9, 5] {
+            assert!(state.begin(now + s(deadline)).is_some());
+        }
+        state.finish(now, s(3));
+        assert_eq!(waiting(&state, now), [2, 7, 9]);
+        state.finish(now, s(0));
+        assert_eq!(waiting(&state, now), [2, 9]);
+        state.finish(now, s(100));
+        assert_eq!(waiting(&state, now), [9], "when none can, the nearest");
+        assert_eq!(state.under_way, MOST_UNDER_WAY);
+    }
+
+    #[test]
+    fn fewer_are_under_way_while_answers_take_long_or_stay_away() {
+        let (mut state, now) = full();
+        let timeout = s(1);
+        state.adapt(timeout / 4 * 3, timeout, true);
+        assert_eq!(state.limit, MOST_UNDER_WAY);
+        state.adapt(timeout, timeout, true);
+        assert_eq!(state.limit, MOST_UNDER_WAY - 1);
+        (0..100).for_each(|_| state.adapt(timeout, timeout, false));
+        assert_eq!(state.limit, LEAST_LIMIT);
+        for _ in 0..MOST_UNDER_WAY - LEAST_LIMIT {
+            assert!(state.begin(now + s(9)).is_some());
+            state.finish(now, s(0));
+        }
+        assert_eq!(state.under_way, LEAST_LIMIT);
+        assert_eq!(state.waiting.len(), MOST_UNDER_WAY - LEAST_LIMIT);
+        state.adapt(timeout / 4, timeout, true);
+        state.finish(now, s(0));
+        assert_eq!(state.under_way, LEAST_LIMIT + 1, "two follow one");
+        (0..1_000).for_each(|_| state.adapt(s(0), timeout, true));
+        assert_eq!(state.limit, MOST_UNDER_WAY);
+    }
+
+    #[test]
+    fn a_deadline_that_has_passed_waits_no_longer() {
+        let (mut state, now) = full();
+        for deadline in [1, 2, 9] {
+            state.begin(now + s(deadline));
+        }
+        state.finish(now + s(2), s(0));
+        assert_eq!(waiting(&state, now), [9]);
+        assert_eq!(state.under_way, MOST_UNDER_WAY + 1);
+        for _ in 0..3 {
+            state.finish(now + s(2), s(0));
+        }
+        assert_eq!((state.waiting.len(), state.under_way), (0, MOST_UNDER_WAY - 1));
+    }
+}

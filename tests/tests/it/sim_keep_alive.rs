@@ -1,0 +1,118 @@
+//! Many locks that one process keeps alive, and extensions that are not answered.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use redlock_core::{
+    Acquire, BackendError, Extend, KeepAlive, LockBackend, MemoryBackend, Redlock, Release, Released, Reply,
+    Runtime, async_trait,
+};
+use redlock_tests::sim::SimRuntime;
+
+use crate::bed::{Bed, ms, s};
+
+async fn hold(redlock: &Redlock, number: usize, ttl: Duration) -> Vec<KeepAlive> {
+    let mut held = Vec::new();
+    for name in 0..number {
+        held.push(redlock.lock(format!("{name}"), ttl).await.unwrap().keep_alive());
+    }
+    held
+}
+
+#[test]
+fn locks_taken_together_are_not_extended_together() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        let held = hold(&bed.redlock(), 300, s(6)).await;
+        let mut before = bed.nodes[0].requests();
+        bed.sleep(1_999).await;
+        assert_eq!(bed.nodes[0].requests(), before, "none before a third of the ttl");
+        // Each has its first one by half of the ttl.
+        let mut tenths = Vec::new();
+        for _ in 0..10 {
+            bed.sleep(100).await;
+            tenths.push(bed.nodes[0].requests() - before);
+            before = bed.nodes[0].requests();
+        }
+        assert!(tenths.iter().all(|requests| (15..=60).contains(requests)), "{tenths:?}");
+        drop(held);
+        bed.sleep(2_000).await;
+    });
+    bed.assert_at_rest();
+}
+
+#[test]
+fn an_extension_that_is_not_answered_is_tried_again_in_time_however_long_the_node_timeout() {
+    for share in [2, 3, 1] {
+        let bed = Bed::new(3);
+        bed.run(async {
+            let redlock = bed.builder().node_timeout(s(6) * share / 3).build().unwrap();
+            let guard = redlock.lock("x", s(6)).await.unwrap().keep_alive();
+            bed.sleep(1_900).await;
+            // They run what they are sent, and their answers come when nobody waits any more.
+            bed.nodes.iter().for_each(|node| node.delay_replies(s(60)));
+            while bed.nodes[0].requests() < 2 {
+                bed.sleep(10).await;
+            }
+            bed.nodes.iter().for_each(|node| node.delay_replies(ms(0)));
+            bed.sleep(20_000).await;
+            assert!(guard.is_valid(), "a node timeout of {share} thirds of the ttl");
+        });
+    }
+}
+
+/// A process that holds more locks than it can extend, whenever it does so.
+#[test]
+fn an_overloaded_process_keeps_the_locks_that_it_can_bear() {
+    let bed = Bed::new(1);
+    bed.run(async {
+        let queue = Arc::new(Mutex::new(bed.now()));
+        let redlock =
+            bed.redlock_over(|node| Busy { node, runtime: bed.runtime.clone(), free: queue.clone() });
+        // It extends 1,500 of them in a ttl, and is asked for twice as many.
+        let held = hold(&redlock, 2_000, s(30)).await;
+        let alive = |held: &[KeepAlive]| held.iter().filter(|guard| guard.is_valid()).count();
+        let mut course = BTreeMap::new();
+        for second in 0..90 {
+            bed.sleep(1_000).await;
+            course.insert(second, alive(&held));
+        }
+        assert!(alive(&held) > 900, "{course:?}");
+        drop(held);
+        bed.sleep(120_000).await;
+    });
+    bed.assert_at_rest();
+}
+
+/// A node that extends 50 locks a second, one after the other; the rest costs nothing.
+#[derive(Debug)]
+struct Busy {
+    node: MemoryBackend,
+    runtime: SimRuntime,
+    free: Arc<Mutex<Instant>>,
+}
+
+#[async_trait]
+impl LockBackend for Busy {
+    async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
+        self.node.acquire(request).await
+    }
+
+    async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
+        let now = self.runtime.now();
+        let done = {
+            let mut free = self.free.lock().unwrap();
+            *free = now.max(*free) + ms(20);
+            *free
+        };
+        self.runtime.sleep(done - now).await;
+        self.node.extend(request).await
+    }
+
+    async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
+        self.node.release(request).await
+    }
+}
