@@ -5,11 +5,6 @@ use std::{future::Future, pin::pin, time::Duration};
 
 use futures_util::future::{Either, select};
 
-#[cfg(not(any(feature = "smol", feature = "tokio")))]
-compile_error!(
-    "redlock-redis-rs needs an async runtime: turn on its feature `tokio` (the default) or `smol`"
-);
-
 /// A runtime to spawn tasks on.
 pub(crate) enum Executor {
     #[cfg(feature = "tokio")]
