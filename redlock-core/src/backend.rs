@@ -5,6 +5,7 @@ use std::{any::Any, error::Error as StdError, fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use crate::{
+    error::panic_text,
     inspect::{Inspect, KeyState},
     resources::Resources,
     token::Token,
@@ -253,12 +254,7 @@ impl BackendError {
 
     /// The request panicked: what it has done before that is unknown.
     pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Self {
-        let text = panic.downcast_ref::<&str>().copied();
-        let text =
-            text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
-        // Failed assertions have several lines.
-        let text = text.lines().map(str::trim).collect::<Vec<_>>().join(" ");
-        Self::new(BackendErrorKind::Indeterminate, format!("the backend panicked: {text}"))
+        Self::new(BackendErrorKind::Indeterminate, format!("the request panicked: {}", panic_text(panic)))
     }
 
     /// The class of the error.
@@ -324,17 +320,6 @@ mod tests {
         assert_eq!(error.message(), "cannot write");
         assert_eq!(error.to_string(), "transient: cannot write");
         assert_eq!(error.source().map(ToString::to_string).as_deref(), Some("broken pipe"));
-    }
-
-    #[test]
-    fn a_panic_is_told_in_one_line() {
-        let text = |panic: &(dyn Any + Send)| BackendError::panicked(panic).to_string();
-        assert_eq!(text(&"no"), "indeterminate: the backend panicked: no");
-        assert_eq!(
-            text(&"left: 1\n right: 2".to_owned()),
-            "indeterminate: the backend panicked: left: 1 right: 2"
-        );
-        assert_eq!(text(&7), "indeterminate: the backend panicked: no message");
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use std::{
     collections::BTreeSet,
     fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex},
+    task::{Context, Waker},
     time::Duration,
 };
 
@@ -15,7 +17,7 @@ use rand::{
 
 use crate::{
     backend::LockBackend,
-    error::ConfigError,
+    error::{ConfigError, panic_text},
     extensions::ExtensionQueue,
     nodes::{Node, Nodes},
     redlock::Redlock,
@@ -133,7 +135,8 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] when there are no nodes, two with the same name, or a value is out of its range.
+    /// [`ConfigError`] when there are no nodes, two with the same name, a value is out of its range, or the runtime has
+    /// no timer that works.
     pub fn build(self) -> Result<Redlock, ConfigError> {
         let drift = Drift::new(self.drift_factor)?;
         if self.node_timeout.is_some_and(|timeout| timeout.is_zero()) {
@@ -148,6 +151,7 @@ impl Builder {
                 return Err(ConfigError::RepeatedNode { name: name.to_owned() });
             }
         }
+        try_timer(&*self.runtime)?;
         let rng = match self.rng {
             Some(rng) => rng,
             None => system_rng().map_err(ConfigError::Random)?,
@@ -175,6 +179,14 @@ impl fmt::Debug for Builder {
             .field("retry", &self.retry)
             .finish_non_exhaustive()
     }
+}
+
+/// A timer that panics is better known now than from every request.
+fn try_timer(runtime: &dyn Runtime) -> Result<(), ConfigError> {
+    let try_one = || {
+        let _ = runtime.sleep(Duration::ZERO).as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    };
+    catch_unwind(AssertUnwindSafe(try_one)).map_err(|panic| ConfigError::Timer { panic: panic_text(&*panic) })
 }
 
 /// The operating system's generator, once it has shown that it works: from then on it does not fail.

@@ -1,6 +1,6 @@
 //! What can go wrong, by what to do about it.
 
-use std::{error::Error as _, fmt, time::Duration};
+use std::{any::Any, error::Error as _, fmt, time::Duration};
 
 use crate::{backend::BackendError, resources::Resources, validity::MAX_TTL};
 
@@ -175,9 +175,22 @@ pub enum ConfigError {
     /// With a timeout of zero no node can answer.
     #[error("the node timeout is zero")]
     NodeTimeout,
+    /// The runtime's timer panics: a tokio runtime without `enable_time`, say, or one that has been shut down.
+    #[error("the runtime's timer does not work: {panic}")]
+    Timer {
+        /// What it says.
+        panic: String,
+    },
     /// The operating system has no random numbers for tokens.
     #[error("the operating system's random generator does not work")]
     Random(#[source] rand::rngs::SysError),
+}
+
+/// What a panic says, in one line; failed assertions have several.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
+    text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
 /// An error and its sources. A source is left out when the text has it already: some errors print theirs themselves.
@@ -232,6 +245,13 @@ mod tests {
         let expected = "indeterminate: connection failed: io: refused (os error 111)";
         assert_eq!(failed(Cause { text: "io: refused (os error 111)", source: io() }), expected);
         assert_eq!(failed(Cause { text: "io", source: io() }), expected);
+    }
+
+    #[test]
+    fn a_panic_is_told_in_one_line() {
+        assert_eq!(panic_text(&"no"), "no");
+        assert_eq!(panic_text(&"failed\n  left: 1\n right: 2".to_owned()), "failed left: 1 right: 2");
+        assert_eq!(panic_text(&7), "no message");
     }
 
     #[test]

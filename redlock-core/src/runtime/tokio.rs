@@ -6,14 +6,15 @@ use tokio::{runtime::Handle, time};
 use super::suspend::SuspendedTime;
 use super::{BoxFuture, Runtime};
 
-/// Runs on tokio. Needs a tokio runtime whose time driver is enabled (`enable_time` or `enable_all`).
+/// Runs on tokio. Needs a tokio runtime whose time driver is enabled (`enable_time` or `enable_all`);
+/// [`Builder::build`](crate::Builder::build) fails without.
 ///
 /// It holds a [`Handle`], so locks can be asked, extended and dropped on any thread. A paused tokio clock pauses
 /// it. On Linux and Android its clock also counts the time in which the machine was suspended; on other systems
 /// tokio's clock decides, which on macOS and the BSDs stands still meanwhile.
 ///
-/// Asking for a lock, extending and unlocking need the runtime; when it has been shut down, they panic as tokio's
-/// timers do. Dropping a lock does not.
+/// Asking for a lock, extending and unlocking need the runtime; when it has been shut down, they fail, or panic as
+/// tokio's timers do. Dropping a lock does not.
 ///
 /// Even where the clock counts suspended time, a timer that was set before the machine was suspended fires late:
 /// after a resume `is_valid` and `remaining` are right at once, but what waits for the loss of a lock is woken
@@ -86,6 +87,7 @@ mod tests {
     use tokio::runtime::Builder;
 
     use super::*;
+    use crate::{ConfigError, MemoryBackend, Redlock};
 
     #[test]
     fn a_paused_clock_is_followed_from_any_thread() {
@@ -115,6 +117,18 @@ mod tests {
         runtime.spawn(Box::pin(async move { sender.send(()).unwrap() }));
         assert!(receiver.recv().is_err(), "a task that cannot run is dropped");
         runtime.now();
+    }
+
+    #[test]
+    fn a_manager_is_not_built_on_a_runtime_without_a_timer() {
+        let build = |tokio: &tokio::runtime::Runtime| {
+            let runtime = TokioRuntime::new(tokio.handle().clone());
+            Redlock::builder(runtime.clone()).node(MemoryBackend::new(runtime)).build()
+        };
+        let error = build(&Builder::new_current_thread().build().unwrap()).unwrap_err();
+        assert!(matches!(error, ConfigError::Timer { .. }), "{error}");
+        assert!(error.to_string().contains("enable_time"), "{error}");
+        build(&Builder::new_current_thread().enable_time().build().unwrap()).unwrap();
     }
 
     #[test]

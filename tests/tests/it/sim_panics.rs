@@ -30,7 +30,7 @@ fn a_panic_in_one_request_is_one_failed_node() {
             let mut lock = bed.redlock().lock("x", s(10)).await.unwrap();
             if when.verb == Verb::Acquire {
                 let vote = lock.votes()[1].to_string();
-                assert_eq!(vote, "node 1: indeterminate: the backend panicked: out of order", "{when:?}");
+                assert_eq!(vote, "node 1: indeterminate: the request panicked: out of order", "{when:?}");
             }
             lock.extend(s(10)).await.unwrap();
             assert_eq!(lock.unlock().await.unwrap(), Unlock::Released, "{when:?}");
