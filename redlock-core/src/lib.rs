@@ -15,6 +15,7 @@ mod lock;
 mod memory;
 mod nodes;
 mod quorum;
+pub mod reconnect;
 mod redlock;
 mod request;
 mod resources;
