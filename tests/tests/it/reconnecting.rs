@@ -53,7 +53,6 @@ async fn a_connection_that_swallows_everything_is_replaced_after_seconds() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         let took = start.elapsed();
-        println!("{adapter:?}: used again after {took:?} and {asked} requests");
         assert!(answered.load(Ordering::Relaxed) > 0, "{adapter:?}: not used again after {took:?}");
         assert!(asked > 100, "{asked} requests");
         assert_eq!(proxy.connections(), 2, "{adapter:?}");
@@ -130,7 +129,6 @@ async fn a_server_that_closes_its_connections_is_connected_to_at_a_bounded_rate(
     }
     for (adapter, closes, connections) in counters {
         let connections = connections.load(Ordering::Relaxed);
-        println!("{adapter:?}, {closes:?}: {connections} connections in 5 s");
         assert!((5..40).contains(&connections), "{adapter:?}, {closes:?}: {connections} connections");
     }
 }
