@@ -16,6 +16,7 @@ mod lock;
 mod memory;
 mod nodes;
 mod quorum;
+pub mod reconnect;
 pub mod redis;
 mod redlock;
 mod request;

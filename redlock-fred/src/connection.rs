@@ -6,7 +6,7 @@ use std::{
     pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::Poll,
     time::Duration,
@@ -21,6 +21,7 @@ use fred::{
         config::{Config, ConnectionConfig, TcpConfig},
     },
 };
+use redlock_core::reconnect::{Attempt, Reconnect};
 use socket2::TcpKeepalive;
 use tokio::{
     sync::{oneshot, watch},
@@ -30,7 +31,8 @@ use tokio::{
 
 use crate::client::{self, Sent};
 
-/// One connection to one server: made at the first command, replaced at the first command after it broke.
+/// One connection to one server: made at the first command, replaced at the first command after it broke, or when it has
+/// been asked for two seconds without a single answer; connections are made at a bounded rate: see [`Reconnect`].
 ///
 /// Each connection has a client of its own, and none of them reconnects: what was in a client's queues when its
 /// connection broke goes away with it, and cannot come out later. Commands that arrive while a connection is made wait
@@ -38,6 +40,10 @@ use crate::client::{self, Sent};
 pub(crate) struct Reconnecting {
     config: Config,
     line: Mutex<Line>,
+    /// How many connections have been made.
+    made: AtomicU64,
+    /// Apart from the line, as answers are noted while that is locked; locked after it.
+    reconnect: Mutex<Reconnect>,
 }
 
 enum Line {
@@ -68,7 +74,8 @@ impl Reconnecting {
     pub(crate) fn new(mut config: Config) -> Self {
         // The one attempt to connect reports its failure.
         config.fail_fast = true;
-        Self { config, line: Mutex::new(Line::Closed) }
+        let (line, reconnect) = (Mutex::new(Line::Closed), Mutex::default());
+        Self { config, line, made: AtomicU64::new(0), reconnect }
     }
 
     pub(crate) fn config(&self) -> &Config {
@@ -82,31 +89,57 @@ impl Reconnecting {
         arguments: Vec<Value>,
         deadline: Instant,
     ) -> Result<Sent, oneshot::Receiver<FredResult<Sent>>> {
+        let now = Instant::now().into_std();
         let mut line = self.line();
         if let Line::Open(connected) = &*line
             && connected.is_usable()
+            && !self.reconnect().is_silent(now)
         {
             let connected = connected.clone();
             drop(line);
-            return Ok(connected.send(arguments, deadline));
+            return Ok(connected.send(self, arguments, deadline));
         }
         let (sender, receiver) = oneshot::channel();
         let waiting = Waiting { arguments, deadline, sender };
         if let Line::Connecting(queue) = &mut *line {
+            if queue.len() == queue.capacity() {
+                // Before it grows: while the server is not there, those who ask come and go.
+                queue.retain(|waiting| !waiting.sender.is_closed());
+            }
             queue.push(waiting);
         } else {
+            let attempt = self.reconnect().begin(now);
             let broken = mem::replace(&mut *line, Line::Connecting(vec![waiting]));
             // A runtime that is being shut down drops the task on the spot, and that takes the lock.
             drop(line);
-            drop(broken);
+            if let Line::Open(silent) = broken {
+                silent.end();
+            }
             // On its own, so that it goes on when the first to wait gives up.
-            drop(tokio::spawn(Connecting { link: self.clone(), finished: false }.run()));
+            drop(tokio::spawn(Connecting { link: self.clone(), finished: false }.run(attempt)));
         }
         Err(receiver)
     }
 
     fn line(&self) -> MutexGuard<'_, Line> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reconnect(&self) -> MutexGuard<'_, Reconnect> {
+        self.reconnect.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What an answer, or none, tells of a connection, unless it has been replaced.
+    fn note(&self, number: u64, answer: &FredResult<Value>) {
+        if self.made.load(Ordering::Acquire) != number {
+            return;
+        }
+        let now = Instant::now().into_std();
+        match answer {
+            Err(error) if *error.kind() == ErrorKind::Timeout => self.reconnect().given_up(now),
+            Err(error) if is_broken(error) => {}
+            _ => self.reconnect().answered(now),
+        }
     }
 }
 
@@ -127,14 +160,25 @@ impl Connected {
         Ok(Self { client, router: abort, ended, broken: AtomicBool::new(false) })
     }
 
-    fn send(self: Arc<Self>, arguments: Vec<Value>, deadline: Instant) -> Sent {
+    fn send(self: Arc<Self>, link: &Arc<Reconnecting>, arguments: Vec<Value>, deadline: Instant) -> Sent {
         let timeout = deadline.saturating_duration_since(Instant::now());
         let eval = client::eval(&self.client, arguments, timeout);
-        client::start(self.attend(eval))
+        let number = link.made.load(Ordering::Acquire);
+        client::start(self.attend(link.clone(), number, eval))
+    }
+
+    /// Ends it, with what is under way.
+    fn end(&self) {
+        self.router.abort();
     }
 
     /// Waits for an answer, and keeps the connection until it is there.
-    async fn attend(self: Arc<Self>, eval: impl Future<Output = FredResult<Value>>) -> FredResult<Value> {
+    async fn attend(
+        self: Arc<Self>,
+        link: Arc<Reconnecting>,
+        number: u64,
+        eval: impl Future<Output = FredResult<Value>>,
+    ) -> FredResult<Value> {
         let mut ended = self.ended.clone();
         let mut ended = pin!(ended.changed());
         let mut eval = pin!(eval);
@@ -150,6 +194,7 @@ impl Connected {
         if answer.as_ref().is_err_and(is_broken) {
             self.broken.store(true, Ordering::Release);
         }
+        link.note(number, &answer);
         answer
     }
 
@@ -161,7 +206,7 @@ impl Connected {
 impl Drop for Connected {
     /// fred's task keeps a client alive that nobody has any more.
     fn drop(&mut self) {
-        self.router.abort();
+        self.end();
     }
 }
 
@@ -172,7 +217,11 @@ struct Connecting {
 }
 
 impl Connecting {
-    async fn run(mut self) {
+    /// fred lets the server answer before a connection is used, so there is nothing more to prove.
+    async fn run(mut self, attempt: Attempt) {
+        if !attempt.delay.is_zero() {
+            tokio::time::sleep(attempt.delay).await;
+        }
         let made = Connected::connect(self.link.config.clone()).await;
         self.finished = true;
         let mut line = self.link.line();
@@ -180,10 +229,12 @@ impl Connecting {
         match made {
             Ok(connected) => {
                 let connected = Arc::new(connected);
+                self.link.made.fetch_add(1, Ordering::AcqRel);
+                self.link.reconnect().connected();
                 // Under the lock, so that what arrives from now on comes behind.
                 for Waiting { arguments, deadline, sender } in queue {
                     if !sender.is_closed() {
-                        drop(sender.send(Ok(connected.clone().send(arguments, deadline))));
+                        drop(sender.send(Ok(connected.clone().send(&self.link, arguments, deadline))));
                     }
                 }
                 *line = Line::Open(connected);

@@ -135,8 +135,8 @@ impl RedisBackend {
     /// A node that is the server which Sentinels, by their URLs, name as `master`; `login` is how to log in to it.
     ///
     /// Nothing is sent yet. The Sentinels are asked for the address before each connection is made: at the first
-    /// request, when the connection broke, when the server turned out to be no master, and when it has been asked for
-    /// 2 seconds without an answer. Socket options are those of [`RedisBackend::open`], also where `login` has others.
+    /// request, when the connection broke or is silent, and when the server turned out to be no master. Socket options
+    /// are those of [`RedisBackend::open`], also where `login` has others.
     ///
     /// A replica that is promoted may lack the latest keys. It counts as a server that has lost them.
     ///

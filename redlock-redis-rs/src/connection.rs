@@ -6,10 +6,11 @@ use std::{
     io, mem, slice,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Waker},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use redis::{Cmd, Pipeline, RedisFuture, RedisResult, Value, aio::ConnectionLike};
+use redis::{Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value, aio::ConnectionLike};
+use redlock_core::reconnect::{Attempt, Reconnect};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -20,9 +21,9 @@ use crate::{
 /// One connection to one node: made at the first command, replaced at the first command after it broke.
 ///
 /// To a server it is a multiplexed connection. To a Cluster it is redis-rs' cluster connection, which mends itself. To
-/// the master that a Sentinel names it is a multiplexed one again, and the Sentinel is asked anew before each is made:
-/// when the last one broke, when the server has turned out to be read-only, or when it has been asked for two seconds
-/// without a single answer.
+/// the master that a Sentinel names it is a multiplexed one again, and the Sentinel is asked anew before each is made.
+/// Whatever it leads to, it is replaced when it has been asked for two seconds without a single answer, and connections
+/// are made at a bounded rate: see [`Reconnect`].
 ///
 /// A command is sent once or not at all: the one that finds the connection broken fails. Commands that arrive while
 /// a connection is made wait for it, and are sent in the order of their arrival; those that nobody waits for any more
@@ -43,8 +44,7 @@ struct State {
     line: Line,
     /// How many connections have been made.
     made: u64,
-    /// Since when commands have been given up, and none has been answered.
-    silent_since: Option<Instant>,
+    reconnect: Reconnect,
 }
 
 enum Line {
@@ -54,7 +54,20 @@ enum Line {
 }
 
 /// A command that waits for a connection, or for the error of making one.
-type Waiting = Box<dyn FnOnce(RedisResult<Used>, &Executor) + Send>;
+type Waiting = Box<dyn Wait>;
+
+trait Wait: Send {
+    /// Whether nobody wants its answer any more.
+    fn is_given_up(&self) -> bool;
+
+    /// Goes on with the connection, or ends with the error.
+    fn go_on(self: Box<Self>, connected: RedisResult<Used>, executor: &Executor);
+}
+
+struct WaitingCommand<T, C> {
+    command: C,
+    sender: oneshot::Sender<(u64, RedisResult<T>)>,
+}
 
 /// A connection, and which one it is.
 struct Used {
@@ -65,7 +78,7 @@ struct Used {
 impl Reconnecting {
     /// Connects to what `source` leads to; nothing is sent yet.
     pub(crate) fn new(source: Source) -> Self {
-        let state = State { line: Line::Closed, made: 0, silent_since: None };
+        let state = State { line: Line::Closed, made: 0, reconnect: Reconnect::new() };
         Self(Arc::new(Link { source, state: Mutex::new(state) }))
     }
 
@@ -83,24 +96,28 @@ impl Reconnecting {
     {
         let mut state = self.0.state();
         let number = state.made;
-        let silence = state.silent_since.map_or(Duration::ZERO, |since| since.elapsed());
-        match &state.line {
-            Line::Open(connection) if !self.0.source.may_have_moved(silence) => {
-                return Ok(Used { connection: connection.clone(), number });
-            }
-            _ => {}
+        let now = Instant::now();
+        if let Line::Open(connection) = &state.line
+            && !state.reconnect.is_silent(now)
+        {
+            return Ok(Used { connection: connection.clone(), number });
         }
         let (waiting, answer) = wait_for_connection(command());
         if let Line::Connecting(queue) = &mut state.line {
+            if queue.len() == queue.capacity() {
+                // Before it grows: while the server is not there, those who ask come and go.
+                queue.retain(|waiting| !waiting.is_given_up());
+            }
             queue.push(waiting);
         } else {
+            let attempt = state.reconnect.begin(now);
             state.line = Line::Connecting(vec![waiting]);
             // A runtime that is being shut down drops the task on the spot, and that takes the lock.
             drop(state);
             let connecting = Connecting { link: self.0.clone(), finished: false };
             // On its own, so that it goes on when the first to wait gives up. Without a runtime it ends here.
             if let Some(executor) = Executor::current() {
-                executor.spawn(connecting.run());
+                executor.spawn(connecting.run(attempt));
             }
         }
         Err(answer)
@@ -124,21 +141,36 @@ where
     F: Future<Output = RedisResult<T>> + Send + 'static,
 {
     let (sender, answer) = oneshot::channel();
-    let waiting = move |connected: RedisResult<Used>, executor: &Executor| match connected {
-        Err(error) => drop(sender.send((NO_CONNECTION, Err(error)))),
-        Ok(_) if sender.is_closed() => {}
-        Ok(Used { connection, number }) => {
-            let mut sending = Box::pin(unconstrained(async move {
-                let result = command(connection).await;
-                drop(sender.send((number, result)));
-            }));
-            // The first poll puts the command into the connection's queue, so it is done here, in order.
-            if sending.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
-                executor.spawn(sending);
+    (Box::new(WaitingCommand { command, sender }), answer)
+}
+
+impl<T, C, F> Wait for WaitingCommand<T, C>
+where
+    T: Send + 'static,
+    C: FnOnce(Connection) -> F + Send + 'static,
+    F: Future<Output = RedisResult<T>> + Send + 'static,
+{
+    fn is_given_up(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    fn go_on(self: Box<Self>, connected: RedisResult<Used>, executor: &Executor) {
+        let Self { command, sender } = *self;
+        match connected {
+            Err(error) => drop(sender.send((NO_CONNECTION, Err(error)))),
+            Ok(_) if sender.is_closed() => {}
+            Ok(Used { connection, number }) => {
+                let mut sending = Box::pin(unconstrained(async move {
+                    let result = command(connection).await;
+                    drop(sender.send((number, result)));
+                }));
+                // The first poll puts the command into the connection's queue, so it is done here, in order.
+                if sending.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+                    executor.spawn(sending);
+                }
             }
         }
-    };
-    (Box::new(waiting), answer)
+    }
 }
 
 impl Link {
@@ -150,8 +182,10 @@ impl Link {
     fn note<T: Values>(&self, number: u64, result: RedisResult<T>) -> RedisResult<T> {
         let is_over = self.source.is_over(result.as_ref().map(Values::values));
         let mut state = self.state();
-        if state.made == number {
-            state.silent_since = None;
+        if number != NO_CONNECTION && state.made == number {
+            if !result.as_ref().is_err_and(RedisError::is_io_error) {
+                state.reconnect.answered(Instant::now());
+            }
             if is_over && matches!(state.line, Line::Open(_)) {
                 state.line = Line::Closed;
             }
@@ -167,26 +201,29 @@ struct Connecting {
 }
 
 impl Connecting {
-    async fn run(mut self) {
+    async fn run(mut self, attempt: Attempt) {
         let Some(executor) = Executor::current() else { return };
-        let made = self.link.source.connect(&executor).await;
+        if !attempt.delay.is_zero() {
+            executor.sleep(attempt.delay).await;
+        }
+        let made = self.link.source.connect(&executor, attempt.prove).await;
         self.finished = true;
         let mut state = self.link.state();
         let Line::Connecting(queue) = mem::replace(&mut state.line, Line::Closed) else { return };
         match made {
             Ok(connection) => {
                 state.made += 1;
-                state.silent_since = None;
+                state.reconnect.connected();
                 let number = state.made;
                 // Under the lock, so that what arrives from now on comes behind; what waited does not take it.
                 for waiting in queue {
-                    waiting(Ok(Used { connection: connection.clone(), number }), &executor);
+                    waiting.go_on(Ok(Used { connection: connection.clone(), number }), &executor);
                 }
                 state.line = Line::Open(connection);
             }
             Err(error) => {
                 drop(state);
-                queue.into_iter().for_each(|waiting| waiting(Err(error.clone()), &executor));
+                queue.into_iter().for_each(|waiting| waiting.go_on(Err(error.clone()), &executor));
             }
         }
     }
@@ -228,7 +265,7 @@ impl<'a> Asking<'a> {
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
         if !self.ended {
-            self.link.state().silent_since.get_or_insert_with(Instant::now);
+            self.link.state().reconnect.given_up(Instant::now());
         }
     }
 }

@@ -37,7 +37,7 @@ impl Executor {
         }
     }
 
-    async fn sleep(self, duration: Duration) {
+    pub(crate) async fn sleep(&self, duration: Duration) {
         match self {
             #[cfg(feature = "tokio")]
             Self::Tokio(_) => tokio::time::sleep(duration).await,
@@ -47,7 +47,7 @@ impl Executor {
     }
 
     /// What comes of the future. None when it takes longer than `timeout`.
-    pub(crate) async fn within<F: Future>(self, timeout: Duration, future: F) -> Option<F::Output> {
+    pub(crate) async fn within<F: Future>(&self, timeout: Duration, future: F) -> Option<F::Output> {
         match select(pin!(future), pin!(self.sleep(timeout))).await {
             Either::Left((output, _)) => Some(output),
             Either::Right(_) => None,

@@ -1,6 +1,6 @@
 //! Where a node's connections come from: a server, a Cluster, or whatever server a Sentinel names.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 #[cfg(feature = "sentinel")]
 use futures_util::lock::Mutex;
@@ -14,6 +14,7 @@ use redis::{
     AsyncConnectionConfig, Client, Cmd, IntoConnectionInfo, Pipeline, RedisError, RedisFuture, RedisResult,
     Value,
     aio::{ConnectionLike, MultiplexedConnection},
+    cmd,
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
 #[cfg(feature = "cluster")]
@@ -144,11 +145,26 @@ impl Source {
         }
     }
 
-    /// Connects; what the connection needs to run on runs on `executor`.
-    pub(crate) async fn connect(&self, executor: &Executor) -> RedisResult<Connection> {
+    /// Connects; what the connection needs to run on runs on `executor`. With `prove`, the server has to say something
+    /// before the connection is used.
+    pub(crate) async fn connect(&self, executor: &Executor, prove: bool) -> RedisResult<Connection> {
+        tls::prepare(self);
+        let mut connection = self.open_connection(executor).await?;
+        if prove && let Connection::Server(connection) = &mut connection {
+            // Any words will do, a refusal as well. A Cluster is asked for its slots whenever it is connected to.
+            let ping = cmd("PING");
+            match executor.within(CONNECT_TIMEOUT, connection.req_packed_command(&ping)).await {
+                Some(Err(error)) if error.is_io_error() => return Err(error),
+                Some(_) => {}
+                None => return Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+            }
+        }
+        Ok(connection)
+    }
+
+    async fn open_connection(&self, executor: &Executor) -> RedisResult<Connection> {
         #[cfg(not(feature = "cluster"))]
         let _ = executor;
-        tls::prepare(self);
         match self {
             Self::Server(client) => {
                 client.get_multiplexed_async_connection_with_config(&config()).await.map(Connection::Server)
@@ -186,18 +202,6 @@ impl Source {
                 }),
                 Err(error) => error.is_unrecoverable_error() || is_read_only(error.code(), error.detail()),
             },
-        }
-    }
-
-    /// Whether a connection that has been silent for this long may be to a server that is not the node's any more.
-    pub(crate) fn may_have_moved(&self, silence: Duration) -> bool {
-        match self {
-            #[cfg(feature = "sentinel")]
-            Self::Sentinel(_) => silence > SILENCE,
-            _ => {
-                let _ = silence;
-                false
-            }
         }
     }
 }

@@ -37,6 +37,8 @@ struct Control {
 struct Mode {
     /// A connection ends when this is not what it was at its beginning.
     generation: u64,
+    /// What comes on the first so many connections is taken, and goes nowhere.
+    swallowed: usize,
     held: bool,
     refusing: bool,
     reply_delay: Duration,
@@ -131,6 +133,12 @@ impl Proxy {
         self.control.mode.send_modify(|mode| mode.held = false);
     }
 
+    /// Takes what comes on the connections that there are, for good, and passes nothing on. New ones work.
+    pub fn swallow(&self) {
+        let connections = self.connections();
+        self.control.mode.send_modify(|mode| mode.swallowed = connections);
+    }
+
     /// Passes replies on this much later.
     pub fn delay_replies(&self, delay: Duration) {
         self.control.mode.send_modify(|mode| mode.reply_delay = delay);
@@ -197,20 +205,24 @@ async fn listen(listener: TcpListener, server: u16, control: Arc<Control>) {
         if control.mode.borrow().refusing {
             continue;
         }
-        control.seen().connections += 1;
+        let number = {
+            let mut seen = control.seen();
+            seen.connections += 1;
+            seen.connections
+        };
         let control = control.clone();
         tokio::spawn(async move {
             let generation = control.mode.borrow().generation;
             let mut mode = control.mode.subscribe();
             tokio::select! {
-                _ = pass(client, server, &control) => {}
+                _ = pass(client, server, number, &control) => {}
                 _ = mode.wait_for(|mode| mode.generation != generation) => {}
             }
         });
     }
 }
 
-async fn pass(client: TcpStream, server: u16, control: &Control) -> io::Result<()> {
+async fn pass(client: TcpStream, server: u16, number: usize, control: &Control) -> io::Result<()> {
     let server = TcpStream::connect(("127.0.0.1", server)).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
@@ -231,7 +243,9 @@ async fn pass(client: TcpStream, server: u16, control: &Control) -> io::Result<(
                 *eating() = Some(then);
             }
             let _ = held.wait_for(|mode| !mode.held).await;
-            to_server.write_all(bytes).await?;
+            if held.borrow().swallowed < number {
+                to_server.write_all(bytes).await?;
+            }
         }
     };
     let replies = async {

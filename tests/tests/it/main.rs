@@ -25,6 +25,7 @@ mod interop_bare;
 mod interop_node;
 mod interop_rslock;
 mod ordering;
+mod reconnecting;
 mod resending;
 mod sentinel;
 mod server_errors;

@@ -1,0 +1,171 @@
+//! When a connection to a node is replaced, and when a new one may be made. No clock, no async: the time goes in.
+
+use std::time::{Duration, Instant};
+
+/// What an adapter keeps about the connections of one node, for the author of a [`LockBackend`](crate::LockBackend)
+/// whose connections are made on demand.
+///
+/// * A connection that has left requests without an answer for 2 seconds, and answered none meanwhile, is silent: it
+///   is to be replaced, since nothing else tells that what is between us and the server has lost it.
+/// * Connections are made at a bounded rate: at once after one that served for a second, else after a pause that
+///   grows from 50 ms to half a second. So a server that restarts is found again soon, and one that closes each
+///   connection is not stormed by everybody who waits for it.
+#[derive(Clone, Debug, Default)]
+pub struct Reconnect {
+    /// When the last connection was begun.
+    begun: Option<Instant>,
+    /// How long after that the next may be begun.
+    pause: Duration,
+    /// Whether the last connection has answered anything.
+    answered: bool,
+    /// Since when requests have been given up, and none was answered.
+    silent_since: Option<Instant>,
+}
+
+/// How a connection is to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Attempt {
+    /// How long to wait before it is begun.
+    pub delay: Duration,
+    /// Whether it has to answer something before it is used, as the last one never did, or went silent. A server that
+    /// is stopped takes connections, too: its kernel does.
+    pub prove: bool,
+}
+
+impl Reconnect {
+    /// A node that has not been connected to.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A connection is wanted. It counts from when the attempt's delay is over.
+    pub fn begin(&mut self, now: Instant) -> Attempt {
+        let prove = self.begun.is_some() && (!self.answered || self.is_silent(now));
+        let delay = self.delay(now);
+        self.begun = Some(now + delay);
+        self.pause = (2 * self.pause).clamp(MIN_PAUSE, MAX_PAUSE);
+        self.answered = false;
+        self.silent_since = None;
+        Attempt { delay, prove }
+    }
+
+    /// The connection stands: what was given up while it was made does not count against it.
+    pub fn connected(&mut self) {
+        self.silent_since = None;
+    }
+
+    /// A request got an answer over the present connection.
+    pub fn answered(&mut self, now: Instant) {
+        self.answered = true;
+        self.silent_since = None;
+        // One answer is not enough: a server that closes behind each answer would be connected to for each request.
+        if self.begun.is_some_and(|begun| now.saturating_duration_since(begun) >= STEADY) {
+            self.pause = Duration::ZERO;
+        }
+    }
+
+    /// A request over the present connection was given up without an answer.
+    pub fn given_up(&mut self, now: Instant) {
+        self.silent_since.get_or_insert(now);
+    }
+
+    /// Whether the present connection is to be replaced, as it does not answer.
+    #[must_use]
+    pub fn is_silent(&self, now: Instant) -> bool {
+        self.silent_since.is_some_and(|since| now.saturating_duration_since(since) > MAX_SILENCE)
+    }
+
+    /// Whether a connection could be begun at once.
+    #[must_use]
+    pub fn may_begin(&self, now: Instant) -> bool {
+        self.delay(now).is_zero()
+    }
+
+    fn delay(&self, now: Instant) -> Duration {
+        self.begun.map_or(Duration::ZERO, |begun| (begun + self.pause).saturating_duration_since(now))
+    }
+}
+
+const MIN_PAUSE: Duration = Duration::from_millis(50);
+const MAX_PAUSE: Duration = Duration::from_millis(500);
+/// A connection that answers at this age has not been made in vain.
+const STEADY: Duration = Duration::from_secs(1);
+const MAX_SILENCE: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Any time does.
+    #[allow(clippy::disallowed_methods, reason = "the start of a test's own time")]
+    fn some_time() -> Instant {
+        Instant::now()
+    }
+
+    fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn what_was_given_up_while_connecting_does_not_count_against_the_connection() {
+        let mut reconnect = Reconnect::new();
+        let now = some_time();
+        reconnect.begin(now);
+        reconnect.given_up(now + ms(100));
+        reconnect.connected();
+        assert!(!reconnect.is_silent(now + ms(5_000)));
+        reconnect.given_up(now + ms(5_000));
+        assert!(reconnect.is_silent(now + ms(7_001)));
+    }
+
+    #[test]
+    fn connects_that_lead_to_nothing_are_made_after_pauses_that_grow_to_a_bound() {
+        let mut reconnect = Reconnect::new();
+        let mut now = some_time();
+        let delays: Vec<_> = (0..8)
+            .map(|_| {
+                let delay = reconnect.begin(now).delay;
+                now += delay;
+                delay
+            })
+            .collect();
+        assert_eq!(delays, [0, 50, 100, 200, 400, 500, 500, 500].map(ms));
+    }
+
+    #[test]
+    fn an_answer_alone_does_not_end_the_pauses_but_a_connection_that_served_does() {
+        let mut reconnect = Reconnect::new();
+        let start = some_time();
+        for number in 0..10 {
+            reconnect.begin(start + ms(1_000 * number));
+            reconnect.answered(start + ms(1_000 * number + 1));
+        }
+        assert_eq!(reconnect.begin(start + ms(9_002)).delay, ms(498));
+        let begun = start + ms(9_500);
+        assert!(!reconnect.may_begin(begun + ms(1)));
+        reconnect.answered(begun + ms(1_000));
+        assert!(reconnect.may_begin(begun + ms(1_000)));
+        assert_eq!(reconnect.begin(begun + ms(1_001)), Attempt { delay: ms(0), prove: false });
+    }
+
+    #[test]
+    fn a_connection_is_silent_when_two_seconds_bring_no_answer_and_the_next_has_to_prove_itself() {
+        let mut reconnect = Reconnect::new();
+        let start = some_time();
+        assert!(!reconnect.begin(start).prove, "nothing is known of it");
+        reconnect.answered(start);
+        reconnect.given_up(start + ms(10));
+        reconnect.given_up(start + ms(1_900));
+        reconnect.answered(start + ms(2_000));
+        assert!(!reconnect.is_silent(start + ms(5_000)), "an idle one is not silent");
+        reconnect.given_up(start + ms(3_000));
+        reconnect.given_up(start + ms(4_000));
+        assert!(!reconnect.is_silent(start + ms(5_000)));
+        assert!(reconnect.is_silent(start + ms(5_001)));
+        assert!(reconnect.begin(start + ms(5_001)).prove);
+        assert!(!reconnect.is_silent(start + ms(9_000)), "the next has its own time");
+        assert!(reconnect.begin(start + ms(9_000)).prove, "it never answered");
+    }
+}
