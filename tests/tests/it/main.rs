@@ -24,6 +24,7 @@ mod interop;
 mod interop_bare;
 mod interop_node;
 mod interop_rslock;
+mod odd_answers;
 mod ordering;
 mod reconnecting;
 mod resending;
