@@ -8,6 +8,7 @@ mod bed;
 mod capture;
 mod chaos;
 mod cluster;
+mod command_guard;
 mod command_loss;
 mod command_process;
 mod command_runs;

@@ -1,9 +1,9 @@
 //! `redlock run`: a lock, a command, and what happens to both.
 
-use std::{future::IntoFuture, process::ExitStatus, time::Duration};
+use std::{fs::File, future::IntoFuture, process::ExitStatus, time::Duration};
 
 use redlock_redis_rs::{Error, KeepAlive, Lease, Lock, LockRequest, Runtime, TokioRuntime, Unlock};
-use rustix::process::{Signal, getpid, kill_process};
+use rustix::process::{Pid, Signal, getpgrp, getpid, kill_process};
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -12,6 +12,7 @@ use crate::{
     exit::{self, Failure, LOST, OS_ERROR, TIMED_OUT, USAGE},
     guard::Guard,
     nodes::{self, Ear, millis},
+    processes,
     signals::{PASSED_ON, Signals, ends_a_wait},
     voice::Voice,
 };
@@ -30,6 +31,7 @@ pub(crate) async fn run(arguments: &Run, voice: &Voice) -> Result<u8, Failure> {
     }
     let mut signals = Signals::listen(&wanted)
         .map_err(|error| Failure::new(OS_ERROR, format!("cannot listen to signals: {error}")))?;
+    processes::adopt_orphans();
 
     let request = request(arguments, redlock.lock(&arguments.resources[..], arguments.ttl));
     ear.warn(arguments.wait.is_none() && !arguments.no_wait);
@@ -109,7 +111,8 @@ impl Held<'_> {
         let kept = lock.keep_alive();
         let lease = kept.lease();
         let ran = async {
-            let mut guard = Guard::start(self.grace)
+            let patience = self.spare(lease.remaining()).min(GUARD_STANDS);
+            let mut guard = Guard::start(self.grace, patience)
                 .map_err(|error| Failure::new(OS_ERROR, format!("cannot start the guard: {error}")))?;
             guard.valid_for(lease.remaining());
             let running =
@@ -121,6 +124,7 @@ impl Held<'_> {
                     }
                 };
             guard.protect(running.target());
+            self.voice.tell(|| "the command runs, and is guarded".to_owned());
             let ended = self.watch(running, &lease, &mut guard, signals).await;
             guard.dismiss();
             Ok(ended)
@@ -157,6 +161,7 @@ impl Held<'_> {
         // As of the last look, for when the lease says no more than that it is over.
         let mut valid_until = start + left;
         let mut told_of_terminal = false;
+        let mut told_of_guard = false;
         loop {
             let over = self.arguments.at_most.map(|most| most.saturating_sub(clock.now() - start));
             let look_again = left
@@ -199,6 +204,11 @@ impl Held<'_> {
                     self.voice
                         .say("the command wants the terminal, and is stopped: --foreground lets it have it");
                 }
+                if guard.is_dead() {
+                    self.replace(guard, &running, lease, &mut told_of_guard);
+                }
+                let waited_for: Vec<Pid> = [Some(running.pid()), guard.pid()].into_iter().flatten().collect();
+                processes::reap_orphans(&waited_for);
                 continue;
             };
             let stopping = valid_until.saturating_duration_since(now).min(self.grace);
@@ -206,6 +216,31 @@ impl Held<'_> {
             self.say_why(&why);
             let status = running.stop(Instant::now() + stopping).await;
             return (status, Some(why));
+        }
+    }
+
+    /// What is left until the command has to be stopped.
+    fn spare(&self, left: Duration) -> Duration {
+        left.saturating_sub(self.grace)
+    }
+
+    /// Puts another guard in the place of one that has died. When there is none to be had, the next look tries again.
+    fn replace(&self, guard: &mut Guard, running: &Running, lease: &Lease, told: &mut bool) {
+        // Whatever else is to be seen to waits meanwhile.
+        let patience = (self.spare(lease.remaining()) / 2).min(GUARD_STANDS_AGAIN);
+        match Guard::start(self.grace, patience) {
+            Ok(another) => {
+                *guard = another;
+                guard.valid_for(lease.remaining());
+                guard.protect(running.target());
+                *told = false;
+                self.voice.say("the guard was killed: there is another one");
+            }
+            Err(error) if !*told => {
+                *told = true;
+                self.voice.say(format!("the guard was killed, and no other one starts: {error}"));
+            }
+            Err(_) => {}
         }
     }
 
@@ -217,8 +252,9 @@ impl Held<'_> {
             stop_myself();
             return;
         }
-        // The terminal has sent these to the whole group.
-        if self.arguments.foreground && [Signal::INT, Signal::QUIT].contains(&signal) {
+        // The terminal has sent these to the whole group, if it can.
+        let by_terminal = self.arguments.foreground && [Signal::INT, Signal::QUIT].contains(&signal);
+        if by_terminal && in_front_of_a_terminal() {
             return;
         }
         self.voice.tell(|| format!("{} is passed on", name(signal)));
@@ -310,6 +346,12 @@ fn tell_of(lock: &Lock, voice: &Voice) {
     });
 }
 
+/// Whether Ctrl-C at a terminal would come to the process group of this process.
+fn in_front_of_a_terminal() -> bool {
+    let terminal = File::open("/dev/tty");
+    terminal.is_ok_and(|terminal| rustix::termios::tcgetpgrp(terminal).is_ok_and(|group| group == getpgrp()))
+}
+
 fn stop_myself() {
     let _ = kill_process(getpid(), Signal::STOP);
 }
@@ -323,6 +365,9 @@ const TOO_LONG_A_GRACE: &str = "--kill-after may be half of --ttl at most: it is
 /// As much of the token as `redlock status` shows.
 const HOLDER: usize = 8;
 const LOOKS_PER_TTL: u32 = 20;
+/// How long a guard may take to come up.
+const GUARD_STANDS: Duration = Duration::from_secs(5);
+const GUARD_STANDS_AGAIN: Duration = Duration::from_secs(1);
 /// Timers stand still while the machine is suspended.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// How long nodes that are slower than the quorum are waited for in the end.
