@@ -14,6 +14,7 @@ mod command_process;
 mod command_runs;
 mod command_signals;
 mod command_status;
+mod command_terminal;
 mod conformance;
 mod connections;
 mod cut_network;

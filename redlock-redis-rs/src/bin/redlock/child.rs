@@ -35,18 +35,24 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts the command: in a process group of its own, so that signals reach what it starts, unless it is to stay in
+    /// Starts the command, whose environment is this process' with some variables set or left out: in a process group of its own, so that signals reach what it starts, unless it is to stay in
     /// the `foreground`.
     pub(crate) fn start(
         command: &[OsString],
-        environment: impl IntoIterator<Item = (&'static str, String)>,
+        environment: impl IntoIterator<Item = (&'static str, Option<String>)>,
         foreground: bool,
     ) -> Result<Self, Failure> {
         let (program, arguments) = command.split_first().map_or((None, command), |(p, a)| (Some(p), a));
         let program = program.ok_or_else(|| Failure::new(exit::USAGE, "no command"))?;
         let environment: Vec<_> = environment.into_iter().collect();
         let spawn = |mut command: Command| {
-            command.args(arguments).envs(environment.clone());
+            command.args(arguments);
+            for (name, value) in &environment {
+                match value {
+                    Some(value) => command.env(name, value),
+                    None => command.env_remove(name),
+                };
+            }
             if !foreground {
                 command.process_group(0);
             }

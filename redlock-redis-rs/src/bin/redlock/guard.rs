@@ -40,7 +40,7 @@ impl Guard {
     /// another one.
     pub(crate) fn start(grace: Duration, patience: Duration) -> io::Result<Self> {
         let start = Instant::now();
-        for _ in 0..MOST_STARTS {
+        for _ in 0..MAX_STARTS {
             let mut guard = Self::spawn(grace)?;
             let stdout = guard.process.stdout.take();
             if stdout.is_some_and(|stdout| stands(stdout, patience.saturating_sub(start.elapsed()))) {
@@ -256,7 +256,7 @@ fn now() -> Duration {
 /// Timers stand still while the machine is suspended.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// How many guards may be ended by what they do not yet ignore.
-const MOST_STARTS: u32 = 5;
+const MAX_STARTS: u32 = 5;
 /// How long a guard may take to end.
 const PATIENCE: Duration = Duration::from_secs(1);
 const GONE: &str = "redlock was killed";

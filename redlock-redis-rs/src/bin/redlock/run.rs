@@ -33,13 +33,17 @@ pub(crate) async fn run(arguments: &Run, voice: &Voice) -> Result<u8, Failure> {
         .map_err(|error| Failure::new(OS_ERROR, format!("cannot listen to signals: {error}")))?;
     processes::adopt_orphans();
 
+    let names = Some(arguments.resources.join("\n")).filter(|names| names.len() < MAX_NAMES);
+    if names.is_none() {
+        voice.say(format!("the names are too long for the environment: {RESOURCES} is left out"));
+    }
     let request = request(arguments, redlock.lock(&arguments.resources[..], arguments.ttl));
     ear.warn(arguments.wait.is_none() && !arguments.no_wait);
     let outcome = match acquire(request, &mut signals).await {
         Ok(lock) => {
             ear.warn(true);
             tell_of(&lock, voice);
-            let held = Held { arguments, voice, ear: &ear, grace };
+            let held = Held { arguments, voice, ear: &ear, names, grace };
             held.run(lock, &mut signals).await
         }
         Err(Unlucky::Failed(error @ Error::Contended(_))) => {
@@ -97,6 +101,8 @@ struct Held<'a> {
     arguments: &'a Run,
     voice: &'a Voice,
     ear: &'a Ear,
+    /// Of the resources, for the command, unless they are too long.
+    names: Option<String>,
     /// Between SIGTERM and SIGKILL.
     grace: Duration,
 }
@@ -104,9 +110,9 @@ struct Held<'a> {
 impl Held<'_> {
     async fn run(&self, lock: Lock, signals: &mut Signals) -> Result<u8, Failure> {
         let environment = [
-            ("REDLOCK_RESOURCES", self.arguments.resources.join("\n")),
-            ("REDLOCK_TTL_MS", self.arguments.ttl.as_millis().to_string()),
-            ("REDLOCK_HOLDER", lock.token().as_str().chars().take(HOLDER).collect()),
+            (RESOURCES, self.names.clone()),
+            ("REDLOCK_TTL_MS", Some(self.arguments.ttl.as_millis().to_string())),
+            ("REDLOCK_HOLDER", Some(lock.token().as_str().chars().take(HOLDER).collect())),
         ];
         let kept = lock.keep_alive();
         let lease = kept.lease();
@@ -162,6 +168,7 @@ impl Held<'_> {
         let mut valid_until = start + left;
         let mut told_of_terminal = false;
         let mut told_of_guard = false;
+        let mut stopped_since = None;
         loop {
             let over = self.arguments.at_most.map(|most| most.saturating_sub(clock.now() - start));
             let look_again = left
@@ -195,11 +202,17 @@ impl Held<'_> {
                 Why::Lost(Loss::Feared(left))
             } else if self.arguments.at_most.is_some_and(|most| now - start >= most) {
                 Why::AtMost
+            } else if let Some((by, _)) =
+                stopped_since.filter(|(_, since)| now.saturating_duration_since(*since) >= self.arguments.ttl)
+            {
+                Why::Terminal(by)
             } else {
                 if let Some(signal) = came {
                     self.pass_on(signal, &running);
                 }
-                if !told_of_terminal && running.stopped_by_terminal().is_some() {
+                let since = stopped_since.map_or(now, |(_, since)| since);
+                stopped_since = running.stopped_by_terminal().map(|by| (by, since));
+                if !told_of_terminal && stopped_since.is_some() {
                     told_of_terminal = true;
                     self.voice
                         .say("the command wants the terminal, and is stopped: --foreground lets it have it");
@@ -259,7 +272,8 @@ impl Held<'_> {
         }
         self.voice.tell(|| format!("{} is passed on", name(signal)));
         running.signal(signal);
-        if [Signal::TERM, Signal::HUP].contains(&signal) {
+        // What is stopped, by Ctrl-Z or because it wants the terminal, would not hear of its end.
+        if ends_a_wait(signal) {
             running.signal(Signal::CONT);
         }
     }
@@ -284,6 +298,9 @@ impl Held<'_> {
             Why::Lost(Loss::Late) => self.voice.say(format!(
                 "the lock on {resources} was lost before the command had ended ({})",
                 words()
+            )),
+            Why::Terminal(_) => self.voice.say(format!(
+                "the command wants the terminal, and was stopped for a whole TTL: stopping it, so that {resources} gets free"
             )),
             Why::AtMost => self.voice.say("--at-most is over: stopping the command"),
         }
@@ -312,6 +329,8 @@ impl Held<'_> {
 enum Why {
     Lost(Loss),
     AtMost,
+    /// A signal stopped it when it wanted the terminal, and nobody let it go on.
+    Terminal(Signal),
 }
 
 enum Loss {
@@ -328,6 +347,7 @@ impl Why {
         match self {
             Self::Lost(_) => LOST,
             Self::AtMost => TIMED_OUT,
+            Self::Terminal(by) => exit::of_signal(by.as_raw()),
         }
     }
 }
@@ -357,13 +377,17 @@ fn stop_myself() {
 }
 
 fn name(signal: Signal) -> String {
-    format!("{signal:?}").replace("Signal::", "SIG")
+    format!("{signal:?}").trim_matches('"').replace("Signal::", "SIG")
 }
 
 const TOO_LONG_A_GRACE: &str = "--kill-after may be half of --ttl at most: it is kept free at the end of the ttl, and the \
                                 first extension comes after a third of it";
 /// As much of the token as `redlock status` shows.
 const HOLDER: usize = 8;
+const RESOURCES: &str = "REDLOCK_RESOURCES";
+/// Linux takes 128 KiB for a variable with its name and its end; in all, the command gets no more than this process got,
+/// since the names are arguments here.
+const MAX_NAMES: usize = 128 * 1_024 - RESOURCES.len() - 2;
 const LOOKS_PER_TTL: u32 = 20;
 /// How long a guard may take to come up.
 const GUARD_STANDS: Duration = Duration::from_secs(5);
