@@ -1,7 +1,11 @@
 //! What the `redlock` command says without a server. That it is here also makes `cargo test` build the command, which
 //! the tests on real servers run.
 
-use std::process::{Command, Output};
+use std::{
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt,
+    process::{Command, Output},
+};
 
 #[test]
 fn the_help_has_examples_and_every_exit_code() {
@@ -64,6 +68,15 @@ fn arguments_that_make_no_sense_are_told_apart_from_what_nodes_and_commands_say(
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.stdout.is_empty() && !said.contains("secret"), "{line:?}: {said}");
     }
+}
+
+#[test]
+fn a_list_of_nodes_that_is_not_utf_8_is_told_as_such() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_redlock"));
+    command.args(["status", "x"]).env("REDLOCK_NODES", OsStr::from_bytes(b"redis://\xff:1"));
+    let output = command.output().expect("the command can be run");
+    assert_eq!(output.status.code(), Some(64));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "redlock: REDLOCK_NODES is not UTF-8\n");
 }
 
 fn redlock(arguments: &[&str]) -> Output {

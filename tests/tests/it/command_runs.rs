@@ -201,6 +201,16 @@ fn a_command_that_cannot_run_leaves_no_lock() {
 }
 
 #[test]
+fn names_that_are_too_long_for_the_environment_are_left_out_with_a_word() {
+    let servers = Server::start_some(3);
+    let names = (0..7_000).map(|number| format!("a-name-that-is-a-little-longer-{number}"));
+    let line = Line::new(&servers, "run").variable("REDLOCK_RESOURCES", "inherited").arguments(names);
+    let ended = line.script("echo ${REDLOCK_RESOURCES-none} $REDLOCK_TTL_MS").finish();
+    assert_eq!((ended.code, ended.out.as_str()), (0, "none 30000\n"), "{}", ended.err);
+    assert_eq!(ended.err.matches("REDLOCK_RESOURCES is left out").count(), 1, "{}", ended.err);
+}
+
+#[test]
 fn a_command_runs_for_at_most_as_long_as_it_may() {
     let servers = Server::start_some(3);
     let ended = Line::new(&servers, "run --ttl 6s --at-most 500ms x").script("sleep 20").finish();

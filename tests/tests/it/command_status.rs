@@ -50,6 +50,20 @@ fn who_holds_a_lock_is_told_for_each_node_and_by_the_majority() {
 }
 
 #[test]
+fn each_of_several_keys_is_told_by_itself_though_one_is_of_another_type() {
+    let servers = Server::start_some(3);
+    for server in &servers {
+        hold(server, A);
+        server.command::<()>(&["LPUSH", "list", "item"]);
+    }
+    let told = status(&servers, "x list y");
+    assert_eq!(told.code, 78, "{told:?}");
+    for line in ["\"x\": held by aaaaaaaa... on 3 of 3 nodes\n", "\"list\": rejected", "\"y\": free\n"] {
+        assert!(told.out.contains(line), "{line} is not in\n{}", told.out);
+    }
+}
+
+#[test]
 fn nodes_that_reject_are_told_without_the_password() {
     let servers = [(); 3].map(|()| Server::start_with_password("open-sesame"));
     let urls: Vec<String> =

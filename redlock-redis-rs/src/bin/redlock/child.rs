@@ -1,10 +1,12 @@
 //! The command, as a process.
 
 use std::{
-    ffi::OsString,
+    env,
+    ffi::{OsStr, OsString},
     fmt,
     io::{self, ErrorKind},
     os::unix::process::ExitStatusExt,
+    path::Path,
     process::ExitStatus,
     str::FromStr,
     time::Duration,
@@ -19,7 +21,10 @@ use tokio::{
     time::{Instant, sleep, timeout_at},
 };
 
-use crate::exit::{self, Failure, NOT_EXECUTABLE, NOT_FOUND, OS_ERROR};
+use crate::{
+    exit::{self, Failure, NOT_EXECUTABLE, NOT_FOUND, OS_ERROR},
+    processes::{are_zombies, is_zombie},
+};
 
 /// The command while it runs.
 pub(crate) struct Running {
@@ -30,20 +35,29 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts the command: in a process group of its own, so that signals reach what it starts, unless it is to stay in
+    /// Starts the command, whose environment is this process' with some variables set or left out: in a process group of its own, so that signals reach what it starts, unless it is to stay in
     /// the `foreground`.
     pub(crate) fn start(
         command: &[OsString],
-        environment: impl IntoIterator<Item = (&'static str, String)>,
+        environment: impl IntoIterator<Item = (&'static str, Option<String>)>,
         foreground: bool,
     ) -> Result<Self, Failure> {
         let (program, arguments) = command.split_first().map_or((None, command), |(p, a)| (Some(p), a));
         let program = program.ok_or_else(|| Failure::new(exit::USAGE, "no command"))?;
-        let mut command = Command::new(program);
-        command.args(arguments).envs(environment);
-        if !foreground {
-            command.process_group(0);
-        }
+        let environment: Vec<_> = environment.into_iter().collect();
+        let spawn = |mut command: Command| {
+            command.args(arguments);
+            for (name, value) in &environment {
+                match value {
+                    Some(value) => command.env(name, value),
+                    None => command.env_remove(name),
+                };
+            }
+            if !foreground {
+                command.process_group(0);
+            }
+            command.spawn()
+        };
         let cannot = |error: io::Error| {
             let code = match error.kind() {
                 ErrorKind::NotFound => NOT_FOUND,
@@ -52,11 +66,23 @@ impl Running {
             };
             Failure::new(code, format!("cannot run {}: {error}", program.display()))
         };
-        let child = command.spawn().map_err(cannot)?;
+        let child = spawn(Command::new(program)).or_else(|error| match script(&error, program) {
+            Some(script) => {
+                let mut shell = Command::new("/bin/sh");
+                shell.arg(script);
+                spawn(shell)
+            }
+            None => Err(error),
+        });
+        let child = child.map_err(cannot)?;
         let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         let pid = pid.ok_or_else(|| Failure::new(OS_ERROR, "the command has no process id"))?;
         let target = if foreground { Target::Process(pid) } else { Target::Group(pid) };
         Ok(Self { child, pid, target, status: None })
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        self.pid
     }
 
     pub(crate) fn target(&self) -> Target {
@@ -117,6 +143,20 @@ impl Running {
     }
 }
 
+/// Where the file is that the system could not run because it does not begin with `#!`: a script for sh, as shells and
+/// env(1) see it. For sh a name without a slash would be in the current folder first.
+fn script(error: &io::Error, program: &OsStr) -> Option<OsString> {
+    if error.raw_os_error() != Some(rustix::io::Errno::NOEXEC.raw_os_error()) {
+        return None;
+    }
+    if program.as_encoded_bytes().contains(&b'/') {
+        return Some(program.to_owned());
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    let mut found = env::split_paths(&path).map(|folder| Path::new(".").join(folder).join(program));
+    found.find(|file| file.is_file()).map(Into::into)
+}
+
 /// The exit code that tells how a process ended.
 pub(crate) fn code(status: ExitStatus) -> u8 {
     let of_signal = || status.signal().map(exit::of_signal);
@@ -139,12 +179,15 @@ impl Target {
         };
     }
 
+    /// Whether a process runs there. A zombie does not.
     pub(crate) fn is_there(self) -> bool {
-        let tested = match self {
-            Self::Group(pid) => test_kill_process_group(pid),
-            Self::Process(pid) => test_kill_process(pid),
+        let (tested, zombies) = match self {
+            Self::Group(pid) => (test_kill_process_group(pid), are_zombies as fn(Pid) -> bool),
+            Self::Process(pid) => (test_kill_process(pid), is_zombie as fn(Pid) -> bool),
         };
-        tested != Err(rustix::io::Errno::SRCH)
+        let (Self::Group(pid) | Self::Process(pid)) = self;
+        // Who died and was not waited for can be sent signals still.
+        tested != Err(rustix::io::Errno::SRCH) && !zombies(pid)
     }
 }
 

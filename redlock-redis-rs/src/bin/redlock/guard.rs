@@ -4,17 +4,16 @@
 //! processes mean the same instant.
 
 use std::{
-    env,
-    io::{self, BufRead, Write},
-    process::{Child, ChildStdin, Command, Stdio},
+    io::{self, BufRead, Read, Write},
+    process::{Child, ChildStdin, ChildStdout, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::{
     io::ioctl_fionbio,
-    process::Signal,
+    process::{Pid, Signal},
     time::{ClockId, Timespec, clock_gettime},
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,6 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::{
     child::{LOOK_AGAIN, Target},
     exit::{OS_ERROR, SUCCESS},
+    processes::own_program,
     signals::PASSED_ON,
 };
 
@@ -33,10 +33,27 @@ pub(crate) struct Guard {
 }
 
 impl Guard {
-    /// Starts a guard that gives what it stops `grace` between SIGTERM and SIGKILL.
-    pub(crate) fn start(grace: Duration) -> io::Result<Self> {
-        let mut command = Command::new(env::current_exe()?);
-        command.arg("guard").arg(grace.as_millis().to_string()).stdin(Stdio::piped()).stdout(Stdio::null());
+    /// Starts a guard that gives what it stops `grace` between SIGTERM and SIGKILL, and waits for up to `patience` until it
+    /// stands.
+    ///
+    /// A signal that is sent to all processes at once can end a guard before it has learnt to ignore it; then there is
+    /// another one.
+    pub(crate) fn start(grace: Duration, patience: Duration) -> io::Result<Self> {
+        let start = Instant::now();
+        for _ in 0..MAX_STARTS {
+            let mut guard = Self::spawn(grace)?;
+            let stdout = guard.process.stdout.take();
+            if stdout.is_some_and(|stdout| stands(stdout, patience.saturating_sub(start.elapsed()))) {
+                return Ok(guard);
+            }
+            guard.end(Duration::ZERO);
+        }
+        Err(io::Error::new(io::ErrorKind::TimedOut, "it does not come up"))
+    }
+
+    fn spawn(grace: Duration) -> io::Result<Self> {
+        let mut command = own_program()?;
+        command.arg("guard").arg(grace.as_millis().to_string()).stdin(Stdio::piped()).stdout(Stdio::piped());
         // What ends the group of `redlock run` must not end the guard with it.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut process = command.spawn()?;
@@ -62,11 +79,38 @@ impl Guard {
         self.tell(Message::KillAt(now() + left));
     }
 
+    pub(crate) fn pid(&self) -> Option<Pid> {
+        Pid::from_raw(i32::try_from(self.process.id()).ok()?)
+    }
+
+    pub(crate) fn is_dead(&mut self) -> bool {
+        matches!(self.process.try_wait(), Ok(Some(_)) | Err(_))
+    }
+
     /// There is nothing to guard any more.
     pub(crate) fn dismiss(mut self) {
         self.tell(Message::Done);
+        self.end(PATIENCE);
+    }
+
+    /// A guard that is stopped does not listen, but it can be killed.
+    fn end(&mut self, patience: Duration) {
         drop(self.leash.take());
-        let _ = self.process.wait();
+        if !self.ends_within(patience) {
+            let _ = self.process.kill();
+            self.ends_within(PATIENCE);
+        }
+    }
+
+    fn ends_within(&mut self, patience: Duration) -> bool {
+        let start = Instant::now();
+        while !self.is_dead() {
+            if start.elapsed() >= patience {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        true
     }
 
     fn tell(&mut self, message: Message) {
@@ -75,6 +119,16 @@ impl Guard {
             let _ = leash.write_all(message.line().as_bytes());
         }
     }
+}
+
+/// Waits for the guard's word that it ignores signals by now. The thread ends with the guard at the latest.
+fn stands(mut stdout: ChildStdout, patience: Duration) -> bool {
+    let (sender, word) = channel();
+    thread::spawn(move || {
+        let read = stdout.read_exact(&mut [0]);
+        let _ = sender.send(read.is_ok());
+    });
+    word.recv_timeout(patience).unwrap_or(false)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +170,7 @@ pub(crate) fn stand(grace: Duration) -> u8 {
     let ignored: Vec<_> =
         PASSED_ON.iter().map(|which| signal(SignalKind::from_raw(which.as_raw()))).collect();
     drop(entered);
+    let _ = io::stdout().write_all(b".").and_then(|()| io::stdout().flush());
 
     let (sender, messages) = channel();
     thread::spawn(move || {
@@ -125,16 +180,18 @@ pub(crate) fn stand(grace: Duration) -> u8 {
             }
         }
     });
-    if let Some((target, kill_at, why)) = listen(&messages, grace) {
-        let _ = writeln!(io::stderr(), "redlock: {why}: stopping the command");
-        stop(target, kill_at);
+    if let Some((target, stopping, why)) = listen(&messages, grace) {
+        if let Some(why) = why {
+            let _ = writeln!(io::stderr(), "redlock: {why}: stopping the command");
+        }
+        stop(target, stopping);
     }
     drop(ignored);
     SUCCESS
 }
 
-/// What is to be stopped, until when and why; `None` when all has ended well.
-fn listen(messages: &Receiver<Message>, grace: Duration) -> Option<(Target, Stop, &'static str)> {
+/// What is to be stopped, until when and why, unless `redlock run` has said why; `None` when all has ended well.
+fn listen(messages: &Receiver<Message>, grace: Duration) -> Option<(Target, Stop, Option<&'static str>)> {
     let mut target = None;
     let mut valid_until = now();
     let mut kill_at = None;
@@ -153,12 +210,13 @@ fn listen(messages: &Receiver<Message>, grace: Duration) -> Option<(Target, Stop
             Err(RecvTimeoutError::Disconnected) => {
                 let soonest = kill_at.unwrap_or_else(|| valid_until.min(now() + grace));
                 return target
-                    .map(|target| (target, Stop { kill_at: soonest, begun: kill_at.is_some() }, GONE));
+                    .map(|target| (target, Stop { kill_at: soonest, begun: kill_at.is_some() }, Some(GONE)));
             }
             Err(RecvTimeoutError::Timeout) => {
                 if let Some(target) = target.filter(|_| now() >= act_at) {
                     let stop = Stop { kill_at: kill_at.unwrap_or(valid_until), begun: kill_at.is_some() };
-                    return Some((target, stop, SILENT));
+                    // Who began to stop it does run, and a command that is deaf to SIGTERM is its own fault.
+                    return Some((target, stop, kill_at.is_none().then_some(SILENT)));
                 }
             }
         }
@@ -197,6 +255,10 @@ fn now() -> Duration {
 
 /// Timers stand still while the machine is suspended.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+/// How many guards may be ended by what they do not yet ignore.
+const MAX_STARTS: u32 = 5;
+/// How long a guard may take to end.
+const PATIENCE: Duration = Duration::from_secs(1);
 const GONE: &str = "redlock was killed";
 const SILENT: &str = "redlock does not run any more";
 

@@ -9,6 +9,7 @@ mod exit;
 mod guard;
 mod help;
 mod nodes;
+mod processes;
 mod run;
 mod signals;
 mod status;

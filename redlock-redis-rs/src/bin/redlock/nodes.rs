@@ -24,7 +24,15 @@ use crate::{
 
 /// The nodes that the arguments or the environment name.
 pub(crate) fn open(nodes: &arguments::Nodes) -> Result<Vec<RedisBackend>, Failure> {
-    open_given(&nodes.urls, &env::var(VARIABLE).unwrap_or_default())
+    let listed = match env::var(VARIABLE) {
+        Ok(listed) => listed,
+        // It is of no interest beside nodes that are given.
+        Err(env::VarError::NotUnicode(_)) if nodes.urls.is_empty() => {
+            return Err(Failure::new(USAGE, format!("{VARIABLE} is not UTF-8")));
+        }
+        Err(_) => String::new(),
+    };
+    open_given(&nodes.urls, &listed)
 }
 
 /// The nodes that are given; when there are none, those that are listed.

@@ -1,9 +1,9 @@
 //! `redlock run`: a lock, a command, and what happens to both.
 
-use std::{future::IntoFuture, process::ExitStatus, time::Duration};
+use std::{fs::File, future::IntoFuture, process::ExitStatus, time::Duration};
 
 use redlock_redis_rs::{Error, KeepAlive, Lease, Lock, LockRequest, Runtime, TokioRuntime, Unlock};
-use rustix::process::{Signal, getpid, kill_process};
+use rustix::process::{Pid, Signal, getpgrp, getpid, kill_process};
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -12,6 +12,7 @@ use crate::{
     exit::{self, Failure, LOST, OS_ERROR, TIMED_OUT, USAGE},
     guard::Guard,
     nodes::{self, Ear, millis},
+    processes,
     signals::{PASSED_ON, Signals, ends_a_wait},
     voice::Voice,
 };
@@ -30,14 +31,19 @@ pub(crate) async fn run(arguments: &Run, voice: &Voice) -> Result<u8, Failure> {
     }
     let mut signals = Signals::listen(&wanted)
         .map_err(|error| Failure::new(OS_ERROR, format!("cannot listen to signals: {error}")))?;
+    processes::adopt_orphans();
 
+    let names = Some(arguments.resources.join("\n")).filter(|names| names.len() < MAX_NAMES);
+    if names.is_none() {
+        voice.say(format!("the names are too long for the environment: {RESOURCES} is left out"));
+    }
     let request = request(arguments, redlock.lock(&arguments.resources[..], arguments.ttl));
     ear.warn(arguments.wait.is_none() && !arguments.no_wait);
     let outcome = match acquire(request, &mut signals).await {
         Ok(lock) => {
             ear.warn(true);
             tell_of(&lock, voice);
-            let held = Held { arguments, voice, ear: &ear, grace };
+            let held = Held { arguments, voice, ear: &ear, names, grace };
             held.run(lock, &mut signals).await
         }
         Err(Unlucky::Failed(error @ Error::Contended(_))) => {
@@ -95,6 +101,8 @@ struct Held<'a> {
     arguments: &'a Run,
     voice: &'a Voice,
     ear: &'a Ear,
+    /// Of the resources, for the command, unless they are too long.
+    names: Option<String>,
     /// Between SIGTERM and SIGKILL.
     grace: Duration,
 }
@@ -102,14 +110,15 @@ struct Held<'a> {
 impl Held<'_> {
     async fn run(&self, lock: Lock, signals: &mut Signals) -> Result<u8, Failure> {
         let environment = [
-            ("REDLOCK_RESOURCES", self.arguments.resources.join("\n")),
-            ("REDLOCK_TTL_MS", self.arguments.ttl.as_millis().to_string()),
-            ("REDLOCK_HOLDER", lock.token().as_str().chars().take(HOLDER).collect()),
+            (RESOURCES, self.names.clone()),
+            ("REDLOCK_TTL_MS", Some(self.arguments.ttl.as_millis().to_string())),
+            ("REDLOCK_HOLDER", Some(lock.token().as_str().chars().take(HOLDER).collect())),
         ];
         let kept = lock.keep_alive();
         let lease = kept.lease();
         let ran = async {
-            let mut guard = Guard::start(self.grace)
+            let patience = self.spare(lease.remaining()).min(GUARD_STANDS);
+            let mut guard = Guard::start(self.grace, patience)
                 .map_err(|error| Failure::new(OS_ERROR, format!("cannot start the guard: {error}")))?;
             guard.valid_for(lease.remaining());
             let running =
@@ -121,6 +130,7 @@ impl Held<'_> {
                     }
                 };
             guard.protect(running.target());
+            self.voice.tell(|| "the command runs, and is guarded".to_owned());
             let ended = self.watch(running, &lease, &mut guard, signals).await;
             guard.dismiss();
             Ok(ended)
@@ -157,6 +167,8 @@ impl Held<'_> {
         // As of the last look, for when the lease says no more than that it is over.
         let mut valid_until = start + left;
         let mut told_of_terminal = false;
+        let mut told_of_guard = false;
+        let mut stopped_since = None;
         loop {
             let over = self.arguments.at_most.map(|most| most.saturating_sub(clock.now() - start));
             let look_again = left
@@ -190,15 +202,26 @@ impl Held<'_> {
                 Why::Lost(Loss::Feared(left))
             } else if self.arguments.at_most.is_some_and(|most| now - start >= most) {
                 Why::AtMost
+            } else if let Some((by, _)) =
+                stopped_since.filter(|(_, since)| now.saturating_duration_since(*since) >= self.arguments.ttl)
+            {
+                Why::Terminal(by)
             } else {
                 if let Some(signal) = came {
                     self.pass_on(signal, &running);
                 }
-                if !told_of_terminal && running.stopped_by_terminal().is_some() {
+                let since = stopped_since.map_or(now, |(_, since)| since);
+                stopped_since = running.stopped_by_terminal().map(|by| (by, since));
+                if !told_of_terminal && stopped_since.is_some() {
                     told_of_terminal = true;
                     self.voice
                         .say("the command wants the terminal, and is stopped: --foreground lets it have it");
                 }
+                if guard.is_dead() {
+                    self.replace(guard, &running, lease, &mut told_of_guard);
+                }
+                let waited_for: Vec<Pid> = [Some(running.pid()), guard.pid()].into_iter().flatten().collect();
+                processes::reap_orphans(&waited_for);
                 continue;
             };
             let stopping = valid_until.saturating_duration_since(now).min(self.grace);
@@ -206,6 +229,31 @@ impl Held<'_> {
             self.say_why(&why);
             let status = running.stop(Instant::now() + stopping).await;
             return (status, Some(why));
+        }
+    }
+
+    /// What is left until the command has to be stopped.
+    fn spare(&self, left: Duration) -> Duration {
+        left.saturating_sub(self.grace)
+    }
+
+    /// Puts another guard in the place of one that has died. When there is none to be had, the next look tries again.
+    fn replace(&self, guard: &mut Guard, running: &Running, lease: &Lease, told: &mut bool) {
+        // Whatever else is to be seen to waits meanwhile.
+        let patience = (self.spare(lease.remaining()) / 2).min(GUARD_STANDS_AGAIN);
+        match Guard::start(self.grace, patience) {
+            Ok(another) => {
+                *guard = another;
+                guard.valid_for(lease.remaining());
+                guard.protect(running.target());
+                *told = false;
+                self.voice.say("the guard was killed: there is another one");
+            }
+            Err(error) if !*told => {
+                *told = true;
+                self.voice.say(format!("the guard was killed, and no other one starts: {error}"));
+            }
+            Err(_) => {}
         }
     }
 
@@ -217,13 +265,15 @@ impl Held<'_> {
             stop_myself();
             return;
         }
-        // The terminal has sent these to the whole group.
-        if self.arguments.foreground && [Signal::INT, Signal::QUIT].contains(&signal) {
+        // The terminal has sent these to the whole group, if it can.
+        let by_terminal = self.arguments.foreground && [Signal::INT, Signal::QUIT].contains(&signal);
+        if by_terminal && in_front_of_a_terminal() {
             return;
         }
         self.voice.tell(|| format!("{} is passed on", name(signal)));
         running.signal(signal);
-        if [Signal::TERM, Signal::HUP].contains(&signal) {
+        // What is stopped, by Ctrl-Z or because it wants the terminal, would not hear of its end.
+        if ends_a_wait(signal) {
             running.signal(Signal::CONT);
         }
     }
@@ -248,6 +298,9 @@ impl Held<'_> {
             Why::Lost(Loss::Late) => self.voice.say(format!(
                 "the lock on {resources} was lost before the command had ended ({})",
                 words()
+            )),
+            Why::Terminal(_) => self.voice.say(format!(
+                "the command wants the terminal, and was stopped for a whole TTL: stopping it, so that {resources} gets free"
             )),
             Why::AtMost => self.voice.say("--at-most is over: stopping the command"),
         }
@@ -276,6 +329,8 @@ impl Held<'_> {
 enum Why {
     Lost(Loss),
     AtMost,
+    /// A signal stopped it when it wanted the terminal, and nobody let it go on.
+    Terminal(Signal),
 }
 
 enum Loss {
@@ -292,6 +347,7 @@ impl Why {
         match self {
             Self::Lost(_) => LOST,
             Self::AtMost => TIMED_OUT,
+            Self::Terminal(by) => exit::of_signal(by.as_raw()),
         }
     }
 }
@@ -310,19 +366,32 @@ fn tell_of(lock: &Lock, voice: &Voice) {
     });
 }
 
+/// Whether Ctrl-C at a terminal would come to the process group of this process.
+fn in_front_of_a_terminal() -> bool {
+    let terminal = File::open("/dev/tty");
+    terminal.is_ok_and(|terminal| rustix::termios::tcgetpgrp(terminal).is_ok_and(|group| group == getpgrp()))
+}
+
 fn stop_myself() {
     let _ = kill_process(getpid(), Signal::STOP);
 }
 
 fn name(signal: Signal) -> String {
-    format!("{signal:?}").replace("Signal::", "SIG")
+    format!("{signal:?}").trim_matches('"').replace("Signal::", "SIG")
 }
 
 const TOO_LONG_A_GRACE: &str = "--kill-after may be a third of --ttl at most: it is kept free at the end of the ttl, and an \
                                 extension may not come before half of it";
 /// As much of the token as `redlock status` shows.
 const HOLDER: usize = 8;
+const RESOURCES: &str = "REDLOCK_RESOURCES";
+/// Linux takes 128 KiB for a variable with its name and its end; in all, the command gets no more than this process got,
+/// since the names are arguments here.
+const MAX_NAMES: usize = 128 * 1_024 - RESOURCES.len() - 2;
 const LOOKS_PER_TTL: u32 = 20;
+/// How long a guard may take to come up.
+const GUARD_STANDS: Duration = Duration::from_secs(5);
+const GUARD_STANDS_AGAIN: Duration = Duration::from_secs(1);
 /// Timers stand still while the machine is suspended.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// How long nodes that are slower than the quorum are waited for in the end.

@@ -15,6 +15,9 @@ impl Signals {
         let ignored = ignored();
         let wanted = signals.iter().filter(|signal| ignored & bit(**signal) == 0);
         let listen = |signal: &Signal| Ok((*signal, unix::signal(SignalKind::from_raw(signal.as_raw()))?));
+        // Where it was ignored from the start, the system would not keep how a child has ended. The command inherits what
+        // is the default then.
+        let _ = unix::signal(SignalKind::child())?;
         wanted.map(listen).collect::<io::Result<_>>().map(Self)
     }
 

@@ -17,7 +17,8 @@ use crate::{
     nodes,
 };
 
-type Said = Result<Vec<KeyState>, BackendError>;
+/// What a node says of each resource.
+type Said = Vec<Result<KeyState, BackendError>>;
 
 /// Prints what the nodes say. Gives the exit code.
 pub(crate) async fn status(arguments: &Status) -> Result<u8, Failure> {
@@ -29,13 +30,8 @@ pub(crate) async fn status(arguments: &Status) -> Result<u8, Failure> {
     let mut text = String::new();
     let mut code = SUCCESS;
     for (position, resource) in resources.iter().enumerate() {
-        let states: Vec<Result<&KeyState, &BackendError>> = said
-            .iter()
-            .map(|said| match said {
-                Ok(states) => Ok(states.get(position).unwrap_or(&KeyState::Free)),
-                Err(error) => Err(error),
-            })
-            .collect();
+        let states: Vec<Result<&KeyState, &BackendError>> =
+            said.iter().map(|said| said.get(position).map_or(Ok(&KeyState::Free), Result::as_ref)).collect();
         let verdict = Verdict::new(&states);
         code = code.max(verdict.code());
         text.push_str(&format!("{resource:?}: {}\n", verdict.text(nodes.len())));
@@ -49,11 +45,28 @@ pub(crate) async fn status(arguments: &Status) -> Result<u8, Failure> {
     Ok(code)
 }
 
+/// All at once; and each by itself when that is rejected, as one of them may be of another type.
 async fn ask(node: &RedisBackend, resources: &Resources, timeout: Duration) -> Said {
-    match tokio::time::timeout(timeout, node.inspect(Inspect::new(resources, timeout))).await {
-        Ok(said) => said,
-        Err(_) => Err(BackendError::timed_out(timeout)),
+    match inspect(node, resources, timeout).await {
+        Ok(states) => states.into_iter().map(Ok).collect(),
+        Err(error) if error.kind() == BackendErrorKind::Rejected && resources.iter().count() > 1 => {
+            let one = async |resource: &str| {
+                let states = inspect(node, &resource.into(), timeout).await?;
+                Ok(states.into_iter().next().unwrap_or(KeyState::Free))
+            };
+            join_all(resources.iter().map(one)).await
+        }
+        Err(error) => vec![Err(error); resources.iter().count()],
     }
+}
+
+async fn inspect(
+    node: &RedisBackend,
+    resources: &Resources,
+    timeout: Duration,
+) -> Result<Vec<KeyState>, BackendError> {
+    let answer = node.inspect(Inspect::new(resources, timeout));
+    tokio::time::timeout(timeout, answer).await.unwrap_or_else(|_| Err(BackendError::timed_out(timeout)))
 }
 
 fn told(state: &Result<&KeyState, &BackendError>) -> String {
