@@ -3,15 +3,17 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, Once, PoisonError},
+    thread,
 };
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use redlock_core::{BackendErrorKind, Redlock, Unlock};
 use tracing::{
-    Event, Level, Subscriber,
+    Event, Level, Metadata, Subscriber,
     field::{Field, Visit},
     span,
+    subscriber::Interest,
 };
 use tracing_subscriber::{
     filter::LevelFilter,
@@ -46,7 +48,7 @@ impl Capture {
     /// Runs `test` with a subscriber that takes everything up to `most`.
     pub(crate) fn during<T>(&self, most: Level, test: impl FnOnce() -> T) -> T {
         let subscriber = Registry::default().with(self.clone().with_filter(LevelFilter::from_level(most)));
-        tracing::subscriber::with_default(subscriber, test)
+        telling(subscriber, test)
     }
 
     /// Runs `test` in the simulation, and gives everything that was told.
@@ -126,7 +128,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Capture {
 
 impl Line {
     fn new<S: Subscriber + for<'a> LookupSpan<'a>>(
-        metadata: &tracing::Metadata<'_>,
+        metadata: &Metadata<'_>,
         context: &Context<'_, S>,
     ) -> Self {
         assert_eq!(metadata.target(), "redlock");
@@ -144,6 +146,41 @@ impl Visit for Line {
     fn record_str(&mut self, field: &Field, value: &str) {
         self.fields.insert(field.name(), value.to_owned());
     }
+}
+
+/// Runs `test` with a subscriber of its own.
+pub(crate) fn telling<T>(subscriber: impl Subscriber + Send + Sync + 'static, test: impl FnOnce() -> T) -> T {
+    static STANDING: Once = Once::new();
+    STANDING.call_once(|| tracing::subscriber::set_global_default(Standing).expect("the only one"));
+    tracing::subscriber::with_default(subscriber, test)
+}
+
+/// Takes nothing, and keeps every event and span to be asked for. Whether anybody wants one is kept for all threads at
+/// once: what a test reached first while no subscriber was there would stay off in the test beside it.
+struct Standing;
+
+impl Subscriber for Standing {
+    fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
+        Interest::sometimes()
+    }
+
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        false
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        unreachable!("none is enabled")
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, _: &Event<'_>) {}
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
 }
 
 /// What `test` gives, and the metrics that it left, as `name{label=value,...}`. A histogram is the sum of what was
@@ -166,6 +203,17 @@ pub(crate) fn metered<T>(test: impl FnOnce() -> T) -> (T, BTreeMap<String, i64>)
         (format!("{}{{{}}}", key.key().name(), labels.join(",")), value(found))
     });
     (output, metrics.collect())
+}
+
+#[test]
+fn what_a_thread_without_a_subscriber_reaches_first_is_told_to_the_test_beside_it() {
+    let place = || tracing::info!(target: "redlock", "reached");
+    let capture = Capture::default();
+    capture.during(Level::TRACE, || {
+        thread::spawn(place).join().unwrap();
+        place();
+    });
+    assert_eq!(capture.loud(), ["INFO reached"]);
 }
 
 /// A bit of everything that can be told, on the resource "secret".

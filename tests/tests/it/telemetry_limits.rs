@@ -23,7 +23,7 @@ use tracing_subscriber::{
 
 use crate::{
     bed::{Bed, ms, s},
-    capture::{Capture, lose_and_fail, metered},
+    capture::{Capture, lose_and_fail, metered, telling},
 };
 
 /// A node that is away and back again every other second.
@@ -163,7 +163,7 @@ fn no_token_is_told_whole_whatever_a_node_puts_into_its_errors() {
         .finish();
     let ((), metrics) = metered(|| {
         let redlock = bed.redlock_over(|node| Telltale { node, tokens: tokens.clone() });
-        tracing::subscriber::with_default(subscriber, || bed.run(lose_and_fail(&bed, &redlock)));
+        telling(subscriber, || bed.run(lose_and_fail(&bed, &redlock)));
     });
 
     let text = String::from_utf8(output.0.lock().unwrap().clone()).unwrap() + &format!("{metrics:?}");
@@ -214,7 +214,7 @@ fn spans_are_entered_only_while_their_own_call_is_polled() {
 
 #[test]
 fn telling_changes_nothing() {
-    let run = |seed, telling: bool| {
+    let run = |seed, told: bool| {
         let bed = Bed::seeded(seed, 5);
         let work = || {
             bed.run(async {
@@ -236,7 +236,7 @@ fn telling_changes_nothing() {
                 (holds, bed.requests(), bed.runtime.tasks())
             })
         };
-        if telling { metered(|| Capture::default().during(Level::TRACE, work)).0 } else { work() }
+        if told { metered(|| Capture::default().during(Level::TRACE, work)).0 } else { work() }
     };
     for seed in 0..20 {
         assert_eq!(run(seed, true), run(seed, false), "seed {seed}");
@@ -269,7 +269,7 @@ fn a_subscriber_may_use_the_library_since_it_is_called_without_a_lock() {
     let redlock = bed.redlock();
     let meddler = Meddler::default();
     let subscriber = Registry::default().with(meddler.clone());
-    tracing::subscriber::with_default(subscriber, || {
+    telling(subscriber, || {
         bed.run(async {
             let lock = redlock.lock("x", s(10)).await.unwrap();
             *meddler.0.lock().unwrap() = Some((redlock.clone(), lock.lease()));
