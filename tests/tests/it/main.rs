@@ -34,6 +34,7 @@ mod sentinel;
 mod server_errors;
 mod server_faults;
 mod servers;
+mod sim_assumptions;
 mod sim_bounds;
 mod sim_debts;
 mod sim_extending;

@@ -271,10 +271,12 @@ async fn using_extends_the_lock_over_several_ttls_and_passes_the_result_through(
     let used = redlock.using("a", short, |lease| {
         let (servers, theirs) = (&servers, &theirs);
         async move {
-            let token = servers[0].get("a");
+            let mut token = None;
             while start.elapsed() < 5 * short / 2 {
                 tokio::time::sleep(short / 5).await;
                 assert!(matches!(theirs.try_lock("a", TTL).await, Err(Error::Contended(_))));
+                // Not at once: only a quorum of the servers has to have it by then.
+                token = token.or_else(|| servers[0].get("a"));
             }
             assert!(lease.is_valid());
             assert!(token.is_some() && everywhere(servers, "a", token.as_deref()));
@@ -284,7 +286,7 @@ async fn using_extends_the_lock_over_several_ttls_and_passes_the_result_through(
     assert_eq!(used.await.unwrap(), "result");
     assert!(eventually(SOON, || everywhere(&servers, "a", None)).await);
     let extensions = servers[0].calls("pexpire");
-    assert!((5..=10).contains(&extensions), "{extensions} extensions in 2.5 s, about one in 0.33 s wanted");
+    assert!((4..=10).contains(&extensions), "{extensions} extensions in 2.5 s, one in 0.33 to 0.5 s wanted");
 }
 
 #[rstest]
