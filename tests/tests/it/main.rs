@@ -33,6 +33,7 @@ mod resending;
 mod sentinel;
 mod server_errors;
 mod server_faults;
+mod server_handover;
 mod servers;
 mod sim_assumptions;
 mod sim_bounds;
