@@ -138,6 +138,19 @@ fn who_ignores_sigchld_gets_the_commands_own_exit_code_and_so_does_who_closes_de
 }
 
 #[test]
+fn a_signal_that_was_blocked_by_whoever_started_it_reaches_the_command() {
+    let servers = Server::start_some(3);
+    let within = r#"exec env --block-signal=TERM "$@""#;
+    let script =
+        "trap 'exit 7' TERM; echo $$ >up; i=0; while [ $i -lt 400 ]; do sleep 0.02; i=$((i + 1)); done";
+    let mut process = Line::new(&servers, "run --kill-after 1s x").within(within).script(script).start();
+    process.wait_for("up");
+    process.signal(Signal::TERM);
+    let ended = process.wait();
+    assert_eq!(ended.code, 7, "{}", ended.err);
+}
+
+#[test]
 fn a_guard_that_is_stopped_does_not_hold_up_the_end() {
     let servers = Server::start_some(3);
     let script = "echo up >up; while [ ! -e go ]; do sleep 0.02; done; exit 6";
