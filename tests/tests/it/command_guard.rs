@@ -93,7 +93,6 @@ while :; do sleep 0.02; done
     let ended = process.wait();
     assert_eq!(ended.code, 124, "it needs root, and unshare of util-linux: {}", ended.err);
     let took = up.elapsed();
-    println!("as process 1: {took:?} from 2 s before the stop to the end");
     assert!(took < Duration::from_secs(2) + GRACE / 2, "{took:?}: {}", ended.err);
     let states = process.read("states");
     assert!(!states.contains('Z'), "{states}");
@@ -111,7 +110,6 @@ fn under_a_parent_that_never_reaps_a_stop_ends_as_soon_as_its_processes_are_dead
     let up = Instant::now();
     assert!(soon(|| process.read("code").ends_with('\n')));
     let took = up.elapsed();
-    println!("under a parent that never reaps: {took:?} from 2 s before the stop to the end");
     assert_eq!(process.read("code"), "124\n", "it needs root, and unshare of util-linux: {}", process.err());
     assert!(took < Duration::from_secs(2) + GRACE / 2, "{took:?}: {}", process.err());
     assert!(gone(&servers));
