@@ -93,7 +93,6 @@ while :; do sleep 0.02; done
     let ended = process.wait();
     assert_eq!(ended.code, 124, "it needs root, and unshare of util-linux: {}", ended.err);
     let took = up.elapsed();
-    println!("as process 1: {took:?} from 2 s before the stop to the end");
     assert!(took < Duration::from_secs(2) + GRACE / 2, "{took:?}: {}", ended.err);
     let states = process.read("states");
     assert!(!states.contains('Z'), "{states}");
@@ -111,7 +110,6 @@ fn under_a_parent_that_never_reaps_a_stop_ends_as_soon_as_its_processes_are_dead
     let up = Instant::now();
     assert!(soon(|| process.read("code").ends_with('\n')));
     let took = up.elapsed();
-    println!("under a parent that never reaps: {took:?} from 2 s before the stop to the end");
     assert_eq!(process.read("code"), "124\n", "it needs root, and unshare of util-linux: {}", process.err());
     assert!(took < Duration::from_secs(2) + GRACE / 2, "{took:?}: {}", process.err());
     assert!(gone(&servers));
@@ -135,6 +133,19 @@ fn who_ignores_sigchld_gets_the_commands_own_exit_code_and_so_does_who_closes_de
         let held = Line::new(&servers, "run -n x").within(within).script("sh -c 'exit 5'; exit $?").finish();
         assert_eq!((held.code, held.err.as_str()), (5, ""), "{within}");
     }
+}
+
+#[test]
+fn a_signal_that_was_blocked_by_whoever_started_it_reaches_the_command() {
+    let servers = Server::start_some(3);
+    let within = r#"exec env --block-signal=TERM "$@""#;
+    let script =
+        "trap 'exit 7' TERM; echo $$ >up; i=0; while [ $i -lt 400 ]; do sleep 0.02; i=$((i + 1)); done";
+    let mut process = Line::new(&servers, "run --kill-after 1s x").within(within).script(script).start();
+    process.wait_for("up");
+    process.signal(Signal::TERM);
+    let ended = process.wait();
+    assert_eq!(ended.code, 7, "{}", ended.err);
 }
 
 #[test]

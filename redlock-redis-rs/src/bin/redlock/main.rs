@@ -27,6 +27,7 @@ use crate::{
 };
 
 fn main() {
+    signals::unblock();
     process::exit(i32::from(code()))
 }
 

@@ -5,6 +5,12 @@ use std::{fs, future::poll_fn, io, task::Poll};
 use rustix::process::Signal;
 use tokio::signal::unix::{self, SignalKind};
 
+/// Lets all signals through, to this process and to what it starts, whatever its starter has blocked. It is for the only
+/// thread: others inherit it. It cannot fail, as it takes an address and nothing else.
+pub(crate) fn unblock() {
+    let _ = nix::sys::signal::SigSet::empty().thread_set_mask();
+}
+
 /// The signals that are listened to. From when it is made they no longer end this process.
 pub(crate) struct Signals(Vec<(Signal, unix::Signal)>);
 
