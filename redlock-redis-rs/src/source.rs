@@ -30,6 +30,7 @@ use crate::queue::{Queued, TASK_ENDED};
 use crate::{exec::Executor, tls};
 
 /// Makes connections to one node.
+#[allow(clippy::large_enum_variant, reason = "a node has one, and keeps it behind a pointer")]
 pub(crate) enum Source {
     Server(Client),
     #[cfg(feature = "cluster")]
