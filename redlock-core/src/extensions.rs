@@ -133,8 +133,8 @@ impl State {
     fn adapt(&mut self, took: Duration, timeout: Duration, answered: bool) {
         let limit = match took {
             _ if !answered => self.limit / 8 * 7,
-            took if took <= timeout / 2 => self.limit + 1,
-            took if took <= timeout / 4 * 3 => self.limit,
+            took if took <= timeout / 4 => self.limit + 1,
+            took if took <= timeout / 2 => self.limit,
             _ => self.limit - 1,
         };
         self.limit = limit.clamp(LEAST_LIMIT, MOST_UNDER_WAY);
@@ -194,7 +194,7 @@ mod tests {
     fn fewer_are_under_way_while_answers_take_long_or_stay_away() {
         let (mut state, now) = full();
         let timeout = s(1);
-        state.adapt(timeout / 4 * 3, timeout, true);
+        state.adapt(timeout / 2, timeout, true);
         assert_eq!(state.limit, MOST_UNDER_WAY);
         state.adapt(timeout, timeout, true);
         assert_eq!(state.limit, MOST_UNDER_WAY - 1);

@@ -54,6 +54,8 @@ use crate::{
 pub struct RedisBackend<C = Reconnecting> {
     connection: C,
     name: String,
+    /// The same connection when it is one of ours.
+    own: Option<Reconnecting>,
 }
 
 impl RedisBackend {
@@ -164,7 +166,7 @@ impl RedisBackend {
     fn lazy(source: Source) -> Self {
         let connection = Reconnecting::new(source);
         let name = connection.name();
-        Self { connection, name }
+        Self { own: Some(connection.clone()), connection, name }
     }
 }
 
@@ -183,7 +185,7 @@ where
     /// it does, a key of this node's own is never taken for somebody else's, and lives no longer; but an acquire that
     /// is sent again after its release leaves its key for a whole ttl.
     pub fn new(connection: C) -> Self {
-        Self { connection, name: String::new() }
+        Self { connection, name: String::new(), own: None }
     }
 
     /// What errors call this node. The default is the address for a URL or a client, and nothing for a connection.
@@ -202,7 +204,17 @@ where
         match unconstrained(executor.within(timeout, self.send(&command))).await {
             Some(Ok(reply)) => Ok(reply),
             Some(Err(error)) => Err(classify(error)),
-            None => Err(BackendError::timed_out(timeout)),
+            None => Err(self.timed_out(timeout)),
+        }
+    }
+
+    /// What waited in vain for a connection is told why there is none: the pause before the next attempt may be longer
+    /// than the timeout.
+    fn timed_out(&self, timeout: Duration) -> BackendError {
+        let error = BackendError::timed_out(timeout);
+        match self.own.as_ref().and_then(Reconnecting::failure) {
+            Some(failure) => error.with_source(failure),
+            None => error,
         }
     }
 

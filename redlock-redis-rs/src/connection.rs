@@ -44,6 +44,8 @@ struct State {
     line: Line,
     /// How many connections have been made.
     made: u64,
+    /// Why the last attempt to connect failed, while there is no connection.
+    failure: Option<RedisError>,
     reconnect: Reconnect,
 }
 
@@ -78,13 +80,18 @@ struct Used {
 impl Reconnecting {
     /// Connects to what `source` leads to; nothing is sent yet.
     pub(crate) fn new(source: Source) -> Self {
-        let state = State { line: Line::Closed, made: 0, reconnect: Reconnect::new() };
+        let state = State { line: Line::Closed, made: 0, failure: None, reconnect: Reconnect::new() };
         Self(Arc::new(Link { source, state: Mutex::new(state) }))
     }
 
     /// What to tell of the node in errors.
     pub(crate) fn name(&self) -> String {
         self.0.source.name()
+    }
+
+    /// Why the last attempt to connect failed, when there has been no connection since.
+    pub(crate) fn failure(&self) -> Option<RedisError> {
+        self.0.state().failure.clone()
     }
 
     /// The connection; or, while there is none, the answer of a command that waits for it.
@@ -214,6 +221,7 @@ impl Connecting {
             Ok(connection) => {
                 state.made += 1;
                 state.reconnect.connected();
+                state.failure = None;
                 let number = state.made;
                 // Under the lock, so that what arrives from now on comes behind; what waited does not take it.
                 for waiting in queue {
@@ -222,6 +230,7 @@ impl Connecting {
                 state.line = Line::Open(connection);
             }
             Err(error) => {
+                state.failure = Some(error.clone());
                 drop(state);
                 queue.into_iter().for_each(|waiting| waiting.go_on(Err(error.clone()), &executor));
             }

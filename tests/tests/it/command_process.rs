@@ -78,9 +78,11 @@ impl Line {
     pub(crate) fn start(mut self) -> Process {
         let file = |name| File::create(self.folder.path().join(name)).unwrap();
         let (out, err) = (file(OUT), file(ERR));
+        // Before it is spawned: on a machine that has to read the binary first, that may take seconds.
+        let start = Instant::now();
         let mut process = self.command.stdin(Stdio::piped()).stdout(out).stderr(err).spawn().unwrap();
         process.stdin.take().unwrap().write_all(self.input.as_bytes()).unwrap();
-        Process { process, folder: self.folder, start: Instant::now(), code: None }
+        Process { process, folder: self.folder, start, code: None }
     }
 
     pub(crate) fn finish(self) -> Ended {
