@@ -15,7 +15,7 @@ fn gone(servers: &[Server], key: &str) -> bool {
 fn signals_reach_the_command_and_all_that_it_started() {
     let servers = Server::start_some(3);
     let script = r#"
-sh -c 'trap "echo child >child; exit" TERM INT HUP QUIT USR1 USR2; echo up >up-too; while :; do sleep 0.02; done' &
+sh -c 'trap "echo child >child; exit" TERM INT HUP QUIT USR1 USR2; echo up >up-too; while [ -e up-too ]; do sleep 0.02; done' &
 for name in TERM INT HUP QUIT USR1 USR2; do trap "echo $name >signal; exit 7" $name; done
 while [ ! -e up-too ]; do sleep 0.02; done
 echo $$ >up
