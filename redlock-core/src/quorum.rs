@@ -97,6 +97,11 @@ impl Tally {
         self.number(Vote::No) > self.votes.len() - quorum(self.votes.len())
     }
 
+    /// Whether the decision and its reason stand. Too few answers are a reason that stands when all have been heard.
+    pub(crate) fn is_certain(&self) -> bool {
+        self.missing() == 0 || self.decision() != Decision::Open && self.defeat() != Defeat::NoQuorum
+    }
+
     fn missing(&self) -> usize {
         self.votes.iter().filter(|vote| vote.is_none()).count()
     }
@@ -189,6 +194,26 @@ mod tests {
                 }
             });
         }
+    }
+
+    #[test]
+    fn what_is_certain_stays_and_what_is_not_may_change() {
+        for nodes in 1..=5 {
+            every_sequence(nodes, |sequence, prefixes| {
+                let told = |tally: &Tally| (tally.decision(), tally.defeat());
+                let last = &prefixes[nodes];
+                assert!(last.is_certain());
+                for tally in prefixes.iter().filter(|tally| tally.is_certain()) {
+                    assert_eq!(tally.decision(), last.decision(), "{sequence:?}");
+                    assert!(tally.decision() == Decision::Won || told(tally) == told(last), "{sequence:?}");
+                }
+            });
+        }
+        let mut tally = Tally::new(3);
+        tally.count(0, Vote::Failed);
+        tally.count(1, Vote::Failed);
+        assert_eq!(tally.decision(), Decision::Lost);
+        assert!(!tally.is_certain());
     }
 
     #[test]

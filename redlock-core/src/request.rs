@@ -79,7 +79,8 @@ impl LockRequest {
     /// count still bounds the attempts: to wait for all of this time, add
     /// [`retry_forever`](LockRequest::retry_forever). The default is no bound.
     ///
-    /// The last quarter of it, or the node timeout when that is shorter, is kept for the last round.
+    /// Enough of it is kept for the last round: half as much again as the longest round of this call took, but at least
+    /// 50 ms; until one has shown how long it takes, the last quarter, or the node timeout when that is shorter.
     pub fn wait_at_most(mut self, wait: Duration) -> Self {
         self.wait = Some(wait);
         self
@@ -131,18 +132,16 @@ impl LockRequest {
     async fn win(&self) -> Result<Lock, Error> {
         self.resources.validate()?;
         let ttl = self.nodes.ttl(self.longest.map_or(self.ttl, |longest| self.ttl.min(longest)))?;
-        let time = Allowance::new(&self.nodes, self.nodes.timeout(ttl), self.wait);
+        let mut time = Allowance::new(&self.nodes, self.nodes.timeout(ttl), self.wait);
         let mut retries = self.retry.start();
         let mut attempts: u32 = 0;
         loop {
             attempts = attempts.saturating_add(1);
             let delay = retries.next(|width| self.nodes.with_rng(|rng| rng.random_range(0..=width)));
-            let timeout = time.for_a_round(self.nodes.now());
-            let mut round = Acquiring::new(&self.nodes, self.resources.clone(), ttl, timeout);
-            let another = || delay.and_then(|delay| time.for_a_delay(self.nodes.now(), delay));
-            let mut won = round.decide(another().is_none()).await;
-            let delay = another();
-            if !won && delay.is_none() {
+            let begun = self.nodes.now();
+            let mut round = Acquiring::new(&self.nodes, self.resources.clone(), ttl, time.for_a_round(begun));
+            let mut won = round.decide(time.for_a_delay(begun, delay).is_none()).await;
+            if !won && time.for_a_delay(self.nodes.now(), delay).is_none() {
                 // It was the last after all. Where that was clear from the start, this changes nothing.
                 won = round.decide(true).await;
             }
@@ -154,10 +153,14 @@ impl LockRequest {
                 let hold = Hold::new(self.nodes.clone(), claim, valid_until);
                 return Ok(Lock::new(hold, ttl, Won { attempts, took, votes, longest }));
             }
+            let now = self.nodes.now();
+            if round.is_certain() {
+                time.learn(now - begun);
+            }
             let (undoing, defeated) = round.undo(Verb::Acquire);
             let delay = match defeated.defeat {
                 Defeat::Rejected => None,
-                Defeat::Refused | Defeat::NoQuorum => delay,
+                Defeat::Refused | Defeat::NoQuorum => time.for_a_delay(now, delay),
             };
             match delay {
                 Some(delay) => {
@@ -193,8 +196,10 @@ impl IntoFuture for LockRequest {
 struct Allowance {
     node_timeout: Duration,
     give_up: Option<Instant>,
-    /// What is kept for the last round.
+    /// What is kept for the last round, while nothing is known about how long one takes.
     reserve: Duration,
+    /// The longest round so far whose end was not brought about by a timeout.
+    longest: Option<Duration>,
 }
 
 impl Allowance {
@@ -203,7 +208,12 @@ impl Allowance {
         let wait = wait.map(|wait| wait.max(SHORTEST_TIMEOUT));
         let reserve = wait.map_or(node_timeout, |wait| node_timeout.min((wait / 4).max(SHORTEST_TIMEOUT)));
         let give_up = wait.and_then(|wait| nodes.now().checked_add(wait));
-        Self { node_timeout, give_up, reserve }
+        Self { node_timeout, give_up, reserve, longest: None }
+    }
+
+    /// Learns how long a round took.
+    fn learn(&mut self, took: Duration) {
+        self.longest = self.longest.max(Some(took));
     }
 
     fn left(&self, now: Instant) -> Duration {
@@ -214,10 +224,17 @@ impl Allowance {
         self.node_timeout.min(self.left(now))
     }
 
-    /// The delay, cut so that the last round still has its reserve; `None` when there is no time for another.
-    fn for_a_delay(&self, now: Instant, delay: Duration) -> Option<Duration> {
-        let left = self.left(now).saturating_sub(self.reserve);
-        (left >= SHORTEST_DELAY).then(|| delay.min(left))
+    /// The delay, cut so that the last round still has the time that it needs; `None` when there is no time for
+    /// another, or no other.
+    fn for_a_delay(&self, now: Instant, delay: Option<Duration>) -> Option<Duration> {
+        let left = self.left(now).saturating_sub(self.for_the_last_round());
+        delay.filter(|_| left >= SHORTEST_DELAY).map(|delay| delay.min(left))
+    }
+
+    /// A round that takes longer than those before has half of their time more.
+    fn for_the_last_round(&self) -> Duration {
+        let needed = |took: Duration| took.saturating_add(took / 2).max(SHORTEST_TIMEOUT);
+        self.longest.map_or(self.reserve, |took| self.reserve.min(needed(took)))
     }
 }
 
@@ -234,23 +251,47 @@ mod tests {
         Duration::from_millis(millis)
     }
 
+    fn a_second_from(now: Instant) -> Allowance {
+        Allowance { node_timeout: ms(500), give_up: Some(now + ms(1_000)), reserve: ms(250), longest: None }
+    }
+
     #[test]
     fn the_last_round_has_its_reserve_and_no_round_runs_over() {
         let now = some_instant();
-        let time = Allowance { node_timeout: ms(500), give_up: Some(now + ms(1_000)), reserve: ms(250) };
+        let time = a_second_from(now);
         assert_eq!(time.for_a_round(now), ms(500));
         assert_eq!(time.for_a_round(now + ms(900)), ms(100));
-        assert_eq!(time.for_a_delay(now, ms(200)), Some(ms(200)));
-        assert_eq!(time.for_a_delay(now + ms(700), ms(200)), Some(ms(50)));
-        assert_eq!(time.for_a_delay(now + ms(750), ms(200)), None);
+        assert_eq!(time.for_a_delay(now, Some(ms(200))), Some(ms(200)));
+        assert_eq!(time.for_a_delay(now, None), None);
+        assert_eq!(time.for_a_delay(now + ms(700), Some(ms(200))), Some(ms(50)));
+        assert_eq!(time.for_a_delay(now + ms(750), Some(ms(200))), None);
         assert_eq!(time.left(now + ms(2_000)), ms(0));
+    }
+
+    #[test]
+    fn the_last_round_comes_as_late_as_the_longest_of_those_before_lets_it() {
+        let now = some_instant();
+        for (rounds, last) in [
+            (&[0][..], 950),
+            (&[20, 30, 1], 950),
+            (&[100, 40], 850),
+            (&[160], 760),
+            // No more than what is kept when nothing is known.
+            (&[200], 750),
+        ] {
+            let mut time = a_second_from(now);
+            rounds.iter().for_each(|took| time.learn(ms(*took)));
+            let delay = Some(ms(2_000));
+            assert_eq!(time.for_a_delay(now, delay), Some(ms(last)), "{rounds:?}");
+            assert_eq!(time.for_a_delay(now + ms(last), delay), None, "{rounds:?}");
+        }
     }
 
     #[test]
     fn without_a_bound_nothing_is_cut() {
         let now = some_instant();
-        let time = Allowance { node_timeout: ms(500), give_up: None, reserve: ms(500) };
+        let time = Allowance { node_timeout: ms(500), give_up: None, reserve: ms(500), longest: None };
         assert_eq!(time.for_a_round(now), ms(500));
-        assert_eq!(time.for_a_delay(now, Duration::MAX - ms(500)), Some(Duration::MAX - ms(500)));
+        assert_eq!(time.for_a_delay(now, Some(Duration::MAX - ms(500))), Some(Duration::MAX - ms(500)));
     }
 }

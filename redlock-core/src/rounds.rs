@@ -53,6 +53,11 @@ impl Acquiring {
         self.votes.hear(&mut self.fan, Some(self.valid_until), enough).await == Decision::Won
     }
 
+    /// Whether the round ended because nothing more could change it, and not because it was given up.
+    pub(crate) fn is_certain(&self) -> bool {
+        self.votes.tally.is_certain()
+    }
+
     /// Accepts a round that was won. Nodes that have not answered yet are heard in the background.
     pub(crate) fn accept(mut self, verb: Verb) -> (Arc<Claim>, Instant, Vec<NodeAnswer>) {
         self.settled = true;

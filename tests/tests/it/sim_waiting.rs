@@ -1,6 +1,8 @@
 //! How long a lock is waited for: silent nodes, retries, bounds.
 
-use redlock_core::{BackendErrorKind, Error, LockBackend};
+use std::future::IntoFuture;
+
+use redlock_core::{BackendErrorKind, Error, LockBackend, MemoryBackend};
 
 use crate::bed::{Bed, Far, answers, attempts, ms, s};
 
@@ -204,6 +206,83 @@ fn a_bounded_wait_is_used_when_it_is_shorter_than_a_node_timeout() {
             assert!(lock.is_ok(), "{ttl:?}, {wait:?}: {lock:?} after {took:?}");
         });
     }
+}
+
+#[test]
+fn a_lock_that_lapses_shortly_before_the_end_of_a_bounded_wait_is_won() {
+    for seed in 0..20 {
+        for (wait, lapses) in [(s(3), ms(2_800)), (s(3), ms(2_940)), (s(30), ms(29_900)), (ms(400), ms(340))]
+        {
+            let bed = Bed::seeded(seed, 3);
+            bed.run(async {
+                for node in &bed.nodes {
+                    node.delay_replies(ms(2));
+                    node.set("x", "other", lapses);
+                }
+                let request = bed.redlock().lock("x", s(60)).retry_forever().wait_at_most(wait);
+                let (lock, took) = bed.timed(request).await;
+                assert!(lock.is_ok(), "{lapses:?} of {wait:?}: {lock:?} after {took:?}");
+                assert!(took <= wait, "{took:?}");
+            });
+        }
+    }
+}
+
+#[test]
+fn nodes_that_are_back_shortly_before_the_end_of_a_bounded_wait_are_asked() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        bed.nodes.iter().for_each(MemoryBackend::shut_down);
+        let back = async {
+            bed.sleep(2_800).await;
+            bed.nodes.iter().for_each(MemoryBackend::start);
+        };
+        let request = bed.redlock().lock("x", s(60)).retry_forever().wait_at_most(s(3));
+        let (lock, ()) = tokio::join!(request.into_future(), back);
+        assert!(lock.is_ok(), "{lock:?}");
+    });
+}
+
+/// What is learnt about the length of a round must not take the time from a last round that is slow, nor end it late.
+#[test]
+fn nodes_that_turn_slow_or_silent_during_a_bounded_wait_do_not_prolong_it() {
+    for seed in 0..20 {
+        let bed = Bed::seeded(seed, 3);
+        bed.run(async {
+            bed.nodes.iter().for_each(|node| node.set("x", "other", s(60)));
+            let silence = async {
+                bed.sleep(2_000).await;
+                bed.nodes.iter().for_each(MemoryBackend::stop);
+            };
+            let request = bed.redlock().lock("x", s(60)).retry_forever().wait_at_most(s(3));
+            let ((error, took), ()) = tokio::join!(bed.timed(request), silence);
+            assert!(matches!(error, Err(Error::NoQuorum(_))), "{error:?}");
+            assert!(took <= s(3), "{took:?}");
+        });
+        let bed = Bed::seeded(seed, 3);
+        bed.run(async {
+            for node in &bed.nodes {
+                node.set("x", "other", ms(1_990));
+                node.delay_replies(ms(400));
+            }
+            let request = bed.redlock().lock("x", s(60)).retry_forever().wait_at_most(s(3));
+            let (lock, took) = bed.timed(request).await;
+            assert!(lock.is_ok(), "{lock:?} after {took:?}");
+        });
+    }
+}
+
+#[test]
+fn a_retry_count_bounds_the_attempts_of_a_bounded_wait_to_its_end() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        bed.nodes.iter().for_each(|node| node.set("x", "other", s(60)));
+        let request = bed.redlock().lock("x", s(10)).retry_delay(s(2)).retry_jitter(ms(0));
+        let (error, took) = bed.timed(request.clone().retry_count(1).wait_at_most(s(3))).await;
+        assert_eq!((attempts(&error.unwrap_err()), took), (2, s(2)));
+        let (error, took) = bed.timed(request.retry_forever().wait_at_most(s(3))).await;
+        assert_eq!((attempts(&error.unwrap_err()), took), (3, ms(2_950)), "at 0, 2 and 2.95 s");
+    });
 }
 
 #[test]
