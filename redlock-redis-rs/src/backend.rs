@@ -1,12 +1,6 @@
 //! The backend: one request, one command.
 
-use std::{
-    fmt,
-    future::{Future, poll_fn},
-    pin::pin,
-    task::Poll,
-    time::Duration,
-};
+use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 #[cfg(any(feature = "smol-rustls", feature = "tokio-rustls"))]
@@ -176,7 +170,7 @@ where
 {
     /// A node over an existing connection: `MultiplexedConnection` (which stays broken when it breaks),
     /// `ConnectionManager` (better with `set_number_of_retries(0)`: else every request to a node that is down waits
-    /// for its retries), `ClusterConnection` (better with `retries(0)`: else it may send a command twice), or one of
+    /// for its retries; its first request after an outage fails, with an error of the outage), `ClusterConnection` (better with `retries(0)`: else it may send a command twice), or one of
     /// your own. All are better with `set_response_timeout(None)`, since each request has a timeout of its own, and with
     /// `set_pipeline_buffer_size`, far above how many requests are under way at a time: beyond it (by default 50)
     /// redis-rs does not keep their order.
@@ -201,7 +195,8 @@ where
         })?;
         // Unconstrained: a task that has done much already would find redis-rs' queue "full", and what it asks later
         // would overtake this.
-        match unconstrained(executor.within(timeout, self.send(&command))).await {
+        match unconstrained(executor.within(timeout, command.query_async(&mut self.connection.clone()))).await
+        {
             Some(Ok(reply)) => Ok(reply),
             Some(Err(error)) => Err(classify(error)),
             None => Err(self.timed_out(timeout)),
@@ -216,21 +211,6 @@ where
             Some(failure) => error.with_source(failure),
             None => error,
         }
-    }
-
-    /// Sends the command, once. When the connection turns out at the first poll to be broken already, the command has
-    /// not been in its queue, and a connection that mends itself has been told so: then it gets a second chance.
-    async fn send(&self, command: &Cmd) -> RedisResult<Value> {
-        {
-            let mut connection = self.connection.clone();
-            let mut reply = pin!(command.query_async(&mut connection));
-            match poll_fn(|cx| Poll::Ready(reply.as_mut().poll(cx))).await {
-                Poll::Pending => return reply.await,
-                Poll::Ready(Err(error)) if error.is_unrecoverable_error() => {}
-                Poll::Ready(reply) => return reply,
-            }
-        }
-        command.query_async(&mut self.connection.clone()).await
     }
 }
 
@@ -322,6 +302,14 @@ fn unexpected() -> BackendError {
 
 #[cfg(all(test, feature = "tokio"))]
 mod tests {
+    use std::{
+        io,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+    };
+
     use redis::{Pipeline, RedisFuture, Value};
 
     use super::*;
@@ -349,9 +337,45 @@ mod tests {
         }
     }
 
+    /// A connection that breaks at the moment at which it has written a command, within one poll.
+    #[derive(Clone, Default)]
+    struct Breaking(Arc<AtomicUsize>);
+
+    impl ConnectionLike for Breaking {
+        fn req_packed_command<'a>(&'a mut self, _: &'a Cmd) -> RedisFuture<'a, Value> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Box::pin(async { Err(io::Error::from(io::ErrorKind::BrokenPipe).into()) })
+        }
+
+        fn req_packed_commands<'a>(
+            &'a mut self,
+            _: &'a Pipeline,
+            _: usize,
+            _: usize,
+        ) -> RedisFuture<'a, Vec<Value>> {
+            unreachable!("a request is one command")
+        }
+
+        fn get_db(&self) -> i64 {
+            0
+        }
+    }
+
+    #[tokio::test]
+    async fn a_command_that_may_have_been_written_is_not_sent_again_however_soon_it_fails() {
+        let connection = Breaking::default();
+        let written = Arc::clone(&connection.0);
+        let answers = taken_by(&RedisBackend::new(connection)).await;
+        assert_eq!(answers, [Err(BackendErrorKind::Indeterminate); 3]);
+        assert_eq!(written.load(Ordering::Relaxed), 3, "one for each request");
+    }
+
     /// What the three requests that count make of an answer: whether they are granted, or the class of the error.
     async fn taken_for(answer: &Value) -> [Result<bool, BackendErrorKind>; 3] {
-        let node = RedisBackend::new(Answering(answer.clone()));
+        taken_by(&RedisBackend::new(Answering(answer.clone()))).await
+    }
+
+    async fn taken_by(node: &impl LockBackend) -> [Result<bool, BackendErrorKind>; 3] {
         let (resources, token) = ("a".into(), "0".repeat(40).parse().expect("a token"));
         let (ttl, timeout) = (Duration::from_secs(1), Duration::from_secs(60));
         let acquired = node.acquire(Acquire::new(&resources, &token, ttl, timeout)).await;

@@ -6,7 +6,7 @@ use std::{
     io, mem, slice,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Waker},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use redis::{Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value, aio::ConnectionLike};
@@ -25,7 +25,8 @@ use crate::{
 /// Whatever it leads to, it is replaced when it has been asked for two seconds without a single answer, and connections
 /// are made at a bounded rate: see [`Reconnect`].
 ///
-/// A command is sent once or not at all: the one that finds the connection broken fails. Commands that arrive while
+/// A command is sent once or not at all: the one that breaks with the connection fails. One that comes later, or to a
+/// connection that has ended while nobody asked, is the first of the next connection. Commands that arrive while
 /// a connection is made wait for it, and are sent in the order of their arrival; those that nobody waits for any more
 /// by then are not sent. Unlike redis-rs' `ConnectionManager` it never answers with the error of an earlier attempt,
 /// whatever the error was.
@@ -47,13 +48,20 @@ struct State {
     /// Why the last attempt to connect failed, while there is no connection.
     failure: Option<RedisError>,
     reconnect: Reconnect,
+    /// How many commands are being asked.
+    asking: usize,
+    /// Since when none has been. A connection that ends then ends unnoticed: no command fails with it.
+    idle_since: Option<Instant>,
 }
 
 enum Line {
     Closed,
     Connecting(Vec<Waiting>),
-    Open(Connection),
+    Open(Connection, RuntimeWatch),
 }
+
+/// Closed when the runtime of a connection is gone, and the connection with it.
+type RuntimeWatch = oneshot::Sender<()>;
 
 /// A command that waits for a connection, or for the error of making one.
 type Waiting = Box<dyn Wait>;
@@ -80,7 +88,14 @@ struct Used {
 impl Reconnecting {
     /// Connects to what `source` leads to; nothing is sent yet.
     pub(crate) fn new(source: Source) -> Self {
-        let state = State { line: Line::Closed, made: 0, failure: None, reconnect: Reconnect::new() };
+        let state = State {
+            line: Line::Closed,
+            made: 0,
+            failure: None,
+            reconnect: Reconnect::new(),
+            asking: 0,
+            idle_since: None,
+        };
         Self(Arc::new(Link { source, state: Mutex::new(state) }))
     }
 
@@ -104,8 +119,12 @@ impl Reconnecting {
         let mut state = self.0.state();
         let number = state.made;
         let now = Instant::now();
-        if let Line::Open(connection) = &state.line
+        let was_idle =
+            state.idle_since.take().is_some_and(|since| now.saturating_duration_since(since) >= IDLE);
+        if let Line::Open(connection, runtime) = &state.line
             && !state.reconnect.is_silent(now)
+            && !runtime.is_closed()
+            && !(was_idle && connection.has_ended())
         {
             return Ok(Used { connection: connection.clone(), number });
         }
@@ -193,7 +212,7 @@ impl Link {
             if !result.as_ref().is_err_and(RedisError::is_io_error) {
                 state.reconnect.answered(Instant::now());
             }
-            if is_over && matches!(state.line, Line::Open(_)) {
+            if is_over && matches!(state.line, Line::Open(..)) {
                 state.line = Line::Closed;
             }
         }
@@ -227,7 +246,9 @@ impl Connecting {
                 for waiting in queue {
                     waiting.go_on(Ok(Used { connection: connection.clone(), number }), &executor);
                 }
-                state.line = Line::Open(connection);
+                let (watch, replaced) = oneshot::channel();
+                executor.spawn(async move { drop(replaced.await) });
+                state.line = Line::Open(connection, watch);
             }
             Err(error) => {
                 state.failure = Some(error.clone());
@@ -262,6 +283,7 @@ struct Asking<'a> {
 
 impl<'a> Asking<'a> {
     fn on(link: &'a Link) -> Self {
+        link.state().asking += 1;
         Self { link, ended: false }
     }
 
@@ -273,8 +295,13 @@ impl<'a> Asking<'a> {
 
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
+        let mut state = self.link.state();
+        state.asking -= 1;
+        if state.asking == 0 {
+            state.idle_since = Some(Instant::now());
+        }
         if !self.ended {
-            self.link.state().reconnect.given_up(Instant::now());
+            state.reconnect.given_up(Instant::now());
         }
     }
 }
@@ -348,3 +375,5 @@ impl fmt::Debug for Reconnecting {
 
 /// The number of no connection: they are counted from 1.
 const NO_CONNECTION: u64 = 0;
+/// From when on a connection is looked at before it is used: more than what passes while one request follows the other.
+const IDLE: Duration = Duration::from_millis(1);

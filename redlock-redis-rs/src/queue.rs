@@ -40,6 +40,11 @@ impl Queued {
         Self(queue)
     }
 
+    /// Whether the task has ended, with its runtime.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.0.is_closed()
+    }
+
     fn ask<'a, T, C, F>(&self, slot: Option<Slot>, command: C) -> RedisFuture<'a, T>
     where
         T: Send + 'static,

@@ -1,6 +1,10 @@
 //! Where a node's connections come from: a server, a Cluster, or whatever server a Sentinel names.
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 
 #[cfg(feature = "sentinel")]
 use futures_util::lock::Mutex;
@@ -203,6 +207,24 @@ impl Source {
                 }),
                 Err(error) => error.is_unrecoverable_error() || is_read_only(error.code(), error.detail()),
             },
+        }
+    }
+}
+
+impl Connection {
+    /// Whether the connection has ended: what it is given now is never sent. redis-rs says so only to who gives it a
+    /// command, and then not whether it has been sent. So it is given one that does no harm when it is, and that is
+    /// taken back at once otherwise.
+    pub(crate) fn has_ended(&self) -> bool {
+        match self {
+            Self::Server(connection) => {
+                let (mut connection, ping) = (connection.clone(), cmd("PING"));
+                let mut asked = connection.req_packed_command(&ping);
+                let polled = asked.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+                matches!(polled, Poll::Ready(Err(error)) if error.is_unrecoverable_error())
+            }
+            #[cfg(feature = "cluster")]
+            Self::Cluster(connection) => connection.has_ended(),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     io::Read,
     net::{SocketAddr, TcpListener},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -134,6 +135,35 @@ async fn the_first_request_after_an_idle_time_with_a_restart_works() {
         // Nothing shows from outside when the client has seen the end of its connection.
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_after_an_idle_time_with_a_restart_all_work_and_requests_in_a_row_are_one_command_each() {
+    let mut server = Server::start();
+    let node = Arc::new(open(server.address()));
+    for restarts in [true, false] {
+        let asked: Vec<_> = (0..20)
+            .map(|_| {
+                let node = node.clone();
+                tokio::spawn(async move { acquire(&*node, SOON).await })
+            })
+            .collect();
+        for answer in asked {
+            assert_eq!(answer.await.unwrap(), Ok(Reply::Granted));
+        }
+        if restarts {
+            server.restart();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+    for _ in 0..500 {
+        assert_eq!(acquire(&*node, SOON).await, Ok(Reply::Granted));
+    }
+    // Of what looks for the end of an idle connection next to nothing is sent.
+    let stats = server.command::<String>(&["INFO", "commandstats"]);
+    let pings = stats.lines().find_map(|line| line.strip_prefix("cmdstat_ping:calls="));
+    let pings = pings.and_then(|line| line.split(',').next()).map_or(0, |calls| calls.parse().unwrap());
+    assert!(pings < 25, "{pings}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
