@@ -73,10 +73,9 @@ enum Undo {
     Removed,
     /// They were not there.
     Absent { behind: bool },
-    /// The node did not do it, but may do it later.
+    /// The node did not do it, but may do it later: also one that rejected it, when somebody has changed its
+    /// configuration.
     Failed,
-    /// The node will never do it.
-    Rejected,
 }
 
 impl Claim {
@@ -174,8 +173,7 @@ impl Claim {
         entry.undo = match answer.as_ref().map_err(BackendError::kind) {
             Ok(Released::Removed) => Undo::Removed,
             Ok(Released::NotHeld) => Undo::Absent { behind },
-            Err(BackendErrorKind::Indeterminate | BackendErrorKind::Transient) => Undo::Failed,
-            Err(BackendErrorKind::Rejected) => Undo::Rejected,
+            Err(_) => Undo::Failed,
         };
         entry.owes()
     }
@@ -197,7 +195,7 @@ impl Entry {
         match (self.put, self.undo) {
             // Not settled yet: the later of the two answers decides.
             (Put::UnderWay, _) | (_, Undo::NotAsked | Undo::UnderWay { .. }) => false,
-            (_, Undo::Removed | Undo::Rejected) | (Put::Nothing, _) => false,
+            (_, Undo::Removed) | (Put::Nothing, _) => false,
             (Put::Done | Put::Unknown, Undo::Failed) => true,
             // Sent over a connection that broke, the acquire may still come out of a buffer.
             (Put::Unknown, Undo::Absent { .. }) => true,
@@ -250,7 +248,7 @@ mod tests {
         [true, false, true, false, false],
         [true, false, true, false, false],
         [true, false, true, false, false],
-        [false, false, false, false, false],
+        [true, false, true, false, false],
     ];
 
     #[test]

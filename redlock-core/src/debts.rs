@@ -27,6 +27,21 @@ struct Debt {
     due: Instant,
     /// When a key that is put there no later than now has expired.
     expires: Instant,
+    /// Beyond this it is not asked for, however late an acquire may still come.
+    forgotten: Instant,
+}
+
+impl Debt {
+    fn new(claim: Arc<Claim>, now: Instant, due: Instant) -> Self {
+        let ttl = claim.ttl().get();
+        Self { claim, due, expires: now + ttl, forgotten: now + ttl * MAX_TTLS }
+    }
+
+    /// The node did not do it: as far as is known its keys may still come, out of the buffers of a server that is
+    /// stopped, and then live from now on.
+    fn keys_may_come_now(&mut self, now: Instant) {
+        self.expires = (now + self.claim.ttl().get()).min(self.forgotten);
+    }
 }
 
 impl Book {
@@ -66,9 +81,8 @@ impl Nodes {
     /// Notes that a node has to be asked once more to remove the claim's keys.
     pub(crate) fn owe(self: &Arc<Self>, node: usize, claim: &Arc<Claim>) {
         let now = self.now();
-        let ttl = claim.ttl();
-        let due = now + self.timeout(ttl).min(LONGEST_PAUSE);
-        let debt = Debt { claim: claim.clone(), due, expires: now + ttl.get() };
+        let due = now + self.timeout(claim.ttl()).min(LONGEST_PAUSE);
+        let debt = Debt::new(claim.clone(), now, due);
         if self.with_debts(node, |book| book.add(debt)) {
             let collector = Collector { nodes: self.clone(), node, finished: false };
             self.runtime.spawn(Box::pin(collector.run()));
@@ -101,20 +115,29 @@ impl Collector {
         let mut pause = Duration::ZERO;
         loop {
             let now = nodes.now();
-            let Some(debt) = nodes.with_debts(node, |book| book.first(now)) else { break };
+            let Some(mut debt) = nodes.with_debts(node, |book| book.first(now)) else { break };
             let early = debt.due.saturating_duration_since(now);
             if !early.is_zero() {
                 nodes.runtime.sleep(early).await;
                 continue;
             }
             match nodes.release(node, &debt.claim).await {
-                Err(error) if error.kind() != BackendErrorKind::Rejected => {
-                    let timeout = nodes.timeout(debt.claim.ttl());
-                    pause = (pause * 2).clamp(timeout.min(LONGEST_PAUSE), LONGEST_PAUSE);
+                Err(error) => {
+                    pause = match error.kind() {
+                        // What a person has to mend takes its time.
+                        BackendErrorKind::Rejected => LONGEST_PAUSE,
+                        BackendErrorKind::Indeterminate | BackendErrorKind::Transient => {
+                            let timeout = nodes.timeout(debt.claim.ttl());
+                            (pause * 2).clamp(timeout.min(LONGEST_PAUSE), LONGEST_PAUSE)
+                        }
+                    };
+                    if debt.claim.is_unsettled(node) {
+                        debt.keys_may_come_now(nodes.now());
+                    }
                     nodes.with_debts(node, |book| book.postpone(debt));
                     nodes.runtime.sleep(pause).await;
                 }
-                Ok(_) | Err(_) => {
+                Ok(_) => {
                     nodes.with_debts(node, |book| book.settle(&debt));
                     pause = Duration::ZERO;
                 }
@@ -135,6 +158,9 @@ impl Drop for Collector {
 
 /// The most debts that are kept for one node: a bound on memory. The oldest give way.
 const MOST_DEBTS: usize = 1_024;
+/// For how many times its ttl a debt is kept for an acquire that may still come. One that comes later leaves its key for
+/// its ttl, which is little beside the time that its server was away.
+const MAX_TTLS: u32 = 10;
 /// How long a node that does not answer is left alone at most.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -150,7 +176,7 @@ mod tests {
             let ttl = Ttl::new(second, Drift::new(0.01).ok()?).ok()?;
             let name = format!("{number}");
             let claim = Arc::new(Claim::new(name.as_str().into(), "0".repeat(40).parse().ok()?, ttl, 1));
-            Some(Debt { claim, due: now, expires: now + second })
+            Some(Debt::new(claim, now, now))
         })
     }
 
@@ -167,6 +193,18 @@ mod tests {
         assert_eq!(book.owed.len(), MOST_DEBTS);
         assert_eq!(names(&book)[0], "3");
         assert_eq!(names(&book)[MOST_DEBTS - 1], (MOST_DEBTS + 2).to_string());
+    }
+
+    #[test]
+    fn a_debt_whose_keys_may_still_come_is_kept_for_ten_times_its_ttl_at_most() {
+        let (mut book, mut debt) = (Book::default(), debts().next().unwrap());
+        let (start, ttl) = (debt.due, Duration::from_secs(1));
+        for (after, kept) in [(0, 1), (1, 2), (5, 6), (9, 10), (10, 10)] {
+            debt.keys_may_come_now(start + after * ttl);
+            assert_eq!(debt.expires, start + kept * ttl, "{after}");
+        }
+        book.add(debt);
+        assert!(book.first(start + 10 * ttl).is_none());
     }
 
     #[test]

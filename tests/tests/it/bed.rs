@@ -198,6 +198,44 @@ impl LockBackend for LateReleases {
     }
 }
 
+/// A node that is stopped until `end`, and then runs the acquires of the meantime, but no release of it.
+pub(crate) struct Buffered {
+    pub(crate) node: MemoryBackend,
+    pub(crate) runtime: SimRuntime,
+    pub(crate) end: Instant,
+}
+
+#[async_trait]
+impl LockBackend for Buffered {
+    async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
+        let left = self.end.saturating_duration_since(self.runtime.now());
+        if left.is_zero() {
+            return self.node.acquire(request).await;
+        }
+        let (node, runtime) = (self.node.clone(), self.runtime.clone());
+        let (resources, token, ttl) = (request.resources.clone(), request.token.clone(), request.ttl);
+        self.runtime.spawn(Box::pin(async move {
+            runtime.sleep(left).await;
+            // Nobody is there any more to hear the answer.
+            let _ = node.acquire(Acquire::new(&resources, &token, ttl, ttl)).await;
+        }));
+        self.runtime.sleep(request.timeout).await;
+        Err(BackendError::timed_out(request.timeout))
+    }
+
+    async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
+        self.node.extend(request).await
+    }
+
+    async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
+        if self.runtime.now() >= self.end {
+            return self.node.release(request).await;
+        }
+        self.runtime.sleep(request.timeout).await;
+        Err(BackendError::timed_out(request.timeout))
+    }
+}
+
 /// A node that does not release the resource "stubborn".
 #[derive(Debug)]
 pub(crate) struct Stubborn(pub(crate) MemoryBackend);
@@ -229,6 +267,12 @@ impl fmt::Debug for Resending {
 impl fmt::Debug for Far {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Far")
+    }
+}
+
+impl fmt::Debug for Buffered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Buffered")
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 use redlock_core::{BackendErrorKind, BoxFuture, Redlock, Runtime, Unlock};
 use redlock_tests::sim::SimRuntime;
 
-use crate::bed::{Bed, LateReleases, Stubborn, ms, s};
+use crate::bed::{Bed, Buffered, LateReleases, Stubborn, ms, s};
 
 #[test]
 fn a_node_that_fails_a_release_is_asked_again_until_it_works() {
@@ -31,29 +31,34 @@ fn a_node_that_fails_a_release_is_asked_again_until_it_works() {
 }
 
 #[test]
-fn a_node_that_rejects_a_release_is_left_alone() {
+fn a_node_that_rejects_a_release_is_asked_again_slowly_until_somebody_has_mended_it() {
     let bed = Bed::new(3);
     bed.run(async {
         let lock = bed.redlock().lock("x", s(30)).await.unwrap();
-        bed.nodes[1].fail_next(3, BackendErrorKind::Rejected);
+        bed.nodes[1].fail_next(8, BackendErrorKind::Rejected);
         assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
-        bed.sleep(60_000).await;
-        assert_eq!(bed.nodes[1].requests(), 2);
+        bed.sleep(7_900).await;
+        assert!(bed.nodes[1].get("x").is_some());
+        assert!(bed.nodes[1].requests() <= 2 + 7, "{}: about one a second", bed.nodes[1].requests());
+        bed.sleep(3_000).await;
+        bed.assert_free("x");
+        assert_eq!(bed.nodes[1].requests(), 1 + 8 + 1);
     });
     bed.assert_at_rest();
 }
 
 #[test]
-fn a_node_that_rejects_what_it_owes_is_left_alone_from_then_on() {
+fn a_node_that_rejects_what_it_owes_is_left_alone_when_the_keys_have_expired() {
     let bed = Bed::new(3);
     bed.run(async {
-        let lock = bed.redlock().lock("x", s(60)).await.unwrap();
+        let lock = bed.redlock().lock("x", s(10)).await.unwrap();
         bed.nodes[1].fail_next(1, BackendErrorKind::Indeterminate);
         lock.unlock().await.unwrap();
         bed.nodes[1].fail_next(100, BackendErrorKind::Rejected);
         bed.sleep(30_000).await;
-        assert_eq!(bed.nodes[1].requests(), 3);
+        assert!((8..=13).contains(&bed.nodes[1].requests()), "{}", bed.nodes[1].requests());
     });
+    bed.assert_at_rest();
 }
 
 #[test]
@@ -80,6 +85,42 @@ fn releases_that_time_out_are_given_up_after_a_ttl() {
         bed.sleep(30_000).await;
         // At most one a second, after the first few.
         assert!(bed.requests().iter().all(|requests| *requests < 1 + 25), "{:?}", bed.requests());
+    });
+    bed.assert_at_rest();
+}
+
+/// A server that is stopped for longer than the ttl, and that has acquires in its buffers which come out at last, after
+/// the releases that came over the next connection.
+#[test]
+fn an_acquire_that_comes_out_of_a_stopped_server_after_its_ttl_is_removed() {
+    for outage in [s(10), s(30)] {
+        let bed = Bed::new(3);
+        bed.run(async {
+            let (runtime, end) = (bed.runtime.clone(), bed.now() + outage);
+            let redlock = bed.redlock_over(|node| Buffered { node, runtime: runtime.clone(), end });
+            redlock.try_lock("x", s(4)).await.unwrap_err();
+            runtime.sleep(end - bed.now() + ms(1)).await;
+            assert!(bed.nodes[0].get("x").is_some(), "it has come out");
+            bed.sleep(1_500).await;
+            bed.assert_free("x");
+            bed.sleep(10_000).await;
+        });
+        bed.assert_at_rest();
+    }
+}
+
+#[test]
+fn a_node_that_never_comes_back_is_not_asked_for_ever_for_what_it_may_hold() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        let redlock = bed.redlock();
+        bed.nodes[0].shut_down();
+        redlock.lock("x", s(4)).await.unwrap().unlock().await.unwrap();
+        bed.sleep(60_000).await;
+        let asked = bed.nodes[0].requests();
+        assert!(asked < 60, "{asked}: at most one a second");
+        bed.sleep(60_000).await;
+        assert_eq!(bed.nodes[0].requests(), asked);
     });
     bed.assert_at_rest();
 }
