@@ -70,6 +70,15 @@ mod tests {
         assert!(passed >= Duration::from_millis(30), "{passed:?}");
     }
 
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[test]
+    fn suspended_time_is_counted() {
+        let suspended = SuspendedTime::after(Duration::from_secs(3_600));
+        let resumed = SmolRuntime { suspended: std::sync::Arc::new(suspended) };
+        let ahead = resumed.now().saturating_duration_since(SmolRuntime::new().now());
+        assert!(ahead > Duration::from_secs(3_590), "{ahead:?}");
+    }
+
     #[test]
     fn the_longest_sleep_does_not_panic_and_does_not_end() {
         let runtime = SmolRuntime::new();

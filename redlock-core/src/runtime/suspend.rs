@@ -21,6 +21,14 @@ impl SuspendedTime {
         self.count(since_boot())
     }
 
+    /// As on a machine that has been suspended for so long since the start.
+    #[cfg(test)]
+    pub(super) fn after(suspended: Duration) -> Self {
+        let time = Self::default();
+        time.count(time.at_start + suspended);
+        time
+    }
+
     /// Takes the highest of all readings: a reading is too low by what passed between its two clocks, never too
     /// high, and a clock made of it must not go back.
     fn count(&self, suspended: Duration) -> Duration {

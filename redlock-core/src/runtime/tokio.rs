@@ -103,6 +103,17 @@ mod tests {
         assert!((Duration::from_secs(3600)..Duration::from_secs(3601)).contains(&passed), "{passed:?}");
     }
 
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[test]
+    fn suspended_time_is_counted() {
+        let tokio = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let awake = TokioRuntime::new(tokio.handle().clone());
+        let suspended = SuspendedTime::after(Duration::from_secs(30));
+        let resumed = TokioRuntime { suspended: std::sync::Arc::new(suspended), ..awake.clone() };
+        let ahead = resumed.now() - awake.now();
+        assert!((Duration::from_secs(29)..Duration::from_secs(31)).contains(&ahead), "{ahead:?}");
+    }
+
     #[test]
     fn nothing_panics_outside_of_the_runtime_or_after_it() {
         assert_eq!(TokioRuntime::try_current().err(), Some(NoRuntime));

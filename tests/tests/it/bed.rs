@@ -236,6 +236,34 @@ impl LockBackend for Buffered {
     }
 }
 
+/// A node whose acquires take 10 ms where the key is free. Its releases take another, faster way, but their answers a
+/// slower one.
+pub(crate) struct Overtaking {
+    pub(crate) node: MemoryBackend,
+    pub(crate) runtime: SimRuntime,
+    pub(crate) answer_delay: Duration,
+}
+
+#[async_trait]
+impl LockBackend for Overtaking {
+    async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
+        if self.node.get(&request.resources.as_slice()[0]).is_none() {
+            self.runtime.sleep(ms(10)).await;
+        }
+        self.node.acquire(request).await
+    }
+
+    async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
+        self.node.extend(request).await
+    }
+
+    async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
+        let answer = self.node.release(request).await;
+        self.runtime.sleep(self.answer_delay).await;
+        answer
+    }
+}
+
 /// A node that does not release the resource "stubborn".
 #[derive(Debug)]
 pub(crate) struct Stubborn(pub(crate) MemoryBackend);
@@ -267,6 +295,12 @@ impl fmt::Debug for Resending {
 impl fmt::Debug for Far {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Far")
+    }
+}
+
+impl fmt::Debug for Overtaking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Overtaking")
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 use redlock_core::{BackendErrorKind, BoxFuture, Redlock, Runtime, Unlock};
 use redlock_tests::sim::SimRuntime;
 
-use crate::bed::{Bed, Buffered, LateReleases, Stubborn, ms, s};
+use crate::bed::{Bed, Buffered, LateReleases, Overtaking, Stubborn, ms, s};
 
 #[test]
 fn a_node_that_fails_a_release_is_asked_again_until_it_works() {
@@ -87,6 +87,27 @@ fn releases_that_time_out_are_given_up_after_a_ttl() {
         assert!(bed.requests().iter().all(|requests| *requests < 1 + 25), "{:?}", bed.requests());
     });
     bed.assert_at_rest();
+}
+
+/// The release is run before the acquire that it was asked behind, and answered after it.
+#[test]
+fn a_release_that_overtook_its_acquire_is_asked_again_whichever_of_them_is_answered_first() {
+    for answer_delay in [ms(0), ms(50)] {
+        let bed = Bed::new(3);
+        bed.run(async {
+            for node in &bed.nodes[1..] {
+                node.set("x", "other", s(1));
+            }
+            let runtime = bed.runtime.clone();
+            let redlock = bed.redlock_over(|node| Overtaking { node, runtime: runtime.clone(), answer_delay });
+            redlock.try_lock("x", s(60)).await.unwrap_err();
+            bed.sleep(20).await;
+            assert!(bed.nodes[0].get("x").is_some(), "the acquire came after its release");
+            bed.sleep(5_000).await;
+            bed.assert_free("x");
+        });
+        bed.assert_at_rest();
+    }
 }
 
 /// A server that is stopped for longer than the ttl, and that has acquires in its buffers which come out at last, after

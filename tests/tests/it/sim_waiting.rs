@@ -148,6 +148,23 @@ fn a_lone_client_waits_for_a_node_that_was_silent_before() {
 }
 
 #[test]
+fn a_node_that_answers_again_is_waited_for_under_contention() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        let redlock = bed.redlock();
+        bed.nodes[2].stop();
+        redlock.lock("y", s(10)).await.unwrap().unlock().await.unwrap();
+        bed.sleep(2_000).await;
+        bed.nodes[2].resume();
+        redlock.lock("y", s(10)).await.unwrap().unlock().await.unwrap();
+        bed.nodes[0].set("x", "other", s(60));
+        bed.nodes[2].delay_replies(ms(5));
+        let lock = redlock.lock("x", s(10)).await.unwrap();
+        assert_eq!((lock.attempts(), lock.took()), (1, ms(5)));
+    });
+}
+
+#[test]
 fn contention_is_told_from_silence_whichever_node_answers_first() {
     for slow in 1..3 {
         let bed = Bed::new(3);
