@@ -30,6 +30,12 @@ pub(crate) fn classify(error: Error) -> BackendError {
     BackendError::new(kind, message).with_source(error)
 }
 
+/// Whether an answer asks for another connection, by the words of a server that is not, or no longer, the one to ask, or
+/// by words that are on no list.
+pub(crate) fn asks_for_another_connection(error: &Error) -> bool {
+    server_line(error).is_some_and(|line| server::classify(line).connection == server::Connection::Replace)
+}
+
 /// What a server says, or nothing for words of fred's own. fred keeps the server's line as it was. A line without
 /// a code that is known here gets the kind `Unknown`, as do some words of fred's own, which tell as little.
 fn server_line(error: &Error) -> Option<&str> {

@@ -29,10 +29,14 @@ use tokio::{
     time::Instant,
 };
 
-use crate::client::{self, Sent};
+use crate::{
+    class::asks_for_another_connection,
+    client::{self, Sent},
+};
 
-/// One connection to one server: made at the first command, replaced at the first command after it broke, or when it has
-/// been asked for two seconds without a single answer; connections are made at a bounded rate: see [`Reconnect`].
+/// One connection to one server: made at the first command, replaced at the first command after it broke, when it has been
+/// asked for two seconds without a single answer, or when the server says that it is not the one to ask, or what nobody
+/// understands. Connections are made at a bounded rate: see [`Reconnect`].
 ///
 /// Each connection has a client of its own, and none of them reconnects: what was in a client's queues when its
 /// connection broke goes away with it, and cannot come out later. Commands that arrive while a connection is made wait
@@ -67,6 +71,8 @@ struct Connected {
     ended: watch::Receiver<()>,
     /// Set when a command has found that the connection is lost.
     broken: AtomicBool,
+    /// Set when a command has found that the connection leads to the wrong server: another may lead to the right one.
+    misled: AtomicBool,
 }
 
 impl Reconnecting {
@@ -91,9 +97,11 @@ impl Reconnecting {
     ) -> Result<Sent, oneshot::Receiver<FredResult<Sent>>> {
         let now = Instant::now().into_std();
         let mut line = self.line();
+        let is_silent = self.reconnect().is_silent(now);
         if let Line::Open(connected) = &*line
             && connected.is_usable()
-            && !self.reconnect().is_silent(now)
+            && !connected.misled.load(Ordering::Acquire)
+            && !is_silent
         {
             let connected = connected.clone();
             drop(line);
@@ -109,11 +117,14 @@ impl Reconnecting {
             queue.push(waiting);
         } else {
             let attempt = self.reconnect().begin(now);
-            let broken = mem::replace(&mut *line, Line::Connecting(vec![waiting]));
+            let former = mem::replace(&mut *line, Line::Connecting(vec![waiting]));
             // A runtime that is being shut down drops the task on the spot, and that takes the lock.
             drop(line);
-            if let Line::Open(silent) = broken {
-                silent.end();
+            // What is under way over one that still answers keeps it, and gets its answer.
+            if let Line::Open(former) = former
+                && (is_silent || !former.is_usable())
+            {
+                former.end();
             }
             // On its own, so that it goes on when the first to wait gives up.
             drop(tokio::spawn(Connecting { link: self.clone(), finished: false }.run(attempt)));
@@ -157,7 +168,13 @@ impl Connected {
             drop(router.await);
             drop(alive);
         });
-        Ok(Self { client, router: abort, ended, broken: AtomicBool::new(false) })
+        Ok(Self {
+            client,
+            router: abort,
+            ended,
+            broken: AtomicBool::new(false),
+            misled: AtomicBool::new(false),
+        })
     }
 
     fn send(self: Arc<Self>, link: &Arc<Reconnecting>, arguments: Vec<Value>, deadline: Instant) -> Sent {
@@ -195,6 +212,14 @@ impl Connected {
             self.broken.store(true, Ordering::Release);
         }
         link.note(number, &answer);
+        // A Cluster's client finds its servers anew by itself. A wrong server is kept while the next request would have to
+        // wait for the right one.
+        if answer.as_ref().is_err_and(asks_for_another_connection)
+            && !self.client.is_clustered()
+            && link.reconnect().may_begin(Instant::now().into_std())
+        {
+            self.misled.store(true, Ordering::Release);
+        }
         answer
     }
 

@@ -1,6 +1,6 @@
 //! The class of each error of redis-rs and of the server.
 
-use redis::{ErrorKind, RedisError};
+use redis::{ErrorKind, RedisError, Value};
 use redlock_core::{BackendError, BackendErrorKind, redis as server};
 
 use crate::tls;
@@ -49,11 +49,20 @@ fn code_of_refused_select(text: &str) -> &'static str {
     codes.into_iter().find(|(words, _)| text.contains(words)).map_or("ERR", |(_, code)| code)
 }
 
-/// Whether a server says that it is not, or no longer, the one to write to.
-#[cfg(feature = "sentinel")]
-pub(crate) fn is_read_only(code: Option<&str>, detail: Option<&str>) -> bool {
-    let error = server::classify(&line(code, detail));
-    (error.kind, error.connection) == (BackendErrorKind::Transient, server::Connection::Replace)
+/// Whether an answer asks for another connection, by the words of a server that is not, or no longer, the one to ask, or
+/// by words that are on no list.
+pub(crate) fn asks_for_another_connection(answer: Result<&[Value], &RedisError>) -> bool {
+    let asks = |code, detail| server::classify(&line(code, detail)).connection == server::Connection::Replace;
+    match answer {
+        Ok(values) => values.iter().any(|value| match value {
+            Value::ServerError(error) => asks(Some(error.code()), error.details()),
+            _ => false,
+        }),
+        Err(error) => {
+            matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
+                && asks(error.code(), error.detail())
+        }
+    }
 }
 
 /// Why none of a Cluster's servers could be connected to is told by redis-rs in the text alone.
@@ -69,7 +78,7 @@ fn is_refused_by_cluster(error: &RedisError) -> bool {
 mod tests {
     use std::io;
 
-    use redis::{ServerErrorKind, Value, parse_redis_value};
+    use redis::{ServerErrorKind, parse_redis_value};
 
     use super::*;
 
@@ -143,22 +152,25 @@ mod tests {
         }
     }
 
-    #[cfg(feature = "sentinel")]
     #[test]
-    fn what_is_no_master_is_known_by_its_code_inside_of_scripts_too() {
-        for line in [
-            &b"-READONLY You can't write against a read only replica.\r\n"[..],
-            b"-ERR Error running script (call to f_1b): @user_script:6: @user_script: 6: -READONLY You can't write.\r\n",
+    fn another_connection_is_asked_for_in_answers_and_in_errors_inside_of_scripts_too() {
+        for (line, asks) in [
+            ("READONLY You can't write against a read only replica.", true),
+            ("MASTERDOWN Link with MASTER is down", true),
+            ("ERR Error running script (call to f_1b): @user_script:6: -READONLY You can't write.", true),
+            ("upstream failure", true),
+            ("ERR READONLY is no code here", true),
+            ("LOADING Redis is loading the dataset in memory", false),
+            ("NOAUTH Authentication required.", false),
+            ("ERR unknown command 'EVAL'", false),
         ] {
-            let value = parse_redis_value(line).expect("a line");
-            let Value::ServerError(error) = value else { panic!("{value:?}") };
-            assert!(is_read_only(Some(error.code()), error.details()), "{error:?}");
+            let value = parse_redis_value(format!("-{line}\r\n").as_bytes()).expect("an error line");
+            assert_eq!(asks_for_another_connection(Ok(&[Value::Int(1), value.clone()])), asks, "{line}");
+            let error = value.extract_error().expect_err("an error");
+            assert_eq!(asks_for_another_connection(Err(&error)), asks, "{line}");
         }
-        assert!(is_read_only(Some("MASTERDOWN"), None));
-        for code in ["LOADING", "NOAUTH", "NEWCODE"] {
-            assert!(!is_read_only(Some(code), Some("some text")), "{code}");
-        }
-        assert!(!is_read_only(Some("ERR"), Some("READONLY is no code here")));
+        assert!(!asks_for_another_connection(Ok(&[Value::Int(1)])));
+        assert!(!asks_for_another_connection(Err(&io::Error::from(io::ErrorKind::TimedOut).into())));
     }
 
     #[test]

@@ -22,8 +22,9 @@ use crate::{
 ///
 /// To a server it is a multiplexed connection. To a Cluster it is redis-rs' cluster connection, which mends itself. To
 /// the master that a Sentinel names it is a multiplexed one again, and the Sentinel is asked anew before each is made.
-/// Whatever it leads to, it is replaced when it has been asked for two seconds without a single answer, and connections
-/// are made at a bounded rate: see [`Reconnect`].
+/// Whatever it leads to, it is replaced when it has been asked for two seconds without a single answer; to a server, also
+/// when that says that it is not the one to ask, or what nobody understands. Connections are made at a bounded rate: see
+/// [`Reconnect`].
 ///
 /// A command is sent once or not at all: the one that breaks with the connection fails. One that comes later, or to a
 /// connection that has ended while nobody asked, is the first of the next connection. Commands that arrive while
@@ -204,15 +205,20 @@ impl Link {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets a connection that turned out to be broken, unless it has been replaced already.
+    /// Forgets a connection that turned out to be broken, or to lead to the wrong server, unless it has been replaced
+    /// already. What is under way over it keeps it, and gets its answer.
     fn note<T: Values>(&self, number: u64, result: RedisResult<T>) -> RedisResult<T> {
-        let is_over = self.source.is_over(result.as_ref().map(Values::values));
+        let answer = result.as_ref().map(Values::values);
+        let (is_over, is_misled) = (self.source.is_over(answer), self.source.is_misled(answer));
         let mut state = self.state();
         if number != NO_CONNECTION && state.made == number {
-            if !result.as_ref().is_err_and(RedisError::is_io_error) {
-                state.reconnect.answered(Instant::now());
+            let now = Instant::now();
+            if !answer.is_err_and(RedisError::is_io_error) {
+                state.reconnect.answered(now);
             }
-            if is_over && matches!(state.line, Line::Open(..)) {
+            // A wrong server is kept while the next request would have to wait for the right one.
+            let is_left = is_over || is_misled && state.reconnect.may_begin(now);
+            if is_left && matches!(state.line, Line::Open(..)) {
                 state.line = Line::Closed;
             }
         }

@@ -27,11 +27,9 @@ use redis::{
     cluster::{ClusterClient, ClusterClientBuilder},
 };
 
-#[cfg(feature = "sentinel")]
-use crate::class::is_read_only;
 #[cfg(feature = "cluster")]
 use crate::queue::{Queued, TASK_ENDED};
-use crate::{exec::Executor, tls};
+use crate::{class::asks_for_another_connection, exec::Executor, tls};
 
 /// Makes connections to one node.
 #[allow(clippy::large_enum_variant, reason = "a node has one, and keeps it behind a pointer")]
@@ -187,10 +185,9 @@ impl Source {
         }
     }
 
-    /// Whether a connection that has answered so is to be replaced.
+    /// Whether a connection that has answered so is broken.
     pub(crate) fn is_over(&self, answer: Result<&[Value], &RedisError>) -> bool {
         match self {
-            Self::Server(_) => answer.is_err_and(RedisError::is_unrecoverable_error),
             // It mends itself when one of its servers has gone away, and keeps its order with the others. Only when its
             // task has ended, with the runtime that it was made on, it takes no command any more.
             #[cfg(feature = "cluster")]
@@ -198,15 +195,18 @@ impl Source {
                 let text = error.to_string();
                 text.contains(TASK_ENDED) || text.contains(CLUSTER_TASK_ENDED)
             }),
-            // What cannot be written to is no master any more.
-            #[cfg(feature = "sentinel")]
-            Self::Sentinel(_) => match answer {
-                Ok(values) => values.iter().any(|value| match value {
-                    Value::ServerError(error) => is_read_only(Some(error.code()), error.details()),
-                    _ => false,
-                }),
-                Err(error) => error.is_unrecoverable_error() || is_read_only(error.code(), error.detail()),
-            },
+            _ => answer.is_err_and(RedisError::is_unrecoverable_error),
+        }
+    }
+
+    /// Whether a connection that has answered so works, and leads to the wrong server: then another may lead to the right
+    /// one, behind an address or a Sentinel.
+    pub(crate) fn is_misled(&self, answer: Result<&[Value], &RedisError>) -> bool {
+        match self {
+            // It finds its servers anew by itself, and what one of them says is no reason to leave the others.
+            #[cfg(feature = "cluster")]
+            Self::Cluster(_) => false,
+            _ => asks_for_another_connection(answer),
         }
     }
 }

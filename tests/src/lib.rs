@@ -6,6 +6,7 @@
 pub mod adapter;
 pub mod chaos;
 pub mod cluster;
+pub mod fake;
 pub mod island;
 pub mod proxy;
 pub mod sentinel;

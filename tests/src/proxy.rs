@@ -7,8 +7,13 @@
 )]
 
 use std::{
-    fmt, io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    fmt,
+    future::pending,
+    io,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU16, Ordering},
+    },
     time::Duration,
 };
 
@@ -29,6 +34,8 @@ pub struct Proxy {
 }
 
 struct Control {
+    /// The port of the server that new connections lead to.
+    server: AtomicU16,
     mode: watch::Sender<Mode>,
     seen: Mutex<Seen>,
 }
@@ -87,10 +94,11 @@ impl Proxy {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a loopback port");
         listener.set_nonblocking(true).expect("a socket option");
         let port = listener.local_addr().expect("a bound address").port();
-        let control = Arc::new(Control { mode: watch::Sender::default(), seen: Mutex::new(seen) });
-        let (there, server) = (control.clone(), server.port());
+        let server = AtomicU16::new(server.port());
+        let control = Arc::new(Control { server, mode: watch::Sender::default(), seen: Mutex::new(seen) });
+        let there = control.clone();
         runtime.spawn(async move {
-            listen(TcpListener::from_std(listener).expect("a listener"), server, there).await;
+            listen(TcpListener::from_std(listener).expect("a listener"), there).await;
         });
         Self { port, control, runtime: Some(runtime) }
     }
@@ -103,6 +111,11 @@ impl Proxy {
     /// The URL, without a password.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Leads new connections to another server. Those that there are stay.
+    pub fn lead_to(&self, server: &Server) {
+        self.control.server.store(server.port(), Ordering::Relaxed);
     }
 
     /// Closes all connections. New ones are taken.
@@ -200,7 +213,7 @@ impl Control {
     }
 }
 
-async fn listen(listener: TcpListener, server: u16, control: Arc<Control>) {
+async fn listen(listener: TcpListener, control: Arc<Control>) {
     while let Ok((client, _)) = listener.accept().await {
         if control.mode.borrow().refusing {
             continue;
@@ -215,15 +228,15 @@ async fn listen(listener: TcpListener, server: u16, control: Arc<Control>) {
             let generation = control.mode.borrow().generation;
             let mut mode = control.mode.subscribe();
             tokio::select! {
-                _ = pass(client, server, number, &control) => {}
+                _ = pass(client, number, &control) => {}
                 _ = mode.wait_for(|mode| mode.generation != generation) => {}
             }
         });
     }
 }
 
-async fn pass(client: TcpStream, server: u16, number: usize, control: &Control) -> io::Result<()> {
-    let server = TcpStream::connect(("127.0.0.1", server)).await?;
+async fn pass(client: TcpStream, number: usize, control: &Control) -> io::Result<()> {
+    let server = TcpStream::connect(("127.0.0.1", control.server.load(Ordering::Relaxed))).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let (mut from_client, mut to_client) = client.into_split();
@@ -243,8 +256,9 @@ async fn pass(client: TcpStream, server: u16, number: usize, control: &Control) 
                 *eating() = Some(then);
             }
             let _ = held.wait_for(|mode| !mode.held).await;
-            if held.borrow().swallowed < number {
-                to_server.write_all(bytes).await?;
+            if held.borrow().swallowed < number && to_server.write_all(bytes).await.is_err() {
+                // A server that has gone away may have said why. That is still on its way to the client.
+                return pending().await;
             }
         }
     };

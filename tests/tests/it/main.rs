@@ -18,6 +18,7 @@ mod command_terminal;
 mod conformance;
 mod connections;
 mod cut_network;
+mod fixed_address;
 mod fred_cluster;
 mod fred_connections;
 mod fred_ghosts;

@@ -1,18 +1,19 @@
 //! When a node's connection is replaced, and how often one is made, over both adapters.
 
 use std::{
-    io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    thread,
     time::{Duration, Instant},
 };
 
-use redlock_core::{Acquire, BackendErrorKind, LockBackend, Reply, Resources, Token};
-use redlock_tests::{adapter::Adapter, server::Server};
+use redlock_core::{Acquire, BackendErrorKind, LockBackend, Reply as Vote, Resources, Token};
+use redlock_tests::{
+    adapter::Adapter,
+    fake::{Fake, Reply},
+    server::Server,
+};
 
 use crate::fred_connections::proxy_to;
 
@@ -22,7 +23,7 @@ const BOUND: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_millis(50);
 const ADAPTERS: [Adapter; 2] = [Adapter::RedisRs, Adapter::Fred];
 
-async fn acquire(node: &dyn LockBackend, timeout: Duration) -> Result<Reply, BackendErrorKind> {
+async fn acquire(node: &dyn LockBackend, timeout: Duration) -> Result<Vote, BackendErrorKind> {
     let token: Token = "00112233445566778899aabbccddeeff".parse().expect("a token");
     let resources = Resources::from("a");
     node.acquire(Acquire::new(&resources, &token, TTL, timeout)).await.map_err(|error| error.kind())
@@ -34,7 +35,7 @@ async fn a_connection_that_swallows_everything_is_replaced_after_seconds() {
         let server = Server::start();
         let proxy = proxy_to(&server);
         let node = adapter.open(&proxy.url());
-        assert_eq!(acquire(&*node, TTL).await, Ok(Reply::Granted));
+        assert_eq!(acquire(&*node, TTL).await, Ok(Vote::Granted));
         assert_eq!(proxy.connections(), 1);
 
         proxy.swallow();
@@ -67,53 +68,25 @@ enum Closes {
     AfterEachReply,
 }
 
-/// A server that has answers for a handshake, and 1 for every `EVAL`; and how many connections it took.
-fn closing(closes: Closes) -> (SocketAddr, Arc<AtomicUsize>) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
-    let address = listener.local_addr().expect("a bound address");
-    let connections = Arc::new(AtomicUsize::new(0));
-    let counter = connections.clone();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            counter.fetch_add(1, Ordering::Relaxed);
-            if closes != Closes::AtOnce {
-                thread::spawn(move || answer(stream.expect("a connection"), closes));
-            }
-        }
-    });
-    (address, connections)
-}
-
-fn answer(mut stream: TcpStream, closes: Closes) {
-    let mut buffer = [0; 64 * 1024];
-    while let Ok(read @ 1..) = stream.read(&mut buffer) {
-        let sent = String::from_utf8_lossy(&buffer[..read]);
-        let mut answers = String::new();
-        for (word, answer) in [("PING", "+PONG"), ("SETINFO", "+OK"), ("ID", ":1"), ("INFO", "$0\r\n")] {
-            let line = format!("\r\n{word}\r\n");
-            answers.extend(sent.matches(&line).map(|_| format!("{answer}\r\n")));
-        }
-        let ends = sent.contains("EVAL");
-        if ends && closes == Closes::AfterEachReply {
-            answers.push_str(":1\r\n");
-        }
-        // Who has gone away needs no answer.
-        if stream.write_all(answers.as_bytes()).is_err() || ends {
-            return;
-        }
-    }
+fn closing(closes: Closes) -> Fake {
+    let greet = move || if closes == Closes::AtOnce { Reply::Close } else { Reply::Nothing };
+    Fake::start_with_greeting(greet, move |command| match &*command.words[0] {
+        "EVAL" if closes == Closes::AfterEachReply => Reply::SayAndClose(":1".to_owned()),
+        "EVAL" => Reply::Close,
+        _ => Reply::usual(command),
+    })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_closes_its_connections_is_connected_to_at_a_bounded_rate() {
     let mut tasks = Vec::new();
-    let mut counters = Vec::new();
+    let mut servers = Vec::new();
     let end = Instant::now() + Duration::from_secs(5);
     for adapter in ADAPTERS {
         for closes in [Closes::AtOnce, Closes::AfterTheHandshake, Closes::AfterEachReply] {
-            let (address, connections) = closing(closes);
-            counters.push((adapter, closes, connections));
-            let node = adapter.open(&format!("redis://{address}"));
+            let server = closing(closes);
+            let node = adapter.open(&server.url());
+            servers.push((adapter, closes, server));
             for _ in 0..TASKS {
                 let node = node.clone();
                 tasks.push(tokio::spawn(async move {
@@ -127,8 +100,8 @@ async fn a_server_that_closes_its_connections_is_connected_to_at_a_bounded_rate(
     for task in tasks {
         task.await.unwrap();
     }
-    for (adapter, closes, connections) in counters {
-        let connections = connections.load(Ordering::Relaxed);
+    for (adapter, closes, server) in servers {
+        let connections = server.connections();
         assert!((5..40).contains(&connections), "{adapter:?}, {closes:?}: {connections} connections");
     }
 }
