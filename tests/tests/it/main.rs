@@ -54,3 +54,4 @@ mod telemetry;
 mod telemetry_limits;
 mod telemetry_metrics;
 mod tls;
+mod urls;
