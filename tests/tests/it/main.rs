@@ -43,6 +43,7 @@ mod sim_handover;
 mod sim_keep_alive;
 mod sim_limits;
 mod sim_locking;
+mod sim_one_server;
 mod sim_panics;
 mod sim_random;
 mod sim_releasing;
