@@ -79,6 +79,17 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     fn name(&self) -> &str {
         ""
     }
+
+    /// Which server gave the last answer: an identity that no other server has, and that is the same through whatever
+    /// addresses and connections it is reached. One server behind two nodes then has one vote in a round, and not two:
+    /// a majority of nodes would else be no majority of servers.
+    ///
+    /// It is asked for right behind each answer that grants, and is known by then or not at all: a node whose server
+    /// becomes known between its vote and another's would have counted. The default is `None`: the node keeps its vote,
+    /// as does one that is a whole Cluster.
+    fn server_id(&self) -> Option<Arc<str>> {
+        None
+    }
 }
 
 #[async_trait]
@@ -105,6 +116,10 @@ impl<B: LockBackend + ?Sized> LockBackend for Arc<B> {
 
     fn name(&self) -> &str {
         (**self).name()
+    }
+
+    fn server_id(&self) -> Option<Arc<str>> {
+        (**self).server_id()
     }
 }
 

@@ -14,6 +14,7 @@ mod inspect;
 mod keep_alive;
 mod lock;
 mod memory;
+pub mod node_url;
 mod nodes;
 mod quorum;
 pub mod reconnect;

@@ -1,11 +1,6 @@
 //! A node that lives in the process, for unit tests, examples and simulations.
 
-use std::{
-    fmt,
-    pin::pin,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{fmt, pin::pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::future::{Either, select};
@@ -26,7 +21,8 @@ mod server;
 /// A node that lives in the process, on the runtime's clock. It keeps the contract of [`LockBackend`], as a server
 /// does, and fails on command.
 ///
-/// Cheap to clone; clones are the same node, so a test keeps one and gives another to the lock manager.
+/// Cheap to clone; clones are the same node, so a test keeps one and gives another to the lock manager. Two clones in
+/// one lock manager are one server, which has one vote.
 ///
 /// ```
 /// use std::time::Duration;
@@ -58,8 +54,7 @@ impl MemoryBackend {
     /// An empty, healthy node.
     #[must_use]
     pub fn new(runtime: impl Runtime) -> Self {
-        let node = Server { runtime: Arc::new(runtime), state: Mutex::default() };
-        Self { name: String::new(), node: Arc::new(node) }
+        Self { name: String::new(), node: Arc::new(Server::new(runtime)) }
     }
 
     /// The same node under a name, which errors show. The default is none.
@@ -212,6 +207,10 @@ impl LockBackend for MemoryBackend {
 
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn server_id(&self) -> Option<Arc<str>> {
+        Some(self.node.id.clone())
     }
 }
 

@@ -227,6 +227,17 @@ impl Nodes {
         answers.iter().enumerate().map(answer).collect()
     }
 
+    /// Why a node has no vote whose server has voted over another one.
+    pub(crate) fn same_server(&self, as_node: usize) -> BackendError {
+        let other = match self.nodes[as_node].backend.name() {
+            "" => format!("node {as_node}"),
+            name => name.to_owned(),
+        };
+        let message =
+            format!("the same server as {other}, which has voted: each node needs a server of its own");
+        BackendError::new(BackendErrorKind::Rejected, message)
+    }
+
     async fn put(
         self: &Arc<Self>,
         node: usize,

@@ -3,6 +3,9 @@
 //! [`classify`] takes an error line of a server, without the leading `-`, and says what it means for the vote and for the
 //! connection. It serves the answers to a connection's set-up (`AUTH`, `HELLO`, `SELECT`) as well.
 
+mod server_id;
+
+pub use self::server_id::{READ_SERVER_ID, ServerId};
 use crate::backend::{BackendError, BackendErrorKind};
 
 /// What an error line of a server means.

@@ -311,6 +311,7 @@ impl Votes {
             for (node, answer) in heard {
                 let answer = match answer.map_or_else(Answer::Failed, Into::into) {
                     Answer::Granted if late => Answer::Late,
+                    Answer::Granted => self.one_vote_for_each_server(node),
                     answer => answer,
                 };
                 self.tally.count(node, vote(&answer));
@@ -323,6 +324,21 @@ impl Votes {
             }
         }
         Decision::Lost
+    }
+
+    /// What a node's grant counts for. Of the nodes that lead to one server, the first to grant has its vote: two would
+    /// make a majority of nodes that is none of servers. What the others hold is removed as if they had voted.
+    fn one_vote_for_each_server(&self, node: usize) -> Answer {
+        let nodes = &self.nodes.nodes;
+        let Some(server) = nodes[node].backend.server_id() else { return Answer::Granted };
+        let has_voted = |other: &usize| {
+            matches!(self.answers[*other], Some(Answer::Granted))
+                && nodes[*other].backend.server_id().as_ref() == Some(&server)
+        };
+        match (0..nodes.len()).find(has_voted) {
+            Some(other) => Answer::Failed(self.nodes.same_server(other)),
+            None => Answer::Granted,
+        }
     }
 
     fn hopeless(&self) -> bool {

@@ -11,14 +11,11 @@ use fred::{
     clients::Client,
     error::{Error, ErrorKind},
     interfaces::{ClientLike, EventInterface, FredResult},
-    types::{
-        Value,
-        config::{Config, Server, ServerConfig},
-    },
+    types::{Value, config::Server},
 };
 use redlock_core::{
     Acquire, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, Release, Released,
-    Replace, Reply,
+    Replace, Reply, node_url::OpenError,
 };
 use tokio::{
     runtime::Handle,
@@ -31,7 +28,7 @@ use crate::{
     class::classify,
     client,
     connection::Reconnecting,
-    scripts,
+    scripts, url,
 };
 
 /// A Redis or Valkey server as a node, over a client of fred.
@@ -80,8 +77,12 @@ struct Errors {
 }
 
 impl FredBackend {
-    /// A node by its URL, in any form that fred knows: `redis://`, `redis-cluster://`, `redis-sentinel://`, and with
-    /// the feature `rustls` `rediss://` and its kin.
+    /// A node by its URL, in any form that fred knows: `redis://[user:password@]host[:port][/database]`,
+    /// `redis-cluster://`, `redis-sentinel://`, and with the feature `rustls` `rediss://` and its kin.
+    ///
+    /// In the user and the password, what has a meaning in a URL (`/`, `?`, `#`, `@`, `:`, `%`, a blank) is
+    /// percent-encoded. What fred would not heed, such as a database in the query, is an error: two programs that lock
+    /// in different databases do not exclude each other.
     ///
     /// Nothing is sent yet: a server that is down is no error here. The connection has `TCP_NODELAY` on, keep-alive
     /// probes and, on Linux, a user timeout of 2 seconds; it is made at the first request, and made again at the
@@ -89,10 +90,11 @@ impl FredBackend {
     ///
     /// # Errors
     ///
-    /// When the URL makes no sense, or asks for TLS without the feature `rustls`.
-    pub fn open(url: &str) -> FredResult<Self> {
-        let link = Reconnecting::new(config(url)?);
-        let name = name(link.config());
+    /// When the URL makes no sense, says what has no meaning here, or asks for TLS without the feature `rustls`. No error
+    /// has any of its text.
+    pub fn open(url: &str) -> Result<Self, OpenError> {
+        let link = Reconnecting::new(url::config(url)?);
+        let name = url::name(link.config());
         Ok(Self { line: Line::Own(Arc::new(link)), name })
     }
 
@@ -108,7 +110,7 @@ impl FredBackend {
         if !client.has_reconnect_policy() {
             return Err(Error::new(ErrorKind::Config, "a client for locks needs a reconnect policy"));
         }
-        let name = name(&client.client_config());
+        let name = url::name(&client.client_config());
         let errors = Mutex::new(Errors { receiver: client.error_rx(), last: None });
         Ok(Self { line: Line::Given(Arc::new(Given { client, errors })), name })
     }
@@ -220,96 +222,5 @@ impl fmt::Debug for FredBackend {
     }
 }
 
-/// fred takes any scheme, and without a TLS feature takes `rediss` for plain text.
-fn config(url: &str) -> FredResult<Config> {
-    let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme).to_ascii_lowercase();
-    let kind = scheme.strip_prefix("redis").or_else(|| scheme.strip_prefix("valkey"));
-    let (tls, kind) = match kind {
-        Some(kind) => kind.strip_prefix('s').map_or((false, kind), |kind| (true, kind)),
-        None => return Err(Error::new(ErrorKind::Url, "the scheme is not one of Redis")),
-    };
-    if !["", "-cluster", "-sentinel", "+unix"].contains(&kind) {
-        return Err(Error::new(ErrorKind::Url, "the scheme is not one of Redis"));
-    }
-    #[cfg(feature = "rustls")]
-    if tls {
-        use fred::rustls::crypto::{CryptoProvider, ring};
-        // rustls panics when it finds none, or two. Fails when another thread was faster, which is as good.
-        if CryptoProvider::get_default().is_none() {
-            let _ = ring::default_provider().install_default();
-        }
-    }
-    let config = Config::from_url(url)?;
-    if tls && !config.uses_tls() {
-        return Err(Error::new(ErrorKind::Config, "TLS needs the feature `rustls`"));
-    }
-    Ok(config)
-}
-
-/// What to tell of a client in errors: its addresses and database, without credentials.
-fn name(config: &Config) -> String {
-    let address = |server: Server| match server.port {
-        // A Unix socket.
-        0 => server.host.to_string(),
-        port => format!("{}:{port}", server.host),
-    };
-    let hosts: Vec<_> = config.server.hosts().into_iter().map(address).collect();
-    let mut name = hosts.join(",");
-    if let ServerConfig::Sentinel { service_name, .. } = &config.server {
-        name = format!("{service_name}@{name}");
-    }
-    match config.database {
-        None | Some(0) => name,
-        Some(database) => format!("{name}/{database}"),
-    }
-}
-
 /// More than anybody waits for an answer, and little enough to be added to a time.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_node_goes_by_its_address_without_credentials() {
-        for (url, name) in [
-            ("redis://me:secret@a.example", "a.example:6379"),
-            ("valkey://:secret@a.example:1/3", "a.example:1/3"),
-            ("redis-cluster://me:secret@a.example:1?node=b.example:2", "b.example:2,a.example:1"),
-            ("redis-sentinel://:secret@a.example:1?sentinelServiceName=main", "main@a.example:1"),
-        ] {
-            let node = FredBackend::open(url).expect(url);
-            assert_eq!(node.name(), name);
-            assert!(!format!("{node:?}").contains("secret"), "{node:?}");
-        }
-        assert_eq!(FredBackend::open("redis://a").expect("a URL").named("a").name(), "a");
-    }
-
-    #[test]
-    fn a_url_that_makes_no_sense_is_an_error_without_its_password() {
-        for url in [
-            "",
-            "a.example:6379",
-            "http://:secret@a",
-            "redisx://:secret@a",
-            "redis://:secret@a:x",
-            "redis://:secret@a/x",
-        ] {
-            let error = FredBackend::open(url).expect_err(url);
-            assert!(!format!("{error} {error:?}").contains("secret"), "{error:?}");
-        }
-    }
-
-    #[test]
-    fn tls_is_used_or_refused() {
-        for url in ["rediss://a", "valkeys://a", "REDISS://a", "rediss-cluster://a:1"] {
-            let config = config(url);
-            if cfg!(feature = "rustls") {
-                assert!(config.expect(url).uses_tls(), "{url}");
-            } else {
-                assert_eq!(*config.expect_err(url).kind(), ErrorKind::Config, "{url}");
-            }
-        }
-    }
-}

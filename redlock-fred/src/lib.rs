@@ -6,6 +6,7 @@ mod class;
 mod client;
 mod connection;
 mod scripts;
+mod url;
 
 pub use fred;
 pub use redlock_core::*;

@@ -9,10 +9,10 @@ use redis::TlsCertificates;
 use redis::cluster::ClusterClient;
 #[cfg(feature = "sentinel")]
 use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo};
-use redis::{Client, Cmd, IntoConnectionInfo, RedisResult, Value, aio::ConnectionLike};
+use redis::{Client, Cmd, RedisResult, Value, aio::ConnectionLike};
 use redlock_core::{
     Acquire, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, Release, Released,
-    Replace, Reply, Resources,
+    Replace, Reply, Resources, node_url::OpenError,
 };
 
 use crate::{
@@ -53,8 +53,12 @@ pub struct RedisBackend<C = Reconnecting> {
 }
 
 impl RedisBackend {
-    /// A node by its URL (`redis://`, `redis+unix://`, or `rediss://` with the feature `tokio-rustls` or `smol-rustls`),
-    /// or anything that redis-rs makes a [`redis::ConnectionInfo`] of.
+    /// A node by its URL: `redis://[user:password@]host[:port][/database]`, `redis+unix://`, or `rediss://` with the
+    /// feature `tokio-rustls` or `smol-rustls`. For a [`redis::ConnectionInfo`] see [`RedisBackend::from_client`].
+    ///
+    /// In the user and the password, what has a meaning in a URL (`/`, `?`, `#`, `@`, `:`, `%`, a blank) is
+    /// percent-encoded. What redis-rs would not heed, such as a database in the query, is an error: two programs that
+    /// lock in different databases do not exclude each other.
     ///
     /// Nothing is sent yet: a server that is down is no error here. The connection has `TCP_NODELAY` on, keep-alive
     /// probes and, on Linux, a user timeout of 2 seconds; it is made at the first request, and made again when it
@@ -62,9 +66,9 @@ impl RedisBackend {
     ///
     /// # Errors
     ///
-    /// When the URL makes no sense.
-    pub fn open(url: impl IntoConnectionInfo) -> RedisResult<Self> {
-        Source::server(url).map(Self::lazy)
+    /// When the URL makes no sense, or says what has no meaning here. No error has any of its text.
+    pub fn open(url: impl AsRef<str>) -> Result<Self, OpenError> {
+        Source::server(url.as_ref()).map(Self::lazy)
     }
 
     /// A node by its `rediss://` URL, with a certificate authority in place of the system's, a certificate for the
@@ -90,8 +94,8 @@ impl RedisBackend {
     ///
     /// When the URL or a certificate makes no sense, or the URL is not one of `rediss://`.
     #[cfg(any(feature = "smol-rustls", feature = "tokio-rustls"))]
-    pub fn open_tls(url: impl IntoConnectionInfo, certificates: TlsCertificates) -> RedisResult<Self> {
-        Source::tls_server(url, certificates).map(Self::lazy)
+    pub fn open_tls(url: impl AsRef<str>, certificates: TlsCertificates) -> Result<Self, OpenError> {
+        Source::tls_server(url.as_ref(), certificates).map(Self::lazy)
     }
 
     /// A node by a client, whose socket options are left as they are: see [`RedisBackend::open`] for those that
@@ -111,9 +115,10 @@ impl RedisBackend {
     ///
     /// # Errors
     ///
-    /// When there is no URL, when one makes no sense, or when they differ in their credentials or in TLS.
+    /// When there is no URL, when one makes no sense as for [`RedisBackend::open`], or when they differ in their
+    /// credentials, database or TLS.
     #[cfg(feature = "cluster")]
-    pub fn open_cluster(urls: impl IntoIterator<Item = impl IntoConnectionInfo>) -> RedisResult<Self> {
+    pub fn open_cluster(urls: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self, OpenError> {
         let (source, name) = Source::cluster(urls)?;
         Ok(Self::lazy(source).named(name))
     }
@@ -138,13 +143,14 @@ impl RedisBackend {
     ///
     /// # Errors
     ///
-    /// When there is no URL, or when one makes no sense.
+    /// When there is no URL, or when one makes no sense as for [`RedisBackend::open`], or has a database: the master's is
+    /// in `login`.
     #[cfg(feature = "sentinel")]
     pub fn open_sentinel(
-        urls: impl IntoIterator<Item = impl IntoConnectionInfo>,
+        urls: impl IntoIterator<Item = impl AsRef<str>>,
         master: impl Into<String>,
         login: SentinelNodeConnectionInfo,
-    ) -> RedisResult<Self> {
+    ) -> Result<Self, OpenError> {
         let (source, name) = Source::sentinel(urls, master.into(), login)?;
         Ok(Self::lazy(source).named(name))
     }

@@ -22,6 +22,8 @@ mod scripts;
 mod source;
 #[cfg(any(feature = "smol", feature = "tokio"))]
 mod tls;
+#[cfg(any(feature = "smol", feature = "tokio"))]
+mod url;
 
 // By its full path, which also hides the core's module of the same name: that one is for writers of backends.
 pub use ::redis;

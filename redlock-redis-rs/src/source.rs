@@ -8,15 +8,12 @@ use std::{
 
 #[cfg(feature = "sentinel")]
 use futures_util::lock::Mutex;
-#[cfg(any(feature = "cluster", feature = "sentinel"))]
-use redis::ConnectionInfo;
 #[cfg(any(feature = "smol-rustls", feature = "tokio-rustls"))]
 use redis::TlsCertificates;
 #[cfg(feature = "sentinel")]
 use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, IntoConnectionInfo, Pipeline, RedisError, RedisFuture, RedisResult,
-    Value,
+    AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value,
     aio::{ConnectionLike, MultiplexedConnection},
     cmd,
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
@@ -26,10 +23,16 @@ use redis::{
     ProtocolVersion,
     cluster::{ClusterClient, ClusterClientBuilder},
 };
+use redlock_core::node_url::OpenError;
 
 #[cfg(feature = "cluster")]
 use crate::queue::{Queued, TASK_ENDED};
-use crate::{class::asks_for_another_connection, exec::Executor, tls};
+use crate::{
+    class::asks_for_another_connection,
+    exec::Executor,
+    tls,
+    url::{self, refused},
+};
 
 /// Makes connections to one node.
 #[allow(clippy::large_enum_variant, reason = "a node has one, and keeps it behind a pointer")]
@@ -52,28 +55,25 @@ pub(crate) enum Connection {
 
 impl Source {
     /// A server at a URL.
-    pub(crate) fn server(url: impl IntoConnectionInfo) -> RedisResult<Self> {
-        let info = url.into_connection_info()?;
-        Client::open(info.set_tcp_settings(tcp_settings())).map(Self::Server)
+    pub(crate) fn server(url: &str) -> Result<Self, OpenError> {
+        let info = url::of_server(url)?;
+        Client::open(info.set_tcp_settings(tcp_settings())).map(Self::Server).map_err(refused)
     }
 
     /// A server at a URL of `rediss://`.
     #[cfg(any(feature = "smol-rustls", feature = "tokio-rustls"))]
-    pub(crate) fn tls_server(
-        url: impl IntoConnectionInfo,
-        certificates: TlsCertificates,
-    ) -> RedisResult<Self> {
-        let info = url.into_connection_info()?;
-        Client::build_with_tls(info.set_tcp_settings(tcp_settings()), certificates).map(Self::Server)
+    pub(crate) fn tls_server(url: &str, certificates: TlsCertificates) -> Result<Self, OpenError> {
+        let info = url::of_server(url)?.set_tcp_settings(tcp_settings());
+        Client::build_with_tls(info, certificates).map(Self::Server).map_err(refused)
     }
 
     /// The Cluster that the servers at these URLs belong to, and its name.
     #[cfg(feature = "cluster")]
     pub(crate) fn cluster(
-        urls: impl IntoIterator<Item = impl IntoConnectionInfo>,
-    ) -> RedisResult<(Self, String)> {
-        let servers = infos(urls)?;
-        let name = addresses(&servers);
+        urls: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> Result<(Self, String), OpenError> {
+        let servers = url::of_cluster(urls)?;
+        let name = url::addresses(&servers);
         let client = ClusterClientBuilder::new(servers)
             // A command is sent once.
             .retries(0)
@@ -84,7 +84,8 @@ impl Source {
             // Tells of a broken connection at once, not only to the next command.
             .use_protocol(ProtocolVersion::RESP3)
             .tcp_settings(tcp_settings())
-            .build()?;
+            .build()
+            .map_err(refused)?;
         Ok((Self::cluster_client(client), name))
     }
 
@@ -96,15 +97,16 @@ impl Source {
     /// The server that the Sentinels at these URLs name as `master`, and its name.
     #[cfg(feature = "sentinel")]
     pub(crate) fn sentinel(
-        urls: impl IntoIterator<Item = impl IntoConnectionInfo>,
+        urls: impl IntoIterator<Item = impl AsRef<str>>,
         master: String,
         login: SentinelNodeConnectionInfo,
-    ) -> RedisResult<(Self, String)> {
-        let sentinels: Vec<_> =
-            infos(urls)?.into_iter().map(|sentinel| sentinel.set_tcp_settings(tcp_settings())).collect();
-        let name = format!("{master}@{}", addresses(&sentinels));
+    ) -> Result<(Self, String), OpenError> {
+        let sentinels = url::of_sentinels(urls)?.into_iter();
+        let sentinels: Vec<_> = sentinels.map(|sentinel| sentinel.set_tcp_settings(tcp_settings())).collect();
+        let name = format!("{master}@{}", url::addresses(&sentinels));
         let login = login.set_tcp_settings(tcp_settings());
-        let client = SentinelClient::build(sentinels, master, Some(login), SentinelServerType::Master)?;
+        let client = SentinelClient::build(sentinels, master, Some(login), SentinelServerType::Master)
+            .map_err(refused)?;
         Ok((Self::sentinel_client(client), name))
     }
 
@@ -119,8 +121,8 @@ impl Source {
             Self::Server(client) => {
                 let info = client.get_connection_info();
                 match info.redis_settings().db() {
-                    0 => info.addr().to_string(),
-                    db => format!("{}/{db}", info.addr()),
+                    0 => url::address(info),
+                    db => format!("{}/{db}", url::address(info)),
                 }
             }
             #[cfg(any(feature = "cluster", feature = "sentinel"))]
@@ -278,17 +280,6 @@ fn tcp_settings() -> TcpSettings {
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "fuchsia"))]
     let settings = settings.set_user_timeout(SILENCE);
     settings
-}
-
-#[cfg(any(feature = "cluster", feature = "sentinel"))]
-fn infos(urls: impl IntoIterator<Item = impl IntoConnectionInfo>) -> RedisResult<Vec<ConnectionInfo>> {
-    urls.into_iter().map(IntoConnectionInfo::into_connection_info).collect()
-}
-
-#[cfg(any(feature = "cluster", feature = "sentinel"))]
-fn addresses(servers: &[ConnectionInfo]) -> String {
-    let addresses: Vec<_> = servers.iter().map(|server| server.addr().to_string()).collect();
-    addresses.join(",")
 }
 
 /// How many commands may wait to be written. A queue that is full lets later commands overtake those that wait for room.

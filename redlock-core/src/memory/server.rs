@@ -2,7 +2,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -17,6 +20,7 @@ use crate::{
 };
 
 pub(super) struct Server {
+    pub(super) id: Arc<str>,
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) state: Mutex<State>,
 }
@@ -47,6 +51,12 @@ pub(super) struct Request {
 }
 
 impl Server {
+    pub(super) fn new(runtime: impl Runtime) -> Self {
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        let id = format!("in memory {}", MADE.fetch_add(1, Ordering::Relaxed)).into();
+        Self { id, runtime: Arc::new(runtime), state: Mutex::default() }
+    }
+
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

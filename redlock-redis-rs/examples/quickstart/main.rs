@@ -93,8 +93,8 @@ impl Run {
         let mut nodes: Vec<Arc<dyn LockBackend>> = Vec::new();
         for (position, url) in (1..).zip(urls) {
             // The URL itself may have a password in it.
-            let node = RedisBackend::open(url.as_str())
-                .map_err(|error| format!("argument {position} is no URL like redis://host:port ({error})"))?;
+            let node =
+                RedisBackend::open(url.as_str()).map_err(|error| format!("argument {position}: {error}"))?;
             nodes.push(Arc::new(node));
         }
         if nodes.is_empty() {

@@ -13,6 +13,7 @@ use std::{
 use redlock_redis_rs::{
     Acquire, Answer, BackendError, BoxFuture, Extend, Inspect, KeyState, LockBackend, RedisBackend, Redlock,
     Release, Released, Reply, Runtime, TokioRuntime, async_trait,
+    node_url::{InvalidUrl, OpenError},
 };
 use tokio::time::{sleep, timeout};
 
@@ -47,16 +48,24 @@ pub(crate) fn open_given(given: &[String], listed: &str) -> Result<Vec<RedisBack
         return Err(Failure::new(USAGE, format!("no nodes: give --node URL for each, or set {VARIABLE}")));
     }
     let open = |(position, url): (usize, &&str)| {
-        let url = if url.contains("://") { (*url).to_owned() } else { format!("redis://{url}") };
-        // The URL itself may have a password in it.
-        RedisBackend::open(url).map_err(|error| {
-            Failure::new(
-                USAGE,
-                format!("{from}: number {} is no URL like redis://host:port ({error})", position + 1),
-            )
+        open_one(url).map_err(|error| {
+            // The URL itself may have a password in it, or be what a separator in a password has left of one.
+            let hint = if listed.contains('@') { ENCODE } else { "" };
+            Failure::new(USAGE, format!("{from}: number {}: {error}{hint}", position + 1))
         })
     };
     urls.iter().enumerate().map(open).collect()
+}
+
+fn open_one(url: &str) -> Result<RedisBackend, OpenError> {
+    if url.contains("://") {
+        RedisBackend::open(url)
+    } else if url.contains('@') {
+        // With a user, an address is a URL. So what a comma in a password has cut off is not taken for a node.
+        Err(InvalidUrl::Scheme.into())
+    } else {
+        RedisBackend::open(format!("redis://{url}"))
+    }
 }
 
 /// A lock manager over the nodes, and what listens to them.
@@ -274,4 +283,6 @@ pub(crate) fn millis(duration: Duration) -> String {
 }
 
 const VARIABLE: &str = "REDLOCK_NODES";
+/// Where a list has a user or a password in it.
+const ENCODE: &str = "; in a user name or password, commas, blanks and any of /?#@:% have to be percent-encoded (%2C, %20, ...)";
 const LOOK_AGAIN: Duration = Duration::from_millis(1);

@@ -1,0 +1,248 @@
+//! Which server is behind a connection, so that one server behind two nodes has one vote.
+
+use std::{
+    pin::pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use futures_util::future::{Either, select};
+
+use crate::backend::{BackendError, BackendErrorKind};
+
+/// A script that answers with the server's `run_id`, which it draws when it starts, or with nil when that is not
+/// allowed. It is run as the scripts of a lock are, with a key of the request that it goes with, so that whoever may
+/// lock may ask it. [`ServerId::of_answer`] reads the answer.
+pub const READ_SERVER_ID: &str = r"
+local info = redis.pcall('INFO', 'server')
+return type(info) == 'string' and string.match(info, 'run_id:(%x+)') or false
+";
+
+/// What a backend knows of the server behind its present connection, for
+/// [`LockBackend::server_id`](crate::LockBackend::server_id). Each connection is asked once, beside its first request,
+/// which so takes no longer.
+#[derive(Debug, Default)]
+pub struct ServerId {
+    known: Mutex<Known>,
+    asking: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// The number of the connection that was asked.
+    connection: Option<u64>,
+    id: Option<Arc<str>>,
+}
+
+impl ServerId {
+    /// Nothing is known yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The server that was asked last, if it says which one it is.
+    #[must_use]
+    pub fn get(&self) -> Option<Arc<str>> {
+        self.known().id.clone()
+    }
+
+    /// The identity in an answer to [`READ_SERVER_ID`]; none in what is no `run_id`, such as the zeros that some
+    /// services have in its place.
+    #[must_use]
+    pub fn of_answer(text: &[u8]) -> Option<Arc<str>> {
+        let text = std::str::from_utf8(text).ok()?;
+        let first = text.chars().next()?;
+        let is_id = text.len() == DIGITS && text.chars().all(|digit| digit.is_ascii_hexdigit());
+        (is_id && text.chars().any(|digit| digit != first)).then(|| text.into())
+    }
+
+    /// Does a request that may grant, and asks for the server's identity when the connection is a new one: behind the
+    /// request, which is polled first, or after its answer when that came over a connection that was made meanwhile.
+    ///
+    /// `connection` is the number of connections that have been made. `ask` runs [`READ_SERVER_ID`] within the time that
+    /// the request has left. A server that does not say it keeps its vote, and is not asked again over this connection.
+    ///
+    /// # Errors
+    ///
+    /// Those of the request. Errors of `ask` are none of its.
+    pub async fn along_with<T, A>(
+        &self,
+        connection: impl Fn() -> u64,
+        ask: impl Fn() -> A,
+        request: impl Future<Output = Result<T, BackendError>>,
+    ) -> Result<T, BackendError>
+    where
+        A: Future<Output = Result<Option<Arc<str>>, BackendError>>,
+    {
+        let asking = async {
+            if self.is_known(connection()) {
+                return None;
+            }
+            // Of many first requests one asks.
+            let _turn = Turn::take(&self.asking)?;
+            self.ask(&connection, &ask).await.err()
+        };
+        let (answer, failed) = match select(pin!(request), pin!(asking)).await {
+            Either::Left((Err(error), _)) => return Err(error),
+            Either::Left((Ok(answer), asking)) => (answer, asking.await),
+            Either::Right((failed, request)) => (request.await?, failed),
+        };
+        if failed.is_some_and(|error| error.kind() != BackendErrorKind::Transient) {
+            // It answers requests, but not this one.
+            self.learn(connection(), None);
+        }
+        if !self.is_known(connection()) {
+            let _ = self.ask(&connection, &ask).await;
+        }
+        Ok(answer)
+    }
+
+    async fn ask<A>(&self, connection: impl Fn() -> u64, ask: impl Fn() -> A) -> Result<(), BackendError>
+    where
+        A: Future<Output = Result<Option<Arc<str>>, BackendError>>,
+    {
+        let id = ask().await?;
+        self.learn(connection(), id);
+        Ok(())
+    }
+
+    fn is_known(&self, connection: u64) -> bool {
+        self.known().connection == Some(connection)
+    }
+
+    fn learn(&self, connection: u64, id: Option<Arc<str>>) {
+        *self.known() = Known { connection: Some(connection), id };
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The turn to ask, given back when it is dropped.
+struct Turn<'a>(&'a AtomicBool);
+
+impl<'a> Turn<'a> {
+    fn take(asking: &'a AtomicBool) -> Option<Self> {
+        (!asking.swap(true, Ordering::AcqRel)).then_some(Self(asking))
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+const DIGITS: usize = 40;
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, future::ready};
+
+    use super::*;
+
+    const ID: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    #[test]
+    fn only_a_run_id_is_an_identity() {
+        assert_eq!(ServerId::of_answer(ID.as_bytes()).as_deref(), Some(ID));
+        for text in
+            ["", "0", &ID[1..], &format!("{ID}0"), &"0".repeat(40), &"f".repeat(40), &ID.replace('0', "x")]
+        {
+            assert_eq!(ServerId::of_answer(text.as_bytes()), None, "{text}");
+        }
+        assert_eq!(ServerId::of_answer(&[0xff; 40]), None);
+    }
+
+    fn failed<T>(kind: BackendErrorKind) -> Result<T, BackendError> {
+        Err(BackendError::new(kind, "x"))
+    }
+
+    /// Requests over connection number `connection`, and what is asked beside them.
+    struct Line<'a> {
+        id: ServerId,
+        connection: Cell<u64>,
+        asked: Cell<u32>,
+        answer: Cell<Result<Option<&'a str>, BackendErrorKind>>,
+    }
+
+    impl Line<'_> {
+        fn new() -> Self {
+            let (connection, asked, answer) = (Cell::new(1), Cell::new(0), Cell::new(Ok(Some(ID))));
+            Self { id: ServerId::new(), connection, asked, answer }
+        }
+
+        async fn request(&self, answer: Result<u8, BackendErrorKind>) -> (bool, u32) {
+            self.request_that(async { answer.or_else(failed) }).await
+        }
+
+        /// Whether it was answered, and how often the server has been asked so far.
+        async fn request_that(&self, request: impl Future<Output = Result<u8, BackendError>>) -> (bool, u32) {
+            let ask = || {
+                self.asked.set(self.asked.get() + 1);
+                ready(self.answer.get().map(|id| id.map(Into::into)).or_else(failed))
+            };
+            let answer = self.id.along_with(|| self.connection.get(), ask, request).await;
+            (answer.is_ok(), self.asked.get())
+        }
+    }
+
+    #[tokio::test]
+    async fn each_connection_is_asked_once() {
+        let line = Line::new();
+        assert_eq!(line.id.get(), None);
+        assert_eq!(line.request(Ok(1)).await, (true, 1));
+        assert_eq!(line.id.get().as_deref(), Some(ID));
+        assert_eq!(line.request(Ok(1)).await, (true, 1));
+        line.connection.set(2);
+        line.answer.set(Ok(None));
+        assert_eq!(line.request(Ok(1)).await, (true, 2));
+        assert_eq!(line.id.get(), None);
+        assert_eq!(line.request(Ok(1)).await, (true, 2));
+    }
+
+    #[tokio::test]
+    async fn a_request_that_made_the_connection_asks_behind_its_answer() {
+        let line = Line::new();
+        assert_eq!(line.request(Ok(1)).await, (true, 1));
+        let reconnecting = async {
+            line.connection.set(2);
+            Ok(1)
+        };
+        assert_eq!(line.request_that(reconnecting).await, (true, 2));
+        assert_eq!(line.request(Ok(1)).await, (true, 2));
+    }
+
+    #[tokio::test]
+    async fn a_question_that_fails_fails_no_request() {
+        use BackendErrorKind::{Indeterminate, Rejected, Transient};
+
+        for kind in [Indeterminate, Rejected] {
+            let line = Line::new();
+            line.answer.set(Err(kind));
+            assert_eq!(line.request(Ok(1)).await, (true, 1), "{kind}");
+            assert_eq!(line.request(Ok(1)).await, (true, 1), "{kind}: it is not asked again");
+        }
+        // A server that is loading will say it later.
+        let line = Line::new();
+        line.answer.set(Err(Transient));
+        assert!(line.request(Ok(1)).await.0);
+        line.answer.set(Ok(Some(ID)));
+        assert!(line.request(Ok(1)).await.0);
+        assert_eq!(line.id.get().as_deref(), Some(ID));
+    }
+
+    #[tokio::test]
+    async fn a_request_that_fails_does_not_wait_for_the_answer() {
+        let id = ServerId::new();
+        let request = ready(failed::<u8>(BackendErrorKind::Transient));
+        let answer = id.along_with(|| 1, std::future::pending, request).await;
+        assert!(answer.is_err());
+        assert!(!id.is_known(1));
+        assert!(Turn::take(&id.asking).is_some(), "the turn is free again");
+    }
+}

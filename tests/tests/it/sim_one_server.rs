@@ -1,0 +1,143 @@
+//! Nodes that lead to one server have one vote among them.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use redlock_core::{
+    Acquire, Answer, BackendError, BackendErrorKind, Error, Extend, LockBackend, MemoryBackend, Redlock,
+    Release, Released, Reply, Runtime, async_trait,
+};
+use redlock_tests::sim::SimRuntime;
+
+use crate::bed::{Bed, answers, attempts, ms, s};
+
+/// A manager whose nodes lead to these of the bed's nodes.
+fn leading_to(bed: &Bed, nodes: &[usize]) -> Redlock {
+    let nodes = (0..).zip(nodes).map(|(number, to)| bed.nodes[*to].clone().named(format!("way {number}")));
+    Redlock::builder(bed.runtime.clone()).nodes(nodes).rng(bed.sim.rng()).build().unwrap()
+}
+
+#[test]
+fn one_server_is_no_majority_of_three_and_says_why() {
+    let bed = Bed::new(2);
+    bed.nodes[1].shut_down();
+    bed.run(async {
+        let error = leading_to(&bed, &[0, 0, 1]).lock("a", s(10)).await.unwrap_err();
+        assert!(matches!(error, Error::NoQuorum(_)), "{error}");
+        let reason = "way 1: rejected: the same server as way 0, which has voted";
+        assert!(error.to_string().contains(reason), "{error}");
+        bed.assert_free("a");
+        bed.nodes[1].start();
+        let lock = leading_to(&bed, &[0, 0, 1]).lock("a", s(10)).await.unwrap();
+        assert_eq!(bed.values("a"), [(); 2].map(|()| Some(lock.token().as_str().to_owned())));
+        lock.unlock().await.unwrap();
+        bed.assert_free("a");
+    });
+    bed.assert_at_rest();
+}
+
+#[test]
+fn nodes_that_leave_no_quorum_of_servers_are_a_mistake_of_configuration() {
+    let bed = Bed::new(2);
+    bed.run(async {
+        for nodes in [&[0, 0, 0][..], &[0, 0], &[0, 0, 0, 1], &[0, 1, 0, 1, 0]] {
+            let redlock = leading_to(&bed, nodes);
+            let error = redlock.lock("a", s(10)).retry_forever().await.unwrap_err();
+            assert!(matches!(error, Error::Rejected(_)) && attempts(&error) == 1, "{nodes:?}: {error}");
+            bed.sleep(1).await;
+            bed.assert_free("a");
+        }
+        // Two servers are a quorum of three nodes.
+        drop(leading_to(&bed, &[0, 1, 0]).lock("a", s(10)).await.unwrap());
+    });
+}
+
+#[test]
+fn extensions_and_hand_overs_count_a_server_once_too() {
+    let bed = Bed::new(2);
+    bed.run(async {
+        let redlock = leading_to(&bed, &[0, 0, 1]);
+        let mut lock = redlock.lock("a", s(10)).await.unwrap();
+        bed.nodes[1].shut_down();
+        let error = lock.extend(s(10)).await.unwrap_err();
+        assert!(matches!(error, Error::NoQuorum(_)) && answers(&error).contains('g'), "{error}");
+        bed.nodes[1].start();
+        lock.extend(s(10)).await.unwrap();
+        let parts = lock.into_parts();
+        bed.nodes[1].shut_down();
+        let error = redlock.from_parts(&parts).await.unwrap_err();
+        assert!(matches!(error, Error::NoQuorum(_)), "{error}");
+        assert!(error.to_string().contains("the same server as"), "{error}");
+    });
+}
+
+#[test]
+fn the_order_of_the_answers_does_not_matter() {
+    let bed = Bed::new(2);
+    bed.nodes[1].shut_down();
+    bed.run(async {
+        let error = behind(&bed, Way::to(&bed, ms(5), false)).try_lock("a", s(10)).await.unwrap_err();
+        assert_eq!(answers(&error), "xgx", "{error}");
+        let Answer::Failed(first) = &error.report().unwrap().answers[0].answer else { panic!("{error}") };
+        assert_eq!(first.kind(), BackendErrorKind::Rejected, "{error}");
+        assert!(first.message().starts_with("the same server as node 1"), "{error}");
+    });
+}
+
+#[test]
+fn a_node_that_did_not_grant_takes_no_vote_from_another_of_its_server() {
+    let bed = Bed::new(2);
+    bed.run(async {
+        let lock = behind(&bed, Way::to(&bed, ms(0), true)).try_lock("a", s(10)).await.unwrap();
+        assert!(matches!(lock.votes()[0].answer, Answer::Refused), "{:?}", lock.votes());
+    });
+}
+
+/// A manager of three nodes: this one, and the bed's.
+fn behind(bed: &Bed, way: Way) -> Redlock {
+    let nodes = bed.nodes.iter().map(|node| node.clone().named(""));
+    Redlock::builder(bed.runtime.clone()).node(way).nodes(nodes).rng(bed.sim.rng()).build().unwrap()
+}
+
+/// Another way to the bed's first node, whose server is known from the first answer on.
+#[derive(Debug)]
+struct Way {
+    node: MemoryBackend,
+    runtime: SimRuntime,
+    delay: Duration,
+    refuses: bool,
+    answered: AtomicBool,
+}
+
+impl Way {
+    fn to(bed: &Bed, delay: Duration, refuses: bool) -> Self {
+        let (node, runtime) = (bed.nodes[0].clone(), bed.runtime.clone());
+        Self { node, runtime, delay, refuses, answered: AtomicBool::new(false) }
+    }
+}
+
+#[async_trait]
+impl LockBackend for Way {
+    async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
+        self.runtime.sleep(self.delay).await;
+        self.answered.store(true, Ordering::Relaxed);
+        if self.refuses { Ok(Reply::Refused) } else { self.node.acquire(request).await }
+    }
+
+    async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
+        self.node.extend(request).await
+    }
+
+    async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
+        self.node.release(request).await
+    }
+
+    fn server_id(&self) -> Option<Arc<str>> {
+        self.answered.load(Ordering::Relaxed).then(|| self.node.server_id()).flatten()
+    }
+}
