@@ -2,22 +2,31 @@
 //! meanwhile, but the servers' keys go on expiring.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
-/// Counts suspended time since it was made. Never goes back.
+/// For how long the machine has been suspended since the first call. Never goes back; the same for every clock in the
+/// process, so that their times can be compared.
+pub(super) fn suspended_time() -> Duration {
+    static COUNTED: LazyLock<SuspendedTime> = LazyLock::new(SuspendedTime::default);
+    COUNTED.since_start()
+}
+
 #[derive(Debug)]
-pub(super) struct SuspendedTime {
+struct SuspendedTime {
     at_start: Duration,
     /// The most that was seen so far, in nanoseconds.
     counted: AtomicU64,
 }
 
 impl SuspendedTime {
-    pub(super) fn since_start(&self) -> Duration {
+    fn since_start(&self) -> Duration {
         self.count(since_boot())
     }
 

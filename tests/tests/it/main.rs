@@ -30,6 +30,7 @@ mod odd_answers;
 mod ordering;
 mod reconnecting;
 mod resending;
+mod runtimes;
 mod sentinel;
 mod server_errors;
 mod server_faults;
