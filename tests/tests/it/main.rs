@@ -54,4 +54,5 @@ mod smol;
 mod telemetry;
 mod telemetry_limits;
 mod telemetry_metrics;
+mod thread_end;
 mod tls;
