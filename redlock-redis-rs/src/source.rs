@@ -1,5 +1,7 @@
 //! Where a node's connections come from: a server, a Cluster, or whatever server a Sentinel names.
 
+#[cfg(feature = "sentinel")]
+use std::sync::Arc;
 use std::{io, time::Duration};
 
 #[cfg(feature = "sentinel")]
@@ -22,6 +24,8 @@ use redis::{
     ProtocolVersion,
     cluster::{ClusterClient, ClusterClientBuilder},
 };
+#[cfg(feature = "sentinel")]
+use redlock_core::PerRuntime;
 
 #[cfg(feature = "sentinel")]
 use crate::class::is_read_only;
@@ -35,10 +39,14 @@ pub(crate) enum Source {
     Server(Client),
     #[cfg(feature = "cluster")]
     Cluster(Box<ClusterClient>),
-    /// Locked by whoever looks for the master, which is one at a time.
     #[cfg(feature = "sentinel")]
-    Sentinel(Mutex<SentinelClient>),
+    Sentinel(Sentinels),
 }
+
+/// The client to ask on the caller's runtime. It keeps connections to Sentinels, and is locked by whoever looks for the
+/// master, which is one at a time: on a runtime that nobody drives it must not be in the way of the others.
+#[cfg(feature = "sentinel")]
+type Sentinels = Box<dyn Fn() -> Arc<Mutex<SentinelClient>> + Send + Sync>;
 
 /// A connection to a node.
 #[derive(Clone)]
@@ -102,13 +110,19 @@ impl Source {
             infos(urls)?.into_iter().map(|sentinel| sentinel.set_tcp_settings(tcp_settings())).collect();
         let name = format!("{master}@{}", addresses(&sentinels));
         let login = login.set_tcp_settings(tcp_settings());
-        let client = SentinelClient::build(sentinels, master, Some(login), SentinelServerType::Master)?;
-        Ok((Self::sentinel_client(client), name))
+        let client = move || {
+            let (sentinels, master, login) = (sentinels.clone(), master.clone(), Some(login.clone()));
+            SentinelClient::build(sentinels, master, login, SentinelServerType::Master)
+        };
+        client()?;
+        let clients = PerRuntime::new(move || Mutex::new(client().expect("one was made of the same")));
+        Ok((Self::Sentinel(Box::new(move || clients.get())), name))
     }
 
     #[cfg(feature = "sentinel")]
     pub(crate) fn sentinel_client(client: SentinelClient) -> Self {
-        Self::Sentinel(Mutex::new(client))
+        let client = Arc::new(Mutex::new(client));
+        Self::Sentinel(Box::new(move || client.clone()))
     }
 
     /// What to tell of a server in errors: its address and database, without credentials. Nothing of other sources.
@@ -176,7 +190,8 @@ impl Source {
                 Ok(Connection::Cluster(Queued::new(connection, executor)))
             }
             #[cfg(feature = "sentinel")]
-            Self::Sentinel(client) => {
+            Self::Sentinel(clients) => {
+                let client = clients();
                 let mut client = client.lock().await;
                 client.get_async_connection_with_config(&config()).await.map(Connection::Server)
             }
