@@ -2,7 +2,6 @@
 
 use std::{
     collections::VecDeque,
-    mem,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -16,13 +15,25 @@ pub(crate) struct Debts(Mutex<Book>);
 #[derive(Debug, Default)]
 struct Book {
     owed: VecDeque<Debt>,
-    /// Whether a task goes through them. There is at most one for each node.
-    collecting: bool,
+    /// The task that goes through them. There is at most one for each node.
+    shift: Option<Shift>,
+    /// How many tasks there have been.
+    shifts: u64,
+}
+
+/// Whose turn it is to collect.
+#[derive(Debug)]
+struct Shift {
+    number: u64,
+    /// When it has to have been heard of again. Else its runtime stands still, and another takes over.
+    back: Instant,
 }
 
 #[derive(Clone, Debug)]
 struct Debt {
     claim: Arc<Claim>,
+    /// How long the node has for an answer.
+    timeout: Duration,
     /// Not earlier: what comes out of the buffers of a broken connection needs a moment too.
     due: Instant,
     /// When a key that is put there no later than now has expired.
@@ -32,9 +43,9 @@ struct Debt {
 }
 
 impl Debt {
-    fn new(claim: Arc<Claim>, now: Instant, due: Instant) -> Self {
+    fn new(claim: Arc<Claim>, timeout: Duration, now: Instant, due: Instant) -> Self {
         let ttl = claim.ttl().get();
-        Self { claim, due, expires: now + ttl, forgotten: now + ttl * MAX_TTLS }
+        Self { claim, timeout, due, expires: now + ttl, forgotten: now + ttl * MAX_TTLS }
     }
 
     /// The node did not do it: as far as is known its keys may still come, out of the buffers of a server that is
@@ -45,21 +56,35 @@ impl Debt {
 }
 
 impl Book {
-    /// Adds a debt, and forgets the oldest when there are too many. Whether somebody has to begin collecting.
-    fn add(&mut self, debt: Debt) -> bool {
+    /// Adds a debt, and forgets the oldest when there are too many. The number of a new shift, if one has to begin.
+    fn add(&mut self, debt: Debt, now: Instant) -> Option<u64> {
         if self.owed.len() >= MOST_DEBTS {
             self.owed.pop_front();
         }
         self.owed.push_back(debt);
-        !mem::replace(&mut self.collecting, true)
+        if self.shift.as_ref().is_some_and(|shift| now <= shift.back) {
+            return None;
+        }
+        self.shifts += 1;
+        self.shift = Some(Shift { number: self.shifts, back: now + LONGEST_ABSENCE });
+        Some(self.shifts)
     }
 
-    /// The first debt in the queue that has not expired. When there is none the collecting is over.
-    fn first(&mut self, now: Instant) -> Option<Debt> {
+    /// The first debt in the queue that has not expired. When there is none, or another has taken over, the shift is
+    /// over.
+    fn first(&mut self, shift: u64, now: Instant) -> Option<Debt> {
+        let shift = self.shift.as_mut().filter(|current| current.number == shift)?;
         self.owed.retain(|debt| debt.expires > now);
         let first = self.owed.front().cloned();
-        self.collecting = first.is_some();
+        match &first {
+            Some(debt) => shift.back = now + debt.timeout + LONGEST_ABSENCE,
+            None => self.shift = None,
+        }
         first
+    }
+
+    fn end(&mut self, shift: u64) {
+        self.shift.take_if(|current| current.number == shift);
     }
 
     fn settle(&mut self, settled: &Debt) {
@@ -81,10 +106,11 @@ impl Nodes {
     /// Notes that a node has to be asked once more to remove the claim's keys.
     pub(crate) fn owe(self: &Arc<Self>, node: usize, claim: &Arc<Claim>) {
         let now = self.now();
-        let due = now + self.timeout(claim.ttl()).min(LONGEST_PAUSE);
-        let debt = Debt::new(claim.clone(), now, due);
-        if self.with_debts(node, |book| book.add(debt)) {
-            let collector = Collector { nodes: self.clone(), node, finished: false };
+        let timeout = self.timeout(claim.ttl());
+        let due = now + timeout.min(LONGEST_PAUSE);
+        let debt = Debt::new(claim.clone(), timeout, now, due);
+        if let Some(shift) = self.with_debts(node, |book| book.add(debt, now)) {
+            let collector = Collector { nodes: self.clone(), node, shift };
             self.runtime.spawn(Box::pin(collector.run()));
         }
     }
@@ -106,16 +132,16 @@ impl Nodes {
 struct Collector {
     nodes: Arc<Nodes>,
     node: usize,
-    finished: bool,
+    shift: u64,
 }
 
 impl Collector {
-    async fn run(mut self) {
+    async fn run(self) {
         let (nodes, node) = (&self.nodes, self.node);
         let mut pause = Duration::ZERO;
         loop {
             let now = nodes.now();
-            let Some(mut debt) = nodes.with_debts(node, |book| book.first(now)) else { break };
+            let Some(mut debt) = nodes.with_debts(node, |book| book.first(self.shift, now)) else { break };
             let early = debt.due.saturating_duration_since(now);
             if !early.is_zero() {
                 nodes.runtime.sleep(early).await;
@@ -127,8 +153,7 @@ impl Collector {
                         // What a person has to mend takes its time.
                         BackendErrorKind::Rejected => LONGEST_PAUSE,
                         BackendErrorKind::Indeterminate | BackendErrorKind::Transient => {
-                            let timeout = nodes.timeout(debt.claim.ttl());
-                            (pause * 2).clamp(timeout.min(LONGEST_PAUSE), LONGEST_PAUSE)
+                            (pause * 2).clamp(debt.timeout.min(LONGEST_PAUSE), LONGEST_PAUSE)
                         }
                     };
                     if debt.claim.is_unsettled(node) {
@@ -143,16 +168,13 @@ impl Collector {
                 }
             }
         }
-        self.finished = true;
     }
 }
 
 impl Drop for Collector {
     /// A task that was dropped half-way leaves the rest to the next one.
     fn drop(&mut self) {
-        if !self.finished {
-            self.nodes.with_debts(self.node, |book| book.collecting = false);
-        }
+        self.nodes.with_debts(self.node, |book| book.end(self.shift));
     }
 }
 
@@ -163,6 +185,9 @@ const MOST_DEBTS: usize = 1_024;
 const MAX_TTLS: u32 = 10;
 /// How long a node that does not answer is left alone at most.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// After so long, and a node's timeout, a task has looked at the debts again, unless it stands still: a pause, and what a
+/// busy machine takes.
+const LONGEST_ABSENCE: Duration = Duration::from_secs(3);
 
 #[cfg(test)]
 mod tests {
@@ -173,11 +198,16 @@ mod tests {
     fn debts() -> impl Iterator<Item = Debt> {
         let (now, second) = (Instant::now(), Duration::from_secs(1));
         (0..).filter_map(move |number| {
-            let ttl = Ttl::new(second, Drift::new(0.01).ok()?).ok()?;
+            let ttl = Ttl::new(60 * second, Drift::new(0.01).ok()?).ok()?;
             let name = format!("{number}");
             let claim = Arc::new(Claim::new(name.as_str().into(), "0".repeat(40).parse().ok()?, ttl, 1));
-            Some(Debt::new(claim, now, now))
+            Some(Debt::new(claim, second / 20, now, now))
         })
+    }
+
+    fn add(book: &mut Book, debt: Debt) -> Option<u64> {
+        let now = debt.due;
+        book.add(debt, now)
     }
 
     fn names(book: &Book) -> Vec<&str> {
@@ -188,7 +218,7 @@ mod tests {
     fn the_oldest_of_too_many_debts_gives_way_and_the_newest_is_kept() {
         let (mut book, mut debts) = (Book::default(), debts());
         for debt in debts.by_ref().take(MOST_DEBTS + 3) {
-            book.add(debt);
+            add(&mut book, debt);
         }
         assert_eq!(book.owed.len(), MOST_DEBTS);
         assert_eq!(names(&book)[0], "3");
@@ -198,30 +228,50 @@ mod tests {
     #[test]
     fn a_debt_whose_keys_may_still_come_is_kept_for_ten_times_its_ttl_at_most() {
         let (mut book, mut debt) = (Book::default(), debts().next().unwrap());
-        let (start, ttl) = (debt.due, Duration::from_secs(1));
+        let (start, ttl) = (debt.due, debt.claim.ttl().get());
         for (after, kept) in [(0, 1), (1, 2), (5, 6), (9, 10), (10, 10)] {
             debt.keys_may_come_now(start + after * ttl);
             assert_eq!(debt.expires, start + kept * ttl, "{after}");
         }
-        book.add(debt);
-        assert!(book.first(start + 10 * ttl).is_none());
+        assert_eq!(book.add(debt, start), Some(1));
+        assert!(book.first(1, start + 10 * ttl).is_none());
     }
 
     #[test]
     fn a_debt_that_fails_does_not_come_back_when_it_has_given_way_meanwhile() {
         let (mut book, mut debts) = (Book::default(), debts());
         for debt in debts.by_ref().take(MOST_DEBTS) {
-            book.add(debt);
+            add(&mut book, debt);
         }
         for new in debts.take(MOST_DEBTS) {
             let now = new.due;
-            let asked = book.first(now).unwrap();
-            book.add(new);
+            let asked = book.first(1, now).unwrap();
+            add(&mut book, new);
             book.postpone(asked);
             assert!(book.owed.len() <= MOST_DEBTS, "{}", book.owed.len());
         }
-        let asked = book.first(book.owed[0].due).unwrap();
+        let asked = book.first(1, book.owed[0].due).unwrap();
         book.postpone(asked.clone());
         assert!(Arc::ptr_eq(&book.owed[MOST_DEBTS - 1].claim, &asked.claim), "the others have their turn");
+    }
+
+    #[test]
+    fn a_shift_that_stands_still_is_taken_over_and_ends_when_it_goes_on() {
+        let (mut book, mut debts) = (Book::default(), debts());
+        let mut next = || debts.next().unwrap();
+        let start = next().due;
+        let s = Duration::from_secs;
+        assert_eq!(book.add(next(), start), Some(1));
+        assert_eq!(book.add(next(), start + s(2)), None, "it is at work");
+        assert!(book.first(1, start + s(2)).is_some());
+        assert_eq!(book.add(next(), start + s(5)), None, "an answer and a pause take their time");
+        assert_eq!(book.add(next(), start + s(6)), Some(2), "it stands still");
+        assert!(book.first(1, start + s(7)).is_none(), "another has taken over");
+        book.end(1);
+        assert!(book.first(2, start + s(7)).is_some());
+        book.end(2);
+        assert_eq!(book.add(next(), start + s(7)), Some(3), "nobody is at work");
+        assert!(book.first(3, start + s(100)).is_none(), "all have expired");
+        assert_eq!(book.add(next(), start + s(100)), Some(4));
     }
 }

@@ -49,7 +49,7 @@ pub use self::{
     redlock::Redlock,
     request::LockRequest,
     resources::Resources,
-    runtime::{BoxFuture, Runtime},
+    runtime::{BoxFuture, PerRuntime, Runtime},
     token::{InvalidToken, Token},
     validity::MAX_TTL,
 };

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+mod per_runtime;
 #[cfg(feature = "smol")]
 mod smol;
 #[cfg(all(any(feature = "smol", feature = "tokio"), any(target_os = "linux", target_os = "android")))]
@@ -15,6 +16,7 @@ mod suspend;
 #[cfg(feature = "tokio")]
 mod tokio;
 
+pub use self::per_runtime::PerRuntime;
 #[cfg(feature = "smol")]
 pub use self::smol::SmolRuntime;
 #[cfg(feature = "tokio")]

@@ -5,7 +5,10 @@
 // Features that are off leave arguments unused.
 #![cfg_attr(not(all(feature = "tracing", feature = "metrics")), allow(unused_variables, dead_code))]
 
-use std::future::Future;
+use std::{
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 #[cfg(any(feature = "tracing", feature = "metrics"))]
 use std::{
@@ -104,10 +107,12 @@ pub(crate) async fn unlock(
 
 /// A lock was dropped: it is released in the background.
 pub(crate) fn dropped(claim: &Claim) {
-    #[cfg(feature = "tracing")]
-    lines::dropped(claim);
-    #[cfg(feature = "metrics")]
-    numbers::unlocked("dropped");
+    in_a_destructor(|| {
+        #[cfg(feature = "tracing")]
+        lines::dropped(claim);
+        #[cfg(feature = "metrics")]
+        numbers::unlocked("dropped");
+    });
 }
 
 /// A round was decided.
@@ -126,10 +131,12 @@ pub(crate) fn round(verb: Verb, claim: &Claim, defeat: Option<Defeat>, answers: 
 
 /// A round was given up half-way, because its call was.
 pub(crate) fn round_cancelled(claim: &Claim) {
-    #[cfg(feature = "tracing")]
-    lines::round(Verb::Acquire, claim, "cancelled", &Votes::default());
-    #[cfg(feature = "metrics")]
-    numbers::round(Verb::Acquire, "cancelled");
+    in_a_destructor(|| {
+        #[cfg(feature = "tracing")]
+        lines::round(Verb::Acquire, claim, "cancelled", &Votes::default());
+        #[cfg(feature = "metrics")]
+        numbers::round(Verb::Acquire, "cancelled");
+    });
 }
 
 /// One request to one node.
@@ -260,15 +267,23 @@ impl HoldWatch {
     #[cfg(any(feature = "tracing", feature = "metrics"))]
     pub(crate) fn ended(&self, nodes: &Nodes, claim: &Claim, valid_until: Instant) {
         let now = nodes.now();
-        if now >= valid_until {
-            self.lost(claim, Loss::Expired);
-        }
-        #[cfg(feature = "metrics")]
-        numbers::held(now.saturating_duration_since(self.start));
+        in_a_destructor(|| {
+            if now >= valid_until {
+                self.lost(claim, Loss::Expired);
+            }
+            #[cfg(feature = "metrics")]
+            numbers::held(now.saturating_duration_since(self.start));
+        });
     }
 
     #[cfg(not(any(feature = "tracing", feature = "metrics")))]
     pub(crate) fn ended(&self, nodes: &Nodes, claim: &Claim, valid_until: std::time::Instant) {}
+}
+
+/// Tells of something where a panic would do harm. Subscribers and recorders use thread-locals, and at the end of a
+/// thread, when another thread-local is dropped that holds a lock, theirs may be gone: a panic there ends the process.
+fn in_a_destructor(tell: impl FnOnce()) {
+    drop(catch_unwind(AssertUnwindSafe(tell)));
 }
 
 /// The votes of a round.

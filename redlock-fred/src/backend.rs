@@ -2,7 +2,10 @@
 
 use std::{
     fmt,
+    future::poll_fn,
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
+    task::Poll,
     time::Duration,
 };
 
@@ -14,8 +17,8 @@ use fred::{
     types::{Value, config::Server},
 };
 use redlock_core::{
-    Acquire, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, Release, Released,
-    Replace, Reply, node_url::OpenError,
+    Acquire, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, PerRuntime, Release,
+    Released, Replace, Reply, Runtime as _, TokioRuntime, node_url::OpenError,
 };
 use tokio::{
     runtime::Handle,
@@ -60,7 +63,8 @@ pub struct FredBackend {
 
 #[derive(Clone)]
 enum Line {
-    Own(Arc<Reconnecting>),
+    /// A connection, with fred's task for it, stands still with a runtime that nobody drives.
+    Own(Arc<PerRuntime<Reconnecting>>),
     Given(Arc<Given>),
 }
 
@@ -93,9 +97,10 @@ impl FredBackend {
     /// When the URL makes no sense, says what has no meaning here, or asks for TLS without the feature `rustls`. No error
     /// has any of its text.
     pub fn open(url: &str) -> Result<Self, OpenError> {
-        let link = Reconnecting::new(url::config(url)?);
-        let name = url::name(link.config());
-        Ok(Self { line: Line::Own(Arc::new(link)), name })
+        let config = url::config(url)?;
+        let name = url::name(&config);
+        let links = PerRuntime::new(move || Reconnecting::new(config.clone()));
+        Ok(Self { line: Line::Own(Arc::new(links)), name })
     }
 
     /// A node by a client that has been initialized, and stays so for as long as the node is used. Its
@@ -131,15 +136,15 @@ impl FredBackend {
             Line::Given(given) => {
                 client::start(client::eval(&given.client, arguments, timeout.min(LONGEST))).answer().await
             }
-            Line::Own(link) => match link.send(arguments, deadline) {
+            Line::Own(links) => match links.get().send(arguments, deadline) {
                 Ok(sent) => sent.answer().await,
-                Err(waiting) => match tokio::time::timeout_at(deadline, waiting).await {
-                    Ok(Ok(Ok(sent))) => sent.answer().await,
-                    Ok(Ok(Err(error))) => return Err(classify(error)),
-                    Ok(Err(_)) => {
+                Err(waiting) => match within(timeout, waiting).await {
+                    Some(Ok(Ok(sent))) => sent.answer().await,
+                    Some(Ok(Err(error))) => return Err(classify(error)),
+                    Some(Err(_)) => {
                         return Err(classify(Error::new(ErrorKind::Canceled, "The runtime is gone.")));
                     }
-                    Err(_) => return Err(BackendError::timed_out(timeout)),
+                    None => return Err(BackendError::timed_out(timeout)),
                 },
             },
         };
@@ -220,6 +225,18 @@ impl fmt::Debug for FredBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FredBackend").field("name", &self.name).finish_non_exhaustive()
     }
+}
+
+/// What comes of the future. None when it takes longer than `timeout`.
+///
+/// The timer is not one of tokio's own, which fires only while its runtime is driven: a request may move to another.
+async fn within<T>(timeout: Duration, mut future: impl Future<Output = T> + Unpin) -> Option<T> {
+    let mut timer = TokioRuntime::current().sleep(timeout);
+    poll_fn(|cx| match Pin::new(&mut future).poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => timer.as_mut().poll(cx).map(|()| None),
+    })
+    .await
 }
 
 /// More than anybody waits for an answer, and little enough to be added to a time.

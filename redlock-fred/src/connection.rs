@@ -84,10 +84,6 @@ impl Reconnecting {
         Self { config, line, made: AtomicU64::new(0), reconnect }
     }
 
-    pub(crate) fn config(&self) -> &Config {
-        &self.config
-    }
-
     /// Sends an `EVAL`; or, while there is no connection, says where it will be found when it has been sent, or when
     /// connecting has failed. Must be called on a tokio runtime.
     pub(crate) fn send(

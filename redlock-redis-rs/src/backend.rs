@@ -9,7 +9,7 @@ use redis::TlsCertificates;
 use redis::cluster::ClusterClient;
 #[cfg(feature = "sentinel")]
 use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo};
-use redis::{Client, Cmd, RedisResult, Value, aio::ConnectionLike};
+use redis::{Client, Cmd, Value, aio::ConnectionLike};
 use redlock_core::{
     Acquire, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, Release, Released,
     Replace, Reply, Resources, node_url::OpenError,
@@ -157,6 +157,9 @@ impl RedisBackend {
 
     /// A node that is the server which Sentinels name, by a client for its master with settings of its own (say,
     /// certificates). Nothing is sent yet. For the socket options that a lock needs see [`RedisBackend::open`].
+    ///
+    /// The client keeps connections to Sentinels, which live on the runtime that made them: with tokio, better a
+    /// multi-thread one.
     #[cfg(feature = "sentinel")]
     #[must_use]
     pub fn from_sentinel_client(client: SentinelClient) -> Self {

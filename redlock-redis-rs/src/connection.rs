@@ -10,7 +10,10 @@ use std::{
 };
 
 use redis::{Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value, aio::ConnectionLike};
-use redlock_core::reconnect::{Attempt, Reconnect};
+use redlock_core::{
+    PerRuntime,
+    reconnect::{Attempt, Reconnect},
+};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -33,12 +36,17 @@ use crate::{
 /// whatever the error was.
 ///
 /// Cheap to clone; clones share the connection. Its commands need to be polled on a runtime that is compiled in; the
-/// connection lives on the one of the command that makes it.
+/// connection lives on the one of the command that makes it. So each of tokio's current-thread runtimes has a connection
+/// of its own, and all other runtimes have one together: a connection stands still with a runtime that nobody drives.
 #[derive(Clone)]
-pub struct Reconnecting(Arc<Link>);
+pub struct Reconnecting {
+    source: Arc<Source>,
+    links: Arc<PerRuntime<Link>>,
+}
 
+/// What is on one runtime, or on all that have threads.
 struct Link {
-    source: Source,
+    source: Arc<Source>,
     state: Mutex<State>,
 }
 
@@ -89,6 +97,25 @@ struct Used {
 impl Reconnecting {
     /// Connects to what `source` leads to; nothing is sent yet.
     pub(crate) fn new(source: Source) -> Self {
+        let source = Arc::new(source);
+        let shared = source.clone();
+        let links = PerRuntime::new(move || Link::new(shared.clone()));
+        Self { source, links: Arc::new(links) }
+    }
+
+    /// What to tell of the node in errors.
+    pub(crate) fn name(&self) -> String {
+        self.source.name()
+    }
+
+    /// Why the last attempt to connect failed, when there has been no connection since.
+    pub(crate) fn failure(&self) -> Option<RedisError> {
+        self.links.get().state().failure.clone()
+    }
+}
+
+impl Link {
+    fn new(source: Arc<Source>) -> Self {
         let state = State {
             line: Line::Closed,
             made: 0,
@@ -97,27 +124,17 @@ impl Reconnecting {
             asking: 0,
             idle_since: None,
         };
-        Self(Arc::new(Link { source, state: Mutex::new(state) }))
-    }
-
-    /// What to tell of the node in errors.
-    pub(crate) fn name(&self) -> String {
-        self.0.source.name()
-    }
-
-    /// Why the last attempt to connect failed, when there has been no connection since.
-    pub(crate) fn failure(&self) -> Option<RedisError> {
-        self.0.state().failure.clone()
+        Self { source, state: Mutex::new(state) }
     }
 
     /// The connection; or, while there is none, the answer of a command that waits for it.
-    fn connection_or_answer<T, C, F>(&self, command: impl FnOnce() -> C) -> Result<Used, Answer<T>>
+    fn connection_or_answer<T, C, F>(self: &Arc<Self>, command: impl FnOnce() -> C) -> Result<Used, Answer<T>>
     where
         T: Send + 'static,
         C: FnOnce(Connection) -> F + Send + 'static,
         F: Future<Output = RedisResult<T>> + Send + 'static,
     {
-        let mut state = self.0.state();
+        let mut state = self.state();
         let number = state.made;
         let now = Instant::now();
         let was_idle =
@@ -141,7 +158,7 @@ impl Reconnecting {
             state.line = Line::Connecting(vec![waiting]);
             // A runtime that is being shut down drops the task on the spot, and that takes the lock.
             drop(state);
-            let connecting = Connecting { link: self.0.clone(), finished: false };
+            let connecting = Connecting { link: self.clone(), finished: false };
             // On its own, so that it goes on when the first to wait gives up. Without a runtime it ends here.
             if let Some(executor) = Executor::current() {
                 executor.spawn(connecting.run(attempt));
@@ -154,7 +171,7 @@ impl Reconnecting {
         // Without an answer: the runtime that made the connection has been shut down.
         let closed = |_| (NO_CONNECTION, Err(io::Error::from(io::ErrorKind::BrokenPipe).into()));
         let (number, result) = answer.await.unwrap_or_else(closed);
-        self.0.note(number, result)
+        self.note(number, result)
     }
 }
 
@@ -332,14 +349,15 @@ impl Values for Vec<Value> {
 impl ConnectionLike for Reconnecting {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         Box::pin(async move {
-            let asking = Asking::on(&self.0);
+            let link = self.links.get();
+            let asking = Asking::on(&link);
             let owned = || {
                 let command = command.clone();
                 |mut connection: Connection| async move { connection.req_packed_command(&command).await }
             };
-            asking.end(match self.connection_or_answer(owned) {
-                Ok(mut used) => self.0.note(used.number, used.connection.req_packed_command(command).await),
-                Err(answer) => self.answered(answer).await,
+            asking.end(match link.connection_or_answer(owned) {
+                Ok(mut used) => link.note(used.number, used.connection.req_packed_command(command).await),
+                Err(answer) => link.answered(answer).await,
             })
         })
     }
@@ -351,25 +369,26 @@ impl ConnectionLike for Reconnecting {
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         Box::pin(async move {
-            let asking = Asking::on(&self.0);
+            let link = self.links.get();
+            let asking = Asking::on(&link);
             let owned = || {
                 let pipeline = pipeline.clone();
                 move |mut connection: Connection| async move {
                     connection.req_packed_commands(&pipeline, offset, count).await
                 }
             };
-            asking.end(match self.connection_or_answer(owned) {
+            asking.end(match link.connection_or_answer(owned) {
                 Ok(mut used) => {
                     let result = used.connection.req_packed_commands(pipeline, offset, count).await;
-                    self.0.note(used.number, result)
+                    link.note(used.number, result)
                 }
-                Err(answer) => self.answered(answer).await,
+                Err(answer) => link.answered(answer).await,
             })
         })
     }
 
     fn get_db(&self) -> i64 {
-        self.0.source.db()
+        self.source.db()
     }
 }
 

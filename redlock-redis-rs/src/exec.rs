@@ -4,6 +4,8 @@
 use std::{future::Future, pin::pin, time::Duration};
 
 use futures_util::future::{Either, select};
+#[cfg(feature = "tokio")]
+use redlock_core::{Runtime as _, TokioRuntime};
 
 /// A runtime to spawn tasks on.
 pub(crate) enum Executor {
@@ -40,7 +42,8 @@ impl Executor {
     pub(crate) async fn sleep(&self, duration: Duration) {
         match self {
             #[cfg(feature = "tokio")]
-            Self::Tokio(_) => tokio::time::sleep(duration).await,
+            // Not a timer of tokio's own, which fires only while its runtime is driven: a request may move.
+            Self::Tokio(handle) => TokioRuntime::new(handle.clone()).sleep(duration).await,
             #[cfg(feature = "smol")]
             Self::Smol => drop(smol::Timer::after(duration).await),
         }

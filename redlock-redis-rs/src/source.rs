@@ -1,5 +1,7 @@
 //! Where a node's connections come from: a server, a Cluster, or whatever server a Sentinel names.
 
+#[cfg(feature = "sentinel")]
+use std::sync::Arc;
 use std::{
     io,
     task::{Context, Poll, Waker},
@@ -23,6 +25,8 @@ use redis::{
     ProtocolVersion,
     cluster::{ClusterClient, ClusterClientBuilder},
 };
+#[cfg(feature = "sentinel")]
+use redlock_core::PerRuntime;
 use redlock_core::node_url::OpenError;
 
 #[cfg(feature = "cluster")]
@@ -40,10 +44,14 @@ pub(crate) enum Source {
     Server(Client),
     #[cfg(feature = "cluster")]
     Cluster(Box<ClusterClient>),
-    /// Locked by whoever looks for the master, which is one at a time.
     #[cfg(feature = "sentinel")]
-    Sentinel(Mutex<SentinelClient>),
+    Sentinel(Sentinels),
 }
+
+/// The client to ask on the caller's runtime. It keeps connections to Sentinels, and is locked by whoever looks for the
+/// master, which is one at a time: on a runtime that nobody drives it must not be in the way of the others.
+#[cfg(feature = "sentinel")]
+type Sentinels = Box<dyn Fn() -> Arc<Mutex<SentinelClient>> + Send + Sync>;
 
 /// A connection to a node.
 #[derive(Clone)]
@@ -105,14 +113,19 @@ impl Source {
         let sentinels: Vec<_> = sentinels.map(|sentinel| sentinel.set_tcp_settings(tcp_settings())).collect();
         let name = format!("{master}@{}", url::addresses(&sentinels));
         let login = login.set_tcp_settings(tcp_settings());
-        let client = SentinelClient::build(sentinels, master, Some(login), SentinelServerType::Master)
-            .map_err(refused)?;
-        Ok((Self::sentinel_client(client), name))
+        let client = move || {
+            let (sentinels, master, login) = (sentinels.clone(), master.clone(), Some(login.clone()));
+            SentinelClient::build(sentinels, master, login, SentinelServerType::Master)
+        };
+        client().map_err(refused)?;
+        let clients = PerRuntime::new(move || Mutex::new(client().expect("one was made of the same")));
+        Ok((Self::Sentinel(Box::new(move || clients.get())), name))
     }
 
     #[cfg(feature = "sentinel")]
     pub(crate) fn sentinel_client(client: SentinelClient) -> Self {
-        Self::Sentinel(Mutex::new(client))
+        let client = Arc::new(Mutex::new(client));
+        Self::Sentinel(Box::new(move || client.clone()))
     }
 
     /// What to tell of a server in errors: its address and database, without credentials. Nothing of other sources.
@@ -180,7 +193,8 @@ impl Source {
                 Ok(Connection::Cluster(Queued::new(connection, executor)))
             }
             #[cfg(feature = "sentinel")]
-            Self::Sentinel(client) => {
+            Self::Sentinel(clients) => {
+                let client = clients();
                 let mut client = client.lock().await;
                 client.get_async_connection_with_config(&config()).await.map(Connection::Server)
             }

@@ -2,31 +2,47 @@
 //! meanwhile, but the servers' keys go on expiring.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
-/// Counts suspended time since it was made. Never goes back.
+/// For how long the machine has been suspended since the first call. Never goes back; the same for every clock in the
+/// process, so that their times can be compared.
+pub(super) fn suspended_time() -> Duration {
+    static COUNTED: LazyLock<SuspendedTime> = LazyLock::new(SuspendedTime::default);
+    let counted = COUNTED.since_start();
+    #[cfg(test)]
+    let counted = counted + PRETENDED.get();
+    counted
+}
+
+#[cfg(test)]
+thread_local! {
+    /// For how long the machine has been suspended besides, as this thread is to see it.
+    static PRETENDED: std::cell::Cell<Duration> = const { std::cell::Cell::new(Duration::ZERO) };
+}
+
+/// As if the machine had been suspended for so long, for this thread.
+#[cfg(test)]
+pub(super) fn pretend(suspended: Duration) {
+    PRETENDED.set(suspended);
+}
+
 #[derive(Debug)]
-pub(super) struct SuspendedTime {
+struct SuspendedTime {
     at_start: Duration,
     /// The most that was seen so far, in nanoseconds.
     counted: AtomicU64,
 }
 
 impl SuspendedTime {
-    pub(super) fn since_start(&self) -> Duration {
+    fn since_start(&self) -> Duration {
         self.count(since_boot())
-    }
-
-    /// As on a machine that has been suspended for so long since the start.
-    #[cfg(test)]
-    pub(super) fn after(suspended: Duration) -> Self {
-        let time = Self::default();
-        time.count(time.at_start + suspended);
-        time
     }
 
     /// Takes the highest of all readings: a reading is too low by what passed between its two clocks, never too

@@ -1,40 +1,48 @@
 use std::time::{Duration, Instant};
 
-use tokio::{runtime::Handle, time};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
-use super::suspend::SuspendedTime;
+use super::suspend::suspended_time;
 use super::{BoxFuture, Runtime};
 
-/// Runs on tokio. Needs a tokio runtime whose time driver is enabled (`enable_time` or `enable_all`);
+mod driven;
+mod own;
+mod timer;
+
+pub(super) use self::driven::Driven;
+
+/// Runs on tokio. Needs tokio runtimes whose time driver is enabled (`enable_time` or `enable_all`);
 /// [`Builder::build`](crate::Builder::build) fails without.
 ///
-/// It holds a [`Handle`], so locks can be asked, extended and dropped on any thread. A paused tokio clock pauses
-/// it. On Linux and Android its clock also counts the time in which the machine was suspended; on other systems
-/// tokio's clock decides, which on macOS and the BSDs stands still meanwhile.
+/// Whoever locks, extends, waits or unlocks is served by the runtime that it is in, whichever that is. So a lock manager,
+/// its locks and guards can be used on any runtime and any thread, also when the runtime that they were made on is not
+/// driven any more, or has ended: a `static` one serves every `#[tokio::test]`. A paused tokio clock pauses it.
 ///
-/// Asking for a lock, extending and unlocking need the runtime; when it has been shut down, they fail, or panic as
-/// tokio's timers do. Dropping a lock does not.
+/// What is left to the background, as the release of a lock that is dropped, runs
 ///
-/// Even where the clock counts suspended time, a timer that was set before the machine was suspended fires late:
-/// after a resume `is_valid` and `remaining` are right at once, but what waits for the loss of a lock is woken
-/// only when its timer has run out.
+/// * on the runtime that the caller is in, and when that ends it moves to a thread of ours;
+/// * outside of every runtime, as on a plain thread, on the runtime of the handle if that is a multi-thread one, else on
+///   a thread of ours.
+///
+/// That thread, named `redlock`, is started when it is first needed. A current-thread runtime runs what it was given
+/// only while it is driven, by a `block_on`: a lock that is dropped right before it stands still is released when it
+/// goes on, or ends.
+///
+/// On Linux and Android its clock also counts the time in which the machine was suspended; on other systems tokio's
+/// clock decides, which on macOS and the BSDs stands still meanwhile. Even where the clock counts suspended time, a timer
+/// that was set before the machine was suspended fires late: after a resume `is_valid` and `remaining` are right at
+/// once, but what waits for the loss of a lock is woken only when its timer has run out.
 #[derive(Clone, Debug)]
 pub struct TokioRuntime {
     handle: Handle,
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    suspended: std::sync::Arc<SuspendedTime>,
 }
 
 impl TokioRuntime {
-    /// The runtime that `handle` belongs to.
+    /// The runtime that `handle` belongs to, for whoever is in none.
     #[must_use]
     pub fn new(handle: Handle) -> Self {
-        Self {
-            handle,
-            #[cfg(any(target_os = "linux", target_os = "android"))]
-            suspended: std::sync::Arc::default(),
-        }
+        Self { handle }
     }
 
     /// The runtime that the caller runs on.
@@ -59,22 +67,24 @@ impl TokioRuntime {
 
 impl Runtime for TokioRuntime {
     fn now(&self) -> Instant {
-        // Entered, so that a paused clock is seen from other threads too.
-        let _entered = self.handle.enter();
-        let now = time::Instant::now().into_std();
+        let now = timer::now(&self.handle).into_std();
         #[cfg(any(target_os = "linux", target_os = "android"))]
-        let now = now + self.suspended.since_start();
+        let now = now + suspended_time();
         now
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<()> {
-        let _entered = self.handle.enter();
-        Box::pin(time::sleep(duration))
+        timer::sleep(&self.handle, duration)
     }
 
     fn spawn(&self, task: BoxFuture<()>) {
-        drop(self.handle.spawn(task));
+        own::spawn(&self.handle, task);
     }
+}
+
+/// Whether a runtime goes on by itself. A current-thread one stands still unless somebody drives it.
+fn has_threads(runtime: &Handle) -> bool {
+    runtime.runtime_flavor() == RuntimeFlavor::MultiThread
 }
 
 /// There is no tokio runtime here.
@@ -84,10 +94,32 @@ pub struct NoRuntime;
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        sync::{Arc, mpsc::channel},
+        task::{Context, Wake, Waker},
+        thread::{self, Thread},
+    };
+
     use tokio::runtime::Builder;
 
     use super::*;
     use crate::{ConfigError, MemoryBackend, Redlock};
+
+    /// Wakes a thread that has no runtime.
+    struct Unpark(Thread);
+
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    fn block_on_outside(mut future: BoxFuture<()>) {
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        while future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+            thread::park();
+        }
+    }
 
     #[test]
     fn a_paused_clock_is_followed_from_any_thread() {
@@ -97,7 +129,7 @@ mod tests {
         tokio.block_on(runtime.sleep(Duration::from_secs(3600)));
         let there = {
             let runtime = runtime.clone();
-            std::thread::spawn(move || runtime.now()).join().unwrap()
+            thread::spawn(move || runtime.now()).join().unwrap()
         };
         let passed = there - start;
         assert!((Duration::from_secs(3600)..Duration::from_secs(3601)).contains(&passed), "{passed:?}");
@@ -107,27 +139,66 @@ mod tests {
     #[test]
     fn suspended_time_is_counted() {
         let tokio = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        let awake = TokioRuntime::new(tokio.handle().clone());
-        let suspended = SuspendedTime::after(Duration::from_secs(30));
-        let resumed = TokioRuntime { suspended: std::sync::Arc::new(suspended), ..awake.clone() };
-        let ahead = resumed.now() - awake.now();
+        let runtime = TokioRuntime::new(tokio.handle().clone());
+        let before = runtime.now();
+        crate::runtime::suspend::pretend(Duration::from_secs(30));
+        let ahead = runtime.now() - before;
         assert!((Duration::from_secs(29)..Duration::from_secs(31)).contains(&ahead), "{ahead:?}");
     }
 
     #[test]
-    fn nothing_panics_outside_of_the_runtime_or_after_it() {
+    fn a_task_that_its_runtime_does_not_run_to_its_end_moves_and_one_that_panics_does_not() {
         assert_eq!(TokioRuntime::try_current().err(), Some(NoRuntime));
         let tokio = Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
         let runtime = TokioRuntime::new(tokio.handle().clone());
-        let (sender, receiver) = std::sync::mpsc::channel();
-        runtime.spawn(Box::pin(async move { sender.send("ran").unwrap() }));
-        assert_eq!(receiver.recv().unwrap(), "ran");
-        drop(runtime.sleep(Duration::MAX));
+        let (sender, receiver) = channel();
+        let spawn = |task: &'static str| {
+            let (sender, there) = (sender.clone(), runtime.clone());
+            runtime.spawn(Box::pin(async move {
+                sender.send(("begins", task)).unwrap();
+                there.sleep(Duration::from_millis(30)).await;
+                assert_ne!(task, "panics", "in the background");
+                sender.send(("ends", task)).unwrap();
+            }));
+            assert_eq!(receiver.recv().unwrap(), ("begins", task));
+        };
+        spawn("panics");
+        assert!(receiver.recv_timeout(Duration::from_millis(100)).is_err());
+        spawn("a");
         drop(tokio);
-        let (sender, receiver) = std::sync::mpsc::channel::<()>();
-        runtime.spawn(Box::pin(async move { sender.send(()).unwrap() }));
-        assert!(receiver.recv().is_err(), "a task that cannot run is dropped");
-        runtime.now();
+        assert_eq!(receiver.recv().unwrap(), ("ends", "a"), "half-way");
+        spawn("b");
+        assert_eq!(receiver.recv().unwrap(), ("ends", "b"), "not begun");
+    }
+
+    #[test]
+    fn a_timer_goes_along_with_whoever_waits_for_it() {
+        let runtime = |time| {
+            let mut builder = Builder::new_current_thread();
+            if time { builder.enable_time().build().unwrap() } else { builder.build().unwrap() }
+        };
+        let ms = Duration::from_millis;
+        let (home, other, no_timer) = (runtime(true), runtime(true), runtime(false));
+        let clock = TokioRuntime::new(home.handle().clone());
+        let slept = || {
+            let mut slept = clock.sleep(ms(30));
+            let _inside = home.enter();
+            assert!(slept.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            slept
+        };
+        let start = clock.now();
+        other.block_on(slept());
+        no_timer.block_on(slept());
+        no_timer.block_on(async { clock.sleep(ms(10)).await });
+        block_on_outside(slept());
+        let (first, second) = (slept(), slept());
+        drop(home);
+        other.block_on(first);
+        block_on_outside(second);
+        let passed = clock.now() - start;
+        assert!((ms(130)..ms(2_000)).contains(&passed), "{passed:?}");
+        let (mut longest, mut cx) = (clock.sleep(Duration::MAX), Context::from_waker(Waker::noop()));
+        assert!(longest.as_mut().poll(&mut cx).is_pending());
     }
 
     #[test]

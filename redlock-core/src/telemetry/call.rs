@@ -4,6 +4,7 @@ use std::future::Future;
 #[cfg(any(feature = "tracing", feature = "metrics"))]
 use std::time::Instant;
 
+use super::in_a_destructor;
 #[cfg(feature = "tracing")]
 use super::lines;
 #[cfg(feature = "metrics")]
@@ -59,9 +60,8 @@ impl<'a> Call<'a> {
             call.end(&end(&output));
             output
         };
-        // On the future: a guard across an await would leave the span entered for whoever is polled next.
         #[cfg(feature = "tracing")]
-        let watched = tracing::Instrument::instrument(watched, span);
+        let watched = lines::inside(span, watched);
         watched.await
     }
 
@@ -85,7 +85,8 @@ impl<'a> Call<'a> {
 impl Drop for Call<'_> {
     fn drop(&mut self) {
         if !self.ended {
-            self.end(&End { outcome: "cancelled", attempts: None, holder: None });
+            let cancelled = End { outcome: "cancelled", attempts: None, holder: None };
+            in_a_destructor(|| self.end(&cancelled));
         }
     }
 }

@@ -1,6 +1,13 @@
 //! Spans and events. A token is never told whole, and names of resources only at the level debug.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::{Pin, pin},
+    task::Poll,
+    time::Duration,
+};
 
 use tracing::{Span, debug, field, info, info_span, trace, warn};
 
@@ -41,6 +48,31 @@ pub(super) fn span(kind: Kind, resources: &Resources, token: Option<&Token>) -> 
         span.record("holder", holder(token));
     }
     span
+}
+
+/// Polls and drops the work in the span. A guard across an await would leave the span entered for whoever is polled next.
+pub(super) async fn inside<F: Future>(span: Span, work: F) -> F::Output {
+    let mut work = pin!(Some(work));
+    let mut inside = Inside { span, work: work.as_mut() };
+    poll_fn(|cx| {
+        let _entered = inside.span.enter();
+        inside.work.as_mut().as_pin_mut().map_or(Poll::Pending, |work| work.poll(cx))
+    })
+    .await
+}
+
+/// As `tracing::Instrumented`, whose destructor panics where the subscriber's thread-locals are gone.
+struct Inside<'a, F> {
+    span: Span,
+    work: Pin<&'a mut Option<F>>,
+}
+
+impl<F> Drop for Inside<'_, F> {
+    fn drop(&mut self) {
+        let entered = catch_unwind(AssertUnwindSafe(|| self.span.enter()));
+        self.work.set(None);
+        drop(entered);
+    }
 }
 
 /// In an event, since a field of a span has the level of its span.

@@ -13,6 +13,7 @@ use redlock_redis_rs::{
 use redlock_tests::{
     sentinel::{MASTER, Watched},
     server::{Server, eventually},
+    sim::poll_once,
 };
 
 const TTL: Duration = Duration::from_secs(60);
@@ -150,6 +151,26 @@ async fn a_lock_that_the_new_master_has_never_heard_of_is_already_gone() {
     watched.wait_for_failover();
     works_again(&redlock, &watched, SOON).await;
     assert_eq!(lock.unlock().await.unwrap(), Unlock::AlreadyGone);
+}
+
+#[test]
+fn a_runtime_that_stands_still_while_it_asks_does_not_keep_others_from_asking() {
+    let watched = Watched::start(&[]);
+    let node = open(&watched);
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let ask = async |key: &str| acquire(&node, key, SOON / 2).await.unwrap();
+    let (asked, asking) = (runtime(), runtime());
+    assert_eq!(asked.block_on(ask("a")), Reply::Granted);
+    let mut request = Box::pin(ask("b"));
+    asking.block_on(async {
+        assert!(poll_once(&mut request).await.is_pending());
+        // The connection is made by a task of its own, which asks the Sentinel now.
+        tokio::task::yield_now().await;
+    });
+    let start = Instant::now();
+    assert_eq!(runtime().block_on(ask("c")), Reply::Granted);
+    assert!(start.elapsed() < Duration::from_millis(400), "{:?}", start.elapsed());
+    assert_eq!(asking.block_on(request), Reply::Granted);
 }
 
 #[test]

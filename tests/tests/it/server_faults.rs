@@ -378,21 +378,3 @@ async fn a_dropped_lock_is_released_in_the_background_from_any_thread(
         }
     }
 }
-
-#[rstest]
-#[test]
-fn a_lock_that_is_dropped_after_its_runtime_does_not_panic(
-    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
-) {
-    let servers = Server::start_some(3);
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let redlock = runtime.block_on(async { adapter.manager(&servers).build().unwrap() });
-    let [lock, kept_alive] =
-        ["a", "b"].map(|name| runtime.block_on(redlock.lock(name, TTL).into_future()).unwrap());
-    let kept_alive = kept_alive.keep_alive();
-    drop(runtime);
-    assert!(lock.is_valid(), "the clock needs no runtime");
-    drop((lock, kept_alive, redlock));
-    let quorum = |key| servers.iter().filter(|server| server.get(key).is_some()).count() >= 2;
-    assert!(quorum("a") && quorum("b"), "nothing was left to release them");
-}

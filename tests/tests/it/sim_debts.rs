@@ -1,8 +1,9 @@
 //! Releases that a node owes: it was down, silent, or its answer settled nothing.
 
 use std::{
+    fmt, mem,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -99,7 +100,8 @@ fn a_release_that_overtook_its_acquire_is_asked_again_whichever_of_them_is_answe
                 node.set("x", "other", s(1));
             }
             let runtime = bed.runtime.clone();
-            let redlock = bed.redlock_over(|node| Overtaking { node, runtime: runtime.clone(), answer_delay });
+            let redlock =
+                bed.redlock_over(|node| Overtaking { node, runtime: runtime.clone(), answer_delay });
             redlock.try_lock("x", s(60)).await.unwrap_err();
             bed.sleep(20).await;
             assert!(bed.nodes[0].get("x").is_some(), "the acquire came after its release");
@@ -212,22 +214,34 @@ fn a_node_is_owed_no_more_than_a_thousand_or_so_releases() {
 }
 
 #[test]
-fn debts_of_a_task_that_was_dropped_are_collected_by_the_next() {
-    let bed = Bed::new(3);
-    let forgetful = Forgetful { runtime: bed.runtime.clone(), forgets: Arc::default() };
-    bed.run(async {
-        let redlock = Redlock::builder(forgetful.clone()).nodes(bed.nodes.clone()).build().unwrap();
-        let [first, second] =
-            [redlock.lock("a", s(60)).await.unwrap(), redlock.lock("b", s(60)).await.unwrap()];
-        bed.nodes[0].fail_next(2, BackendErrorKind::Indeterminate);
-        forgetful.forgets.store(true, Ordering::Relaxed);
-        first.unlock().await.unwrap();
-        forgetful.forgets.store(false, Ordering::Relaxed);
-        second.unlock().await.unwrap();
-        bed.sleep(5_000).await;
-        bed.assert_free("a");
-        bed.assert_free("b");
-    });
+fn debts_of_a_task_that_was_dropped_or_stands_still_are_collected_by_the_next() {
+    for stands_still in [false, true] {
+        let bed = Bed::new(3);
+        let idle = Idle { runtime: bed.runtime.clone(), idle: Arc::default(), shelf: Arc::default() };
+        bed.run(async {
+            let redlock = Redlock::builder(idle.clone()).nodes(bed.nodes.clone()).build().unwrap();
+            let [first, second] =
+                [redlock.lock("a", s(60)).await.unwrap(), redlock.lock("b", s(60)).await.unwrap()];
+            bed.nodes[0].fail_next(2, BackendErrorKind::Indeterminate);
+            idle.idle.store(true, Ordering::Relaxed);
+            first.unlock().await.unwrap();
+            idle.idle.store(false, Ordering::Relaxed);
+            let mut shelf = mem::take(&mut *idle.shelf.lock().unwrap());
+            if stands_still {
+                bed.sleep(10_000).await;
+            } else {
+                shelf.clear();
+            }
+            second.unlock().await.unwrap();
+            bed.sleep(5_000).await;
+            bed.assert_free("a");
+            bed.assert_free("b");
+            let requests = bed.requests();
+            shelf.into_iter().for_each(|task| bed.runtime.spawn(task));
+            bed.sleep(5_000).await;
+            assert_eq!(bed.requests(), requests, "what goes on finds nothing to do");
+        });
+    }
 }
 
 #[test]
@@ -252,14 +266,15 @@ fn debts_that_expire_one_after_the_other_do_not_keep_a_later_one_waiting() {
     }
 }
 
-/// A runtime that can drop the tasks it is given, as one that is shut down does.
-#[derive(Clone, Debug)]
-struct Forgetful {
+/// A runtime that may not run the tasks it is given, as one that nobody drives does.
+#[derive(Clone)]
+struct Idle {
     runtime: SimRuntime,
-    forgets: Arc<AtomicBool>,
+    idle: Arc<AtomicBool>,
+    shelf: Arc<Mutex<Vec<BoxFuture<()>>>>,
 }
 
-impl Runtime for Forgetful {
+impl Runtime for Idle {
     fn now(&self) -> Instant {
         self.runtime.now()
     }
@@ -269,11 +284,17 @@ impl Runtime for Forgetful {
     }
 
     fn spawn(&self, task: BoxFuture<()>) {
-        if self.forgets.load(Ordering::Relaxed) {
-            drop(task);
+        if self.idle.load(Ordering::Relaxed) {
+            self.shelf.lock().unwrap().push(task);
         } else {
             self.runtime.spawn(task);
         }
+    }
+}
+
+impl fmt::Debug for Idle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Idle")
     }
 }
 

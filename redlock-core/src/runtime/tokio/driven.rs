@@ -1,0 +1,128 @@
+//! What lives on current-thread runtimes, one for each.
+
+use std::{
+    collections::HashMap,
+    future::pending,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+use tokio::{
+    runtime::{Handle, Id},
+    task::AbortHandle,
+};
+
+use super::has_threads;
+
+/// Values by the current-thread runtime that they live on; each goes away with its runtime.
+pub(in crate::runtime) struct Driven<T>(Arc<Values<T>>);
+
+type Values<T> = Mutex<HashMap<Id, Entry<T>>>;
+
+struct Entry<T> {
+    value: Arc<T>,
+    /// The task that notices the end of the runtime, once it is there. It ends with the entry.
+    watch: Option<AbortHandle>,
+}
+
+impl<T: Send + Sync + 'static> Driven<T> {
+    /// The value of the caller's runtime, when that is a current-thread one.
+    pub(in crate::runtime) fn get(&self, make: impl FnOnce() -> T) -> Option<Arc<T>> {
+        let here = Handle::try_current().ok().filter(|here| !has_threads(here))?;
+        let id = here.id();
+        let value = {
+            let mut values = lock(&self.0);
+            if let Some(entry) = values.get(&id) {
+                return Some(entry.value.clone());
+            }
+            let value = Arc::new(make());
+            values.insert(id, Entry { value: value.clone(), watch: None });
+            value
+        };
+        let leaving = Leaving { values: Arc::downgrade(&self.0), id };
+        // A runtime that is being shut down drops the task on the spot, and that takes the lock.
+        let watch = here.spawn(async move {
+            let _leaving = leaving;
+            pending::<()>().await;
+        });
+        if let Some(entry) = lock(&self.0).get_mut(&id) {
+            entry.watch = Some(watch.abort_handle());
+        }
+        Some(value)
+    }
+}
+
+impl<T> Default for Driven<T> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<T> Drop for Entry<T> {
+    fn drop(&mut self) {
+        if let Some(watch) = &self.watch {
+            watch.abort();
+        }
+    }
+}
+
+/// Dropped at the end of a runtime: takes its value away.
+struct Leaving<T> {
+    values: Weak<Values<T>>,
+    id: Id,
+}
+
+impl<T> Drop for Leaving<T> {
+    fn drop(&mut self) {
+        if let Some(values) = self.values.upgrade() {
+            let gone = lock(&values).remove(&self.id);
+            drop(gone);
+        }
+    }
+}
+
+fn lock<T>(values: &Values<T>) -> MutexGuard<'_, HashMap<Id, Entry<T>>> {
+    values.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::{Builder, Runtime};
+
+    use crate::PerRuntime;
+
+    fn number(runtime: &Runtime, values: &PerRuntime<usize>) -> usize {
+        let _inside = runtime.enter();
+        *values.get()
+    }
+
+    #[test]
+    fn each_current_thread_runtime_has_its_own_and_takes_it_away() {
+        use std::sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        };
+        let driven = || Builder::new_current_thread().build().unwrap();
+        let (first, second) = (driven(), driven());
+        let threads = || Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let made = Arc::new(AtomicUsize::new(0));
+        let counted = made.clone();
+        let values = PerRuntime::new(move || counted.fetch_add(1, Ordering::Relaxed));
+        assert_eq!(
+            [&first, &second, &first, &threads(), &threads()].map(|runtime| number(runtime, &values)),
+            [0, 1, 0, 2, 2]
+        );
+        assert_eq!(*values.get(), 2, "outside of every runtime");
+        let held = {
+            let _inside = first.enter();
+            values.get()
+        };
+        drop(first);
+        assert_eq!(Arc::strong_count(&held), 1, "it goes away with its runtime");
+        assert_eq!(number(&second, &values), 1);
+
+        assert_eq!(second.metrics().num_alive_tasks(), 1);
+        drop(values);
+        second.block_on(async { tokio::task::yield_now().await });
+        assert_eq!(second.metrics().num_alive_tasks(), 0, "a task is left");
+    }
+}

@@ -1,0 +1,103 @@
+//! A timer that goes along with whoever waits for it.
+
+use std::{
+    future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    task::Poll,
+    time::Duration,
+};
+
+use tokio::{
+    runtime::{Handle, Id},
+    time::{self, Instant, Sleep},
+};
+
+use super::own::own_runtime;
+use crate::runtime::BoxFuture;
+
+/// The time on the clock of the runtime that the caller is in; outside of every runtime, on that of `home`.
+#[allow(clippy::disallowed_methods, reason = "this is where the time comes from")]
+pub(super) fn now(home: &Handle) -> Instant {
+    match Handle::try_current() {
+        Ok(_) => Instant::now(),
+        // At the end of a thread, where tokio cannot be asked any more. A clock that is paused is missed then.
+        Err(none) if none.is_thread_local_destroyed() => Instant::from_std(std::time::Instant::now()),
+        Err(_) => {
+            // Entered, so that a paused clock is seen from other threads too.
+            let _entered = home.enter();
+            Instant::now()
+        }
+    }
+}
+
+/// Completes after `duration`, counted from the call on the clock of [`now`].
+///
+/// A timer of tokio's fires only while its runtime is driven, and panics when that has ended. So the deadline is
+/// fixed here, and the timer for it is one of the runtime that polls.
+///
+/// # Panics
+///
+/// When `home` is asked, and has no timer.
+pub(super) fn sleep(home: &Handle, duration: Duration) -> BoxFuture<()> {
+    let home = home.clone();
+    let start = now(&home);
+    let deadline = start.checked_add(duration).unwrap_or(start + FAR_AWAY);
+    let mut armed: Option<Id> = None;
+    let mut timer: Option<Sleep> = None;
+    let here = match Handle::try_current() {
+        Ok(here) => Some(here),
+        Err(none) => none.is_missing_context().then(|| home.clone()),
+    };
+    if let Some(here) = here {
+        armed = Some(here.id());
+        timer =
+            if here.id() == home.id() { Some(arm(&here, duration)) } else { caught(|| arm(&here, duration)) };
+    }
+    Box::pin(async move {
+        let mut timer = pin!(timer);
+        // Whether the caller's runtime has no timer, or none any more.
+        let mut refused = false;
+        poll_fn(|cx| {
+            loop {
+                let here = if refused { None } else { Handle::try_current().ok() };
+                let left = deadline.saturating_duration_since(now(&home));
+                if let Some(here) = here.or_else(own_runtime) {
+                    if armed != Some(here.id()) {
+                        armed = Some(here.id());
+                        timer.set(caught(|| arm(&here, left)));
+                    }
+                    let poll = timer.as_mut().as_pin_mut().and_then(|timer| caught(|| timer.poll(cx)));
+                    if let Some(poll) = poll {
+                        return poll;
+                    }
+                    timer.set(None);
+                    if !refused {
+                        refused = true;
+                        continue;
+                    }
+                }
+                // No timer is to be had at all. Slow, but it ends.
+                if left.is_zero() {
+                    return Poll::Ready(());
+                }
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        })
+        .await;
+    })
+}
+
+fn arm(runtime: &Handle, duration: Duration) -> Sleep {
+    let _entered = runtime.enter();
+    time::sleep(duration)
+}
+
+/// tokio's timers panic where they do not work.
+fn caught<T>(work: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(work)).ok()
+}
+
+/// What tokio takes for "for ever", too.
+const FAR_AWAY: Duration = Duration::from_secs(30 * 365 * 24 * 3600);

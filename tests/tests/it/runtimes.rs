@@ -1,0 +1,235 @@
+//! Lock managers, locks and guards that outlive the tokio runtime they were made on, or are used while it stands still.
+
+use std::{
+    future::IntoFuture,
+    panic::resume_unwind,
+    sync::mpsc::{RecvTimeoutError, channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+use redlock_core::{Error, Lock, MemoryBackend, Redlock, TokioRuntime, Unlock};
+use redlock_tests::{adapter::Adapter, server::Server};
+use rstest::rstest;
+use tokio::runtime::{Builder, Runtime};
+
+const TTL: Duration = Duration::from_secs(60);
+/// So short that a keep-alive extends within a test.
+const SHORT: Duration = Duration::from_millis(450);
+/// Longer than that.
+const LONGER: Duration = Duration::from_millis(520);
+/// More than anything takes here, on a busy machine, unless it waits for ever.
+const BOUND: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Copy, Debug)]
+enum Nodes {
+    Memory,
+    Servers(Adapter),
+}
+
+/// A lock manager that was made, and warmed up, on one runtime.
+struct Bed {
+    redlock: Redlock,
+    memory: Vec<MemoryBackend>,
+    servers: Vec<Server>,
+}
+
+impl Bed {
+    fn on(runtime: &Runtime, nodes: Nodes) -> Self {
+        let _inside = runtime.enter();
+        let here = TokioRuntime::current();
+        let (memory, servers, builder) = match nodes {
+            Nodes::Memory => {
+                let memory = [(); 3].map(|()| MemoryBackend::new(here.clone()));
+                (memory.to_vec(), Vec::new(), Redlock::builder(here).nodes(memory))
+            }
+            Nodes::Servers(adapter) => {
+                let servers = Server::start_some(3);
+                let builder = adapter.manager(&servers);
+                (Vec::new(), servers, builder)
+            }
+        };
+        let redlock = builder.build().unwrap();
+        let bed = Self { redlock, memory, servers };
+        // With connections, where there are any.
+        runtime.block_on(bed.locked("warm up"));
+        bed
+    }
+
+    fn is_free(&self, key: &str) -> bool {
+        self.memory.iter().all(|node| node.get(key).is_none())
+            && self.servers.iter().all(|server| server.get(key).is_none())
+    }
+
+    fn becomes_free(&self, key: &str) -> bool {
+        let start = Instant::now();
+        while start.elapsed() < BOUND / 2 {
+            if self.is_free(key) {
+                return true;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        false
+    }
+
+    async fn locked(&self, key: &str) {
+        let lock = self.redlock.lock(key, TTL).await.unwrap();
+        assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+    }
+
+    /// Everything that a lock manager does.
+    async fn serves(&self) {
+        let redlock = &self.redlock;
+        let mut lock = redlock.lock("a", TTL).await.unwrap();
+        let contended = redlock.lock("a", TTL).retry_count(1).retry_delay(Duration::from_millis(1)).await;
+        assert!(matches!(contended, Err(Error::Contended(_))), "{contended:?}");
+        lock.extend(2 * TTL).await.unwrap();
+        assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+
+        let parts = redlock.lock("handed over", TTL).await.unwrap().into_parts();
+        let taken = redlock.from_parts(&parts).await.unwrap();
+        assert_eq!(taken.unlock().await.unwrap(), Unlock::Released);
+
+        let used = redlock.using("used", SHORT, |lease| async move {
+            tokio::time::sleep(LONGER).await;
+            lease.is_valid()
+        });
+        let lapsed = async {
+            let lapsing = redlock.lock("lapsing", SHORT).await.unwrap();
+            lapsing.lease().lost().await;
+            !lapsing.is_valid()
+        };
+        let (used, lapsed) = tokio::join!(used, lapsed);
+        assert!(used.unwrap(), "it was not extended");
+        assert!(lapsed);
+
+        drop(redlock.lock("dropped", TTL).await.unwrap());
+        drop(redlock.lock("kept alive", TTL).await.unwrap().keep_alive());
+        let free =
+            || ["a", "used", "handed over", "dropped", "kept alive"].iter().all(|key| self.is_free(key));
+        let start = Instant::now();
+        while !free() {
+            assert!(start.elapsed() < BOUND / 2, "keys are left");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+fn current_thread() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+fn multi_thread() -> Runtime {
+    Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
+/// On a thread of its own: a test that waits in vain ends, too.
+fn bounded(test: impl FnOnce() + Send + 'static) {
+    let (done, waiting) = channel();
+    let tested = thread::spawn(move || {
+        test();
+        done.send(()).unwrap();
+    });
+    match waiting.recv_timeout(BOUND) {
+        Ok(()) => {}
+        Err(RecvTimeoutError::Timeout) => panic!("it hangs"),
+        Err(RecvTimeoutError::Disconnected) => resume_unwind(tested.join().unwrap_err()),
+    }
+}
+
+#[rstest]
+fn a_manager_of_an_idle_runtime_serves_on_another(
+    #[values(Nodes::Memory, Nodes::Servers(Adapter::RedisRs), Nodes::Servers(Adapter::Fred))] nodes: Nodes,
+    #[values(current_thread, multi_thread)] other: fn() -> Runtime,
+) {
+    bounded(move || {
+        let idle = current_thread();
+        let bed = Bed::on(&idle, nodes);
+        other().block_on(bed.serves());
+        // What the first one still has to do does not get into its way when it runs again.
+        idle.block_on(bed.locked("a"));
+    });
+}
+
+#[rstest]
+fn a_manager_outlives_its_runtime(
+    #[values(Nodes::Memory, Nodes::Servers(Adapter::RedisRs), Nodes::Servers(Adapter::Fred))] nodes: Nodes,
+    #[values(current_thread, multi_thread)] runtime: fn() -> Runtime,
+) {
+    bounded(move || {
+        let first = runtime();
+        let bed = Bed::on(&first, nodes);
+        drop(first);
+        for _ in 0..2 {
+            runtime().block_on(bed.locked("a"));
+        }
+        runtime().block_on(bed.serves());
+    });
+}
+
+#[rstest]
+fn a_lock_outlives_its_runtime(
+    #[values(Nodes::Memory, Nodes::Servers(Adapter::RedisRs), Nodes::Servers(Adapter::Fred))] nodes: Nodes,
+    #[values(current_thread, multi_thread)] runtime: fn() -> Runtime,
+) {
+    bounded(move || {
+        let first = runtime();
+        let bed = Bed::on(&first, nodes);
+        let (mut extended, dropped, guards) = first.block_on(async {
+            let lock = async |key, ttl| bed.redlock.lock(key, ttl).await.unwrap();
+            let guards = [lock("kept alive", SHORT).await, lock("guard", SHORT).await].map(Lock::keep_alive);
+            (lock("extended", TTL).await, lock("dropped", TTL).await, guards)
+        });
+        drop(first);
+        let [guard, dropped_guard] = guards;
+        runtime().block_on(async {
+            extended.extend(2 * TTL).await.unwrap();
+            assert_eq!(extended.unlock().await.unwrap(), Unlock::Released);
+            tokio::time::sleep(LONGER).await;
+            assert!(guard.is_valid(), "nobody extends it");
+            let lease = guard.lease();
+            assert_eq!(guard.unlock().await.unwrap(), Unlock::Released);
+            lease.lost().await;
+        });
+        // Outside of every runtime.
+        assert!(dropped.is_valid() && dropped_guard.is_valid());
+        drop((dropped, dropped_guard));
+        assert!(bed.becomes_free("dropped") && bed.becomes_free("guard"));
+    });
+}
+
+#[rstest]
+fn what_is_dropped_right_before_its_runtime_ends_is_released(
+    #[values(Nodes::Memory, Nodes::Servers(Adapter::RedisRs), Nodes::Servers(Adapter::Fred))] nodes: Nodes,
+    #[values(current_thread, multi_thread)] runtime: fn() -> Runtime,
+) {
+    bounded(move || {
+        let first = runtime();
+        let bed = Bed::on(&first, nodes);
+        first.block_on(async {
+            let held = bed.redlock.lock("held by a task", TTL).await.unwrap();
+            tokio::spawn(async move {
+                std::future::pending::<()>().await;
+                drop(held);
+            });
+            drop(bed.redlock.lock("dropped", TTL).await.unwrap());
+        });
+        drop(first);
+        for key in ["dropped", "held by a task"] {
+            assert!(bed.becomes_free(key), "{key}");
+        }
+    });
+}
+
+#[rstest]
+fn what_is_dropped_on_a_plain_thread_while_its_runtime_is_idle_is_released(
+    #[values(Nodes::Memory, Nodes::Servers(Adapter::RedisRs), Nodes::Servers(Adapter::Fred))] nodes: Nodes,
+) {
+    bounded(move || {
+        let idle = current_thread();
+        let bed = Bed::on(&idle, nodes);
+        let lock = idle.block_on(bed.redlock.lock("a", TTL).into_future()).unwrap();
+        drop(lock);
+        assert!(bed.becomes_free("a"));
+    });
+}
