@@ -18,8 +18,8 @@ use crate::{
 
 /// A lock: yours for as long as [`is_valid`](Lock::is_valid) says so.
 ///
-/// Dropping it releases it in the background, which needs its runtime to run on; [`unlock`](Lock::unlock) releases
-/// it and says whether it was still held. [`forget`](Lock::forget) leaves it to its ttl.
+/// Dropping it releases it in the background, on a runtime that runs its tasks; [`unlock`](Lock::unlock) releases it and
+/// says whether it was still held. [`forget`](Lock::forget) leaves it to its ttl.
 #[derive(Debug)]
 #[must_use = "a lock that is dropped is released"]
 pub struct Lock {

@@ -9,11 +9,13 @@ use std::{
 };
 
 use redlock_core::{Error, Lock, MemoryBackend, Redlock, TokioRuntime, Unlock};
-use redlock_tests::{adapter::Adapter, server::Server};
+use redlock_tests::{adapter::Adapter, server::Server, sim::poll_once};
 use rstest::rstest;
 use tokio::runtime::{Builder, Runtime};
 
 const TTL: Duration = Duration::from_secs(60);
+/// What a request waits for when its connection stands still.
+const NODE_TIMEOUT: Duration = Duration::from_millis(300);
 /// So short that a keep-alive extends within a test.
 const SHORT: Duration = Duration::from_millis(450);
 /// Longer than that.
@@ -49,7 +51,7 @@ impl Bed {
                 (Vec::new(), servers, builder)
             }
         };
-        let redlock = builder.build().unwrap();
+        let redlock = builder.node_timeout(NODE_TIMEOUT).build().unwrap();
         let bed = Self { redlock, memory, servers };
         // With connections, where there are any.
         runtime.block_on(bed.locked("warm up"));
@@ -195,6 +197,32 @@ fn a_lock_outlives_its_runtime(
         assert!(dropped.is_valid() && dropped_guard.is_valid());
         drop((dropped, dropped_guard));
         assert!(bed.becomes_free("dropped") && bed.becomes_free("guard"));
+    });
+}
+
+#[rstest]
+fn a_call_that_was_begun_on_a_runtime_that_stands_still_goes_on_on_another(
+    #[values(Nodes::Memory, Nodes::Servers(Adapter::RedisRs), Nodes::Servers(Adapter::Fred))] nodes: Nodes,
+) {
+    bounded(move || {
+        let idle = current_thread();
+        let bed = Bed::on(&idle, nodes);
+        let mut calls = ["a", "b"].map(|key| bed.redlock.lock(key, TTL).into_future());
+        bed.memory.iter().for_each(MemoryBackend::stop);
+        idle.block_on(async {
+            for call in &mut calls {
+                assert!(poll_once(call).await.is_pending());
+            }
+        });
+        bed.memory.iter().for_each(MemoryBackend::resume);
+        let [moved, dropped] = calls;
+        current_thread().block_on(async {
+            let lock = moved.await.unwrap();
+            assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+            drop(dropped);
+        });
+        idle.block_on(async { tokio::time::sleep(Duration::from_millis(50)).await });
+        assert!(bed.becomes_free("a") && bed.becomes_free("b"));
     });
 }
 
