@@ -38,6 +38,7 @@ mod servers;
 mod sim_assumptions;
 mod sim_bounds;
 mod sim_debts;
+mod sim_errors;
 mod sim_extending;
 mod sim_handover;
 mod sim_keep_alive;

@@ -99,7 +99,8 @@ fn a_release_that_overtook_its_acquire_is_asked_again_whichever_of_them_is_answe
                 node.set("x", "other", s(1));
             }
             let runtime = bed.runtime.clone();
-            let redlock = bed.redlock_over(|node| Overtaking { node, runtime: runtime.clone(), answer_delay });
+            let redlock =
+                bed.redlock_over(|node| Overtaking { node, runtime: runtime.clone(), answer_delay });
             redlock.try_lock("x", s(60)).await.unwrap_err();
             bed.sleep(20).await;
             assert!(bed.nodes[0].get("x").is_some(), "the acquire came after its release");
