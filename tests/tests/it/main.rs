@@ -44,6 +44,7 @@ mod sim_handover;
 mod sim_keep_alive;
 mod sim_limits;
 mod sim_locking;
+mod sim_memory;
 mod sim_panics;
 mod sim_random;
 mod sim_releasing;

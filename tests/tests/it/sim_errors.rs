@@ -3,11 +3,11 @@
 use std::io;
 
 use redlock_core::{
-    Acquire, BackendError, BackendErrorKind, Error, Extend, LockBackend, LockParts, Release, Released,
-    Replace, Reply, Token, async_trait,
+    Acquire, BackendError, BackendErrorKind, Error, Extend, LockBackend, LockParts, MemoryBackend, Release,
+    Released, Replace, Reply, Token, async_trait,
 };
 
-use crate::bed::{Bed, s};
+use crate::bed::{Bed, answers, attempts, ms, s};
 
 /// A node that repeats what it was asked in each of its errors, as some proxies do.
 #[derive(Debug)]
@@ -75,4 +75,40 @@ fn a_token_that_a_node_repeats_is_cut_to_its_first_digits() {
             assert!(error.to_string().contains("001122…"), "{error}");
         });
     }
+}
+
+#[test]
+fn a_report_counts_the_rounds_of_the_call_that_failed() {
+    let bed = Bed::new(3);
+    bed.run(async {
+        let redlock = bed.redlock();
+        let mut lock = redlock.lock("x", s(10)).await.unwrap();
+        let contended = redlock.lock("x", s(10)).retry_count(2).await.unwrap_err();
+        assert_eq!(attempts(&contended), 3, "a lock, with its retries");
+
+        bed.nodes.iter().for_each(MemoryBackend::shut_down);
+        assert_eq!(attempts(&lock.extend(s(10)).await.unwrap_err()), 1, "an extension");
+        assert_eq!(attempts(&redlock.try_lock("y", s(10)).await.unwrap_err()), 1, "a single attempt");
+        let parts = LockParts::new("x", lock.token().clone(), s(10));
+        assert_eq!(attempts(&redlock.from_parts(&parts).await.unwrap_err()), 1, "a hand-over");
+        assert_eq!(attempts(&lock.unlock().await.unwrap_err()), 1, "an unlock");
+
+        bed.nodes.iter().for_each(MemoryBackend::start);
+        let mut lock = redlock.lock("z", s(1)).await.unwrap();
+        bed.nodes.iter().for_each(|node| node.delay_replies(ms(2_000)));
+        assert_eq!(attempts(&lock.extend(s(1)).await.unwrap_err()), 1, "an extension that came too late");
+        bed.sleep(1_000).await;
+        let lapsed = lock.extend(s(1)).await.unwrap_err();
+        assert!(matches!(lapsed, Error::Lost(_)), "{lapsed}");
+        assert_eq!((attempts(&lapsed), answers(&lapsed).as_str()), (0, ""), "the lock had lapsed before");
+
+        bed.nodes.iter().for_each(|node| node.delay_replies(ms(0)));
+        let lost = redlock.using("u", s(1), |_| async {
+            bed.nodes.iter().for_each(MemoryBackend::shut_down);
+            std::future::pending::<()>().await;
+        });
+        let lost = lost.await.unwrap_err();
+        assert!(matches!(lost, Error::Lost(_)), "{lost}");
+        assert_eq!(attempts(&lost), 0, "others have tried to extend");
+    });
 }
