@@ -5,7 +5,7 @@ use std::{any::Any, error::Error as StdError, fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use crate::{
-    error::panic_text,
+    error::{panic_text, with_sources},
     inspect::{Inspect, KeyState},
     resources::Resources,
     token::Token,
@@ -260,6 +260,27 @@ impl BackendError {
         self
     }
 
+    /// The error with its text cut where it repeats the token: to the token's first digits, as its `Debug` shows it. Some
+    /// servers, and proxies, answer with what they were asked.
+    ///
+    /// A lock manager does it with what its nodes answer. It is for who shows an error before that, as a backend that
+    /// wraps another may.
+    #[must_use]
+    pub fn redact(mut self, token: &Token) -> Self {
+        if let Some(cut) = token.cut_in(&self.message) {
+            self.message = cut;
+        }
+        if let Some(source) = &self.source {
+            let text = with_sources(&**source);
+            let cut = token.cut_in(&text);
+            // What the text does not show, `Debug` may.
+            if cut.is_some() || token.cut_in(&format!("{source:?}")).is_some() {
+                self.source = Some(Arc::new(Redacted(cut.unwrap_or(text))));
+            }
+        }
+        self
+    }
+
     /// The node did not answer within `timeout`.
     #[must_use]
     pub fn timed_out(timeout: Duration) -> Self {
@@ -296,6 +317,11 @@ impl StdError for BackendError {
         self.source.as_deref().map(|source| source as _)
     }
 }
+
+/// What is left of an error that had a token in it: its text, with those of its sources.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Redacted(String);
 
 /// What is known about a request that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -335,6 +361,19 @@ mod tests {
         assert_eq!(error.message(), "cannot write");
         assert_eq!(error.to_string(), "transient: cannot write");
         assert_eq!(error.source().map(ToString::to_string).as_deref(), Some("broken pipe"));
+    }
+
+    #[test]
+    fn a_source_is_replaced_only_when_it_has_the_token_in_it() {
+        let token: Token = "00112233445566778899aabbccddeeff".parse().unwrap();
+        let error = |text: String| {
+            BackendError::new(BackendErrorKind::Rejected, "no").with_source(std::io::Error::other(text))
+        };
+        let kept = error("no 001122".to_owned()).redact(&token);
+        assert!(kept.source().unwrap().is::<std::io::Error>());
+        let cut = error(format!("no {}", token.as_str())).redact(&token);
+        assert_eq!(cut.source().unwrap().to_string(), "no 001122…");
+        assert!(!format!("{cut:?}").contains("00112233"), "{cut:?}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What can go wrong, by what to do about it.
 
-use std::{any::Any, error::Error as _, fmt, time::Duration};
+use std::{any::Any, fmt, time::Duration};
 
 use crate::{backend::BackendError, resources::Resources, validity::MAX_TTL};
 
@@ -198,18 +198,23 @@ pub(crate) struct Chain<'a>(pub(crate) &'a BackendError);
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = self.0.to_string();
-        let mut source = self.0.source();
-        while let Some(error) = source {
-            let cause = error.to_string();
-            if !text.ends_with(&cause) {
-                text.push_str(": ");
-                text.push_str(&cause);
-            }
-            source = error.source();
-        }
-        f.write_str(&text)
+        f.write_str(&with_sources(self.0))
     }
+}
+
+/// As [`Chain`], of any error.
+pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let cause = error.to_string();
+        if !text.ends_with(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+        source = error.source();
+    }
+    text
 }
 
 struct Are<'a>(&'a Resources);

@@ -143,7 +143,7 @@ impl Nodes {
                 let request = Extend::new(&claim.resources, &claim.token, ttl.get(), timeout);
                 let told = telemetry::Request::begin(&nodes, node, Verb::Extend, &claim.token);
                 let asked = async { nodes.nodes[node].backend.extend(request).await };
-                let answer = nodes.in_time(node, timeout, told, asked).await;
+                let answer = nodes.in_time(node, timeout, &[&claim.token], told, asked).await;
                 claim.extended(node, &answer);
                 answer
             })
@@ -165,7 +165,7 @@ impl Nodes {
                 let request = Replace::new(&claim.resources, &old.token, &claim.token, ttl.get(), timeout);
                 let told = telemetry::Request::begin(&nodes, node, Verb::Replace, &claim.token);
                 let asked = async { nodes.nodes[node].backend.replace(request).await };
-                let answer = nodes.in_time(node, timeout, told, asked).await;
+                let answer = nodes.in_time(node, timeout, &[&old.token, &claim.token], told, asked).await;
                 if let Ok(Reply::Granted) = answer {
                     old.replaced(node);
                 }
@@ -214,7 +214,7 @@ impl Nodes {
         let request = Release::new(&claim.resources, &claim.token, timeout);
         let told = telemetry::Request::begin(self, node, Verb::Release, &claim.token);
         let asked = async { self.nodes[node].backend.release(request).await };
-        self.in_time(node, timeout, told, asked).await
+        self.in_time(node, timeout, &[&claim.token], told, asked).await
     }
 
     /// What to tell of answers; nodes that are not among them were not waited for.
@@ -248,7 +248,7 @@ impl Nodes {
         let request = Acquire::new(&claim.resources, &claim.token, ttl.get(), timeout);
         let told = telemetry::Request::begin(self, node, Verb::Acquire, &claim.token);
         let asked = async { self.nodes[node].backend.acquire(request).await };
-        let answer = self.in_time(node, timeout, told, asked).await;
+        let answer = self.in_time(node, timeout, &[&claim.token], told, asked).await;
         if claim.put(node, &answer) {
             self.owe(node, claim);
         }
@@ -257,10 +257,12 @@ impl Nodes {
 
     /// A backend that does not keep its time is cut off: a round must end. One that panics has failed, as one without
     /// an answer: its panic must not end a round half-way. The call of its method belongs in `request`, too.
+    /// Nobody is told of a whole token, whatever the backend says.
     async fn in_time<T: Copy + Into<Answer>>(
         &self,
         node: usize,
         timeout: Duration,
+        secrets: &[&Token],
         told: telemetry::Request<'_>,
         request: impl Future<Output = Result<T, BackendError>>,
     ) -> Result<T, BackendError> {
@@ -275,7 +277,8 @@ impl Nodes {
         let answer = AssertUnwindSafe(answered)
             .catch_unwind()
             .await
-            .unwrap_or_else(|panic| Err(BackendError::panicked(&*panic)));
+            .unwrap_or_else(|panic| Err(BackendError::panicked(&*panic)))
+            .map_err(|error| secrets.iter().fold(error, |error, token| error.redact(token)));
         let mut telling = true;
         if answer.as_ref().is_err_and(|error| error.kind() == BackendErrorKind::Indeterminate) {
             // A timeout that was cut short, by a short ttl or a bounded wait, says nothing about the node.

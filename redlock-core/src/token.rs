@@ -27,6 +27,23 @@ impl Token {
         Self(digits.into())
     }
 
+    /// The text with this token, or more than its first digits, cut to those; `None` when it has neither.
+    pub(crate) fn cut_in(&self, text: &str) -> Option<String> {
+        let shown = &self.0[..SHOWN_DIGITS];
+        let (mut cut, mut rest, mut found) = (String::new(), text, false);
+        while let Some(at) = rest.find(shown) {
+            let same = rest[at..].bytes().zip(self.0.bytes()).take_while(|(here, ours)| here == ours).count();
+            cut.push_str(&rest[..at + SHOWN_DIGITS]);
+            if same > SHOWN_DIGITS {
+                cut.push('…');
+                found = true;
+            }
+            rest = &rest[at + same..];
+        }
+        cut.push_str(rest);
+        found.then_some(cut)
+    }
+
     /// The whole token as it stands under the keys.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -122,6 +139,24 @@ mod tests {
     fn debug_does_not_give_the_token_away() {
         let token = Token::random(&mut Counter::from_seed([0]));
         assert_eq!(format!("{token:?}"), "Token(001122…)");
+    }
+
+    #[test]
+    fn a_token_in_a_text_is_cut_wherever_and_however_often_it_is_there() {
+        let token = Token::random(&mut Counter::from_seed([0]));
+        let whole = token.as_str();
+        for (text, cut) in [
+            (format!("ä {whole} b '{whole}'"), "ä 001122… b '001122…'"),
+            (format!("{whole}{whole}"), "001122…001122…"),
+            (format!("001122 {whole}"), "001122 001122…"),
+            (format!("in part: {}", &whole[..39]), "in part: 001122…"),
+            (format!("{}ff", &whole[..7]), "001122…ff"),
+        ] {
+            assert_eq!(token.cut_in(&text).as_deref(), Some(cut), "{text}");
+        }
+        for text in ["", "001122", "00112", "001122 334455", "another one"] {
+            assert_eq!(token.cut_in(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::{
 
 use redlock_redis_rs::{
     Acquire, Answer, BackendError, BoxFuture, Extend, Inspect, KeyState, LockBackend, RedisBackend, Redlock,
-    Release, Released, Reply, Runtime, TokioRuntime, async_trait,
+    Release, Released, Reply, Runtime, Token, TokioRuntime, async_trait,
     node_url::{InvalidUrl, OpenError},
 };
 use tokio::time::{sleep, timeout};
@@ -171,12 +171,13 @@ impl ListenedTo {
     async fn listen<T>(
         &self,
         verb: &str,
+        token: &Token,
         request: impl Future<Output = Result<T, BackendError>>,
         told: impl FnOnce(&T) -> Answer,
     ) -> Result<T, BackendError> {
         let start = Instant::now();
         let asked = Asked::new(&self.ear, self.position, verb, start);
-        let answer = request.await;
+        let answer = request.await.map_err(|error| error.redact(token));
         let told = answer.as_ref().map_or_else(|error| Answer::Failed(error.clone()), told);
         asked.answered(&told);
         answer
@@ -186,11 +187,11 @@ impl ListenedTo {
 #[async_trait]
 impl LockBackend for ListenedTo {
     async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
-        self.listen("acquire", self.node.acquire(request), granted).await
+        self.listen("acquire", request.token, self.node.acquire(request), granted).await
     }
 
     async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
-        self.listen("extend", self.node.extend(request), granted).await
+        self.listen("extend", request.token, self.node.extend(request), granted).await
     }
 
     async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
@@ -198,7 +199,7 @@ impl LockBackend for ListenedTo {
             Released::Removed => Answer::Removed,
             _ => Answer::NotHeld,
         };
-        self.listen("release", self.node.release(request), removed).await
+        self.listen("release", request.token, self.node.release(request), removed).await
     }
 
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
