@@ -15,7 +15,9 @@ use fred::{
 };
 use redlock_core::{
     Acquire, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, Release, Released,
-    Replace, Reply, node_url::OpenError,
+    Replace, Reply, Resources,
+    node_url::OpenError,
+    redis::{READ_SERVER_ID, ServerId},
 };
 use tokio::{
     runtime::Handle,
@@ -56,6 +58,8 @@ use crate::{
 pub struct FredBackend {
     line: Line,
     name: String,
+    /// The server behind a connection of ours.
+    server: Arc<ServerId>,
 }
 
 #[derive(Clone)]
@@ -95,12 +99,15 @@ impl FredBackend {
     pub fn open(url: &str) -> Result<Self, OpenError> {
         let link = Reconnecting::new(url::config(url)?);
         let name = url::name(link.config());
-        Ok(Self { line: Line::Own(Arc::new(link)), name })
+        Ok(Self { line: Line::Own(Arc::new(link)), name, server: Arc::default() })
     }
 
     /// A node by a client that has been initialized, and stays so for as long as the node is used. Its
     /// [`ConnectionConfig`](fred::types::config::ConnectionConfig) is left as it is: see [`FredBackend::open`] for
     /// what a lock needs. While it is not connected, requests fail at once.
+    ///
+    /// Which server is behind it is not asked, as it may be another one at any time: see [`LockBackend::server_id`].
+    /// Two nodes that lead to one server are then not noticed.
     ///
     /// # Errors
     ///
@@ -112,7 +119,7 @@ impl FredBackend {
         }
         let name = url::name(&client.client_config());
         let errors = Mutex::new(Errors { receiver: client.error_rx(), last: None });
-        Ok(Self { line: Line::Given(Arc::new(Given { client, errors })), name })
+        Ok(Self { line: Line::Given(Arc::new(Given { client, errors })), name, server: Arc::default() })
     }
 
     /// What errors call this node. The default is the address, without credentials.
@@ -120,6 +127,30 @@ impl FredBackend {
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
+    }
+
+    /// Runs a script that may grant: then the server has to be known.
+    async fn ask_for_vote(
+        &self,
+        arguments: Vec<Value>,
+        resources: &Resources,
+        timeout: Duration,
+    ) -> Result<Reply, BackendError> {
+        let request = async {
+            let granted = done(&self.run(arguments, timeout).await?)?;
+            Ok(if granted { Reply::Granted } else { Reply::Refused })
+        };
+        let link = match &self.line {
+            Line::Own(link) if !link.config().server.is_clustered() => link,
+            _ => return request.await,
+        };
+        let start = Instant::now();
+        let ask = || async move {
+            let question = scripts::arguments(READ_SERVER_ID, resources, None, None);
+            let answer = self.run(question, timeout.saturating_sub(start.elapsed())).await?;
+            Ok(answer.as_bytes().and_then(ServerId::of_answer))
+        };
+        self.server.along_with(|| link.made(), ask, request).await
     }
 
     async fn run(&self, arguments: Vec<Value>, timeout: Duration) -> Result<Value, BackendError> {
@@ -180,15 +211,13 @@ impl LockBackend for FredBackend {
     async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
         let arguments =
             scripts::arguments(scripts::ACQUIRE, request.resources, Some(request.token), Some(request.ttl));
-        let granted = done(&self.run(arguments, request.timeout).await?)?;
-        Ok(if granted { Reply::Granted } else { Reply::Refused })
+        self.ask_for_vote(arguments, request.resources, request.timeout).await
     }
 
     async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
         let arguments =
             scripts::arguments(scripts::EXTEND, request.resources, Some(request.token), Some(request.ttl));
-        let granted = done(&self.run(arguments, request.timeout).await?)?;
-        Ok(if granted { Reply::Granted } else { Reply::Refused })
+        self.ask_for_vote(arguments, request.resources, request.timeout).await
     }
 
     async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
@@ -201,8 +230,7 @@ impl LockBackend for FredBackend {
         let mut arguments =
             scripts::arguments(scripts::REPLACE, request.resources, Some(request.new), Some(request.ttl));
         arguments.push(Value::from(request.old.as_str()));
-        let granted = done(&self.run(arguments, request.timeout).await?)?;
-        Ok(if granted { Reply::Granted } else { Reply::Refused })
+        self.ask_for_vote(arguments, request.resources, request.timeout).await
     }
 
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
@@ -213,6 +241,11 @@ impl LockBackend for FredBackend {
 
     fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Known for a connection that this crate makes to a server, when the server's user may use `INFO`.
+    fn server_id(&self) -> Option<Arc<str>> {
+        self.server.get()
     }
 }
 

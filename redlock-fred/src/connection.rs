@@ -82,6 +82,11 @@ impl Reconnecting {
         &self.config
     }
 
+    /// How many connections have been made.
+    pub(crate) fn made(&self) -> u64 {
+        self.made.load(Ordering::Acquire)
+    }
+
     /// Sends an `EVAL`; or, while there is no connection, says where it will be found when it has been sent, or when
     /// connecting has failed. Must be called on a tokio runtime.
     pub(crate) fn send(

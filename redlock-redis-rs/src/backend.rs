@@ -4,8 +4,9 @@ use std::{
     fmt,
     future::{Future, poll_fn},
     pin::pin,
+    sync::Arc,
     task::Poll,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -18,7 +19,9 @@ use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo};
 use redis::{Client, Cmd, RedisResult, Value, aio::ConnectionLike};
 use redlock_core::{
     Acquire, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, Release, Released,
-    Replace, Reply, Resources, node_url::OpenError,
+    Replace, Reply, Resources,
+    node_url::OpenError,
+    redis::{READ_SERVER_ID, ServerId},
 };
 
 use crate::{
@@ -56,6 +59,8 @@ pub struct RedisBackend<C = Reconnecting> {
     name: String,
     /// The same connection when it is one of ours.
     own: Option<Reconnecting>,
+    /// The server behind it.
+    server: Arc<ServerId>,
 }
 
 impl RedisBackend {
@@ -172,7 +177,7 @@ impl RedisBackend {
     fn lazy(source: Source) -> Self {
         let connection = Reconnecting::new(source);
         let name = connection.name();
-        Self { own: Some(connection.clone()), connection, name }
+        Self { own: Some(connection.clone()), connection, name, server: Arc::default() }
     }
 }
 
@@ -187,11 +192,14 @@ where
     /// `set_pipeline_buffer_size`, far above how many requests are under way at a time: beyond it (by default 50)
     /// redis-rs does not keep their order.
     ///
+    /// Which server is behind it is not asked, as it may be another one at any time: see
+    /// [`LockBackend::server_id`]. Two nodes that lead to one server are then not noticed.
+    ///
     /// The connection keeps commands for a key in order, writes them to one server, and does not send one twice. When
     /// it does, a key of this node's own is never taken for somebody else's, and lives no longer; but an acquire that
     /// is sent again after its release leaves its key for a whole ttl.
     pub fn new(connection: C) -> Self {
-        Self { connection, name: String::new(), own: None }
+        Self { connection, name: String::new(), own: None, server: Arc::default() }
     }
 
     /// What errors call this node. The default is the address for a URL or a client, and nothing for a connection.
@@ -199,6 +207,32 @@ where
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
+    }
+
+    /// Runs a command that may grant: then the server has to be known.
+    async fn ask_for_vote(
+        &self,
+        command: Cmd,
+        resources: &Resources,
+        timeout: Duration,
+    ) -> Result<Reply, BackendError> {
+        let request = async {
+            let granted = done(&self.run(command, timeout).await?)?;
+            Ok(if granted { Reply::Granted } else { Reply::Refused })
+        };
+        let Some(own) = self.own.as_ref().filter(|own| own.leads_to_one_server()) else {
+            return request.await;
+        };
+        let start = Instant::now();
+        let ask = || async move {
+            let question = scripts::eval(READ_SERVER_ID, resources, None, None);
+            let answer = self.run(question, timeout.saturating_sub(start.elapsed())).await?;
+            Ok(match answer {
+                Value::BulkString(id) => ServerId::of_answer(&id),
+                _ => None,
+            })
+        };
+        self.server.along_with(|| own.made(), ask, request).await
     }
 
     async fn run(&self, command: Cmd, timeout: Duration) -> Result<Value, BackendError> {
@@ -248,15 +282,13 @@ where
     async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
         let command =
             scripts::eval(scripts::ACQUIRE, request.resources, Some(request.token), Some(request.ttl));
-        let granted = done(&self.run(command, request.timeout).await?)?;
-        Ok(if granted { Reply::Granted } else { Reply::Refused })
+        self.ask_for_vote(command, request.resources, request.timeout).await
     }
 
     async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
         let command =
             scripts::eval(scripts::EXTEND, request.resources, Some(request.token), Some(request.ttl));
-        let granted = done(&self.run(command, request.timeout).await?)?;
-        Ok(if granted { Reply::Granted } else { Reply::Refused })
+        self.ask_for_vote(command, request.resources, request.timeout).await
     }
 
     async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
@@ -269,8 +301,7 @@ where
         let mut command =
             scripts::eval(scripts::REPLACE, request.resources, Some(request.new), Some(request.ttl));
         command.arg(request.old.as_str());
-        let granted = done(&self.run(command, request.timeout).await?)?;
-        Ok(if granted { Reply::Granted } else { Reply::Refused })
+        self.ask_for_vote(command, request.resources, request.timeout).await
     }
 
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
@@ -281,6 +312,11 @@ where
 
     fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Known for a connection that this crate makes to a server, when the server's user may use `INFO`.
+    fn server_id(&self) -> Option<Arc<str>> {
+        self.server.get()
     }
 }
 

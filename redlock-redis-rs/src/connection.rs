@@ -89,6 +89,16 @@ impl Reconnecting {
         self.0.source.name()
     }
 
+    /// Whether it leads to one server at a time, and not to a Cluster.
+    pub(crate) fn leads_to_one_server(&self) -> bool {
+        self.0.source.is_one_server()
+    }
+
+    /// How many connections have been made.
+    pub(crate) fn made(&self) -> u64 {
+        self.0.state().made
+    }
+
     /// Why the last attempt to connect failed, when there has been no connection since.
     pub(crate) fn failure(&self) -> Option<RedisError> {
         self.0.state().failure.clone()
