@@ -11,6 +11,8 @@ use redlock_tests::{
     server::{ReservedPort, Server},
 };
 
+use crate::command_process::Line;
+
 const TTL: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(10);
 const BOTH: [Adapter; 2] = [Adapter::RedisRs, Adapter::Fred];
@@ -55,6 +57,16 @@ async fn a_server_under_two_names_has_one_vote_and_says_why() {
         lock.extend(2 * TTL).await.unwrap();
         assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
     }
+}
+
+#[test]
+fn the_command_does_not_wait_for_a_quorum_that_one_server_cannot_be() {
+    let server = Server::start();
+    let nodes = ["127.0.0.1", "localhost", "LOCALHOST"].map(|host| format!("{host}:{}", server.port()));
+    let ended = Line::bare("run x").variable("REDLOCK_NODES", &nodes.join(",")).script("true").finish();
+    assert_eq!(ended.code, 78, "{ended:?}");
+    assert!(ended.err.contains("rejected: the same server as "), "{ended:?}");
+    assert_eq!(server.get("x"), None);
 }
 
 #[test]
