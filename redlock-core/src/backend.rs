@@ -37,6 +37,8 @@ use crate::{
 ///    and what has not been sent by then is not sent later. Dropping the future also ends a request, but not every
 ///    client stops for it.
 /// 8. **In its class.** An error says, by [`BackendErrorKind`], what is known about the request.
+/// 9. **One identity.** A server has the same [`server_id`](Self::server_id) over every connection behind which it has
+///    granted, and no two servers have one. A backend that does not know it says so, always.
 ///
 /// A request that panics counts as [`BackendErrorKind::Indeterminate`], and is not polled again.
 ///
@@ -84,9 +86,9 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     /// addresses and connections it is reached. One server behind two nodes then has one vote in a round, and not two:
     /// a majority of nodes would else be no majority of servers.
     ///
-    /// It is asked for right behind each answer that grants, and is known by then or not at all: a node whose server
-    /// becomes known between its vote and another's would have counted. The default is `None`: the node keeps its vote,
-    /// as does one that is a whole Cluster.
+    /// The lock manager looks right behind an answer that grants, so it has to be known by then. A backend around another
+    /// one hands it on. The default is `None`, for a backend that does not know it, or a node that is not one server: the
+    /// node then has its vote whatever the others lead to.
     fn server_id(&self) -> Option<Arc<str>> {
         None
     }

@@ -90,6 +90,7 @@ checks! {
         the_shortest_and_the_longest_ttl_are_kept
         one_of_many_contenders_wins
         another_instance_sees_the_keys
+        another_instance_knows_the_server_by_the_same_identity
         an_inspection_tells_the_truth;
     names:
         names_are_taken_byte_for_byte

@@ -18,7 +18,9 @@ use fred::{
 };
 use redlock_core::{
     Acquire, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, PerRuntime, Release,
-    Released, Replace, Reply, Runtime as _, TokioRuntime, node_url::OpenError,
+    Released, Replace, Reply, Resources, Runtime as _, TokioRuntime,
+    node_url::OpenError,
+    redis::{READ_SERVER_ID, ServerId},
 };
 use tokio::{
     runtime::Handle,
@@ -107,6 +109,9 @@ impl FredBackend {
     /// [`ConnectionConfig`](fred::types::config::ConnectionConfig) is left as it is: see [`FredBackend::open`] for
     /// what a lock needs. While it is not connected, requests fail at once.
     ///
+    /// Which server is behind it is not asked, as it may be another one at any time: see [`LockBackend::server_id`].
+    /// Two nodes that lead to one server are then not noticed.
+    ///
     /// # Errors
     ///
     /// Of the kind [`ErrorKind::Config`] when the client has no reconnect policy: after the first lost connection it
@@ -125,6 +130,31 @@ impl FredBackend {
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
+    }
+
+    /// Runs a script that may grant: then the server has to be known.
+    async fn ask_for_vote(
+        &self,
+        arguments: Vec<Value>,
+        resources: &Resources,
+        timeout: Duration,
+    ) -> Result<Reply, BackendError> {
+        let request = async {
+            let granted = done(&self.run(arguments, timeout).await?)?;
+            Ok(if granted { Reply::Granted } else { Reply::Refused })
+        };
+        let link = match &self.line {
+            Line::Own(links) => links.get(),
+            Line::Given(_) => return request.await,
+        };
+        let Some(server) = link.server() else { return request.await };
+        let start = Instant::now();
+        let ask = || async move {
+            let question = scripts::arguments(READ_SERVER_ID, resources, None, None);
+            let answer = self.run(question, timeout.saturating_sub(start.elapsed())).await?;
+            Ok(answer.as_bytes().and_then(ServerId::of_answer))
+        };
+        server.along_with(|| link.made(), ask, request).await
     }
 
     async fn run(&self, arguments: Vec<Value>, timeout: Duration) -> Result<Value, BackendError> {
@@ -185,15 +215,13 @@ impl LockBackend for FredBackend {
     async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
         let arguments =
             scripts::arguments(scripts::ACQUIRE, request.resources, Some(request.token), Some(request.ttl));
-        let granted = done(&self.run(arguments, request.timeout).await?)?;
-        Ok(if granted { Reply::Granted } else { Reply::Refused })
+        self.ask_for_vote(arguments, request.resources, request.timeout).await
     }
 
     async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
         let arguments =
             scripts::arguments(scripts::EXTEND, request.resources, Some(request.token), Some(request.ttl));
-        let granted = done(&self.run(arguments, request.timeout).await?)?;
-        Ok(if granted { Reply::Granted } else { Reply::Refused })
+        self.ask_for_vote(arguments, request.resources, request.timeout).await
     }
 
     async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
@@ -206,8 +234,7 @@ impl LockBackend for FredBackend {
         let mut arguments =
             scripts::arguments(scripts::REPLACE, request.resources, Some(request.new), Some(request.ttl));
         arguments.push(Value::from(request.old.as_str()));
-        let granted = done(&self.run(arguments, request.timeout).await?)?;
-        Ok(if granted { Reply::Granted } else { Reply::Refused })
+        self.ask_for_vote(arguments, request.resources, request.timeout).await
     }
 
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
@@ -218,6 +245,14 @@ impl LockBackend for FredBackend {
 
     fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Known for a connection that this crate makes to a server, when the server's user may use `INFO`.
+    fn server_id(&self) -> Option<Arc<str>> {
+        match &self.line {
+            Line::Own(links) => links.get().server()?.get(),
+            Line::Given(_) => None,
+        }
     }
 }
 

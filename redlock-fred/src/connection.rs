@@ -21,7 +21,10 @@ use fred::{
         config::{Config, ConnectionConfig, TcpConfig},
     },
 };
-use redlock_core::reconnect::{Attempt, Reconnect};
+use redlock_core::{
+    reconnect::{Attempt, Reconnect},
+    redis::ServerId,
+};
 use socket2::TcpKeepalive;
 use tokio::{
     sync::{oneshot, watch},
@@ -48,6 +51,7 @@ pub(crate) struct Reconnecting {
     made: AtomicU64,
     /// Apart from the line, as answers are noted while that is locked; locked after it.
     reconnect: Mutex<Reconnect>,
+    server: ServerId,
 }
 
 enum Line {
@@ -80,8 +84,23 @@ impl Reconnecting {
     pub(crate) fn new(mut config: Config) -> Self {
         // The one attempt to connect reports its failure.
         config.fail_fast = true;
-        let (line, reconnect) = (Mutex::new(Line::Closed), Mutex::default());
-        Self { config, line, made: AtomicU64::new(0), reconnect }
+        Self {
+            config,
+            line: Mutex::new(Line::Closed),
+            made: AtomicU64::new(0),
+            reconnect: Mutex::default(),
+            server: ServerId::new(),
+        }
+    }
+
+    /// What is known of the server, unless it leads to a whole Cluster.
+    pub(crate) fn server(&self) -> Option<&ServerId> {
+        (!self.config.server.is_clustered()).then_some(&self.server)
+    }
+
+    /// How many connections have been made.
+    pub(crate) fn made(&self) -> u64 {
+        self.made.load(Ordering::Acquire)
     }
 
     /// Sends an `EVAL`; or, while there is no connection, says where it will be found when it has been sent, or when

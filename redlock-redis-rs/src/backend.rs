@@ -1,6 +1,10 @@
 //! The backend: one request, one command.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 #[cfg(any(feature = "smol-rustls", feature = "tokio-rustls"))]
@@ -12,7 +16,9 @@ use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo};
 use redis::{Client, Cmd, Value, aio::ConnectionLike};
 use redlock_core::{
     Acquire, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, Release, Released,
-    Replace, Reply, Resources, node_url::OpenError,
+    Replace, Reply, Resources,
+    node_url::OpenError,
+    redis::{READ_SERVER_ID, ServerId},
 };
 
 use crate::{
@@ -184,6 +190,9 @@ where
     /// `set_pipeline_buffer_size`, far above how many requests are under way at a time: beyond it (by default 50)
     /// redis-rs does not keep their order.
     ///
+    /// Which server is behind it is not asked, as it may be another one at any time: see
+    /// [`LockBackend::server_id`]. Two nodes that lead to one server are then not noticed.
+    ///
     /// The connection keeps commands for a key in order, writes them to one server, and does not send one twice. When
     /// it does, a key of this node's own is never taken for somebody else's, and lives no longer; but an acquire that
     /// is sent again after its release leaves its key for a whole ttl.
@@ -196,6 +205,31 @@ where
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
+    }
+
+    /// Runs a command that may grant: then the server has to be known.
+    async fn ask_for_vote(
+        &self,
+        command: Cmd,
+        resources: &Resources,
+        timeout: Duration,
+    ) -> Result<Reply, BackendError> {
+        let request = async {
+            let granted = done(&self.run(command, timeout).await?)?;
+            Ok(if granted { Reply::Granted } else { Reply::Refused })
+        };
+        let Some(link) = self.own.as_ref().map(Reconnecting::link) else { return request.await };
+        let Some(server) = link.server() else { return request.await };
+        let start = Instant::now();
+        let ask = || async move {
+            let question = scripts::eval(READ_SERVER_ID, resources, None, None);
+            let answer = self.run(question, timeout.saturating_sub(start.elapsed())).await?;
+            Ok(match answer {
+                Value::BulkString(id) => ServerId::of_answer(&id),
+                _ => None,
+            })
+        };
+        server.along_with(|| link.made(), ask, request).await
     }
 
     async fn run(&self, command: Cmd, timeout: Duration) -> Result<Value, BackendError> {
@@ -231,15 +265,13 @@ where
     async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
         let command =
             scripts::eval(scripts::ACQUIRE, request.resources, Some(request.token), Some(request.ttl));
-        let granted = done(&self.run(command, request.timeout).await?)?;
-        Ok(if granted { Reply::Granted } else { Reply::Refused })
+        self.ask_for_vote(command, request.resources, request.timeout).await
     }
 
     async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
         let command =
             scripts::eval(scripts::EXTEND, request.resources, Some(request.token), Some(request.ttl));
-        let granted = done(&self.run(command, request.timeout).await?)?;
-        Ok(if granted { Reply::Granted } else { Reply::Refused })
+        self.ask_for_vote(command, request.resources, request.timeout).await
     }
 
     async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
@@ -252,8 +284,7 @@ where
         let mut command =
             scripts::eval(scripts::REPLACE, request.resources, Some(request.new), Some(request.ttl));
         command.arg(request.old.as_str());
-        let granted = done(&self.run(command, request.timeout).await?)?;
-        Ok(if granted { Reply::Granted } else { Reply::Refused })
+        self.ask_for_vote(command, request.resources, request.timeout).await
     }
 
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
@@ -264,6 +295,11 @@ where
 
     fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Known for a connection that this crate makes to a server, when the server's user may use `INFO`.
+    fn server_id(&self) -> Option<Arc<str>> {
+        self.own.as_ref()?.link().server()?.get()
     }
 }
 

@@ -13,6 +13,7 @@ use redis::{Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value, aio::Con
 use redlock_core::{
     PerRuntime,
     reconnect::{Attempt, Reconnect},
+    redis::ServerId,
 };
 use tokio::sync::oneshot;
 
@@ -45,9 +46,10 @@ pub struct Reconnecting {
 }
 
 /// What is on one runtime, or on all that have threads.
-struct Link {
+pub(crate) struct Link {
     source: Arc<Source>,
     state: Mutex<State>,
+    server: ServerId,
 }
 
 struct State {
@@ -108,6 +110,11 @@ impl Reconnecting {
         self.source.name()
     }
 
+    /// What the caller's runtime has of it.
+    pub(crate) fn link(&self) -> Arc<Link> {
+        self.links.get()
+    }
+
     /// Why the last attempt to connect failed, when there has been no connection since.
     pub(crate) fn failure(&self) -> Option<RedisError> {
         self.links.get().state().failure.clone()
@@ -124,7 +131,17 @@ impl Link {
             asking: 0,
             idle_since: None,
         };
-        Self { source, state: Mutex::new(state) }
+        Self { source, state: Mutex::new(state), server: ServerId::new() }
+    }
+
+    /// What is known of the server, unless it leads to a whole Cluster.
+    pub(crate) fn server(&self) -> Option<&ServerId> {
+        self.source.is_one_server().then_some(&self.server)
+    }
+
+    /// How many connections have been made.
+    pub(crate) fn made(&self) -> u64 {
+        self.state().made
     }
 
     /// The connection; or, while there is none, the answer of a command that waits for it.

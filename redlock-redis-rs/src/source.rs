@@ -143,6 +143,16 @@ impl Source {
         }
     }
 
+    pub(crate) fn is_one_server(&self) -> bool {
+        match self {
+            Self::Server(_) => true,
+            #[cfg(feature = "cluster")]
+            Self::Cluster(_) => false,
+            #[cfg(feature = "sentinel")]
+            Self::Sentinel(_) => true,
+        }
+    }
+
     pub(crate) fn db(&self) -> i64 {
         match self {
             Self::Server(client) => client.get_connection_info().redis_settings().db(),

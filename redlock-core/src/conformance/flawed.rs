@@ -26,6 +26,7 @@ mod verbs;
 #[derive(Clone)]
 pub(super) struct Flawed {
     flaw: Flaw,
+    is_second: bool,
     runtime: TokioRuntime,
     node: MemoryBackend,
     down: Arc<AtomicBool>,
@@ -40,6 +41,7 @@ impl Flawed {
     pub(super) fn new(flaw: Flaw, runtime: &TokioRuntime) -> Self {
         Self {
             flaw,
+            is_second: false,
             runtime: runtime.clone(),
             node: MemoryBackend::new(runtime.clone()),
             down: Arc::default(),
@@ -56,7 +58,7 @@ impl Flawed {
         if self.flaw == Flaw::KeysStayInTheInstance {
             Self::new(self.flaw, &self.runtime)
         } else {
-            self.clone()
+            Self { is_second: true, ..self.clone() }
         }
     }
 
@@ -188,6 +190,11 @@ impl LockBackend for Flawed {
     fn inspect<'a, 'b, 'f>(&'a self, request: Inspect<'b>) -> Asked<'f, Result<Vec<KeyState>, BackendError>>
     where 'a: 'f, 'b: 'f, Self: 'f {
         Box::pin(self.looked(request))
+    }
+
+    fn server_id(&self) -> Option<Arc<str>> {
+        let by_instance = self.is_second && self.flaw == Flaw::IdentityIsTheInstances;
+        if by_instance { Some("the second".into()) } else { self.node.server_id() }
     }
 }
 

@@ -186,6 +186,27 @@ pub async fn another_instance_sees_the_keys(kit: &Kit<'_>) -> Outcome {
     .await
 }
 
+/// Behind a grant, each instance says the same of which server it was.
+pub async fn another_instance_knows_the_server_by_the_same_identity(kit: &Kit<'_>) -> Outcome {
+    let check = "another_instance_knows_the_server_by_the_same_identity";
+    kit.case(Clause::OneIdentity, check, |case| async move {
+        let Some(second) = case.kit.second else {
+            return Ok(Verdict::Skipped("no second instance of the backend was given"));
+        };
+        let holder = case.holder();
+        let key = case.name("key");
+        holder.acquire(&key, LONG).await.must(Reply::Granted)?;
+        let id = case.kit.backend.server_id();
+        holder.through(second).acquire(&key, LONG).await.must(Reply::Granted)?;
+        let other = second.server_id();
+        if id != other {
+            return Err(case.violation(format!("the identity {id:?}"), format!("{other:?}")));
+        }
+        Ok(Verdict::Passed)
+    })
+    .await
+}
+
 /// An inspection tells in order what stands there, and changes nothing. A backend without this ability rejects it.
 pub async fn an_inspection_tells_the_truth(kit: &Kit<'_>) -> Outcome {
     kit.case(Clause::HeldByToken, "an_inspection_tells_the_truth", |case| async move {

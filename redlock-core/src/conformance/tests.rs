@@ -21,7 +21,7 @@ async fn the_backend_in_memory_keeps_the_contract() {
 async fn what_was_not_checked_is_told() {
     let runtime = TokioRuntime::current();
     let passed = check(&MemoryBackend::new(runtime.clone()), &runtime).await.unwrap();
-    assert_eq!(passed.skipped().len(), 8, "{passed}");
+    assert_eq!(passed.skipped().len(), 9, "{passed}");
     assert!(passed.to_string().contains("nothing_is_sent_late: no node that can be shut down was given"));
 }
 

@@ -22,6 +22,8 @@ pub enum Clause {
     InTime,
     /// 8: in its class.
     InItsClass,
+    /// 9: one identity.
+    OneIdentity,
 }
 
 impl Clause {
@@ -43,6 +45,7 @@ impl Clause {
             Self::OneTrip => "one trip, once",
             Self::InTime => "in time",
             Self::InItsClass => "in its class",
+            Self::OneIdentity => "one identity",
         }
     }
 }

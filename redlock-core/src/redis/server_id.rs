@@ -70,12 +70,13 @@ impl ServerId {
     /// Those of the request. Errors of `ask` are none of its.
     pub async fn along_with<T, A>(
         &self,
-        connection: impl Fn() -> u64,
-        ask: impl Fn() -> A,
-        request: impl Future<Output = Result<T, BackendError>>,
+        connection: impl Fn() -> u64 + Send + Sync,
+        ask: impl Fn() -> A + Send + Sync,
+        request: impl Future<Output = Result<T, BackendError>> + Send,
     ) -> Result<T, BackendError>
     where
-        A: Future<Output = Result<Option<Arc<str>>, BackendError>>,
+        T: Send,
+        A: Future<Output = Result<Option<Arc<str>>, BackendError>> + Send,
     {
         let asking = async {
             if self.is_known(connection()) {
@@ -83,7 +84,7 @@ impl ServerId {
             }
             // Of many first requests one asks.
             let _turn = Turn::take(&self.asking)?;
-            self.ask(&connection, &ask).await.err()
+            self.ask(&connection, ask()).await.err()
         };
         let (answer, failed) = match select(pin!(request), pin!(asking)).await {
             Either::Left((Err(error), _)) => return Err(error),
@@ -95,16 +96,17 @@ impl ServerId {
             self.learn(connection(), None);
         }
         if !self.is_known(connection()) {
-            let _ = self.ask(&connection, &ask).await;
+            let _ = self.ask(&connection, ask()).await;
         }
         Ok(answer)
     }
 
-    async fn ask<A>(&self, connection: impl Fn() -> u64, ask: impl Fn() -> A) -> Result<(), BackendError>
-    where
-        A: Future<Output = Result<Option<Arc<str>>, BackendError>>,
-    {
-        let id = ask().await?;
+    async fn ask(
+        &self,
+        connection: impl Fn() -> u64 + Send,
+        answer: impl Future<Output = Result<Option<Arc<str>>, BackendError>> + Send,
+    ) -> Result<(), BackendError> {
+        let id = answer.await?;
         self.learn(connection(), id);
         Ok(())
     }
@@ -141,7 +143,10 @@ const DIGITS: usize = 40;
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::Cell, future::ready};
+    use std::{
+        future::ready,
+        sync::atomic::{AtomicU32, AtomicU64},
+    };
 
     use super::*;
 
@@ -163,17 +168,25 @@ mod tests {
     }
 
     /// Requests over connection number `connection`, and what is asked beside them.
-    struct Line<'a> {
+    struct Line {
         id: ServerId,
-        connection: Cell<u64>,
-        asked: Cell<u32>,
-        answer: Cell<Result<Option<&'a str>, BackendErrorKind>>,
+        connection: AtomicU64,
+        asked: AtomicU32,
+        answer: Mutex<Result<Option<&'static str>, BackendErrorKind>>,
     }
 
-    impl Line<'_> {
+    impl Line {
         fn new() -> Self {
-            let (connection, asked, answer) = (Cell::new(1), Cell::new(0), Cell::new(Ok(Some(ID))));
-            Self { id: ServerId::new(), connection, asked, answer }
+            let answer = Mutex::new(Ok(Some(ID)));
+            Self { id: ServerId::new(), connection: 1.into(), asked: 0.into(), answer }
+        }
+
+        fn answer_with(&self, answer: Result<Option<&'static str>, BackendErrorKind>) {
+            *self.answer.lock().unwrap() = answer;
+        }
+
+        fn connect_again(&self) {
+            self.connection.fetch_add(1, Ordering::Relaxed);
         }
 
         async fn request(&self, answer: Result<u8, BackendErrorKind>) -> (bool, u32) {
@@ -181,13 +194,17 @@ mod tests {
         }
 
         /// Whether it was answered, and how often the server has been asked so far.
-        async fn request_that(&self, request: impl Future<Output = Result<u8, BackendError>>) -> (bool, u32) {
+        async fn request_that(
+            &self,
+            request: impl Future<Output = Result<u8, BackendError>> + Send,
+        ) -> (bool, u32) {
             let ask = || {
-                self.asked.set(self.asked.get() + 1);
-                ready(self.answer.get().map(|id| id.map(Into::into)).or_else(failed))
+                self.asked.fetch_add(1, Ordering::Relaxed);
+                ready(self.answer.lock().unwrap().map(|id| id.map(Into::into)).or_else(failed))
             };
-            let answer = self.id.along_with(|| self.connection.get(), ask, request).await;
-            (answer.is_ok(), self.asked.get())
+            let connection = || self.connection.load(Ordering::Relaxed);
+            let answer = self.id.along_with(connection, ask, request).await;
+            (answer.is_ok(), self.asked.load(Ordering::Relaxed))
         }
     }
 
@@ -198,8 +215,8 @@ mod tests {
         assert_eq!(line.request(Ok(1)).await, (true, 1));
         assert_eq!(line.id.get().as_deref(), Some(ID));
         assert_eq!(line.request(Ok(1)).await, (true, 1));
-        line.connection.set(2);
-        line.answer.set(Ok(None));
+        line.connect_again();
+        line.answer_with(Ok(None));
         assert_eq!(line.request(Ok(1)).await, (true, 2));
         assert_eq!(line.id.get(), None);
         assert_eq!(line.request(Ok(1)).await, (true, 2));
@@ -210,7 +227,7 @@ mod tests {
         let line = Line::new();
         assert_eq!(line.request(Ok(1)).await, (true, 1));
         let reconnecting = async {
-            line.connection.set(2);
+            line.connect_again();
             Ok(1)
         };
         assert_eq!(line.request_that(reconnecting).await, (true, 2));
@@ -223,15 +240,15 @@ mod tests {
 
         for kind in [Indeterminate, Rejected] {
             let line = Line::new();
-            line.answer.set(Err(kind));
+            line.answer_with(Err(kind));
             assert_eq!(line.request(Ok(1)).await, (true, 1), "{kind}");
             assert_eq!(line.request(Ok(1)).await, (true, 1), "{kind}: it is not asked again");
         }
         // A server that is loading will say it later.
         let line = Line::new();
-        line.answer.set(Err(Transient));
+        line.answer_with(Err(Transient));
         assert!(line.request(Ok(1)).await.0);
-        line.answer.set(Ok(Some(ID)));
+        line.answer_with(Ok(Some(ID)));
         assert!(line.request(Ok(1)).await.0);
         assert_eq!(line.id.get().as_deref(), Some(ID));
     }

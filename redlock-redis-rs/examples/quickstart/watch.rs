@@ -114,6 +114,10 @@ impl LockBackend for Watched {
     fn name(&self) -> &str {
         self.node.name()
     }
+
+    fn server_id(&self) -> Option<Arc<str>> {
+        self.node.server_id()
+    }
 }
 
 /// One request that is listened to.

@@ -28,6 +28,7 @@ mod interop_bare;
 mod interop_node;
 mod interop_rslock;
 mod odd_answers;
+mod one_server;
 mod ordering;
 mod reconnecting;
 mod resending;

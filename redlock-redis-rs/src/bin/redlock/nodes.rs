@@ -209,6 +209,10 @@ impl LockBackend for ListenedTo {
     fn name(&self) -> &str {
         self.node.name()
     }
+
+    fn server_id(&self) -> Option<Arc<str>> {
+        self.node.server_id()
+    }
 }
 
 /// A request under way; one that is dropped was cut off.
