@@ -28,7 +28,7 @@ use tokio::{
 
 use crate::{
     answer::{done, key_states},
-    class::classify,
+    class::{classify, classify_setup},
     client,
     connection::Reconnecting,
     scripts,
@@ -133,7 +133,7 @@ impl FredBackend {
                 Ok(sent) => sent.answer().await,
                 Err(waiting) => match tokio::time::timeout_at(deadline, waiting).await {
                     Ok(Ok(Ok(sent))) => sent.answer().await,
-                    Ok(Ok(Err(error))) => return Err(classify(error)),
+                    Ok(Ok(Err(error))) => return Err(classify_setup(error)),
                     Ok(Err(_)) => {
                         return Err(classify(Error::new(ErrorKind::Canceled, "The runtime is gone.")));
                     }

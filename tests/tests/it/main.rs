@@ -30,6 +30,7 @@ mod interop_rslock;
 mod odd_answers;
 mod ordering;
 mod reconnecting;
+mod refused_connections;
 mod resending;
 mod sentinel;
 mod server_errors;
