@@ -1,7 +1,7 @@
 //! What Redis, Valkey and the proxies in front of them say, for whoever writes a backend.
 //!
 //! [`classify`] takes an error line of a server, without the leading `-`, and says what it means for the vote and for the
-//! connection. It serves the answers to a connection's set-up (`AUTH`, `HELLO`, `SELECT`) as well.
+//! connection; [`classify_setup`] does for what is said before a connection is used.
 
 mod server_id;
 
@@ -26,7 +26,8 @@ pub struct ServerError {
 pub enum Connection {
     /// Another connection would get the same answer.
     Keep,
-    /// It leads to the wrong server, or the line is not understood: make a new one, at a bounded rate.
+    /// It leads to the wrong server, the server closes it, or the line is not understood: make a new one, at a bounded
+    /// rate.
     Replace,
 }
 
@@ -61,9 +62,9 @@ pub fn classify(line: &str) -> ServerError {
         let text = text.to_ascii_lowercase();
         code == "ERR" && known.iter().any(|words| text.contains(words))
     };
-    let (kind, connection) = if has(&WRONG_SERVER) {
+    let (kind, connection) = if has(&WRONG_SERVER) || has(&CLOSING) || says(&CLOSING_TEXTS) {
         (BackendErrorKind::Transient, Connection::Replace)
-    } else if has(&TRANSIENT) || says(&TRANSIENT_TEXTS) {
+    } else if has(&TRANSIENT) {
         (BackendErrorKind::Transient, Connection::Keep)
     } else if has(&PERMANENT) || says(&PERMANENT_TEXTS) {
         (BackendErrorKind::Rejected, Connection::Keep)
@@ -71,6 +72,24 @@ pub fn classify(line: &str) -> ServerError {
         (BackendErrorKind::Indeterminate, Connection::Replace)
     };
     ServerError { kind, connection, message: one_line(line) }
+}
+
+/// What an error line means that greets a connection, or answers its set-up (`AUTH`, `HELLO`, `SELECT`): as [`classify`],
+/// but what is not known is transient, as no request has been sent by then.
+///
+/// ```
+/// use redlock_core::{BackendErrorKind, redis::classify_setup};
+///
+/// assert_eq!(classify_setup("upstream failure").kind, BackendErrorKind::Transient);
+/// assert_eq!(classify_setup("WRONGPASS x").kind, BackendErrorKind::Rejected);
+/// ```
+#[must_use]
+pub fn classify_setup(line: &str) -> ServerError {
+    let mut said = classify(line);
+    if said.kind == BackendErrorKind::Indeterminate {
+        said.kind = BackendErrorKind::Transient;
+    }
+    said
 }
 
 fn one_line(line: &str) -> String {
@@ -86,6 +105,9 @@ fn one_line(line: &str) -> String {
 const MAX_MESSAGE: usize = 256;
 /// Codes of servers that are not, or no longer, the ones to ask. They have written nothing.
 const WRONG_SERVER: [&str; 4] = ["READONLY", "MASTERDOWN", "FAILOVER", "STALE"];
+/// What servers say before they close a connection, as they refuse all of its kind now.
+const CLOSING: [&str; 1] = ["DENIED"];
+const CLOSING_TEXTS: [&str; 1] = ["max number of clients"];
 /// Codes of servers that cannot do it now, and have written nothing.
 const TRANSIENT: [&str; 13] = [
     "LOADING",
@@ -102,9 +124,8 @@ const TRANSIENT: [&str; 13] = [
     "UNKILLABLE",
     "NOSCRIPT",
 ];
-const TRANSIENT_TEXTS: [&str; 1] = ["max number of clients"];
 /// Codes of what lasts until somebody changes the configuration or the request.
-const PERMANENT: [&str; 7] = ["NOAUTH", "WRONGPASS", "NOPERM", "CROSSSLOT", "WRONGTYPE", "NOPROTO", "DENIED"];
+const PERMANENT: [&str; 6] = ["NOAUTH", "WRONGPASS", "NOPERM", "CROSSSLOT", "WRONGTYPE", "NOPROTO"];
 const PERMANENT_TEXTS: [&str; 10] = [
     "unknown command",
     "wrong number of arguments",
@@ -132,6 +153,7 @@ mod tests {
     fn every_code_and_text_is_in_its_class_outside_and_inside_of_scripts() {
         let codes = [
             (&WRONG_SERVER[..], (Transient, Connection::Replace)),
+            (&CLOSING[..], (Transient, Connection::Replace)),
             (&TRANSIENT[..], (Transient, Connection::Keep)),
             (&PERMANENT[..], (Rejected, Connection::Keep)),
         ];
@@ -143,8 +165,8 @@ mod tests {
             let old = format!("ERR Error running script (call to f_1b): @user_script:6: -{code} some text");
             assert_eq!(meaning(&old), expected, "{old}");
         }
-        for text in TRANSIENT_TEXTS {
-            assert_eq!(meaning(&format!("ERR {text} reached")), (Transient, Connection::Keep), "{text}");
+        for text in CLOSING_TEXTS {
+            assert_eq!(meaning(&format!("ERR {text} reached")), (Transient, Connection::Replace), "{text}");
         }
         for text in PERMANENT_TEXTS {
             assert_eq!(meaning(&format!("ERR {text}")), (Rejected, Connection::Keep), "{text}");

@@ -30,7 +30,7 @@ use tokio::{
 
 use crate::{
     answer::{done, key_states},
-    class::classify,
+    class::{classify, classify_setup},
     client,
     connection::Reconnecting,
     scripts, url,
@@ -170,7 +170,7 @@ impl FredBackend {
                 Ok(sent) => sent.answer().await,
                 Err(waiting) => match within(timeout, waiting).await {
                     Some(Ok(Ok(sent))) => sent.answer().await,
-                    Some(Ok(Err(error))) => return Err(classify(error)),
+                    Some(Ok(Err(error))) => return Err(classify_setup(error)),
                     Some(Err(_)) => {
                         return Err(classify(Error::new(ErrorKind::Canceled, "The runtime is gone.")));
                     }

@@ -30,6 +30,14 @@ pub(crate) fn classify(error: Error) -> BackendError {
     BackendError::new(kind, message).with_source(error)
 }
 
+/// The class of what kept a connection from being made.
+pub(crate) fn classify_setup(error: Error) -> BackendError {
+    match server_line(&error) {
+        Some(line) => server::classify_setup(line).into(),
+        None => classify(error),
+    }
+}
+
 /// Whether an answer asks for another connection, by the words of a server that is not, or no longer, the one to ask, or
 /// by words that are on no list.
 pub(crate) fn asks_for_another_connection(error: &Error) -> bool {
@@ -97,7 +105,7 @@ mod tests {
             ("CROSSSLOT x", BackendErrorKind::Rejected),
             ("WRONGTYPE x", BackendErrorKind::Rejected),
             ("NOPROTO x", BackendErrorKind::Rejected),
-            ("DENIED x", BackendErrorKind::Rejected),
+            ("DENIED x", BackendErrorKind::Transient),
             ("ERR unknown command 'EVAL'", BackendErrorKind::Rejected),
             ("EXECABORT x", BackendErrorKind::Indeterminate),
             ("ERR Connection timed out", BackendErrorKind::Indeterminate),

@@ -15,6 +15,9 @@ pub(crate) fn classify(error: RedisError) -> BackendError {
             };
             return server::classify(&line(code, error.detail())).into();
         }
+        ErrorKind::Client if error.to_string().starts_with(REFUSED) => {
+            return server::classify_setup(error.detail().unwrap_or_default()).into();
+        }
         ErrorKind::MasterNameNotFoundBySentinel | ErrorKind::NoValidReplicasFoundBySentinel => {
             (BackendErrorKind::Transient, "no server for this node")
         }
@@ -31,6 +34,15 @@ pub(crate) fn classify(error: RedisError) -> BackendError {
         _ => (BackendErrorKind::Indeterminate, "connection failed"),
     };
     BackendError::new(kind, message).with_source(error)
+}
+
+/// The error of a set-up over a new connection, by which its words are known from those of a later answer.
+pub(crate) fn refusal(error: RedisError) -> RedisError {
+    if is_of_server(&error) {
+        (ErrorKind::Client, REFUSED, line(error.code(), error.detail())).into()
+    } else {
+        error
+    }
 }
 
 /// The server's line as it was: redis-rs takes it apart, and spells some of the codes in another way.
@@ -58,11 +70,19 @@ pub(crate) fn asks_for_another_connection(answer: Result<&[Value], &RedisError>)
             Value::ServerError(error) => asks(Some(error.code()), error.details()),
             _ => false,
         }),
-        Err(error) => {
-            matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
-                && asks(error.code(), error.detail())
-        }
+        Err(error) => is_of_server(error) && asks(error.code(), error.detail()),
     }
+}
+
+/// Whether a server says that it serves nobody over such a connection, whatever is asked.
+pub(crate) fn refuses_everybody(error: &RedisError) -> bool {
+    let said = server::classify(&line(error.code(), error.detail()));
+    is_of_server(error)
+        && (said.kind, said.connection) == (BackendErrorKind::Transient, server::Connection::Replace)
+}
+
+fn is_of_server(error: &RedisError) -> bool {
+    matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
 }
 
 /// Why none of a Cluster's servers could be connected to is told by redis-rs in the text alone.
@@ -73,6 +93,9 @@ fn is_refused_by_cluster(error: &RedisError) -> bool {
             .iter()
             .any(|word| text.contains(word))
 }
+
+/// What stands before the server's words in the error of a set-up.
+const REFUSED: &str = "the server refused the connection";
 
 #[cfg(test)]
 mod tests {
@@ -111,7 +134,7 @@ mod tests {
             ("CROSSSLOT x", BackendErrorKind::Rejected),
             ("WRONGTYPE x", BackendErrorKind::Rejected),
             ("NOPROTO x", BackendErrorKind::Rejected),
-            ("DENIED x", BackendErrorKind::Rejected),
+            ("DENIED x", BackendErrorKind::Transient),
             ("ERR unknown command 'EVAL'", BackendErrorKind::Rejected),
             ("EXECABORT x", BackendErrorKind::Indeterminate),
             ("ERR Connection timed out", BackendErrorKind::Indeterminate),

@@ -272,7 +272,7 @@ impl Connecting {
         if !attempt.delay.is_zero() {
             executor.sleep(attempt.delay).await;
         }
-        let made = self.link.source.connect(&executor, attempt.prove).await;
+        let made = self.link.source.connect(&executor).await;
         self.finished = true;
         let mut state = self.link.state();
         let Line::Connecting(queue) = mem::replace(&mut state.line, Line::Closed) else { return };

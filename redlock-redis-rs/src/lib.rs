@@ -14,6 +14,8 @@ mod class;
 mod connection;
 #[cfg(any(feature = "smol", feature = "tokio"))]
 mod exec;
+#[cfg(any(feature = "smol", feature = "tokio"))]
+mod login;
 #[cfg(all(feature = "cluster", any(feature = "smol", feature = "tokio")))]
 mod queue;
 #[cfg(any(feature = "smol", feature = "tokio"))]

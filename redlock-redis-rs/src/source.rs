@@ -17,7 +17,6 @@ use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServer
 use redis::{
     AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value,
     aio::{ConnectionLike, MultiplexedConnection},
-    cmd,
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
 #[cfg(feature = "cluster")]
@@ -34,7 +33,7 @@ use crate::queue::{Queued, TASK_ENDED};
 use crate::{
     class::asks_for_another_connection,
     exec::Executor,
-    tls,
+    login, tls,
     url::{self, refused},
 };
 
@@ -173,30 +172,12 @@ impl Source {
         }
     }
 
-    /// Connects; what the connection needs to run on runs on `executor`. With `prove`, the server has to say something
-    /// before the connection is used.
-    pub(crate) async fn connect(&self, executor: &Executor, prove: bool) -> RedisResult<Connection> {
+    /// Connects; what the connection needs to run on runs on `executor`. The server has said something by then.
+    pub(crate) async fn connect(&self, executor: &Executor) -> RedisResult<Connection> {
         tls::prepare(self);
-        let mut connection = self.open_connection(executor).await?;
-        if prove && let Connection::Server(connection) = &mut connection {
-            // Any words will do, a refusal as well. A Cluster is asked for its slots whenever it is connected to.
-            let ping = cmd("PING");
-            match executor.within(CONNECT_TIMEOUT, connection.req_packed_command(&ping)).await {
-                Some(Err(error)) if error.is_io_error() => return Err(error),
-                Some(_) => {}
-                None => return Err(io::Error::from(io::ErrorKind::TimedOut).into()),
-            }
-        }
-        Ok(connection)
-    }
-
-    async fn open_connection(&self, executor: &Executor) -> RedisResult<Connection> {
-        #[cfg(not(feature = "cluster"))]
-        let _ = executor;
         match self {
-            Self::Server(client) => {
-                client.get_multiplexed_async_connection_with_config(&config()).await.map(Connection::Server)
-            }
+            Self::Server(client) => connect_to_server(client, executor).await,
+            // It is asked for its slots whenever it is connected to.
             #[cfg(feature = "cluster")]
             Self::Cluster(client) => {
                 let connection = client.get_async_connection().await?;
@@ -206,7 +187,7 @@ impl Source {
             Self::Sentinel(clients) => {
                 let client = clients();
                 let mut client = client.lock().await;
-                client.get_async_connection_with_config(&config()).await.map(Connection::Server)
+                connect_to_server(&client.async_get_client().await?, executor).await
             }
         }
     }
@@ -244,7 +225,7 @@ impl Connection {
     pub(crate) fn has_ended(&self) -> bool {
         match self {
             Self::Server(connection) => {
-                let (mut connection, ping) = (connection.clone(), cmd("PING"));
+                let (mut connection, ping) = (connection.clone(), redis::cmd("PING"));
                 let mut asked = connection.req_packed_command(&ping);
                 let polled = asked.as_mut().poll(&mut Context::from_waker(Waker::noop()));
                 matches!(polled, Poll::Ready(Err(error)) if error.is_unrecoverable_error())
@@ -286,10 +267,18 @@ impl ConnectionLike for Connection {
     }
 }
 
+async fn connect_to_server(client: &Client, executor: &Executor) -> RedisResult<Connection> {
+    let too_long = || Err(io::Error::from(io::ErrorKind::TimedOut).into());
+    let config = config();
+    let connecting = login::connect(client, &config);
+    let connected = executor.within(CONNECT_TIMEOUT, connecting).await.unwrap_or_else(too_long);
+    connected.map(Connection::Server)
+}
+
 fn config() -> AsyncConnectionConfig {
     // Each request has a timeout of its own; what takes longer than that is nobody's concern.
     AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+        .set_connection_timeout(None)
         .set_response_timeout(None)
         .set_pipeline_buffer_size(QUEUE)
 }

@@ -59,7 +59,12 @@ impl Server {
 
     /// Starts a server that wants a password.
     pub fn start_with_password(password: &str) -> Self {
-        let mut server = Self::prepare(&["--requirepass", password]);
+        Self::start_with_password_and(password, &[])
+    }
+
+    /// Starts a server that wants a password, with options of its own.
+    pub fn start_with_password_and(password: &str, options: &[&str]) -> Self {
+        let mut server = Self::prepare(&[&["--requirepass", password], options].concat());
         server.password = Some(password.to_owned());
         server.spawn();
         server.wait_until_it_answers();

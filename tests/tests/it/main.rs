@@ -31,6 +31,7 @@ mod odd_answers;
 mod one_server;
 mod ordering;
 mod reconnecting;
+mod refused_connections;
 mod resending;
 mod runtimes;
 mod sentinel;

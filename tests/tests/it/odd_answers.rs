@@ -31,7 +31,7 @@ async fn each_adapter_gives_an_answer_the_class_and_the_words_that_it_has_everyw
     let node = adapter.open(&server.url());
     let (resources, token) = ("a".into(), "0".repeat(40).parse().unwrap());
     let odd = "an answer of another type";
-    let cases: [(&str, BackendErrorKind, &str); 18] = [
+    let cases: [(&str, BackendErrorKind, &str); 19] = [
         ("-UNKNOWN x", Indeterminate, "UNKNOWN x"),
         ("-UNKNOWN", Indeterminate, "UNKNOWN"),
         ("-ERR_X y", Indeterminate, "ERR_X y"),
@@ -53,7 +53,8 @@ async fn each_adapter_gives_an_answer_the_class_and_the_words_that_it_has_everyw
             Transient,
             "ERR max number of clients + cluster connections reached",
         ),
-        ("-DENIED x", Rejected, "DENIED x"),
+        ("-DENIED x", Transient, "DENIED x"),
+        ("-NOPERM x", Rejected, "NOPERM x"),
     ];
     for (reply, kind, words) in cases {
         reply.clone_into(&mut said.lock().unwrap());
