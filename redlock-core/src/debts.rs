@@ -32,8 +32,6 @@ struct Shift {
 #[derive(Clone, Debug)]
 struct Debt {
     claim: Arc<Claim>,
-    /// How long the node has for an answer.
-    timeout: Duration,
     /// Not earlier: what comes out of the buffers of a broken connection needs a moment too.
     due: Instant,
     /// When a key that is put there no later than now has expired.
@@ -58,14 +56,20 @@ impl Book {
     /// The first debt in the queue that has not expired. When there is none, or another has taken over, the shift is
     /// over.
     fn first(&mut self, shift: u64, now: Instant) -> Option<Debt> {
-        let shift = self.shift.as_mut().filter(|current| current.number == shift)?;
+        self.shift.as_ref().filter(|current| current.number == shift)?;
         self.owed.retain(|debt| debt.expires > now);
         let first = self.owed.front().cloned();
-        match &first {
-            Some(debt) => shift.back = now + debt.timeout + LONGEST_ABSENCE,
-            None => self.shift = None,
+        if first.is_none() {
+            self.shift = None;
         }
         first
+    }
+
+    /// A shift's task waits for an answer until `answered` at the latest, and pauses then.
+    fn go(&mut self, shift: u64, answered: Instant) {
+        if let Some(shift) = self.shift.as_mut().filter(|current| current.number == shift) {
+            shift.back = answered + LONGEST_ABSENCE;
+        }
     }
 
     fn end(&mut self, shift: u64) {
@@ -91,9 +95,9 @@ impl Nodes {
     /// Notes that a node has to be asked once more to remove the claim's keys.
     pub(crate) fn owe(self: &Arc<Self>, node: usize, claim: &Arc<Claim>) {
         let now = self.now();
-        let (ttl, timeout) = (claim.ttl(), self.timeout(claim.ttl()));
-        let due = now + timeout.min(LONGEST_PAUSE);
-        let debt = Debt { claim: claim.clone(), timeout, due, expires: now + ttl.get() };
+        let ttl = claim.ttl();
+        let due = now + self.timeout(ttl).min(LONGEST_PAUSE);
+        let debt = Debt { claim: claim.clone(), due, expires: now + ttl.get() };
         if let Some(shift) = self.with_debts(node, |book| book.add(debt, now)) {
             let collector = Collector { nodes: self.clone(), node, shift };
             self.runtime.spawn(Box::pin(collector.run()));
@@ -132,9 +136,11 @@ impl Collector {
                 nodes.runtime.sleep(early).await;
                 continue;
             }
+            let timeout = nodes.timeout(debt.claim.ttl());
+            nodes.with_debts(node, |book| book.go(self.shift, now + timeout));
             match nodes.release(node, &debt.claim).await {
                 Err(error) if error.kind() != BackendErrorKind::Rejected => {
-                    pause = (pause * 2).clamp(debt.timeout.min(LONGEST_PAUSE), LONGEST_PAUSE);
+                    pause = (pause * 2).clamp(timeout.min(LONGEST_PAUSE), LONGEST_PAUSE);
                     nodes.with_debts(node, |book| book.postpone(debt));
                     nodes.runtime.sleep(pause).await;
                 }
@@ -158,8 +164,8 @@ impl Drop for Collector {
 const MOST_DEBTS: usize = 1_024;
 /// How long a node that does not answer is left alone at most.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// After so long, and a node's timeout, a task has looked at the debts again, unless it stands still: a pause, and what a
-/// busy machine takes.
+/// So long after it had to have an answer, a task has looked at the debts again, unless it stands still: a pause, and what
+/// a busy machine takes.
 const LONGEST_ABSENCE: Duration = Duration::from_secs(3);
 
 #[cfg(test)]
@@ -174,7 +180,7 @@ mod tests {
             let ttl = Ttl::new(second, Drift::new(0.01).ok()?).ok()?;
             let name = format!("{number}");
             let claim = Arc::new(Claim::new(name.as_str().into(), "0".repeat(40).parse().ok()?, ttl, 1));
-            Some(Debt { claim, timeout: second / 20, due: now, expires: now + 60 * second })
+            Some(Debt { claim, due: now, expires: now + second })
         })
     }
 
@@ -224,15 +230,16 @@ mod tests {
         let s = Duration::from_secs;
         assert_eq!(book.add(next(), start), Some(1));
         assert_eq!(book.add(next(), start + s(2)), None, "it is at work");
-        assert!(book.first(1, start + s(2)).is_some());
+        book.go(1, start + s(2));
         assert_eq!(book.add(next(), start + s(5)), None, "an answer and a pause take their time");
         assert_eq!(book.add(next(), start + s(6)), Some(2), "it stands still");
-        assert!(book.first(1, start + s(7)).is_none(), "another has taken over");
+        assert!(book.first(1, start).is_none(), "another has taken over");
+        book.go(1, start + s(60));
         book.end(1);
-        assert!(book.first(2, start + s(7)).is_some());
+        assert!(book.first(2, start).is_some());
         book.end(2);
         assert_eq!(book.add(next(), start + s(7)), Some(3), "nobody is at work");
-        assert!(book.first(3, start + s(100)).is_none(), "all have expired");
-        assert_eq!(book.add(next(), start + s(100)), Some(4));
+        assert!(book.first(3, start + s(60)).is_none(), "all have expired");
+        assert_eq!(book.add(next(), start + s(60)), Some(4));
     }
 }
