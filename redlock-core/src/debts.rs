@@ -32,8 +32,6 @@ struct Shift {
 #[derive(Clone, Debug)]
 struct Debt {
     claim: Arc<Claim>,
-    /// How long the node has for an answer.
-    timeout: Duration,
     /// Not earlier: what comes out of the buffers of a broken connection needs a moment too.
     due: Instant,
     /// When a key that is put there no later than now has expired.
@@ -43,9 +41,9 @@ struct Debt {
 }
 
 impl Debt {
-    fn new(claim: Arc<Claim>, timeout: Duration, now: Instant, due: Instant) -> Self {
+    fn new(claim: Arc<Claim>, now: Instant, due: Instant) -> Self {
         let ttl = claim.ttl().get();
-        Self { claim, timeout, due, expires: now + ttl, forgotten: now + ttl * MAX_TTLS }
+        Self { claim, due, expires: now + ttl, forgotten: now + ttl * MAX_TTLS }
     }
 
     /// The node did not do it: as far as is known its keys may still come, out of the buffers of a server that is
@@ -73,14 +71,20 @@ impl Book {
     /// The first debt in the queue that has not expired. When there is none, or another has taken over, the shift is
     /// over.
     fn first(&mut self, shift: u64, now: Instant) -> Option<Debt> {
-        let shift = self.shift.as_mut().filter(|current| current.number == shift)?;
+        self.shift.as_ref().filter(|current| current.number == shift)?;
         self.owed.retain(|debt| debt.expires > now);
         let first = self.owed.front().cloned();
-        match &first {
-            Some(debt) => shift.back = now + debt.timeout + LONGEST_ABSENCE,
-            None => self.shift = None,
+        if first.is_none() {
+            self.shift = None;
         }
         first
+    }
+
+    /// A shift's task waits for an answer until `answered` at the latest, and pauses then.
+    fn go(&mut self, shift: u64, answered: Instant) {
+        if let Some(shift) = self.shift.as_mut().filter(|current| current.number == shift) {
+            shift.back = answered + LONGEST_ABSENCE;
+        }
     }
 
     fn end(&mut self, shift: u64) {
@@ -106,9 +110,8 @@ impl Nodes {
     /// Notes that a node has to be asked once more to remove the claim's keys.
     pub(crate) fn owe(self: &Arc<Self>, node: usize, claim: &Arc<Claim>) {
         let now = self.now();
-        let timeout = self.timeout(claim.ttl());
-        let due = now + timeout.min(LONGEST_PAUSE);
-        let debt = Debt::new(claim.clone(), timeout, now, due);
+        let due = now + self.timeout(claim.ttl()).min(LONGEST_PAUSE);
+        let debt = Debt::new(claim.clone(), now, due);
         if let Some(shift) = self.with_debts(node, |book| book.add(debt, now)) {
             let collector = Collector { nodes: self.clone(), node, shift };
             self.runtime.spawn(Box::pin(collector.run()));
@@ -147,13 +150,15 @@ impl Collector {
                 nodes.runtime.sleep(early).await;
                 continue;
             }
+            let timeout = nodes.timeout(debt.claim.ttl());
+            nodes.with_debts(node, |book| book.go(self.shift, now + timeout));
             match nodes.release(node, &debt.claim).await {
                 Err(error) => {
                     pause = match error.kind() {
                         // What a person has to mend takes its time.
                         BackendErrorKind::Rejected => LONGEST_PAUSE,
                         BackendErrorKind::Indeterminate | BackendErrorKind::Transient => {
-                            (pause * 2).clamp(debt.timeout.min(LONGEST_PAUSE), LONGEST_PAUSE)
+                            (pause * 2).clamp(timeout.min(LONGEST_PAUSE), LONGEST_PAUSE)
                         }
                     };
                     if debt.claim.is_unsettled(node) {
@@ -185,8 +190,8 @@ const MOST_DEBTS: usize = 1_024;
 const MAX_TTLS: u32 = 10;
 /// How long a node that does not answer is left alone at most.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// After so long, and a node's timeout, a task has looked at the debts again, unless it stands still: a pause, and what a
-/// busy machine takes.
+/// So long after it had to have an answer, a task has looked at the debts again, unless it stands still: a pause, and what
+/// a busy machine takes.
 const LONGEST_ABSENCE: Duration = Duration::from_secs(3);
 
 #[cfg(test)]
@@ -201,7 +206,7 @@ mod tests {
             let ttl = Ttl::new(60 * second, Drift::new(0.01).ok()?).ok()?;
             let name = format!("{number}");
             let claim = Arc::new(Claim::new(name.as_str().into(), "0".repeat(40).parse().ok()?, ttl, 1));
-            Some(Debt::new(claim, second / 20, now, now))
+            Some(Debt::new(claim, now, now))
         })
     }
 
@@ -263,15 +268,16 @@ mod tests {
         let s = Duration::from_secs;
         assert_eq!(book.add(next(), start), Some(1));
         assert_eq!(book.add(next(), start + s(2)), None, "it is at work");
-        assert!(book.first(1, start + s(2)).is_some());
+        book.go(1, start + s(2));
         assert_eq!(book.add(next(), start + s(5)), None, "an answer and a pause take their time");
         assert_eq!(book.add(next(), start + s(6)), Some(2), "it stands still");
-        assert!(book.first(1, start + s(7)).is_none(), "another has taken over");
+        assert!(book.first(1, start).is_none(), "another has taken over");
+        book.go(1, start + s(60));
         book.end(1);
-        assert!(book.first(2, start + s(7)).is_some());
+        assert!(book.first(2, start).is_some());
         book.end(2);
         assert_eq!(book.add(next(), start + s(7)), Some(3), "nobody is at work");
-        assert!(book.first(3, start + s(100)).is_none(), "all have expired");
-        assert_eq!(book.add(next(), start + s(100)), Some(4));
+        assert!(book.first(3, start + s(60)).is_none(), "all have expired");
+        assert_eq!(book.add(next(), start + s(60)), Some(4));
     }
 }

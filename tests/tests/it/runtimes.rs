@@ -16,6 +16,8 @@ use tokio::runtime::{Builder, Runtime};
 const TTL: Duration = Duration::from_secs(60);
 /// What a request waits for when its connection stands still.
 const NODE_TIMEOUT: Duration = Duration::from_millis(300);
+/// What a busy machine adds.
+const SLACK: Duration = Duration::from_secs(1);
 /// So short that a keep-alive extends within a test.
 const SHORT: Duration = Duration::from_millis(450);
 /// Longer than that.
@@ -223,6 +225,29 @@ fn a_call_that_was_begun_on_a_runtime_that_stands_still_goes_on_on_another(
         });
         idle.block_on(async { tokio::time::sleep(Duration::from_millis(50)).await });
         assert!(bed.becomes_free("a") && bed.becomes_free("b"));
+    });
+}
+
+#[rstest]
+fn silent_nodes_are_given_up_whatever_became_of_the_first_runtime(
+    #[values(Nodes::Memory, Nodes::Servers(Adapter::RedisRs), Nodes::Servers(Adapter::Fred))] nodes: Nodes,
+    #[values(false, true)] ended: bool,
+) {
+    bounded(move || {
+        let first = current_thread();
+        let bed = Bed::on(&first, nodes);
+        let first = (!ended).then_some(first);
+        bed.memory.iter().for_each(MemoryBackend::stop);
+        bed.servers.iter().for_each(Server::pause);
+        let start = Instant::now();
+        let (attempts, delay) = (2, Duration::from_millis(10));
+        let call =
+            bed.redlock.lock("a", TTL).retry_count(attempts - 1).retry_delay(delay).retry_jitter(delay);
+        let error = current_thread().block_on(call.into_future()).unwrap_err();
+        assert!(matches!(error, Error::NoQuorum(_)), "{error}");
+        let took = start.elapsed();
+        assert!(took < attempts * (2 * delay + NODE_TIMEOUT) + SLACK, "{took:?}");
+        drop(first);
     });
 }
 
