@@ -5,7 +5,7 @@ use std::{thread, time::Duration};
 use redlock_tests::server::Server;
 use rustix::process::Signal;
 
-use crate::command_process::{Line, is_ignored, soon, state_of};
+use crate::command_process::{Line, is_ignored, runs, soon, state_of};
 
 fn gone(servers: &[Server], key: &str) -> bool {
     servers.iter().all(|server| server.get(key).is_none())
@@ -120,7 +120,9 @@ fn a_signal_that_is_ignored_stays_ignored() {
 #[test]
 fn stopping_redlock_from_the_terminal_stops_the_command_until_both_go_on() {
     let servers = Server::start_some(3);
-    let script = "echo $$ >up; while [ ! -e go ]; do sleep 0.02; done; exit 6";
+    // Starts nothing once it is up: a shell whose child is stopped between its fork and its exec waits for that, and is not
+    // seen as stopped itself.
+    let script = "mkfifo go; echo $$ >up; read go <>go; exit 6";
     let mut process = Line::new(&servers, "run --ttl 1m x").script(script).start();
     let pid = process.wait_for("up");
     process.signal(Signal::TSTP);
@@ -128,7 +130,8 @@ fn stopping_redlock_from_the_terminal_stops_the_command_until_both_go_on() {
     assert!(soon(|| state_of(&pid).starts_with('T') && state_of(&own).starts_with('T')));
     process.signal(Signal::CONT);
     assert!(soon(|| !state_of(&pid).starts_with('T')));
-    std::fs::write(process.path("go"), "").unwrap();
+    assert!(runs(&pid), "nobody reads what is written");
+    std::fs::write(process.path("go"), "\n").unwrap();
     assert_eq!(process.finish().code, 6);
 }
 
