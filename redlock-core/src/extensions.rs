@@ -2,13 +2,15 @@
 //! overloaded loses the locks that it cannot bear, and not all of them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     future::poll_fn,
     mem,
     sync::{Mutex, MutexGuard, PoisonError},
     task::{Poll, Waker},
     time::{Duration, Instant},
 };
+
+use futures_util::future::{Either, select};
 
 use crate::nodes::Nodes;
 
@@ -18,12 +20,14 @@ pub(crate) struct ExtensionQueue(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
-    under_way: usize,
+    under_way: BTreeSet<u64>,
     /// How many may be under way: fewer when answers take long, for then the nodes, or we, cannot keep up.
     limit: usize,
     /// By deadline, then in the order in which they came. At most one for each lock that is kept alive.
     waiting: BTreeMap<Key, Option<Waker>>,
     last_id: u64,
+    /// How often a turn has been given back, or all have been given up for lost.
+    ends: u64,
     /// How long the last extension took.
     took: Duration,
 }
@@ -40,7 +44,9 @@ impl ExtensionQueue {
 #[derive(Debug)]
 pub(crate) struct Turn<'a> {
     nodes: &'a Nodes,
-    waiting: Option<Key>,
+    key: Key,
+    /// Whether it has not been taken yet.
+    waits: bool,
     since: Instant,
     /// How long the answers had, and whether they came.
     heard: Option<(Duration, bool)>,
@@ -48,22 +54,32 @@ pub(crate) struct Turn<'a> {
 
 impl<'a> Turn<'a> {
     /// Waits until few enough others are under way. Who waits beyond its deadline is let go, to see that it has lost.
+    ///
+    /// Those that are under way may stand still, on a runtime that nobody drives: when none of them ends for longer than
+    /// an extension can take, they count no more.
     pub(crate) async fn wait(nodes: &'a Nodes, deadline: Instant) -> Self {
-        let waiting = nodes.extensions.state().begin(deadline);
-        let mut turn = Self { nodes, waiting, since: nodes.now(), heard: None };
-        poll_fn(|cx| {
-            let mut state = nodes.extensions.state();
-            match turn.waiting.and_then(|key| state.waiting.get_mut(&key)) {
+        let (key, waits) = nodes.extensions.state().begin(deadline);
+        let mut turn = Self { nodes, key, waits, since: nodes.now(), heard: None };
+        while turn.waits {
+            let ends = nodes.extensions.state().ends;
+            let given = poll_fn(|cx| match nodes.extensions.state().waiting.get_mut(&key) {
                 Some(waker) => {
                     *waker = Some(cx.waker().clone());
                     Poll::Pending
                 }
                 None => Poll::Ready(()),
-            }
-        })
-        .await;
-        turn.waiting = None;
-        turn.since = nodes.now();
+            });
+            let patience = nodes.runtime.sleep(nodes.longest_timeout() + LONGEST_ABSENCE);
+            turn.waits = match select(given, patience).await {
+                Either::Left(_) => false,
+                Either::Right(_) => {
+                    let woken = nodes.extensions.state().give_up(ends, nodes.now());
+                    woken.into_iter().for_each(Waker::wake);
+                    true
+                }
+            };
+            turn.since = nodes.now();
+        }
         turn
     }
 
@@ -78,17 +94,18 @@ impl Drop for Turn<'_> {
         let now = self.nodes.now();
         let woken = {
             let mut state = self.nodes.extensions.state();
-            match self.waiting {
+            if self.waits {
                 // A turn that was given and not taken any more goes to the next one.
-                Some(key) if state.waiting.remove(&key).is_some() => Vec::new(),
-                Some(_) => state.finish(now, Duration::ZERO),
-                None => {
-                    let took = now.saturating_duration_since(self.since);
-                    if let Some((timeout, answered)) = self.heard {
-                        state.adapt(took, timeout, answered);
-                    }
-                    state.finish(now, took)
+                match state.waiting.remove(&self.key) {
+                    Some(_) => Vec::new(),
+                    None => state.finish(self.key.1, now, Duration::ZERO),
                 }
+            } else {
+                let took = now.saturating_duration_since(self.since);
+                if let Some((timeout, answered)) = self.heard {
+                    state.adapt(took, timeout, answered);
+                }
+                state.finish(self.key.1, now, took)
             }
         };
         woken.into_iter().for_each(Waker::wake);
@@ -96,34 +113,51 @@ impl Drop for Turn<'_> {
 }
 
 impl State {
-    /// Takes a turn, or gives the place in the queue.
-    fn begin(&mut self, deadline: Instant) -> Option<Key> {
-        if self.under_way < self.limit {
-            self.under_way += 1;
-            return None;
-        }
+    /// Takes a turn, or a place in the queue; and whether it has to wait there.
+    fn begin(&mut self, deadline: Instant) -> (Key, bool) {
         self.last_id += 1;
         let key = (deadline, self.last_id);
-        self.waiting.insert(key, None);
-        Some(key)
+        let waits = self.under_way.len() >= self.limit;
+        if waits {
+            self.waiting.insert(key, None);
+        } else {
+            self.under_way.insert(key.1);
+        }
+        (key, waits)
     }
 
-    /// Gives back a turn that took so long: to the nearest deadline that can still be met. Those whose deadline has
-    /// passed are let go, beyond the bound: nothing is sent for them.
-    fn finish(&mut self, now: Instant, took: Duration) -> Vec<Waker> {
+    /// Gives back a turn that took so long.
+    fn finish(&mut self, id: u64, now: Instant, took: Duration) -> Vec<Waker> {
         // What is seldom slow is counted as slow for some time.
         self.took = took.max(self.took / 8 * 7);
-        self.under_way -= 1;
+        self.under_way.remove(&id);
+        self.ends += 1;
+        self.next(now)
+    }
+
+    /// Gives up for lost all that are under way, unless one has ended since there were `ends`.
+    fn give_up(&mut self, ends: u64, now: Instant) -> Vec<Waker> {
+        if self.ends != ends {
+            return Vec::new();
+        }
+        self.under_way.clear();
+        self.ends += 1;
+        self.next(now)
+    }
+
+    /// Whose turn it is: those with the nearest deadlines that can still be met. Those whose deadline has passed are let
+    /// go, beyond the bound: nothing is sent for them.
+    fn next(&mut self, now: Instant) -> Vec<Waker> {
         let alive = self.waiting.split_off(&(now, u64::MAX));
         let lapsed = mem::replace(&mut self.waiting, alive);
-        self.under_way += lapsed.len();
+        self.under_way.extend(lapsed.keys().map(|(_, id)| id));
         let mut woken: Vec<Waker> = lapsed.into_values().flatten().collect();
         let can_be_met = (now + self.took, 0);
-        while self.under_way < self.limit {
+        while self.under_way.len() < self.limit {
             let next = self.waiting.range(can_be_met..).next().or_else(|| self.waiting.first_key_value());
             let Some((key, _)) = next else { break };
             let key = *key;
-            self.under_way += 1;
+            self.under_way.insert(key.1);
             woken.extend(self.waiting.remove(&key).flatten());
         }
         woken
@@ -143,8 +177,14 @@ impl State {
 
 impl Default for State {
     fn default() -> Self {
-        let (waiting, took) = (BTreeMap::new(), Duration::ZERO);
-        Self { under_way: 0, limit: LEAST_LIMIT, waiting, last_id: 0, took }
+        Self {
+            under_way: BTreeSet::new(),
+            limit: LEAST_LIMIT,
+            waiting: BTreeMap::new(),
+            last_id: 0,
+            ends: 0,
+            took: Duration::ZERO,
+        }
     }
 }
 
@@ -152,6 +192,8 @@ impl Default for State {
 const MOST_UNDER_WAY: usize = 512;
 /// To begin with, and while no answers come.
 const LEAST_LIMIT: usize = 16;
+/// So long after its nodes had to have answered, an extension has ended, unless it stands still: what a busy machine takes.
+const LONGEST_ABSENCE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -161,13 +203,19 @@ mod tests {
     fn full() -> (State, Instant) {
         let (mut state, now) = (State { limit: MOST_UNDER_WAY, ..State::default() }, Instant::now());
         for _ in 0..MOST_UNDER_WAY {
-            assert_eq!(state.begin(now), None, "nobody waits while there is room");
+            assert!(!state.begin(now).1, "nobody waits while there is room");
         }
         (state, now)
     }
 
     fn s(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
+    }
+
+    /// The one that has been under way for longest ends.
+    fn finish(state: &mut State, now: Instant, took: Duration) {
+        let first = *state.under_way.first().unwrap();
+        state.finish(first, now, took);
     }
 
     /// The deadlines that wait, in seconds from `now`.
@@ -179,15 +227,15 @@ mod tests {
     fn the_nearest_deadline_that_can_be_met_is_next() {
         let (mut state, now) = full();
         for deadline in [7, 2, 9, 5] {
-            assert!(state.begin(now + s(deadline)).is_some());
+            assert!(state.begin(now + s(deadline)).1);
         }
-        state.finish(now, s(3));
+        finish(&mut state, now, s(3));
         assert_eq!(waiting(&state, now), [2, 7, 9]);
-        state.finish(now, s(0));
+        finish(&mut state, now, s(0));
         assert_eq!(waiting(&state, now), [2, 9]);
-        state.finish(now, s(100));
+        finish(&mut state, now, s(100));
         assert_eq!(waiting(&state, now), [9], "when none can, the nearest");
-        assert_eq!(state.under_way, MOST_UNDER_WAY);
+        assert_eq!(state.under_way.len(), MOST_UNDER_WAY);
     }
 
     #[test]
@@ -201,14 +249,14 @@ mod tests {
         (0..100).for_each(|_| state.adapt(timeout, timeout, false));
         assert_eq!(state.limit, LEAST_LIMIT);
         for _ in 0..MOST_UNDER_WAY - LEAST_LIMIT {
-            assert!(state.begin(now + s(9)).is_some());
-            state.finish(now, s(0));
+            assert!(state.begin(now + s(9)).1);
+            finish(&mut state, now, s(0));
         }
-        assert_eq!(state.under_way, LEAST_LIMIT);
+        assert_eq!(state.under_way.len(), LEAST_LIMIT);
         assert_eq!(state.waiting.len(), MOST_UNDER_WAY - LEAST_LIMIT);
         state.adapt(timeout / 4, timeout, true);
-        state.finish(now, s(0));
-        assert_eq!(state.under_way, LEAST_LIMIT + 1, "two follow one");
+        finish(&mut state, now, s(0));
+        assert_eq!(state.under_way.len(), LEAST_LIMIT + 1, "two follow one");
         (0..1_000).for_each(|_| state.adapt(s(0), timeout, true));
         assert_eq!(state.limit, MOST_UNDER_WAY);
     }
@@ -219,12 +267,35 @@ mod tests {
         for deadline in [1, 2, 9] {
             state.begin(now + s(deadline));
         }
-        state.finish(now + s(2), s(0));
+        finish(&mut state, now + s(2), s(0));
         assert_eq!(waiting(&state, now), [9]);
-        assert_eq!(state.under_way, MOST_UNDER_WAY + 1);
+        assert_eq!(state.under_way.len(), MOST_UNDER_WAY + 1);
         for _ in 0..3 {
-            state.finish(now + s(2), s(0));
+            finish(&mut state, now + s(2), s(0));
         }
-        assert_eq!((state.waiting.len(), state.under_way), (0, MOST_UNDER_WAY - 1));
+        assert_eq!((state.waiting.len(), state.under_way.len()), (0, MOST_UNDER_WAY - 1));
+    }
+
+    #[test]
+    fn turns_of_which_none_ends_for_too_long_are_given_up_once() {
+        let (mut state, now) = full();
+        let waiting: Vec<Key> = (0..3).map(|_| state.begin(now + s(9)).0).collect();
+        let ends = state.ends;
+        finish(&mut state, now, s(1));
+        assert!(!state.waiting.contains_key(&waiting[0]));
+        state.give_up(ends, now);
+        assert_eq!(state.under_way.len(), MOST_UNDER_WAY, "one has ended");
+        let ends = state.ends;
+        state.give_up(ends, now);
+        state.give_up(ends, now);
+        assert!(state.waiting.is_empty());
+        assert_eq!(state.under_way, BTreeSet::from([waiting[1].1, waiting[2].1]));
+        state.finish(1, now, s(1));
+        state.finish(waiting[1].1, now, s(1));
+        assert_eq!(
+            state.under_way,
+            BTreeSet::from([waiting[2].1]),
+            "what was given up does not count when it ends"
+        );
     }
 }

@@ -90,6 +90,11 @@ impl Nodes {
         self.node_timeout.unwrap_or_else(share).min(self.drift.validity(ttl))
     }
 
+    /// How long a node has for its answer at most, whatever the ttl.
+    pub(crate) fn longest_timeout(&self) -> Duration {
+        self.node_timeout.unwrap_or(LONGEST_TIMEOUT)
+    }
+
     /// A new claim with a token of its own.
     pub(crate) fn claim(&self, resources: Resources, ttl: Ttl) -> Arc<Claim> {
         let token = self.with_rng(|rng| Token::random(rng));

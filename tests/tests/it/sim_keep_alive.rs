@@ -2,13 +2,16 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use redlock_core::{
-    Acquire, BackendError, Extend, KeepAlive, LockBackend, MemoryBackend, Redlock, Release, Released, Reply,
-    Runtime, async_trait,
+    Acquire, BackendError, BoxFuture, Extend, KeepAlive, LockBackend, MemoryBackend, Redlock, Release,
+    Released, Reply, Runtime, async_trait,
 };
 use redlock_tests::sim::SimRuntime;
 
@@ -115,4 +118,51 @@ impl LockBackend for Busy {
     async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
         self.node.release(request).await
     }
+}
+
+/// A lock manager that is used on one runtime, and then on another.
+#[derive(Clone, Debug)]
+struct Moving {
+    runtimes: [SimRuntime; 2],
+    second: Arc<AtomicBool>,
+}
+
+impl Moving {
+    fn here(&self) -> &SimRuntime {
+        &self.runtimes[usize::from(self.second.load(Ordering::Relaxed))]
+    }
+}
+
+impl Runtime for Moving {
+    fn now(&self) -> Instant {
+        self.here().now()
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<()> {
+        self.here().sleep(duration)
+    }
+
+    fn spawn(&self, task: BoxFuture<()>) {
+        self.here().spawn(task);
+    }
+}
+
+#[test]
+fn extensions_that_stand_still_with_their_runtime_do_not_keep_others_waiting() {
+    let bed = Bed::new(3);
+    let moving = Moving { runtimes: [(); 2].map(|()| bed.sim.process(0)), second: Arc::default() };
+    bed.run(async {
+        let builder = Redlock::builder(moving.clone()).nodes(bed.nodes.clone());
+        let redlock = builder.rng(bed.sim.rng()).node_timeout(s(4)).build().unwrap();
+        // As many as may be under way at a time to begin with.
+        let _standing_still = hold(&redlock, 16, s(10)).await;
+        bed.nodes.iter().for_each(MemoryBackend::stop);
+        bed.sleep(5_100).await;
+        moving.runtimes[0].stop();
+        bed.nodes.iter().for_each(MemoryBackend::resume);
+        moving.second.store(true, Ordering::Relaxed);
+        let guard = redlock.lock("other", s(30)).await.unwrap().keep_alive();
+        bed.sleep(100_000).await;
+        assert!(guard.is_valid(), "it waits for those that stand still");
+    });
 }
