@@ -17,7 +17,7 @@ use redlock_core::{
     Acquire, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, Release, Released,
     Replace, Reply, Resources,
     node_url::OpenError,
-    redis::{READ_SERVER_ID, ServerId},
+    redis::{READ_SERVER_ID, ServerId, of_single_server},
 };
 use tokio::{
     runtime::Handle,
@@ -141,7 +141,7 @@ impl FredBackend {
             Ok(if granted { Reply::Granted } else { Reply::Refused })
         };
         let link = match &self.line {
-            Line::Own(link) if !link.config().server.is_clustered() => link,
+            Line::Own(link) if self.leads_to_one_server() => link,
             _ => return request.await,
         };
         let start = Instant::now();
@@ -177,8 +177,16 @@ impl FredBackend {
         answer.map_err(|error| match error.kind() {
             ErrorKind::Timeout => BackendError::timed_out(timeout),
             ErrorKind::Canceled => self.why_not_connected(error),
+            _ if self.leads_to_one_server() => of_single_server(classify(error), "`redis-cluster://`"),
             _ => classify(error),
         })
+    }
+
+    fn leads_to_one_server(&self) -> bool {
+        match &self.line {
+            Line::Own(link) => !link.config().server.is_clustered(),
+            Line::Given(given) => !given.client.is_clustered(),
+        }
     }
 
     /// fred cancels what it has not sent. Why, it told before, if at all.
