@@ -59,7 +59,8 @@ pub fn classify(line: &str) -> ServerError {
     };
     let says = |known: &[&str]| {
         let text = text.to_ascii_lowercase();
-        code == "ERR" && known.iter().any(|words| text.contains(words))
+        // Redis 6.2 has no code before an error that a script has caught and answers.
+        (code == "ERR" || code == "@user_script:") && known.iter().any(|words| text.contains(words))
     };
     let (kind, connection) = if has(&WRONG_SERVER) {
         (BackendErrorKind::Transient, Connection::Replace)
@@ -129,7 +130,7 @@ const TRANSIENT: [&str; 13] = [
 const TRANSIENT_TEXTS: [&str; 1] = ["max number of clients"];
 /// Codes of what lasts until somebody changes the configuration or the request.
 const PERMANENT: [&str; 7] = ["NOAUTH", "WRONGPASS", "NOPERM", "CROSSSLOT", "WRONGTYPE", "NOPROTO", "DENIED"];
-const PERMANENT_TEXTS: [&str; 10] = [
+const PERMANENT_TEXTS: [&str; 11] = [
     "unknown command",
     "wrong number of arguments",
     "invalid db index",
@@ -139,6 +140,7 @@ const PERMANENT_TEXTS: [&str; 10] = [
     "no password is set",
     "without any password configured",
     "user executing the script",
+    "acl failure in script",
     "cluster support disabled",
 ];
 
@@ -172,6 +174,8 @@ mod tests {
         }
         for text in PERMANENT_TEXTS {
             assert_eq!(meaning(&format!("ERR {text}")), (Rejected, Connection::Keep), "{text}");
+            let caught = format!("@user_script: 3: {text}");
+            assert_eq!(meaning(&caught), (Rejected, Connection::Keep), "{caught}");
         }
     }
 
