@@ -60,7 +60,8 @@ pub fn classify(line: &str) -> ServerError {
     };
     let says = |known: &[&str]| {
         let text = text.to_ascii_lowercase();
-        code == "ERR" && known.iter().any(|words| text.contains(words))
+        // Redis 6.2 has no code before an error that a script has caught and answers.
+        (code == "ERR" || code == "@user_script:") && known.iter().any(|words| text.contains(words))
     };
     let (kind, connection) = if has(&WRONG_SERVER) || has(&CLOSING) || says(&CLOSING_TEXTS) {
         (BackendErrorKind::Transient, Connection::Replace)
@@ -92,6 +93,28 @@ pub fn classify_setup(line: &str) -> ServerError {
     said
 }
 
+/// What an error means when the node is a server by itself, as far as the backend knows: one that speaks of other servers'
+/// slots is a part of a Cluster. Nobody follows it there, so that lasts until somebody opens the Cluster, as one node:
+/// `how_to_open_it` says how.
+///
+/// ```
+/// use redlock_core::{BackendError, BackendErrorKind, redis::{classify, of_single_server}};
+///
+/// let moved = BackendError::from(classify("MOVED 3999 127.0.0.1:6381"));
+/// assert_eq!(moved.kind(), BackendErrorKind::Transient);
+/// assert_eq!(of_single_server(moved, "open_cluster").kind(), BackendErrorKind::Rejected);
+/// ```
+#[must_use]
+pub fn of_single_server(error: BackendError, how_to_open_it: &str) -> BackendError {
+    let code = error.message().split(' ').next().unwrap_or_default();
+    if !OF_CLUSTERS.contains(&code) {
+        return error;
+    }
+    let message =
+        format!("{} (a Cluster is one node, with all of its servers: {how_to_open_it})", error.message());
+    BackendError::new(BackendErrorKind::Rejected, message)
+}
+
 fn one_line(line: &str) -> String {
     let words = line.split(|letter: char| letter.is_whitespace() || letter.is_control());
     let line = words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
@@ -103,6 +126,8 @@ fn one_line(line: &str) -> String {
 }
 
 const MAX_MESSAGE: usize = 256;
+/// Codes that only servers of a Cluster have.
+const OF_CLUSTERS: [&str; 3] = ["MOVED", "ASK", "CROSSSLOT"];
 /// Codes of servers that are not, or no longer, the ones to ask. They have written nothing.
 const WRONG_SERVER: [&str; 4] = ["READONLY", "MASTERDOWN", "FAILOVER", "STALE"];
 /// What servers say before they close a connection, as they refuse all of its kind now.
@@ -126,7 +151,7 @@ const TRANSIENT: [&str; 13] = [
 ];
 /// Codes of what lasts until somebody changes the configuration or the request.
 const PERMANENT: [&str; 6] = ["NOAUTH", "WRONGPASS", "NOPERM", "CROSSSLOT", "WRONGTYPE", "NOPROTO"];
-const PERMANENT_TEXTS: [&str; 10] = [
+const PERMANENT_TEXTS: [&str; 11] = [
     "unknown command",
     "wrong number of arguments",
     "invalid db index",
@@ -136,6 +161,7 @@ const PERMANENT_TEXTS: [&str; 10] = [
     "no password is set",
     "without any password configured",
     "user executing the script",
+    "acl failure in script",
     "cluster support disabled",
 ];
 
@@ -170,6 +196,8 @@ mod tests {
         }
         for text in PERMANENT_TEXTS {
             assert_eq!(meaning(&format!("ERR {text}")), (Rejected, Connection::Keep), "{text}");
+            let caught = format!("@user_script: 3: {text}");
+            assert_eq!(meaning(&caught), (Rejected, Connection::Keep), "{caught}");
         }
     }
 
@@ -191,6 +219,20 @@ mod tests {
             "upstream said: unknown command",
         ] {
             assert_eq!(meaning(line), (Indeterminate, Connection::Replace), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_speaks_of_slots_is_no_node_by_itself() {
+        let told = |line: &str| of_single_server(classify(line).into(), "how");
+        for code in OF_CLUSTERS {
+            let error = told(&format!("{code} x"));
+            let message = format!("{code} x (a Cluster is one node, with all of its servers: how)");
+            assert_eq!((error.kind(), error.message()), (Rejected, &*message));
+        }
+        for line in ["CLUSTERDOWN The cluster is down", "LOADING x", "ERR MOVED x", "MOVEDX y"] {
+            let plain = BackendError::from(classify(line));
+            assert_eq!((told(line).kind(), told(line).message()), (plain.kind(), plain.message()), "{line}");
         }
     }
 

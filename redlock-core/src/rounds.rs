@@ -336,7 +336,10 @@ impl Votes {
                 && nodes[*other].backend.server_id().as_ref() == Some(&server)
         };
         match (0..nodes.len()).find(has_voted) {
-            Some(other) => Answer::Failed(self.nodes.same_server(other)),
+            Some(other) => {
+                nodes[node].watch.shares_server_with(&nodes[other].watch);
+                Answer::Failed(self.nodes.same_server(other))
+            }
             None => Answer::Granted,
         }
     }

@@ -191,6 +191,9 @@ pub(crate) struct NodeWatch {
     label: Arc<str>,
     #[cfg(feature = "tracing")]
     condition: condition::Watched,
+    /// Whether it was told that it shares its server.
+    #[cfg(feature = "tracing")]
+    shares: AtomicBool,
     #[cfg(feature = "metrics")]
     owed: numbers::Owed,
 }
@@ -206,6 +209,16 @@ impl NodeWatch {
             label,
             #[cfg(feature = "tracing")]
             condition: condition::Watched::default(),
+            #[cfg(feature = "tracing")]
+            shares: AtomicBool::new(false),
+        }
+    }
+
+    /// The node has no vote, as `other` leads to the same server; told once.
+    pub(crate) fn shares_server_with(&self, other: &Self) {
+        #[cfg(feature = "tracing")]
+        if !self.shares.swap(true, Ordering::Relaxed) {
+            lines::shares_server(&self.label, &other.label);
         }
     }
 

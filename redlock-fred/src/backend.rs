@@ -20,7 +20,7 @@ use redlock_core::{
     Acquire, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, PerRuntime, Release,
     Released, Replace, Reply, Resources, Runtime as _, TokioRuntime,
     node_url::OpenError,
-    redis::{READ_SERVER_ID, ServerId},
+    redis::{READ_SERVER_ID, ServerId, of_single_server},
 };
 use tokio::{
     runtime::Handle,
@@ -181,8 +181,16 @@ impl FredBackend {
         answer.map_err(|error| match error.kind() {
             ErrorKind::Timeout => BackendError::timed_out(timeout),
             ErrorKind::Canceled => self.why_not_connected(error),
+            _ if self.leads_to_one_server() => of_single_server(classify(error), "`redis-cluster://`"),
             _ => classify(error),
         })
+    }
+
+    fn leads_to_one_server(&self) -> bool {
+        match &self.line {
+            Line::Own(links) => links.get().server().is_some(),
+            Line::Given(given) => !given.client.is_clustered(),
+        }
     }
 
     /// fred cancels what it has not sent. Why, it told before, if at all.

@@ -13,12 +13,12 @@ use redis::TlsCertificates;
 use redis::cluster::ClusterClient;
 #[cfg(feature = "sentinel")]
 use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo};
-use redis::{Client, Cmd, Value, aio::ConnectionLike};
+use redis::{Client, Cmd, RedisError, Value, aio::ConnectionLike};
 use redlock_core::{
     Acquire, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, Release, Released,
     Replace, Reply, Resources,
     node_url::OpenError,
-    redis::{READ_SERVER_ID, ServerId},
+    redis::{READ_SERVER_ID, ServerId, of_single_server},
 };
 
 use crate::{
@@ -241,8 +241,17 @@ where
         match unconstrained(executor.within(timeout, command.query_async(&mut self.connection.clone()))).await
         {
             Some(Ok(reply)) => Ok(reply),
-            Some(Err(error)) => Err(classify(error)),
+            Some(Err(error)) => Err(self.classify(error)),
             None => Err(self.timed_out(timeout)),
+        }
+    }
+
+    fn classify(&self, error: RedisError) -> BackendError {
+        let error = classify(error);
+        if self.own.as_ref().is_some_and(Reconnecting::leads_to_one_server) {
+            of_single_server(error, "`RedisBackend::open_cluster`")
+        } else {
+            error
         }
     }
 

@@ -110,6 +110,11 @@ impl Reconnecting {
         self.source.name()
     }
 
+    /// Whether it leads to one server at a time, and not to a Cluster.
+    pub(crate) fn leads_to_one_server(&self) -> bool {
+        self.source.is_one_server()
+    }
+
     /// What the caller's runtime has of it.
     pub(crate) fn link(&self) -> Arc<Link> {
         self.links.get()

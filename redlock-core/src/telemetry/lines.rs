@@ -143,6 +143,10 @@ pub(super) fn turned(
     }
 }
 
+pub(super) fn shares_server(node: &str, same_server_as: &str) {
+    warn!(target: "redlock", node, same_server_as, "node has no vote of its own");
+}
+
 pub(super) fn lost(claim: &Claim, reason: &'static str) {
     let (resources, holder) = (claim.resources.as_slice().len(), holder(&claim.token));
     warn!(target: "redlock", reason, resources, holder, "lock lost");

@@ -11,7 +11,9 @@ use redlock_redis_rs::{
     Redlock, Release, Released, Reply, Resources, SmolRuntime, Token, TokioRuntime, Unlock,
     redis::cluster::ClusterClientBuilder,
 };
-use redlock_tests::{cluster::Cluster, server::eventually, sim::poll_once};
+use redlock_tests::{adapter::Adapter, cluster::Cluster, server::eventually, sim::poll_once};
+
+use crate::command_process::Line;
 
 const TTL: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(10);
@@ -285,6 +287,29 @@ fn a_cluster_is_connected_to_again_when_the_runtime_of_its_connection_is_gone() 
         assert_eq!(runtime.block_on(acquire(&node, "a", SOON)).expect("the first request"), Reply::Granted);
         assert_eq!(runtime.block_on(release(&node, "a")).unwrap(), Released::Removed);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_masters_of_one_cluster_are_no_nodes_of_their_own() {
+    let cluster = Cluster::start(3, &[]);
+    for adapter in [Adapter::RedisRs, Adapter::Fred] {
+        let redlock = adapter.manager(&cluster.servers).node_timeout(SOON).build().unwrap();
+        for (names, code) in [(&["a"][..], "MOVED "), (&["a", "b"], "CROSSSLOT ")] {
+            let lock = redlock.lock(names, TTL).retry_forever().into_future();
+            let error = tokio::time::timeout(SOON, lock).await.expect("no endless wait").unwrap_err();
+            assert!(matches!(error, Error::Rejected(_)), "{error}");
+            let text = error.to_string();
+            assert!(text.contains(&format!("rejected: {code}")), "{adapter:?}: {text}");
+            assert!(
+                text.contains("a Cluster is one node") && text.contains("cluster"),
+                "{adapter:?}: {text}"
+            );
+            assert!(eventually(SOON, || names.iter().all(|name| cluster.get(name).is_none())).await);
+        }
+    }
+    let ended = Line::new(&cluster.servers, "run --wait 3 a").script("true").finish();
+    assert_eq!(ended.code, 78, "{ended:?}");
+    assert!(ended.err.contains("a Cluster is one node"), "{ended:?}");
 }
 
 #[tokio::test]

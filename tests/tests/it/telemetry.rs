@@ -48,6 +48,24 @@ fn a_lock_is_one_span_with_its_outcome_attempts_and_votes(
 }
 
 #[test]
+fn a_node_that_leads_to_the_server_of_another_is_told_once() {
+    let bed = Bed::new(2);
+    let (_, capture) = Capture::of(&bed, async {
+        let redlock = bed.builder().node(bed.nodes[0].clone().named("other way")).build().unwrap();
+        for _ in 0..3 {
+            let mut lock = redlock.lock("x", s(10)).await.unwrap();
+            lock.extend(s(10)).await.unwrap();
+            lock.unlock().await.unwrap();
+            // So that an answer that came behind the quorum is in.
+            bed.sleep(1_000).await;
+        }
+    });
+    assert_eq!(capture.loud(), ["WARN node has no vote of its own"]);
+    let told = &capture.named("node has no vote of its own")[0];
+    assert_eq!((told.get("node"), told.get("same_server_as")), ("other way", "node 0"));
+}
+
+#[test]
 fn a_call_that_makes_no_sense_is_told_too() {
     let bed = Bed::new(3);
     let (result, capture) = Capture::of(&bed, async { bed.redlock().lock("", s(10)).await });

@@ -131,3 +131,18 @@ fn an_unencoded_password_is_told_to_need_encoding_and_works_when_it_is() {
         }
     }
 }
+
+#[test]
+fn a_node_of_ipv6_goes_by_an_address_that_can_be_given_again() {
+    let (url, name) = ("redis://[::1]:17005/4", "[::1]:17005/4");
+    let login = SentinelNodeConnectionInfo::default;
+    assert_eq!(RedisBackend::open(url).unwrap().name(), name);
+    assert_eq!(RedisBackend::open(format!("redis://{name}")).unwrap().name(), name);
+    assert_eq!(FredBackend::open(url).unwrap().name(), name);
+    assert_eq!(RedisBackend::open_cluster([url]).unwrap().name(), "[::1]:17005");
+    assert_eq!(
+        RedisBackend::open_sentinel(["redis://[::1]"], "main", login()).unwrap().name(),
+        "main@[::1]:6379"
+    );
+    assert_eq!(FredBackend::open("redis-cluster://[::1]:17005").unwrap().name(), "[::1]:17005");
+}
