@@ -12,10 +12,11 @@ use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo};
 use redis::{Client, Cmd, IntoConnectionInfo, RedisResult, Value, aio::ConnectionLike};
 use redlock_core::{
     Acquire, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, Release, Released,
-    Replace, Reply, Resources,
+    Replace, Reply,
 };
 
 use crate::{
+    answer::{done, key_states, without_attributes},
     class::classify,
     connection::Reconnecting,
     exec::{Executor, unconstrained},
@@ -189,7 +190,13 @@ where
         self
     }
 
-    async fn run(&self, command: Cmd, timeout: Duration) -> Result<Value, BackendError> {
+    /// Sends a command, once, and reads its answer.
+    async fn run<T>(
+        &self,
+        command: Cmd,
+        timeout: Duration,
+        read: impl FnOnce(&Value) -> Option<T>,
+    ) -> Result<T, BackendError> {
         let executor = Executor::current().ok_or_else(|| {
             BackendError::new(BackendErrorKind::Rejected, "asked outside of the tokio runtime")
         })?;
@@ -197,10 +204,19 @@ where
         // would overtake this.
         match unconstrained(executor.within(timeout, command.query_async(&mut self.connection.clone()))).await
         {
-            Some(Ok(reply)) => Ok(reply),
+            Some(Ok(answer)) => read(without_attributes(&answer)).ok_or_else(|| self.unexpected()),
             Some(Err(error)) => Err(classify(error)),
             None => Err(self.timed_out(timeout)),
         }
+    }
+
+    /// Not an answer of ours: it may be to another request, by a proxy, or come after the script has run. The answers
+    /// that follow on this connection may be to other requests, too.
+    fn unexpected(&self) -> BackendError {
+        if let Some(own) = &self.own {
+            own.replace();
+        }
+        BackendError::new(BackendErrorKind::Indeterminate, "an answer of another type")
     }
 
     /// What waited in vain for a connection is told why there is none: the pause before the next attempt may be longer
@@ -222,20 +238,20 @@ where
     async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
         let command =
             scripts::eval(scripts::ACQUIRE, request.resources, Some(request.token), Some(request.ttl));
-        let granted = done(&self.run(command, request.timeout).await?)?;
+        let granted = self.run(command, request.timeout, done).await?;
         Ok(if granted { Reply::Granted } else { Reply::Refused })
     }
 
     async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
         let command =
             scripts::eval(scripts::EXTEND, request.resources, Some(request.token), Some(request.ttl));
-        let granted = done(&self.run(command, request.timeout).await?)?;
+        let granted = self.run(command, request.timeout, done).await?;
         Ok(if granted { Reply::Granted } else { Reply::Refused })
     }
 
     async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
         let command = scripts::eval(scripts::RELEASE, request.resources, Some(request.token), None);
-        let removed = done(&self.run(command, request.timeout).await?)?;
+        let removed = self.run(command, request.timeout, done).await?;
         Ok(if removed { Released::Removed } else { Released::NotHeld })
     }
 
@@ -243,14 +259,13 @@ where
         let mut command =
             scripts::eval(scripts::REPLACE, request.resources, Some(request.new), Some(request.ttl));
         command.arg(request.old.as_str());
-        let granted = done(&self.run(command, request.timeout).await?)?;
+        let granted = self.run(command, request.timeout, done).await?;
         Ok(if granted { Reply::Granted } else { Reply::Refused })
     }
 
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
         let command = scripts::eval(scripts::INSPECT, request.resources, None, None);
-        let answer = self.run(command, request.timeout).await?;
-        key_states(&answer, request.resources)
+        self.run(command, request.timeout, |answer| key_states(answer, request.resources)).await
     }
 
     fn name(&self) -> &str {
@@ -262,42 +277,6 @@ impl<C> fmt::Debug for RedisBackend<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisBackend").field("name", &self.name).finish_non_exhaustive()
     }
-}
-
-/// What a script answers: whether it did what it was asked. redis-rs would take many other answers for a yes.
-fn done(answer: &Value) -> Result<bool, BackendError> {
-    match answer {
-        Value::Int(1) => Ok(true),
-        Value::Int(0) => Ok(false),
-        _ => Err(unexpected()),
-    }
-}
-
-/// What stands under each of the keys.
-fn key_states(answer: &Value, resources: &Resources) -> Result<Vec<KeyState>, BackendError> {
-    match answer {
-        Value::Array(keys) if keys.len() == resources.iter().len() => {
-            keys.iter().map(|key| key_state(key).ok_or_else(unexpected)).collect()
-        }
-        _ => Err(unexpected()),
-    }
-}
-
-/// What stands under a key: the beginning of its value, and its ttl in ms.
-fn key_state(key: &Value) -> Option<KeyState> {
-    let Value::Array(pair) = key else { return None };
-    match &pair[..] {
-        [Value::Nil, Value::Int(_)] => Some(KeyState::Free),
-        [Value::BulkString(value), Value::Int(ttl)] => {
-            Some(KeyState::held(value, u64::try_from(*ttl).ok().map(Duration::from_millis)))
-        }
-        _ => None,
-    }
-}
-
-/// Not an answer of ours: it may be to another request, by a proxy, or come after the script has run.
-fn unexpected() -> BackendError {
-    BackendError::new(BackendErrorKind::Indeterminate, "an answer of another type")
 }
 
 #[cfg(all(test, feature = "tokio"))]

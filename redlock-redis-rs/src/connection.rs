@@ -109,6 +109,14 @@ impl Reconnecting {
         self.0.state().failure.clone()
     }
 
+    /// Forgets the connection: its answers may be one behind what is asked.
+    pub(crate) fn replace(&self) {
+        let mut state = self.0.state();
+        if matches!(state.line, Line::Open(..)) {
+            state.line = Line::Closed;
+        }
+    }
+
     /// The connection; or, while there is none, the answer of a command that waits for it.
     fn connection_or_answer<T, C, F>(&self, command: impl FnOnce() -> C) -> Result<Used, Answer<T>>
     where

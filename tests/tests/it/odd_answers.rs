@@ -12,17 +12,31 @@ use std::{
 };
 
 use redlock_core::{
-    Acquire, BackendErrorKind,
+    Acquire, Answer, BackendError, BackendErrorKind,
     BackendErrorKind::{Indeterminate, Rejected, Transient},
+    LockBackend, Reply,
+};
+use redlock_fred::{
+    FredBackend,
+    fred::{
+        clients::Client,
+        interfaces::ClientLike,
+        types::config::{Config, ReconnectPolicy},
+    },
 };
 use redlock_tests::adapter::Adapter;
 use rstest::rstest;
+use tokio::time::{Instant, sleep};
 
 const SOON: Duration = Duration::from_secs(10);
 /// Commands that one connection may send, and arguments of one.
 const BOUND: usize = 1_000;
+const BREAK: char = '✂';
+const LATE: char = '⌛';
 
-/// Answers each `EVAL` as it is told, in the protocol's bytes without the last line break.
+/// Answers each `EVAL` as it is told, in the protocol's bytes without the last line break. An answer that ends in
+/// [`BREAK`] is cut off there, and the connection closed. What is behind [`LATE`] comes when the next command is there,
+/// before its answer.
 struct Fake {
     port: u16,
     reply: Arc<Mutex<String>>,
@@ -51,6 +65,10 @@ impl Fake {
         Self { port, reply, over, accepting: Some(accepting) }
     }
 
+    fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
     fn says(&self, reply: &str) {
         reply.clone_into(&mut self.reply.lock().unwrap());
     }
@@ -68,6 +86,7 @@ impl Drop for Fake {
 fn serve(mut stream: &TcpStream, reply: &Mutex<String>) -> io::Result<()> {
     stream.set_read_timeout(Some(6 * SOON))?;
     let mut commands = BufReader::new(stream.try_clone()?);
+    let mut late = String::new();
     for _ in 0..BOUND {
         let command = read_command(&mut commands)?;
         let answer = match &*command[0].to_ascii_uppercase() {
@@ -77,7 +96,12 @@ fn serve(mut stream: &TcpStream, reply: &Mutex<String>) -> io::Result<()> {
             "CLIENT" if command[1].eq_ignore_ascii_case("ID") => ":1".to_owned(),
             _ => "+OK".to_owned(),
         };
-        stream.write_all(format!("{answer}\r\n").as_bytes())?;
+        if let Some(half) = answer.strip_suffix(BREAK) {
+            return stream.write_all(half.as_bytes());
+        }
+        let (now, later) = answer.split_once(LATE).unwrap_or((&answer, ""));
+        stream.write_all(format!("{late}{now}\r\n").as_bytes())?;
+        late = if later.is_empty() { String::new() } else { format!("{later}\r\n") };
     }
     Ok(())
 }
@@ -101,16 +125,18 @@ fn read_number(from: &mut impl BufRead) -> io::Result<usize> {
     number.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
+async fn acquire(node: &dyn LockBackend) -> Result<Reply, BackendError> {
+    let (resources, token) = ("a".into(), "0".repeat(40).parse().unwrap());
+    node.acquire(Acquire::new(&resources, &token, SOON, SOON)).await
+}
+
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_adapter_gives_an_answer_the_class_and_the_words_that_it_has_everywhere(
     #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
 ) {
-    let server = Fake::start();
-    let node = adapter.open(&format!("redis://127.0.0.1:{}", server.port));
-    let (resources, token) = ("a".into(), "0".repeat(40).parse().unwrap());
     let odd = "an answer of another type";
-    let cases: [(&str, BackendErrorKind, &str); 18] = [
+    let cases: [(&str, BackendErrorKind, &str); 32] = [
         ("-UNKNOWN x", Indeterminate, "UNKNOWN x"),
         ("-UNKNOWN", Indeterminate, "UNKNOWN"),
         ("-ERR_X y", Indeterminate, "ERR_X y"),
@@ -133,11 +159,136 @@ async fn each_adapter_gives_an_answer_the_class_and_the_words_that_it_has_everyw
             "ERR max number of clients + cluster connections reached",
         ),
         ("-DENIED x", Rejected, "DENIED x"),
+        // What RESP3 has besides: it comes unasked as well.
+        ("!8\r\nDENIED x", Rejected, "DENIED x"),
+        ("!10\r\nFAILOVER x", Transient, "FAILOVER x"),
+        ("!5\r\nNEW x", Indeterminate, "NEW x"),
+        ("*1\r\n-DENIED x", Rejected, "DENIED x"),
+        ("*1\r\n*1\r\n-NEW x", Indeterminate, "NEW x"),
+        ("|1\r\n+key\r\n:5\r\n-DENIED x", Rejected, "DENIED x"),
+        ("*-1", Indeterminate, odd),
+        ("_", Indeterminate, odd),
+        ("#t", Indeterminate, odd),
+        (",1", Indeterminate, odd),
+        ("(1", Indeterminate, odd),
+        ("=5\r\ntxt:1", Indeterminate, odd),
+        ("~1\r\n:1", Indeterminate, odd),
+        ("%1\r\n:1\r\n:1", Indeterminate, odd),
     ];
     for (reply, kind, words) in cases {
+        // Each its own, as connections that break are made again at a bounded rate.
+        let server = Fake::start();
+        let node = adapter.open(&server.url());
         server.says(reply);
-        let request = Acquire::new(&resources, &token, SOON, SOON);
-        let error = node.acquire(request).await.expect_err(reply);
+        let error = acquire(&*node).await.expect_err(reply);
         assert_eq!((error.kind(), error.message()), (kind, words), "{reply:?}");
     }
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_read_is_of_unknown_outcome_and_the_next_request_is_served(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
+    for reply in [
+        "garbage",
+        "\0\0\0",
+        "?1",
+        "",
+        ":1x",
+        ":99999999999999999999999",
+        "$-2",
+        "✂",
+        ":✂",
+        ":1✂",
+        "-DEN✂",
+        "$5\r\nab✂",
+        "*2\r\n:1\r\n✂",
+        "$99999999999\r\nx✂",
+        "*99999999999\r\nx✂",
+        "|1\r\n+key\r\n✂",
+        ">1\r\n:1",
+        ">1\r\n:1\r\n:1",
+    ] {
+        let server = Fake::start();
+        let node = adapter.open(&server.url());
+        server.says(":1");
+        assert_eq!(acquire(&*node).await.ok(), Some(Reply::Granted));
+        server.says(reply);
+        let error = acquire(&*node).await.expect_err(reply);
+        assert_eq!(error.kind(), Indeterminate, "{reply:?}: {error}");
+        assert_eq!(Answer::Failed(error).to_string().lines().count(), 1, "{reply:?}");
+        server.says(":0");
+        assert_eq!(acquire(&*node).await.ok(), Some(Reply::Refused), "{reply:?}");
+    }
+}
+
+#[rstest]
+#[case(Adapter::RedisRs, "")]
+#[case(Adapter::RedisRs, "/?protocol=resp3")]
+#[case(Adapter::Fred, "")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_before_an_answer_is_none(#[case] adapter: Adapter, #[case] protocol: &str) {
+    for (before, is_read) in [
+        ("|1\r\n+key\r\n+value\r\n", true),
+        ("|1\r\n+key\r\n*1\r\n:1\r\n", true),
+        (">3\r\n$7\r\nmessage\r\n$7\r\nchannel\r\n$1\r\nx\r\n", true),
+        // Some client libraries take these for the answer.
+        (">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nx\r\n", false),
+        (">3\r\n$9\r\nsubscribe\r\n$7\r\nchannel\r\n:1\r\n", false),
+        (">2\r\n$5\r\nother\r\n:1\r\n", false),
+    ] {
+        for (answer, reply) in [(":1", Reply::Granted), (":0", Reply::Refused)] {
+            let server = Fake::start();
+            let node = adapter.open(&(server.url() + protocol));
+            server.says(&format!("{before}{answer}"));
+            match acquire(&*node).await {
+                Ok(read) => assert_eq!(read, reply, "{before:?}"),
+                Err(error) => assert!(error.kind() == Indeterminate && !is_read, "{before:?}: {error}"),
+            }
+        }
+    }
+}
+
+/// Behind an answer that is to nothing of ours the answers may be one behind what is asked: the grant of one request
+/// must not become that of the next.
+#[rstest]
+#[case(Adapter::RedisRs, "")]
+#[case(Adapter::RedisRs, "/?protocol=resp3")]
+#[case(Adapter::Fred, "")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_comes_late_is_not_taken_for_that_to_the_next_request(
+    #[case] adapter: Adapter,
+    #[case] protocol: &str,
+) {
+    for reply in ["+OK⌛:1", "*1\r\n:5⌛:1", ":2⌛:1", "|1\r\n+key\r\n:5\r\n+OK⌛:1"] {
+        let server = Fake::start();
+        let node = adapter.open(&(server.url() + protocol));
+        server.says(reply);
+        assert_eq!(acquire(&*node).await.expect_err(reply).kind(), Indeterminate, "{reply:?}");
+        server.says(":0");
+        assert_eq!(acquire(&*node).await.ok(), Some(Reply::Refused), "{reply:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_given_client_is_connected_again_when_its_answers_may_be_late() {
+    let server = Fake::start();
+    let policy = Some(ReconnectPolicy::new_constant(0, 50));
+    let client = Client::new(Config::from_url(&server.url()).unwrap(), None, None, policy);
+    drop(client.init().await.unwrap());
+    let node = FredBackend::new(client).unwrap();
+    server.says("+OK⌛:1");
+    assert_eq!(acquire(&node).await.expect_err("no answer").kind(), Indeterminate);
+    server.says(":0");
+    let deadline = Instant::now() + SOON;
+    while Instant::now() < deadline {
+        match acquire(&node).await {
+            Ok(reply) => return assert_eq!(reply, Reply::Refused),
+            // While it connects.
+            Err(error) => assert_eq!(error.kind(), Indeterminate, "{error}"),
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the client does not come back");
 }
