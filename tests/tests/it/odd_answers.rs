@@ -1,8 +1,11 @@
 //! Answers that a Redis server never gives, or that nobody has heard of: by a server that says whatever it is told to.
 
 use std::{
+    env,
     io::{self, BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
+    os::unix::process::ExitStatusExt,
+    process::Command,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -31,6 +34,10 @@ use tokio::time::{Instant, sleep};
 const SOON: Duration = Duration::from_secs(10);
 /// Commands that one connection may send, and arguments of one.
 const BOUND: usize = 1_000;
+/// More than a thread's stack is good for, a call for each.
+const DEPTH: usize = 50_000;
+/// SIGABRT.
+const ABORTED: i32 = 6;
 const BREAK: char = '✂';
 const LATE: char = '⌛';
 
@@ -269,6 +276,45 @@ async fn an_answer_that_comes_late_is_not_taken_for_that_to_the_next_request(
         server.says(":0");
         assert_eq!(acquire(&*node).await.ok(), Some(Reply::Refused), "{reply:?}");
     }
+}
+
+/// An array in an array in an array, many thousand deep.
+fn nested() -> String {
+    "*1\r\n".repeat(DEPTH) + ":1"
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn arrays_nested_many_thousand_deep_fail_one_request_over_redis_rs() {
+    let server = Fake::start();
+    let node = Adapter::RedisRs.open(&server.url());
+    server.says(&nested());
+    assert_eq!(acquire(&*node).await.expect_err("no answer").kind(), Indeterminate);
+    server.says(":1");
+    assert_eq!(acquire(&*node).await.ok(), Some(Reply::Granted));
+}
+
+/// What fred's README says of it: its decoder has no limit, and a thread's stack has. When this fails, fred has one, and
+/// the README can do without.
+#[test]
+fn arrays_nested_many_thousand_deep_end_a_process_that_uses_fred() {
+    let name = "odd_answers::arrays_nested_many_thousand_deep_over_fred";
+    let output = Command::new(env::current_exe().unwrap())
+        .args(["--exact", name, "--ignored", "--nocapture"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.signal(), Some(ABORTED), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("overflowed its stack"), "{output:?}");
+}
+
+/// The minimal case. In a process of its own, which it ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "it ends its process"]
+async fn arrays_nested_many_thousand_deep_over_fred() {
+    let server = Fake::start();
+    let node = Adapter::Fred.open(&server.url());
+    server.says(&nested());
+    let answer = acquire(&*node).await;
+    assert!(answer.is_err(), "{answer:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
