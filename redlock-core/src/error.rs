@@ -190,7 +190,12 @@ pub enum ConfigError {
 pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
-    text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
+    in_one_line(text)
+}
+
+fn in_one_line(text: &str) -> String {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines.collect::<Vec<_>>().join(" ")
 }
 
 /// An error and its sources. A source is left out when the text has it already: some errors print theirs themselves.
@@ -202,12 +207,12 @@ impl fmt::Display for Chain<'_> {
     }
 }
 
-/// As [`Chain`], of any error.
+/// As [`Chain`], of any error. In one line, whatever the client library says.
 pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
+    let mut text = in_one_line(&error.to_string());
     let mut source = error.source();
     while let Some(error) = source {
-        let cause = error.to_string();
+        let cause = in_one_line(&error.to_string());
         if !text.ends_with(&cause) {
             text.push_str(": ");
             text.push_str(&cause);
@@ -250,6 +255,12 @@ mod tests {
         let expected = "indeterminate: connection failed: io: refused (os error 111)";
         assert_eq!(failed(Cause { text: "io: refused (os error 111)", source: io() }), expected);
         assert_eq!(failed(Cause { text: "io", source: io() }), expected);
+    }
+
+    #[test]
+    fn a_source_of_several_lines_is_printed_in_one() {
+        let source = Cause { text: "parse error at 1\n\n  unexpected end\n", source: None };
+        assert_eq!(failed(source), "indeterminate: connection failed: parse error at 1 unexpected end");
     }
 
     #[test]

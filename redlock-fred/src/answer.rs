@@ -3,24 +3,22 @@
 use std::time::Duration;
 
 use fred::types::Value;
-use redlock_core::{BackendError, BackendErrorKind, KeyState, Resources};
+use redlock_core::{KeyState, Resources};
 
-/// What a script answers: whether it did what it was asked.
-pub(crate) fn done(answer: &Value) -> Result<bool, BackendError> {
+/// What a script answers: whether it did what it was asked. Nothing for what is none of its answers.
+pub(crate) fn done(answer: &Value) -> Option<bool> {
     match answer {
-        Value::Integer(1) => Ok(true),
-        Value::Integer(0) => Ok(false),
-        _ => Err(unexpected()),
+        Value::Integer(1) => Some(true),
+        Value::Integer(0) => Some(false),
+        _ => None,
     }
 }
 
 /// What stands under each of the keys.
-pub(crate) fn key_states(answer: &Value, resources: &Resources) -> Result<Vec<KeyState>, BackendError> {
+pub(crate) fn key_states(answer: &Value, resources: &Resources) -> Option<Vec<KeyState>> {
     match answer {
-        Value::Array(keys) if keys.len() == resources.iter().len() => {
-            keys.iter().map(|key| key_state(key).ok_or_else(unexpected)).collect()
-        }
-        _ => Err(unexpected()),
+        Value::Array(keys) if keys.len() == resources.iter().len() => keys.iter().map(key_state).collect(),
+        _ => None,
     }
 }
 
@@ -34,24 +32,18 @@ fn key_state(key: &Value) -> Option<KeyState> {
     }
 }
 
-/// Not an answer of ours: it may be to another request, by a proxy, or come after the script has run.
-fn unexpected() -> BackendError {
-    BackendError::new(BackendErrorKind::Indeterminate, "an answer of another type")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn only_one_and_zero_are_answers() {
-        assert_eq!(done(&Value::Integer(1)).ok(), Some(true));
-        assert_eq!(done(&Value::Integer(0)).ok(), Some(false));
+        assert_eq!(done(&Value::Integer(1)), Some(true));
+        assert_eq!(done(&Value::Integer(0)), Some(false));
         for answer in
             [Value::Integer(2), Value::Boolean(true), Value::from("1"), Value::from("OK"), Value::Null]
         {
-            let error = done(&answer).expect_err("no answer");
-            assert_eq!(error.kind(), BackendErrorKind::Indeterminate, "{answer:?}");
+            assert_eq!(done(&answer), None, "{answer:?}");
         }
     }
 
@@ -66,8 +58,8 @@ mod tests {
             (vec![free, Value::Integer(1)], false),
         ] {
             let states = key_states(&Value::Array(keys.clone()), &["a", "b"].into());
-            assert_eq!(states.map(|states| states.len()).ok(), right.then_some(2), "{keys:?}");
+            assert_eq!(states.map(|states| states.len()), right.then_some(2), "{keys:?}");
         }
-        assert!(key_states(&Value::Null, &["a"].into()).is_err());
+        assert!(key_states(&Value::Null, &["a"].into()).is_none());
     }
 }

@@ -2,10 +2,10 @@
 
 use std::{
     fmt,
-    future::poll_fn,
+    future::{Future, poll_fn},
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
-    task::Poll,
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -140,7 +140,7 @@ impl FredBackend {
         timeout: Duration,
     ) -> Result<Reply, BackendError> {
         let request = async {
-            let granted = done(&self.run(arguments, timeout).await?)?;
+            let granted = self.run(arguments, timeout, done).await?;
             Ok(if granted { Reply::Granted } else { Reply::Refused })
         };
         let link = match &self.line {
@@ -151,13 +151,25 @@ impl FredBackend {
         let start = Instant::now();
         let ask = || async move {
             let question = scripts::arguments(READ_SERVER_ID, resources, None, None);
-            let answer = self.run(question, timeout.saturating_sub(start.elapsed())).await?;
-            Ok(answer.as_bytes().and_then(ServerId::of_answer))
+            let left = timeout.saturating_sub(start.elapsed());
+            let read = |answer: &Value| Some(answer.as_bytes().and_then(ServerId::of_answer));
+            self.run(question, left, read).await
         };
         server.along_with(|| link.made(), ask, request).await
     }
 
-    async fn run(&self, arguments: Vec<Value>, timeout: Duration) -> Result<Value, BackendError> {
+    /// Sends an `EVAL`, once, and reads its answer.
+    async fn run<T>(
+        &self,
+        arguments: Vec<Value>,
+        timeout: Duration,
+        read: impl FnOnce(&Value) -> Option<T>,
+    ) -> Result<T, BackendError> {
+        let answer = self.ask(arguments, timeout).await?;
+        read(&answer).ok_or_else(|| self.unexpected())
+    }
+
+    async fn ask(&self, arguments: Vec<Value>, timeout: Duration) -> Result<Value, BackendError> {
         if Handle::try_current().is_err() {
             return Err(BackendError::new(BackendErrorKind::Rejected, "fred runs on tokio only"));
         }
@@ -193,6 +205,16 @@ impl FredBackend {
         }
     }
 
+    /// Not an answer of ours: it may be to another request, by a proxy, or come after the script has run. The answers
+    /// that follow on this connection may be to other requests, too.
+    fn unexpected(&self) -> BackendError {
+        match &self.line {
+            Line::Own(links) => links.get().replace(),
+            Line::Given(given) => given.reconnect(),
+        }
+        BackendError::new(BackendErrorKind::Indeterminate, "an answer of another type")
+    }
+
     /// fred cancels what it has not sent. Why, it told before, if at all.
     fn why_not_connected(&self, error: Error) -> BackendError {
         match &self.line {
@@ -206,6 +228,16 @@ impl FredBackend {
 }
 
 impl Given {
+    /// Replaces the connection. It is in the client's queue when this returns, ahead of the next command.
+    fn reconnect(&self) {
+        let client = self.client.clone();
+        let mut asked = Box::pin(async move { client.force_reconnection().await });
+        if asked.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            // When it fails, fred's own policy goes on.
+            drop(tokio::spawn(asked));
+        }
+    }
+
     fn last_error(&self) -> Option<Error> {
         let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -234,7 +266,7 @@ impl LockBackend for FredBackend {
 
     async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
         let arguments = scripts::arguments(scripts::RELEASE, request.resources, Some(request.token), None);
-        let removed = done(&self.run(arguments, request.timeout).await?)?;
+        let removed = self.run(arguments, request.timeout, done).await?;
         Ok(if removed { Released::Removed } else { Released::NotHeld })
     }
 
@@ -247,8 +279,7 @@ impl LockBackend for FredBackend {
 
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
         let arguments = scripts::arguments(scripts::INSPECT, request.resources, None, None);
-        let answer = self.run(arguments, request.timeout).await?;
-        key_states(&answer, request.resources)
+        self.run(arguments, request.timeout, |answer| key_states(answer, request.resources)).await
     }
 
     fn name(&self) -> &str {

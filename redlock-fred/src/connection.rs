@@ -103,6 +103,13 @@ impl Reconnecting {
         self.made.load(Ordering::Acquire)
     }
 
+    /// Forgets the connection: its answers may be one behind what is asked.
+    pub(crate) fn replace(&self) {
+        if let Line::Open(connected) = &*self.line() {
+            connected.broken.store(true, Ordering::Release);
+        }
+    }
+
     /// Sends an `EVAL`; or, while there is no connection, says where it will be found when it has been sent, or when
     /// connecting has failed. Must be called on a tokio runtime.
     pub(crate) fn send(

@@ -22,6 +22,7 @@ use redlock_core::{
 };
 
 use crate::{
+    answer::{done, key_states, without_attributes},
     class::classify,
     connection::Reconnecting,
     exec::{Executor, unconstrained},
@@ -215,7 +216,7 @@ where
         timeout: Duration,
     ) -> Result<Reply, BackendError> {
         let request = async {
-            let granted = done(&self.run(command, timeout).await?)?;
+            let granted = self.run(command, timeout, done).await?;
             Ok(if granted { Reply::Granted } else { Reply::Refused })
         };
         let Some(link) = self.own.as_ref().map(Reconnecting::link) else { return request.await };
@@ -223,16 +224,22 @@ where
         let start = Instant::now();
         let ask = || async move {
             let question = scripts::eval(READ_SERVER_ID, resources, None, None);
-            let answer = self.run(question, timeout.saturating_sub(start.elapsed())).await?;
-            Ok(match answer {
-                Value::BulkString(id) => ServerId::of_answer(&id),
-                _ => None,
-            })
+            let read = |answer: &Value| match answer {
+                Value::BulkString(id) => Some(ServerId::of_answer(id)),
+                _ => Some(None),
+            };
+            self.run(question, timeout.saturating_sub(start.elapsed()), read).await
         };
         server.along_with(|| link.made(), ask, request).await
     }
 
-    async fn run(&self, command: Cmd, timeout: Duration) -> Result<Value, BackendError> {
+    /// Sends a command, once, and reads its answer.
+    async fn run<T>(
+        &self,
+        command: Cmd,
+        timeout: Duration,
+        read: impl FnOnce(&Value) -> Option<T>,
+    ) -> Result<T, BackendError> {
         let executor = Executor::current().ok_or_else(|| {
             BackendError::new(BackendErrorKind::Rejected, "asked outside of the tokio runtime")
         })?;
@@ -240,7 +247,7 @@ where
         // would overtake this.
         match unconstrained(executor.within(timeout, command.query_async(&mut self.connection.clone()))).await
         {
-            Some(Ok(reply)) => Ok(reply),
+            Some(Ok(answer)) => read(without_attributes(&answer)).ok_or_else(|| self.unexpected()),
             Some(Err(error)) => Err(self.classify(error)),
             None => Err(self.timed_out(timeout)),
         }
@@ -253,6 +260,15 @@ where
         } else {
             error
         }
+    }
+
+    /// Not an answer of ours: it may be to another request, by a proxy, or come after the script has run. The answers
+    /// that follow on this connection may be to other requests, too.
+    fn unexpected(&self) -> BackendError {
+        if let Some(own) = &self.own {
+            own.link().replace();
+        }
+        BackendError::new(BackendErrorKind::Indeterminate, "an answer of another type")
     }
 
     /// What waited in vain for a connection is told why there is none: the pause before the next attempt may be longer
@@ -285,7 +301,7 @@ where
 
     async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
         let command = scripts::eval(scripts::RELEASE, request.resources, Some(request.token), None);
-        let removed = done(&self.run(command, request.timeout).await?)?;
+        let removed = self.run(command, request.timeout, done).await?;
         Ok(if removed { Released::Removed } else { Released::NotHeld })
     }
 
@@ -298,8 +314,7 @@ where
 
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
         let command = scripts::eval(scripts::INSPECT, request.resources, None, None);
-        let answer = self.run(command, request.timeout).await?;
-        key_states(&answer, request.resources)
+        self.run(command, request.timeout, |answer| key_states(answer, request.resources)).await
     }
 
     fn name(&self) -> &str {
@@ -316,42 +331,6 @@ impl<C> fmt::Debug for RedisBackend<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisBackend").field("name", &self.name).finish_non_exhaustive()
     }
-}
-
-/// What a script answers: whether it did what it was asked. redis-rs would take many other answers for a yes.
-fn done(answer: &Value) -> Result<bool, BackendError> {
-    match answer {
-        Value::Int(1) => Ok(true),
-        Value::Int(0) => Ok(false),
-        _ => Err(unexpected()),
-    }
-}
-
-/// What stands under each of the keys.
-fn key_states(answer: &Value, resources: &Resources) -> Result<Vec<KeyState>, BackendError> {
-    match answer {
-        Value::Array(keys) if keys.len() == resources.iter().len() => {
-            keys.iter().map(|key| key_state(key).ok_or_else(unexpected)).collect()
-        }
-        _ => Err(unexpected()),
-    }
-}
-
-/// What stands under a key: the beginning of its value, and its ttl in ms.
-fn key_state(key: &Value) -> Option<KeyState> {
-    let Value::Array(pair) = key else { return None };
-    match &pair[..] {
-        [Value::Nil, Value::Int(_)] => Some(KeyState::Free),
-        [Value::BulkString(value), Value::Int(ttl)] => {
-            Some(KeyState::held(value, u64::try_from(*ttl).ok().map(Duration::from_millis)))
-        }
-        _ => None,
-    }
-}
-
-/// Not an answer of ours: it may be to another request, by a proxy, or come after the script has run.
-fn unexpected() -> BackendError {
-    BackendError::new(BackendErrorKind::Indeterminate, "an answer of another type")
 }
 
 #[cfg(all(test, feature = "tokio"))]

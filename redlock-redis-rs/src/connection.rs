@@ -149,6 +149,14 @@ impl Link {
         self.state().made
     }
 
+    /// Forgets the connection: its answers may be one behind what is asked.
+    pub(crate) fn replace(&self) {
+        let mut state = self.state();
+        if matches!(state.line, Line::Open(..)) {
+            state.line = Line::Closed;
+        }
+    }
+
     /// The connection; or, while there is none, the answer of a command that waits for it.
     fn connection_or_answer<T, C, F>(self: &Arc<Self>, command: impl FnOnce() -> C) -> Result<Used, Answer<T>>
     where

@@ -7,6 +7,8 @@ compile_error!(
 );
 
 #[cfg(any(feature = "smol", feature = "tokio"))]
+mod answer;
+#[cfg(any(feature = "smol", feature = "tokio"))]
 mod backend;
 #[cfg(any(feature = "smol", feature = "tokio"))]
 mod class;

@@ -47,6 +47,8 @@ pub enum Reply {
     Say(String),
     /// They are sent, and the connection is closed.
     SayAndClose(String),
+    /// Bytes are sent as they are, and the connection is closed.
+    BreakOff(String),
     /// It is closed.
     Close,
     /// Nothing is sent.
@@ -145,6 +147,7 @@ fn serve(mut stream: &TcpStream, shared: &Shared) -> io::Result<()> {
         match reply {
             Reply::Say(text) => stream.write_all(format!("{text}\r\n").as_bytes())?,
             Reply::SayAndClose(text) => return stream.write_all(format!("{text}\r\n").as_bytes()),
+            Reply::BreakOff(bytes) => return stream.write_all(bytes.as_bytes()),
             Reply::Close => return Ok(()),
             Reply::Nothing => {}
         }
