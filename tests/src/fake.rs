@@ -17,6 +17,8 @@ use std::{
     time::Duration,
 };
 
+use redlock_core::redis::READ_SERVER_ID;
+
 /// A listener on loopback, with a thread for each connection.
 pub struct Fake {
     port: u16,
@@ -38,6 +40,13 @@ pub struct Command {
     pub words: Vec<String>,
     /// How many came before it over the same connection.
     pub number: usize,
+}
+
+impl Command {
+    /// Whether it is a request of a lock, and not one of what is asked besides.
+    pub fn is_request(&self) -> bool {
+        self.words[0] == "EVAL" && self.words[1] != READ_SERVER_ID.trim_end()
+    }
 }
 
 /// What becomes of a connection.
@@ -68,6 +77,8 @@ impl Reply {
             "INFO" => "$19\r\nredis_version:7.0.0",
             "CLIENT" if command.words[1].eq_ignore_ascii_case("ID") => ":1",
             "CLIENT" | "AUTH" | "SELECT" => "+OK",
+            // Which server it is, it does not say.
+            "EVAL" if !command.is_request() => "$-1",
             _ => ":1",
         })
     }

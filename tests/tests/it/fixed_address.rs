@@ -169,7 +169,7 @@ async fn what_is_under_way_over_a_connection_that_is_left_gets_its_answer() {
     for adapter in [Adapter::RedisRs, Adapter::Fred] {
         let evals = AtomicUsize::new(0);
         let server = Fake::start(move |command: &Command| {
-            if command.words[0] != "EVAL" {
+            if !command.is_request() {
                 return Reply::usual(command);
             }
             match evals.fetch_add(1, Ordering::SeqCst) {

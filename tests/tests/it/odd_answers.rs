@@ -12,7 +12,6 @@ use redlock_core::{
     Acquire, Answer, BackendError, BackendErrorKind,
     BackendErrorKind::{Indeterminate, Rejected, Transient},
     LockBackend, Reply,
-    redis::READ_SERVER_ID,
 };
 use redlock_fred::{
     FredBackend,
@@ -55,13 +54,9 @@ impl Odd {
             if command.number == 0 {
                 late.clear();
             }
-            let answer = match &*command.words[0] {
-                "EVAL" if command.words[1] == READ_SERVER_ID.trim_end() => "$-1".to_owned(),
-                "EVAL" => saying.lock().unwrap().clone(),
-                _ => match fake::Reply::usual(command) {
-                    fake::Reply::Say(text) => text,
-                    other => return other,
-                },
+            let answer = match fake::Reply::usual(command) {
+                fake::Reply::Say(text) if !command.is_request() => text,
+                _ => saying.lock().unwrap().clone(),
             };
             if let Some(half) = answer.strip_suffix(BREAK) {
                 return fake::Reply::BreakOff(half.to_owned());
