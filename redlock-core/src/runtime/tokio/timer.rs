@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::{
-    runtime::{Handle, Id},
+    runtime::Handle,
     time::{self, Instant, Sleep},
 };
 
@@ -40,20 +40,20 @@ pub(super) fn now(home: &Handle) -> Instant {
 ///
 /// When `home` is asked, and has no timer.
 pub(super) fn sleep(home: &Handle, duration: Duration) -> BoxFuture<()> {
-    let home = home.clone();
-    let start = now(&home);
-    let deadline = start.checked_add(duration).unwrap_or(start + FAR_AWAY);
-    let mut armed: Option<Id> = None;
-    let mut timer: Option<Sleep> = None;
-    let here = match Handle::try_current() {
-        Ok(here) => Some(here),
-        Err(none) => none.is_missing_context().then(|| home.clone()),
+    let (mut armed, timer) = match Handle::try_current() {
+        Ok(here) if here.id() == home.id() => (Some(here.id()), Some(time::sleep(duration))),
+        Ok(here) => (Some(here.id()), caught(|| time::sleep(duration))),
+        Err(none) if none.is_thread_local_destroyed() => (None, None),
+        Err(_) => (Some(home.id()), Some(arm(home, duration))),
     };
-    if let Some(here) = here {
-        armed = Some(here.id());
-        timer =
-            if here.id() == home.id() { Some(arm(&here, duration)) } else { caught(|| arm(&here, duration)) };
-    }
+    let deadline = timer.as_ref().map_or_else(
+        || {
+            let start = now(home);
+            start.checked_add(duration).unwrap_or(start + FAR_AWAY)
+        },
+        Sleep::deadline,
+    );
+    let home = home.clone();
     Box::pin(async move {
         let mut timer = pin!(timer);
         // Whether the caller's runtime has no timer, or none any more.
@@ -61,10 +61,10 @@ pub(super) fn sleep(home: &Handle, duration: Duration) -> BoxFuture<()> {
         poll_fn(|cx| {
             loop {
                 let here = if refused { None } else { Handle::try_current().ok() };
-                let left = deadline.saturating_duration_since(now(&home));
                 if let Some(here) = here.or_else(own_runtime) {
                     if armed != Some(here.id()) {
                         armed = Some(here.id());
+                        let left = deadline.saturating_duration_since(now(&home));
                         timer.set(caught(|| arm(&here, left)));
                     }
                     let poll = timer.as_mut().as_pin_mut().and_then(|timer| caught(|| timer.poll(cx)));
@@ -78,7 +78,7 @@ pub(super) fn sleep(home: &Handle, duration: Duration) -> BoxFuture<()> {
                     }
                 }
                 // No timer is to be had at all. Slow, but it ends.
-                if left.is_zero() {
+                if now(&home) >= deadline {
                     return Poll::Ready(());
                 }
                 cx.waker().wake_by_ref();
