@@ -9,7 +9,7 @@ use std::{
 use arbitrary::{Arbitrary, Unstructured};
 use redlock_core::{
     Acquire, BackendError, Builder, ConfigError, Error, Extend, Lock, LockBackend, LockRequest, MAX_TTL,
-    MemoryBackend, Redlock, Release, Released, Reply, Resources, Unlock, async_trait,
+    MemoryBackend, Redlock, Release, Released, Replace, Reply, Resources, Unlock, async_trait,
 };
 
 use crate::bench::{Bench, Flaw, assert_not_too_long};
@@ -387,6 +387,11 @@ impl LockBackend for Listener {
     async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
         self.hear(request.resources, request.ttl);
         self.node.extend(request).await
+    }
+
+    async fn replace(&self, request: Replace<'_>) -> Result<Reply, BackendError> {
+        self.hear(request.resources, request.ttl);
+        self.node.replace(request).await
     }
 
     async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
