@@ -1,16 +1,12 @@
 //! The backend: one request, one command.
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use fred::{
     clients::Client,
     error::{Error, ErrorKind},
-    interfaces::{ClientLike, EventInterface, FredResult},
+    interfaces::{ClientLike, FredResult},
     types::{
         Value,
         config::{Config, Server, ServerConfig},
@@ -20,17 +16,14 @@ use redlock_core::{
     Acquire, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, Release, Released,
     Replace, Reply,
 };
-use tokio::{
-    runtime::Handle,
-    sync::broadcast::{Receiver, error::TryRecvError},
-    time::Instant,
-};
+use tokio::{runtime::Handle, time::Instant};
 
 use crate::{
     answer::{done, key_states},
     class::{classify, classify_setup},
     client,
     connection::Reconnecting,
+    given::Given,
     scripts,
 };
 
@@ -67,18 +60,6 @@ enum Line {
     Given(Arc<Given>),
 }
 
-/// A client of the user's.
-struct Given {
-    client: Client,
-    errors: Mutex<Errors>,
-}
-
-/// What fred reports apart from the answers: why a client is not connected.
-struct Errors {
-    receiver: Receiver<(Error, Option<Server>)>,
-    last: Option<Error>,
-}
-
 impl FredBackend {
     /// A node by its URL, in any form that fred knows: `redis://`, `redis-cluster://`, `redis-sentinel://`, and with
     /// the feature `rustls` `rediss://` and its kin.
@@ -98,7 +79,7 @@ impl FredBackend {
 
     /// A node by a client that has been initialized, and stays so for as long as the node is used. Its
     /// [`ConnectionConfig`](fred::types::config::ConnectionConfig) is left as it is: see [`FredBackend::open`] for
-    /// what a lock needs. While it is not connected, requests fail at once.
+    /// what a lock needs. While it is not connected, requests fail at once, with the reason.
     ///
     /// # Errors
     ///
@@ -109,8 +90,7 @@ impl FredBackend {
             return Err(Error::new(ErrorKind::Config, "a client for locks needs a reconnect policy"));
         }
         let name = name(&client.client_config());
-        let errors = Mutex::new(Errors { receiver: client.error_rx(), last: None });
-        Ok(Self { line: Line::Given(Arc::new(Given { client, errors })), name })
+        Ok(Self { line: Line::Given(Arc::new(Given::new(client))), name })
     }
 
     /// What errors call this node. The default is the address, without credentials.
@@ -127,6 +107,9 @@ impl FredBackend {
         let deadline = Instant::now() + timeout.min(LONGEST);
         let answer = match &self.line {
             Line::Given(given) => {
+                if let Some(why_not) = given.why_not_connected() {
+                    return Err(why_not);
+                }
                 client::start(client::eval(&given.client, arguments, timeout.min(LONGEST))).answer().await
             }
             Line::Own(link) => match link.send(arguments, deadline) {
@@ -143,32 +126,16 @@ impl FredBackend {
         };
         answer.map_err(|error| match error.kind() {
             ErrorKind::Timeout => BackendError::timed_out(timeout),
-            ErrorKind::Canceled => self.why_not_connected(error),
+            ErrorKind::Canceled => self.why_not_sent(error),
             _ => classify(error),
         })
     }
 
     /// fred cancels what it has not sent. Why, it told before, if at all.
-    fn why_not_connected(&self, error: Error) -> BackendError {
+    fn why_not_sent(&self, error: Error) -> BackendError {
         match &self.line {
-            Line::Given(given) if !given.client.is_connected() => match given.last_error() {
-                Some(error) => classify(error),
-                None => BackendError::new(BackendErrorKind::Indeterminate, "the client is not connected"),
-            },
-            _ => classify(error),
-        }
-    }
-}
-
-impl Given {
-    fn last_error(&self) -> Option<Error> {
-        let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            match errors.receiver.try_recv() {
-                Ok((error, _)) => errors.last = Some(error),
-                Err(TryRecvError::Lagged(_)) => {}
-                Err(TryRecvError::Empty | TryRecvError::Closed) => return errors.last.clone(),
-            }
+            Line::Given(given) => given.why_not_connected().unwrap_or_else(|| classify(error)),
+            Line::Own(_) => classify(error),
         }
     }
 }

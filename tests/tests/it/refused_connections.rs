@@ -50,10 +50,10 @@ async fn a_server_without_room_for_a_client_says_so_and_is_used_when_there_is(
     loop {
         let mut client = TcpStream::connect(server.address()).expect("a server that listens");
         client.set_read_timeout(Some(Duration::from_millis(100))).expect("a socket option");
-        match client.read(&mut [0]) {
-            Ok(_) => break,
-            Err(_) => taken.push(client),
+        if client.read_exact(&mut [0]).is_ok() {
+            break;
         }
+        taken.push(client);
     }
     let node = adapter.open(&format!("redis://{login}127.0.0.1:{}", proxy.port()));
     for _ in 0..2 {
