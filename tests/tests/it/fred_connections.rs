@@ -126,6 +126,8 @@ async fn a_client_that_is_not_initialized_fails_at_once() {
 
     server.kill();
     client.init().await.unwrap_err();
+    // fred reports the reason apart, and a little later.
+    tokio::time::sleep(SHORT / 2).await;
     let start = Instant::now();
     let error = fails_as(&node, "a", TTL, BackendErrorKind::Indeterminate).await;
     assert!(error.source().unwrap().to_string().contains("Connection refused"), "{error}");
