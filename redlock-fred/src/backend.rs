@@ -4,8 +4,8 @@ use std::{
     fmt,
     future::{Future, poll_fn},
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll, Waker},
+    sync::Arc,
+    task::Poll,
     time::Duration,
 };
 
@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use fred::{
     clients::Client,
     error::{Error, ErrorKind},
-    interfaces::{ClientLike, EventInterface, FredResult},
-    types::{Value, config::Server},
+    interfaces::{ClientLike, FredResult},
+    types::Value,
 };
 use redlock_core::{
     Acquire, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, PerRuntime, Release,
@@ -22,17 +22,14 @@ use redlock_core::{
     node_url::OpenError,
     redis::{READ_SERVER_ID, ServerId, of_single_server},
 };
-use tokio::{
-    runtime::Handle,
-    sync::broadcast::{Receiver, error::TryRecvError},
-    time::Instant,
-};
+use tokio::{runtime::Handle, time::Instant};
 
 use crate::{
     answer::{done, key_states},
     class::{classify, classify_setup},
     client,
     connection::Reconnecting,
+    given::Given,
     scripts, url,
 };
 
@@ -70,18 +67,6 @@ enum Line {
     Given(Arc<Given>),
 }
 
-/// A client of the user's.
-struct Given {
-    client: Client,
-    errors: Mutex<Errors>,
-}
-
-/// What fred reports apart from the answers: why a client is not connected.
-struct Errors {
-    receiver: Receiver<(Error, Option<Server>)>,
-    last: Option<Error>,
-}
-
 impl FredBackend {
     /// A node by its URL, in any form that fred knows: `redis://[user:password@]host[:port][/database]`,
     /// `redis-cluster://`, `redis-sentinel://`, and with the feature `rustls` `rediss://` and its kin.
@@ -107,7 +92,7 @@ impl FredBackend {
 
     /// A node by a client that has been initialized, and stays so for as long as the node is used. Its
     /// [`ConnectionConfig`](fred::types::config::ConnectionConfig) is left as it is: see [`FredBackend::open`] for
-    /// what a lock needs. While it is not connected, requests fail at once.
+    /// what a lock needs. While it is not connected, requests fail at once, with the reason.
     ///
     /// Which server is behind it is not asked, as it may be another one at any time: see [`LockBackend::server_id`].
     /// Two nodes that lead to one server are then not noticed.
@@ -121,8 +106,7 @@ impl FredBackend {
             return Err(Error::new(ErrorKind::Config, "a client for locks needs a reconnect policy"));
         }
         let name = url::name(&client.client_config());
-        let errors = Mutex::new(Errors { receiver: client.error_rx(), last: None });
-        Ok(Self { line: Line::Given(Arc::new(Given { client, errors })), name })
+        Ok(Self { line: Line::Given(Arc::new(Given::new(client))), name })
     }
 
     /// What errors call this node. The default is the address, without credentials.
@@ -176,6 +160,9 @@ impl FredBackend {
         let deadline = Instant::now() + timeout.min(LONGEST);
         let answer = match &self.line {
             Line::Given(given) => {
+                if let Some(why_not) = given.why_not_connected() {
+                    return Err(why_not);
+                }
                 client::start(client::eval(&given.client, arguments, timeout.min(LONGEST))).answer().await
             }
             Line::Own(links) => match links.get().send(arguments, deadline) {
@@ -192,7 +179,7 @@ impl FredBackend {
         };
         answer.map_err(|error| match error.kind() {
             ErrorKind::Timeout => BackendError::timed_out(timeout),
-            ErrorKind::Canceled => self.why_not_connected(error),
+            ErrorKind::Canceled => self.why_not_sent(error),
             _ if self.leads_to_one_server() => of_single_server(classify(error), "`redis-cluster://`"),
             _ => classify(error),
         })
@@ -216,36 +203,10 @@ impl FredBackend {
     }
 
     /// fred cancels what it has not sent. Why, it told before, if at all.
-    fn why_not_connected(&self, error: Error) -> BackendError {
+    fn why_not_sent(&self, error: Error) -> BackendError {
         match &self.line {
-            Line::Given(given) if !given.client.is_connected() => match given.last_error() {
-                Some(error) => classify(error),
-                None => BackendError::new(BackendErrorKind::Indeterminate, "the client is not connected"),
-            },
-            _ => classify(error),
-        }
-    }
-}
-
-impl Given {
-    /// Replaces the connection. It is in the client's queue when this returns, ahead of the next command.
-    fn reconnect(&self) {
-        let client = self.client.clone();
-        let mut asked = Box::pin(async move { client.force_reconnection().await });
-        if asked.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
-            // When it fails, fred's own policy goes on.
-            drop(tokio::spawn(asked));
-        }
-    }
-
-    fn last_error(&self) -> Option<Error> {
-        let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            match errors.receiver.try_recv() {
-                Ok((error, _)) => errors.last = Some(error),
-                Err(TryRecvError::Lagged(_)) => {}
-                Err(TryRecvError::Empty | TryRecvError::Closed) => return errors.last.clone(),
-            }
+            Line::Given(given) => given.why_not_connected().unwrap_or_else(|| classify(error)),
+            Line::Own(_) => classify(error),
         }
     }
 }

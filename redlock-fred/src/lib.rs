@@ -5,6 +5,7 @@ mod backend;
 mod class;
 mod client;
 mod connection;
+mod given;
 mod scripts;
 mod url;
 

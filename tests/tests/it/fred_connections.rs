@@ -114,7 +114,7 @@ async fn a_client_that_would_not_reconnect_is_refused() {
     assert!(refused.to_string().contains("reconnect policy"), "{refused}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_is_not_initialized_fails_at_once() {
     let mut server = Server::start();
     let client = client(&server.url(), SHORT);
@@ -126,6 +126,8 @@ async fn a_client_that_is_not_initialized_fails_at_once() {
 
     server.kill();
     client.init().await.unwrap_err();
+    // fred reports the reason apart, and a little later.
+    tokio::time::sleep(SHORT / 2).await;
     let start = Instant::now();
     let error = fails_as(&node, "a", TTL, BackendErrorKind::Indeterminate).await;
     assert!(error.source().unwrap().to_string().contains("Connection refused"), "{error}");

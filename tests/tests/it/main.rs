@@ -22,6 +22,7 @@ mod fixed_address;
 mod fred_cluster;
 mod fred_connections;
 mod fred_ghosts;
+mod fred_given;
 mod inspecting;
 mod interop;
 mod interop_bare;
