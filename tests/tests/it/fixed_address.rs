@@ -100,7 +100,8 @@ async fn survives_a_failover(adapter: Adapter) {
         tries
     });
     let tries = held.await.unwrap_or_else(|error| panic!("{adapter:?}: {error}"));
-    assert_eq!(tries, 2, "{adapter:?}: the first finds out");
+    // The first finds out, unless an extension has found out before.
+    assert!((1..=2).contains(&tries), "{adapter:?}: {tries}");
     for (number, service) in services.iter().enumerate() {
         let expected = if number < 2 { 2 } else { 1 };
         assert_eq!(service.address.connections(), expected, "{adapter:?}: service {number}");
