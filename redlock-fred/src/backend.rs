@@ -144,10 +144,10 @@ impl FredBackend {
             Line::Own(link) if self.leads_to_one_server() => link,
             _ => return request.await,
         };
-        let start = Instant::now();
+        let (start, patience) = (Instant::now(), ServerId::patience(timeout));
         let ask = || async move {
             let question = scripts::arguments(READ_SERVER_ID, resources, None, None);
-            let answer = self.run(question, timeout.saturating_sub(start.elapsed())).await?;
+            let answer = self.run(question, patience.saturating_sub(start.elapsed())).await?;
             Ok(answer.as_bytes().and_then(ServerId::of_answer))
         };
         self.server.along_with(|| link.made(), ask, request).await

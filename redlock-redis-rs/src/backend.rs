@@ -223,10 +223,10 @@ where
         let Some(own) = self.own.as_ref().filter(|own| own.leads_to_one_server()) else {
             return request.await;
         };
-        let start = Instant::now();
+        let (start, patience) = (Instant::now(), ServerId::patience(timeout));
         let ask = || async move {
             let question = scripts::eval(READ_SERVER_ID, resources, None, None);
-            let answer = self.run(question, timeout.saturating_sub(start.elapsed())).await?;
+            let answer = self.run(question, patience.saturating_sub(start.elapsed())).await?;
             Ok(match answer {
                 Value::BulkString(id) => ServerId::of_answer(&id),
                 _ => None,
