@@ -132,10 +132,10 @@ impl FredBackend {
             Line::Given(_) => return request.await,
         };
         let Some(server) = link.server() else { return request.await };
-        let start = Instant::now();
+        let (start, patience) = (Instant::now(), ServerId::patience(timeout));
         let ask = || async move {
             let question = scripts::arguments(READ_SERVER_ID, resources, None, None);
-            let left = timeout.saturating_sub(start.elapsed());
+            let left = patience.saturating_sub(start.elapsed());
             let read = |answer: &Value| Some(answer.as_bytes().and_then(ServerId::of_answer));
             self.run(question, left, read).await
         };

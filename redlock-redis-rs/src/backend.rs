@@ -221,14 +221,14 @@ where
         };
         let Some(link) = self.own.as_ref().map(Reconnecting::link) else { return request.await };
         let Some(server) = link.server() else { return request.await };
-        let start = Instant::now();
+        let (start, patience) = (Instant::now(), ServerId::patience(timeout));
         let ask = || async move {
             let question = scripts::eval(READ_SERVER_ID, resources, None, None);
             let read = |answer: &Value| match answer {
                 Value::BulkString(id) => Some(ServerId::of_answer(id)),
                 _ => Some(None),
             };
-            self.run(question, timeout.saturating_sub(start.elapsed()), read).await
+            self.run(question, patience.saturating_sub(start.elapsed()), read).await
         };
         server.along_with(|| link.made(), ask, request).await
     }

@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use futures_util::future::{Either, select};
@@ -59,11 +60,19 @@ impl ServerId {
         (is_id && text.chars().any(|digit| digit != first)).then(|| text.into())
     }
 
+    /// How long after its start a request with this timeout may still wait for the identity: not to its end, at which it
+    /// would be given up with what it was granted.
+    #[must_use]
+    pub fn patience(timeout: Duration) -> Duration {
+        timeout - timeout / 8
+    }
+
     /// Does a request that may grant, and asks for the server's identity when the connection is a new one: behind the
     /// request, which is polled first, or after its answer when that came over a connection that was made meanwhile.
     ///
-    /// `connection` is the number of connections that have been made. `ask` runs [`READ_SERVER_ID`] within the time that
-    /// the request has left. A server that does not say it keeps its vote, and is not asked again over this connection.
+    /// `connection` is the number of connections that have been made. `ask` runs [`READ_SERVER_ID`], and ends within the
+    /// [`patience`](Self::patience) that the request has for it. A server that does not say it keeps its vote, and is not
+    /// asked again over this connection.
     ///
     /// # Errors
     ///
@@ -86,15 +95,18 @@ impl ServerId {
             let _turn = Turn::take(&self.asking)?;
             self.ask(&connection, ask()).await.err()
         };
-        let (answer, failed) = match select(pin!(request), pin!(asking)).await {
+        let answer = match select(pin!(request), pin!(asking)).await {
             Either::Left((Err(error), _)) => return Err(error),
-            Either::Left((Ok(answer), asking)) => (answer, asking.await),
-            Either::Right((failed, request)) => (request.await?, failed),
+            Either::Left((Ok(answer), asking)) => {
+                if asking.await.is_some_and(|error| error.kind() != BackendErrorKind::Transient) {
+                    // It answers requests, but not this one.
+                    self.learn(connection(), None);
+                }
+                answer
+            }
+            // Asked in vain before the request was answered: while it was connecting, say.
+            Either::Right((_, request)) => request.await?,
         };
-        if failed.is_some_and(|error| error.kind() != BackendErrorKind::Transient) {
-            // It answers requests, but not this one.
-            self.learn(connection(), None);
-        }
         if !self.is_known(connection()) {
             let _ = self.ask(&connection, ask()).await;
         }
@@ -250,6 +262,19 @@ mod tests {
         assert!(line.request(Ok(1)).await.0);
         line.answer_with(Ok(Some(ID)));
         assert!(line.request(Ok(1)).await.0);
+        assert_eq!(line.id.get().as_deref(), Some(ID));
+    }
+
+    #[tokio::test]
+    async fn what_was_asked_in_vain_while_connecting_is_asked_again() {
+        let line = Line::new();
+        line.answer_with(Err(BackendErrorKind::Indeterminate));
+        let slow = async {
+            tokio::task::yield_now().await;
+            line.answer_with(Ok(Some(ID)));
+            Ok(1)
+        };
+        assert_eq!(line.request_that(slow).await, (true, 2));
         assert_eq!(line.id.get().as_deref(), Some(ID));
     }
 
