@@ -209,7 +209,7 @@ where
         self
     }
 
-    /// Runs a command that may grant: then the server has to be known.
+    /// Runs a command that may grant.
     async fn ask_for_vote(
         &self,
         command: Cmd,
@@ -220,6 +220,16 @@ where
             let granted = done(&self.run(command, timeout).await?)?;
             Ok(if granted { Reply::Granted } else { Reply::Refused })
         };
+        self.count(request, resources, timeout).await
+    }
+
+    /// Does a request whose answer is counted with those of other nodes: so the server has to be known.
+    async fn count<T: Send>(
+        &self,
+        request: impl Future<Output = Result<T, BackendError>> + Send,
+        resources: &Resources,
+        timeout: Duration,
+    ) -> Result<T, BackendError> {
         let Some(own) = self.own.as_ref().filter(|own| own.leads_to_one_server()) else {
             return request.await;
         };
@@ -314,9 +324,12 @@ where
     }
 
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
-        let command = scripts::eval(scripts::INSPECT, request.resources, None, None);
-        let answer = self.run(command, request.timeout).await?;
-        key_states(&answer, request.resources)
+        let Inspect { resources, timeout, .. } = request;
+        let looking = async {
+            let command = scripts::eval(scripts::INSPECT, resources, None, None);
+            key_states(&self.run(command, timeout).await?, resources)
+        };
+        self.count(looking, resources, timeout).await
     }
 
     fn name(&self) -> &str {
