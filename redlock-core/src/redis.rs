@@ -37,6 +37,28 @@ impl From<ServerError> for BackendError {
     }
 }
 
+/// What an error means when the node is a server by itself, as far as the backend knows: one that speaks of other servers'
+/// slots is a part of a Cluster. Nobody follows it there, so that lasts until somebody opens the Cluster, as one node:
+/// `how_to_open_it` says how.
+///
+/// ```
+/// use redlock_core::{BackendError, BackendErrorKind, redis::{classify, of_single_server}};
+///
+/// let moved = BackendError::from(classify("MOVED 3999 127.0.0.1:6381"));
+/// assert_eq!(moved.kind(), BackendErrorKind::Transient);
+/// assert_eq!(of_single_server(moved, "open_cluster").kind(), BackendErrorKind::Rejected);
+/// ```
+#[must_use]
+pub fn of_single_server(error: BackendError, how_to_open_it: &str) -> BackendError {
+    let code = error.message().split(' ').next().unwrap_or_default();
+    if !OF_CLUSTERS.contains(&code) {
+        return error;
+    }
+    let message =
+        format!("{} (a Cluster is one node, with all of its servers: {how_to_open_it})", error.message());
+    BackendError::new(BackendErrorKind::Rejected, message)
+}
+
 /// What an error line means: what is known to last is rejected, what is known to pass (with nothing written) is
 /// transient, all else leaves the outcome open.
 ///
@@ -91,28 +113,6 @@ pub fn classify_setup(line: &str) -> ServerError {
         said.kind = BackendErrorKind::Transient;
     }
     said
-}
-
-/// What an error means when the node is a server by itself, as far as the backend knows: one that speaks of other servers'
-/// slots is a part of a Cluster. Nobody follows it there, so that lasts until somebody opens the Cluster, as one node:
-/// `how_to_open_it` says how.
-///
-/// ```
-/// use redlock_core::{BackendError, BackendErrorKind, redis::{classify, of_single_server}};
-///
-/// let moved = BackendError::from(classify("MOVED 3999 127.0.0.1:6381"));
-/// assert_eq!(moved.kind(), BackendErrorKind::Transient);
-/// assert_eq!(of_single_server(moved, "open_cluster").kind(), BackendErrorKind::Rejected);
-/// ```
-#[must_use]
-pub fn of_single_server(error: BackendError, how_to_open_it: &str) -> BackendError {
-    let code = error.message().split(' ').next().unwrap_or_default();
-    if !OF_CLUSTERS.contains(&code) {
-        return error;
-    }
-    let message =
-        format!("{} (a Cluster is one node, with all of its servers: {how_to_open_it})", error.message());
-    BackendError::new(BackendErrorKind::Rejected, message)
 }
 
 fn one_line(line: &str) -> String {

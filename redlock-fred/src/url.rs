@@ -27,9 +27,12 @@ pub(crate) fn config(url: &str) -> Result<Config, OpenError> {
 }
 
 fn refused(error: &Error) -> OpenError {
-    // The only words of fred's that have a part of the URL in them.
-    let words = error.details();
-    let words = if words.starts_with("Invalid host:port") { "A `node` is not host:port." } else { words };
+    let words = match error.details() {
+        // The only words of fred's that have a part of the URL in them.
+        words if words.starts_with("Invalid host:port") => "A `node` is not host:port.",
+        "Invalid integer string." => "Its database is over 255, or the port of a `node` is none.",
+        words => words,
+    };
     OpenError::Client(format!("fred does not accept the URL: {words}"))
 }
 
@@ -122,6 +125,8 @@ mod tests {
             let error = FredBackend::open(url).expect_err(url);
             assert!(!format!("{error} {error:?}").contains("secret"), "{error:?}");
         }
+        let error = FredBackend::open("redis://a/256").expect_err("a database over the most");
+        assert!(error.to_string().contains("database"), "{error}");
     }
 
     #[test]

@@ -208,7 +208,7 @@ where
         self
     }
 
-    /// Runs a command that may grant: then the server has to be known.
+    /// Runs a command that may grant.
     async fn ask_for_vote(
         &self,
         command: Cmd,
@@ -219,6 +219,16 @@ where
             let granted = self.run(command, timeout, done).await?;
             Ok(if granted { Reply::Granted } else { Reply::Refused })
         };
+        self.count(request, resources, timeout).await
+    }
+
+    /// Does a request whose answer is counted with those of other nodes: so the server has to be known.
+    async fn count<T: Send>(
+        &self,
+        request: impl Future<Output = Result<T, BackendError>> + Send,
+        resources: &Resources,
+        timeout: Duration,
+    ) -> Result<T, BackendError> {
         let Some(link) = self.own.as_ref().map(Reconnecting::link) else { return request.await };
         let Some(server) = link.server() else { return request.await };
         let (start, patience) = (Instant::now(), ServerId::patience(timeout));
@@ -313,8 +323,10 @@ where
     }
 
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
-        let command = scripts::eval(scripts::INSPECT, request.resources, None, None);
-        self.run(command, request.timeout, |answer| key_states(answer, request.resources)).await
+        let Inspect { resources, timeout, .. } = request;
+        let command = scripts::eval(scripts::INSPECT, resources, None, None);
+        let looking = self.run(command, timeout, |answer| key_states(answer, resources));
+        self.count(looking, resources, timeout).await
     }
 
     fn name(&self) -> &str {

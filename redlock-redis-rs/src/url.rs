@@ -26,10 +26,11 @@ pub(crate) fn of_sentinels(
 
 fn parse(url: &str, schemes: &[Scheme]) -> Result<ConnectionInfo, OpenError> {
     check(url, schemes)?;
-    url.into_connection_info().map_err(|error| match error.detail() {
-        None => refused(error),
-        // It may be a part of the URL.
-        Some(_) => OpenError::Client("redis-rs does not accept the URL".to_owned()),
+    url.into_connection_info().map_err(|error| {
+        let words = error.to_string();
+        // A detail may be a part of the URL.
+        let known = words.strip_suffix(error.detail().unwrap_or_default()).unwrap_or_default();
+        OpenError::Client(format!("redis-rs does not accept the URL: {}", known.trim_end_matches(": ")))
     })
 }
 

@@ -62,11 +62,22 @@ async fn a_server_under_two_names_has_one_vote_and_says_why() {
 #[test]
 fn the_command_does_not_wait_for_a_quorum_that_one_server_cannot_be() {
     let server = Server::start();
-    let nodes = ["127.0.0.1", "localhost", "LOCALHOST"].map(|host| format!("{host}:{}", server.port()));
+    let nodes = ["127.0.0.1", "localhost"].map(|host| format!("{host}:{}", server.port()));
     let ended = Line::bare("run x").variable("REDLOCK_NODES", &nodes.join(",")).script("true").finish();
     assert_eq!(ended.code, 78, "{ended:?}");
     assert!(ended.err.contains("rejected: the same server as "), "{ended:?}");
     assert_eq!(server.get("x"), None);
+}
+
+#[test]
+fn a_look_counts_a_server_once_too() {
+    let (server, nobody) = (Server::start(), ReservedPort::new());
+    let nodes = urls(&server, "", &format!("127.0.0.1:{}", nobody.number()));
+    let ended = Line::bare("status x y").variable("REDLOCK_NODES", &nodes.join(" ")).finish();
+    assert_eq!(ended.code, 69, "{ended:?}");
+    let same =
+        format!("localhost:{port}: rejected: the same server as 127.0.0.1:{port}\n", port = server.port());
+    assert_eq!(ended.out.matches(&same).count(), 2, "{ended:?}");
 }
 
 #[test]

@@ -77,6 +77,8 @@ fn a_database_counts_where_there_is_one_and_is_an_error_elsewhere() {
         let error = said(RedisBackend::open(url)).expect_err(url);
         assert!(error.contains("more than once"), "{error}");
     }
+    let error = said(RedisBackend::open("redis://a.example?protocol=hidden")).expect_err("no protocol");
+    assert!(error.contains("protocol") && !error.contains("hidden"), "{error}");
     let sentinel =
         "redis-sentinel://a.example:1/4?sentinelServiceName=main&node=b.example:2&node=c.example:3";
     assert_eq!(FredBackend::open(sentinel).unwrap().name(), "main@b.example:2,c.example:3,a.example:1/4");

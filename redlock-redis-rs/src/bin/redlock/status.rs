@@ -24,7 +24,8 @@ type Said = Vec<Result<KeyState, BackendError>>;
 pub(crate) async fn status(arguments: &Status) -> Result<u8, Failure> {
     let nodes = nodes::open(&arguments.nodes)?;
     let resources: Resources = arguments.resources.iter().collect();
-    let said = join_all(nodes.iter().map(|node| ask(node, &resources, arguments.timeout))).await;
+    let mut said = join_all(nodes.iter().map(|node| ask(node, &resources, arguments.timeout))).await;
+    count_each_server_once(&nodes, &mut said);
 
     let names: Vec<&str> = nodes.iter().map(LockBackend::name).collect();
     let mut text = String::new();
@@ -43,6 +44,20 @@ pub(crate) async fn status(arguments: &Status) -> Result<u8, Failure> {
     // A reader that has gone away is no reason to fail.
     let _ = io::stdout().write_all(text.as_bytes());
     Ok(code)
+}
+
+/// As for a lock: of the nodes that lead to one server, the first to answer counts.
+fn count_each_server_once(nodes: &[RedisBackend], said: &mut [Said]) {
+    let mut servers = BTreeMap::new();
+    for (node, said) in nodes.iter().zip(said) {
+        let Some(server) = node.server_id().filter(|_| said.iter().any(Result::is_ok)) else { continue };
+        if let Some(other) = servers.get(&server) {
+            let error = BackendError::new(BackendErrorKind::Rejected, format!("the same server as {other}"));
+            said.fill(Err(error));
+        } else {
+            servers.insert(server, node.name());
+        }
+    }
 }
 
 /// All at once; and each by itself when that is rejected, as one of them may be of another type.
