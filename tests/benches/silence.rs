@@ -6,12 +6,7 @@
 
 #![allow(clippy::print_stdout, reason = "printing is what a benchmark is for")]
 
-use std::{
-    fs,
-    sync::Arc,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fs, sync::Arc, thread, time::Duration};
 
 use redlock_core::{Acquire, LockBackend, Resources, Token};
 use redlock_tests::{adapter::Adapter, proxy::Proxy, server::Server};
