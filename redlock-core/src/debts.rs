@@ -54,10 +54,12 @@ impl Debt {
 }
 
 impl Book {
-    /// Adds a debt, and forgets the oldest when there are too many. The number of a new shift, if one has to begin.
+    /// Adds a debt, and forgets one in the middle when there are too many. The number of a new shift, if one has to begin.
     fn add(&mut self, debt: Debt, now: Instant) -> Option<u64> {
         if self.owed.len() >= MOST_DEBTS {
-            self.owed.pop_front();
+            // The first ones of an outage have reached the node's buffers, and may take effect when it comes back; the last
+            // ones are about to be asked of a node that is back. What lies between was asked of a node that was away.
+            self.owed.remove(MOST_DEBTS / 2);
         }
         self.owed.push_back(debt);
         if self.shift.as_ref().is_some_and(|shift| now <= shift.back) {
@@ -96,12 +98,13 @@ impl Book {
     }
 
     /// Lets the others have their turn before this one is tried again. One that has given way meanwhile is not taken
-    /// up again: it was the oldest, and there is no room for it.
+    /// up again: there is no room for it.
     fn postpone(&mut self, failed: Debt) {
         let before = self.owed.len();
         self.settle(&failed);
         if self.owed.len() < before {
-            self.owed.push_back(failed);
+            // Not at the end of a long book, where it would soon be the one that gives way.
+            self.owed.insert(self.owed.len().min(MOST_DEBTS / 2 - 1), failed);
         }
     }
 }
@@ -183,7 +186,7 @@ impl Drop for Collector {
     }
 }
 
-/// The most debts that are kept for one node: a bound on memory. The oldest give way.
+/// The most debts that are kept for one node: a bound on memory.
 const MOST_DEBTS: usize = 1_024;
 /// For how many times its ttl a debt is kept for an acquire that may still come. One that comes later leaves its key for
 /// its ttl, which is little beside the time that its server was away.
@@ -220,14 +223,34 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_of_too_many_debts_gives_way_and_the_newest_is_kept() {
+    fn of_too_many_debts_the_first_and_the_last_are_kept() {
         let (mut book, mut debts) = (Book::default(), debts());
-        for debt in debts.by_ref().take(MOST_DEBTS + 3) {
+        for debt in debts.by_ref().take(3 * MOST_DEBTS) {
             add(&mut book, debt);
         }
-        assert_eq!(book.owed.len(), MOST_DEBTS);
-        assert_eq!(names(&book)[0], "3");
-        assert_eq!(names(&book)[MOST_DEBTS - 1], (MOST_DEBTS + 2).to_string());
+        let numbers: Vec<usize> = names(&book).into_iter().map(|name| name.parse().unwrap()).collect();
+        let half = MOST_DEBTS / 2;
+        assert!(numbers.iter().copied().eq((0..half).chain(3 * MOST_DEBTS - half..3 * MOST_DEBTS)));
+    }
+
+    #[test]
+    fn the_first_debts_are_kept_when_they_are_asked_for_and_fail() {
+        let (mut book, mut debts) = (Book::default(), debts());
+        for debt in debts.by_ref().take(MOST_DEBTS) {
+            add(&mut book, debt);
+        }
+        for (number, new) in debts.take(3 * MOST_DEBTS).enumerate() {
+            if number % 4 == 0 {
+                let asked = book.first(1, new.due).unwrap();
+                book.postpone(asked);
+            }
+            add(&mut book, new);
+        }
+        let mut first = names(&book)[..MOST_DEBTS / 2].to_vec();
+        first.sort_by_key(|name| name.parse::<usize>().ok());
+        assert!(
+            first.iter().map(ToString::to_string).eq((0..MOST_DEBTS / 2).map(|number| number.to_string()))
+        );
     }
 
     #[test]
@@ -257,7 +280,8 @@ mod tests {
         }
         let asked = book.first(1, book.owed[0].due).unwrap();
         book.postpone(asked.clone());
-        assert!(Arc::ptr_eq(&book.owed[MOST_DEBTS - 1].claim, &asked.claim), "the others have their turn");
+        let half = MOST_DEBTS / 2;
+        assert!(Arc::ptr_eq(&book.owed[half - 1].claim, &asked.claim), "the others have their turn");
     }
 
     #[test]

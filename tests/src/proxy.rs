@@ -148,7 +148,11 @@ impl Proxy {
 
     /// Takes what comes on the connections that there are, for good, and passes nothing on. New ones work.
     pub fn swallow(&self) {
-        let connections = self.connections();
+        self.swallow_first(self.connections());
+    }
+
+    /// As [`Proxy::swallow`], for the first so many connections.
+    pub fn swallow_first(&self, connections: usize) {
         self.control.mode.send_modify(|mode| mode.swallowed = connections);
     }
 

@@ -39,6 +39,7 @@ mod sentinel;
 mod server_errors;
 mod server_faults;
 mod server_handover;
+mod server_stopped;
 mod servers;
 mod sim_assumptions;
 mod sim_bounds;
