@@ -124,7 +124,7 @@ impl Lock {
     /// # Errors
     ///
     /// [`Error::NoQuorum`] or [`Error::Rejected`] when no quorum said whether the lock was still held. It is
-    /// over all the same; nodes that could not be reached are asked again in the background, for one ttl.
+    /// over all the same; nodes that did not release it are asked again in the background, until its keys have expired.
     ///
     /// # Cancellation
     ///

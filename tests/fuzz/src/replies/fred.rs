@@ -101,7 +101,9 @@ pub(super) fn check(exchange: &Exchange) {
                 Verb::Inspect => answer::key_states(&value, &resources).map(Said::Keys),
                 _ => answer::done(&value).map(|done| if done { Said::Yes } else { Said::No }),
             };
-            exchange.judge(&said.unwrap_or_else(|error| failed(&error)), &shape(exchange.verb, &value));
+            // The adapter's word for an answer of another type.
+            let said = said.unwrap_or(Said::Failed(BackendErrorKind::Indeterminate));
+            exchange.judge(&said, &shape(exchange.verb, &value));
         }
         Answer::FredError(trouble) => trouble.judge(&failed(&class::classify(trouble.error()))),
         Answer::Wire(_) | Answer::Tree(_) | Answer::Error(_) => {}
