@@ -77,7 +77,8 @@ impl Reconnect {
         self.silent_since.is_some_and(|since| now.saturating_duration_since(since) > MAX_SILENCE)
     }
 
-    /// Whether a connection could be begun at once.
+    /// Whether a connection could be begun at once. Only then is one left that works but asks for
+    /// [another](crate::redis::Connection::Replace): nobody is to wait for that.
     #[must_use]
     pub fn may_begin(&self, now: Instant) -> bool {
         self.delay(now).is_zero()
