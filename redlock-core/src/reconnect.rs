@@ -16,21 +16,8 @@ pub struct Reconnect {
     begun: Option<Instant>,
     /// How long after that the next may be begun.
     pause: Duration,
-    /// Whether the last connection has answered anything.
-    answered: bool,
     /// Since when requests have been given up, and none was answered.
     silent_since: Option<Instant>,
-}
-
-/// How a connection is to be made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Attempt {
-    /// How long to wait before it is begun.
-    pub delay: Duration,
-    /// Whether it has to answer something before it is used, as the last one never did, or went silent. A server that
-    /// is stopped takes connections, too: its kernel does.
-    pub prove: bool,
 }
 
 impl Reconnect {
@@ -40,15 +27,16 @@ impl Reconnect {
         Self::default()
     }
 
-    /// A connection is wanted. It counts from when the attempt's delay is over.
-    pub fn begin(&mut self, now: Instant) -> Attempt {
-        let prove = self.begun.is_some() && (!self.answered || self.is_silent(now));
+    /// A connection is wanted: how long to wait before it is begun. It counts from then.
+    ///
+    /// It is to be used when the server has said something over it, whatever that is: one that is stopped takes
+    /// connections, too, as its kernel does that.
+    pub fn begin(&mut self, now: Instant) -> Duration {
         let delay = self.delay(now);
         self.begun = Some(now + delay);
         self.pause = (2 * self.pause).clamp(MIN_PAUSE, MAX_PAUSE);
-        self.answered = false;
         self.silent_since = None;
-        Attempt { delay, prove }
+        delay
     }
 
     /// The connection stands: what was given up while it was made does not count against it.
@@ -58,7 +46,6 @@ impl Reconnect {
 
     /// A request got an answer over the present connection.
     pub fn answered(&mut self, now: Instant) {
-        self.answered = true;
         self.silent_since = None;
         // One answer is not enough: a server that closes behind each answer would be connected to for each request.
         if self.begun.is_some_and(|begun| now.saturating_duration_since(begun) >= STEADY) {
@@ -127,7 +114,7 @@ mod tests {
         let mut now = some_time();
         let delays: Vec<_> = (0..8)
             .map(|_| {
-                let delay = reconnect.begin(now).delay;
+                let delay = reconnect.begin(now);
                 now += delay;
                 delay
             })
@@ -143,19 +130,19 @@ mod tests {
             reconnect.begin(start + ms(1_000 * number));
             reconnect.answered(start + ms(1_000 * number + 1));
         }
-        assert_eq!(reconnect.begin(start + ms(9_002)).delay, ms(498));
+        assert_eq!(reconnect.begin(start + ms(9_002)), ms(498));
         let begun = start + ms(9_500);
         assert!(!reconnect.may_begin(begun + ms(1)));
         reconnect.answered(begun + ms(1_000));
         assert!(reconnect.may_begin(begun + ms(1_000)));
-        assert_eq!(reconnect.begin(begun + ms(1_001)), Attempt { delay: ms(0), prove: false });
+        assert_eq!(reconnect.begin(begun + ms(1_001)), ms(0));
     }
 
     #[test]
-    fn a_connection_is_silent_when_two_seconds_bring_no_answer_and_the_next_has_to_prove_itself() {
+    fn a_connection_is_silent_when_two_seconds_bring_no_answer_and_the_next_has_its_own_time() {
         let mut reconnect = Reconnect::new();
         let start = some_time();
-        assert!(!reconnect.begin(start).prove, "nothing is known of it");
+        reconnect.begin(start);
         reconnect.answered(start);
         reconnect.given_up(start + ms(10));
         reconnect.given_up(start + ms(1_900));
@@ -165,8 +152,7 @@ mod tests {
         reconnect.given_up(start + ms(4_000));
         assert!(!reconnect.is_silent(start + ms(5_000)));
         assert!(reconnect.is_silent(start + ms(5_001)));
-        assert!(reconnect.begin(start + ms(5_001)).prove);
-        assert!(!reconnect.is_silent(start + ms(9_000)), "the next has its own time");
-        assert!(reconnect.begin(start + ms(9_000)).prove, "it never answered");
+        reconnect.begin(start + ms(5_001));
+        assert!(!reconnect.is_silent(start + ms(9_000)));
     }
 }

@@ -21,10 +21,7 @@ use fred::{
         config::{Config, ConnectionConfig, TcpConfig},
     },
 };
-use redlock_core::{
-    reconnect::{Attempt, Reconnect},
-    redis::ServerId,
-};
+use redlock_core::{reconnect::Reconnect, redis::ServerId};
 use socket2::TcpKeepalive;
 use tokio::{
     sync::{oneshot, watch},
@@ -138,7 +135,7 @@ impl Reconnecting {
             }
             queue.push(waiting);
         } else {
-            let attempt = self.reconnect().begin(now);
+            let delay = self.reconnect().begin(now);
             let former = mem::replace(&mut *line, Line::Connecting(vec![waiting]));
             // A runtime that is being shut down drops the task on the spot, and that takes the lock.
             drop(line);
@@ -149,7 +146,7 @@ impl Reconnecting {
                 former.end();
             }
             // On its own, so that it goes on when the first to wait gives up.
-            drop(tokio::spawn(Connecting { link: self.clone(), finished: false }.run(attempt)));
+            drop(tokio::spawn(Connecting { link: self.clone(), finished: false }.run(delay)));
         }
         Err(receiver)
     }
@@ -264,10 +261,10 @@ struct Connecting {
 }
 
 impl Connecting {
-    /// fred lets the server answer before a connection is used, so there is nothing more to prove.
-    async fn run(mut self, attempt: Attempt) {
-        if !attempt.delay.is_zero() {
-            tokio::time::sleep(attempt.delay).await;
+    /// fred lets the server answer before a connection is used.
+    async fn run(mut self, delay: Duration) {
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
         }
         let made = Connected::connect(self.link.config.clone()).await;
         self.finished = true;

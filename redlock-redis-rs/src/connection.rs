@@ -10,11 +10,7 @@ use std::{
 };
 
 use redis::{Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value, aio::ConnectionLike};
-use redlock_core::{
-    PerRuntime,
-    reconnect::{Attempt, Reconnect},
-    redis::ServerId,
-};
+use redlock_core::{PerRuntime, reconnect::Reconnect, redis::ServerId};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -184,14 +180,14 @@ impl Link {
             }
             queue.push(waiting);
         } else {
-            let attempt = state.reconnect.begin(now);
+            let delay = state.reconnect.begin(now);
             state.line = Line::Connecting(vec![waiting]);
             // A runtime that is being shut down drops the task on the spot, and that takes the lock.
             drop(state);
             let connecting = Connecting { link: self.clone(), finished: false };
             // On its own, so that it goes on when the first to wait gives up. Without a runtime it ends here.
             if let Some(executor) = Executor::current() {
-                executor.spawn(connecting.run(attempt));
+                executor.spawn(connecting.run(delay));
             }
         }
         Err(answer)
@@ -280,10 +276,10 @@ struct Connecting {
 }
 
 impl Connecting {
-    async fn run(mut self, attempt: Attempt) {
+    async fn run(mut self, delay: Duration) {
         let Some(executor) = Executor::current() else { return };
-        if !attempt.delay.is_zero() {
-            executor.sleep(attempt.delay).await;
+        if !delay.is_zero() {
+            executor.sleep(delay).await;
         }
         let made = self.link.source.connect(&executor).await;
         self.finished = true;
