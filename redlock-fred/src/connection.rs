@@ -67,6 +67,8 @@ struct Connected {
     ended: watch::Receiver<()>,
     /// Set when a command has found that the connection is lost.
     broken: AtomicBool,
+    /// Set when answers may be to other commands.
+    out_of_step: AtomicBool,
 }
 
 impl Reconnecting {
@@ -82,9 +84,10 @@ impl Reconnecting {
         &self.config
     }
 
-    /// Forgets the connection: its answers may be one behind what is asked.
+    /// Forgets the connection: its answers may be one behind what is asked, those included that are still to come.
     pub(crate) fn replace(&self) {
         if let Line::Open(connected) = &*self.line() {
+            connected.out_of_step.store(true, Ordering::Release);
             connected.broken.store(true, Ordering::Release);
         }
     }
@@ -164,7 +167,13 @@ impl Connected {
             drop(router.await);
             drop(alive);
         });
-        Ok(Self { client, router: abort, ended, broken: AtomicBool::new(false) })
+        Ok(Self {
+            client,
+            router: abort,
+            ended,
+            broken: AtomicBool::new(false),
+            out_of_step: AtomicBool::new(false),
+        })
     }
 
     fn send(self: Arc<Self>, link: &Arc<Reconnecting>, arguments: Vec<Value>, deadline: Instant) -> Sent {
@@ -196,6 +205,12 @@ impl Connected {
             }
         })
         .await;
+        let answer = match answer {
+            Ok(_) if self.out_of_step.load(Ordering::Acquire) => {
+                Err(Error::new(ErrorKind::IO, "Answers out of step."))
+            }
+            answer => answer,
+        };
         // Before the one who asked hears of it, and before fred's task has come to its end: the next command, a
         // release say, is to go over a new connection.
         if answer.as_ref().is_err_and(is_broken) {

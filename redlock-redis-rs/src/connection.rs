@@ -48,6 +48,8 @@ struct State {
     /// Why the last attempt to connect failed, while there is no connection.
     failure: Option<RedisError>,
     reconnect: Reconnect,
+    /// The last connection whose answers may have been to other commands.
+    out_of_step: u64,
     /// How many commands are being asked.
     asking: usize,
     /// Since when none has been. A connection that ends then ends unnoticed: no command fails with it.
@@ -93,6 +95,7 @@ impl Reconnecting {
             made: 0,
             failure: None,
             reconnect: Reconnect::new(),
+            out_of_step: NO_CONNECTION,
             asking: 0,
             idle_since: None,
         };
@@ -109,10 +112,11 @@ impl Reconnecting {
         self.0.state().failure.clone()
     }
 
-    /// Forgets the connection: its answers may be one behind what is asked.
+    /// Forgets the connection: its answers may be one behind what is asked, those included that are still to come.
     pub(crate) fn replace(&self) {
         let mut state = self.0.state();
         if matches!(state.line, Line::Open(..)) {
+            state.out_of_step = state.made;
             state.line = Line::Closed;
         }
     }
@@ -212,10 +216,14 @@ impl Link {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets a connection that turned out to be broken, unless it has been replaced already.
+    /// Forgets a connection that turned out to be broken, unless it has been replaced already. An answer out of step is
+    /// none.
     fn note<T: Values>(&self, number: u64, result: RedisResult<T>) -> RedisResult<T> {
         let is_over = self.source.is_over(result.as_ref().map(Values::values));
         let mut state = self.state();
+        if number != NO_CONNECTION && state.out_of_step == number {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "answers out of step").into());
+        }
         if number != NO_CONNECTION && state.made == number {
             if !result.as_ref().is_err_and(RedisError::is_io_error) {
                 state.reconnect.answered(Instant::now());
