@@ -74,6 +74,8 @@ struct Connected {
     broken: AtomicBool,
     /// Set when a command has found that the connection leads to the wrong server: another may lead to the right one.
     misled: AtomicBool,
+    /// Set when answers may be to other commands.
+    out_of_step: AtomicBool,
 }
 
 impl Reconnecting {
@@ -100,9 +102,10 @@ impl Reconnecting {
         self.made.load(Ordering::Acquire)
     }
 
-    /// Forgets the connection: its answers may be one behind what is asked.
+    /// Forgets the connection: its answers may be one behind what is asked, those included that are still to come.
     pub(crate) fn replace(&self) {
         if let Line::Open(connected) = &*self.line() {
+            connected.out_of_step.store(true, Ordering::Release);
             connected.broken.store(true, Ordering::Release);
         }
     }
@@ -193,6 +196,7 @@ impl Connected {
             ended,
             broken: AtomicBool::new(false),
             misled: AtomicBool::new(false),
+            out_of_step: AtomicBool::new(false),
         })
     }
 
@@ -225,6 +229,12 @@ impl Connected {
             }
         })
         .await;
+        let answer = match answer {
+            Ok(_) if self.out_of_step.load(Ordering::Acquire) => {
+                Err(Error::new(ErrorKind::IO, "Answers out of step."))
+            }
+            answer => answer,
+        };
         // Before the one who asked hears of it, and before fred's task has come to its end: the next command, a
         // release say, is to go over a new connection.
         if answer.as_ref().is_err_and(is_broken) {

@@ -55,6 +55,8 @@ struct State {
     /// Why the last attempt to connect failed, while there is no connection.
     failure: Option<RedisError>,
     reconnect: Reconnect,
+    /// The last connection whose answers may have been to other commands.
+    out_of_step: u64,
     /// How many commands are being asked.
     asking: usize,
     /// Since when none has been. A connection that ends then ends unnoticed: no command fails with it.
@@ -129,6 +131,7 @@ impl Link {
             made: 0,
             failure: None,
             reconnect: Reconnect::new(),
+            out_of_step: NO_CONNECTION,
             asking: 0,
             idle_since: None,
         };
@@ -145,10 +148,11 @@ impl Link {
         self.state().made
     }
 
-    /// Forgets the connection: its answers may be one behind what is asked.
+    /// Forgets the connection: its answers may be one behind what is asked, those included that are still to come.
     pub(crate) fn replace(&self) {
         let mut state = self.state();
         if matches!(state.line, Line::Open(..)) {
+            state.out_of_step = state.made;
             state.line = Line::Closed;
         }
     }
@@ -249,11 +253,14 @@ impl Link {
     }
 
     /// Forgets a connection that turned out to be broken, or to lead to the wrong server, unless it has been replaced
-    /// already. What is under way over it keeps it, and gets its answer.
+    /// already. What is under way over it keeps it, and gets its answer. An answer out of step is none.
     fn note<T: Values>(&self, number: u64, result: RedisResult<T>) -> RedisResult<T> {
         let answer = result.as_ref().map(Values::values);
         let (is_over, is_misled) = (self.source.is_over(answer), self.source.is_misled(answer));
         let mut state = self.state();
+        if number != NO_CONNECTION && state.out_of_step == number {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "answers out of step").into());
+        }
         if number != NO_CONNECTION && state.made == number {
             let now = Instant::now();
             if !answer.is_err_and(RedisError::is_io_error) {

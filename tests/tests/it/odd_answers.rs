@@ -5,6 +5,7 @@ use std::{
     os::unix::process::ExitStatusExt,
     process::Command,
     sync::{Arc, Mutex},
+    thread,
     time::Duration,
 };
 
@@ -60,6 +61,10 @@ impl Odd {
             };
             if let Some(half) = answer.strip_suffix(BREAK) {
                 return fake::Reply::BreakOff(half.to_owned());
+            }
+            if !late.is_empty() || answer.contains(LATE) {
+                // Time to ask for more before it, and to see that the answers are out of step behind it.
+                thread::sleep(Duration::from_millis(100));
             }
             let (now, later) = answer.split_once(LATE).unwrap_or((&answer, ""));
             let now = format!("{late}{now}");
@@ -262,6 +267,21 @@ async fn arrays_nested_many_thousand_deep_over_fred() {
     server.says(&nested());
     let answer = acquire(&*node).await;
     assert!(answer.is_err(), "{answer:?}");
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_comes_late_is_not_taken_for_that_to_a_request_under_way(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
+    let server = Odd::start();
+    let node = adapter.open(&server.url());
+    server.says(":1");
+    acquire(&*node).await.unwrap();
+    server.says("+OK⌛:1");
+    let (first, second) = tokio::join!(acquire(&*node), acquire(&*node));
+    assert_eq!(first.expect_err("no answer").kind(), Indeterminate);
+    assert_eq!(second.expect_err("the answer to the first").kind(), Indeterminate);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
