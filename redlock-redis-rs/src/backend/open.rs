@@ -1,0 +1,134 @@
+//! Where a node leads to.
+
+use redis::Client;
+#[cfg(any(feature = "smol-rustls", feature = "tokio-rustls"))]
+use redis::TlsCertificates;
+#[cfg(feature = "cluster")]
+use redis::cluster::ClusterClient;
+#[cfg(feature = "sentinel")]
+use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo};
+use redlock_core::node_url::OpenError;
+
+use super::RedisBackend;
+use crate::{connection::Reconnecting, source::Source};
+
+impl RedisBackend {
+    /// A node by its URL: `redis://[user:password@]host[:port][/database]`, `redis+unix://`, or `rediss://` with the
+    /// feature `tokio-rustls` or `smol-rustls`. For a [`redis::ConnectionInfo`] see [`RedisBackend::from_client`].
+    ///
+    /// In the user and the password, what has a meaning in a URL (`/`, `?`, `#`, `@`, `:`, `%`, a blank) is
+    /// percent-encoded. What redis-rs would not heed, such as a database in the query, is an error: two programs that
+    /// lock in different databases do not exclude each other.
+    ///
+    /// Nothing is sent yet: a server that is down is no error here. The connection has `TCP_NODELAY` on, keep-alive
+    /// probes and, on Linux, a user timeout of 2 seconds; it is made at the first request, and made again when it
+    /// broke.
+    ///
+    /// # Errors
+    ///
+    /// When the URL makes no sense, or says what has no meaning here. No error has any of its text.
+    pub fn open(url: impl AsRef<str>) -> Result<Self, OpenError> {
+        Source::server(url.as_ref()).map(Self::lazy)
+    }
+
+    /// A node by its `rediss://` URL, with a certificate authority in place of the system's, a certificate for the
+    /// client, or both. Otherwise as [`RedisBackend::open`].
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use redlock_redis_rs::{RedisBackend, redis::{ClientTlsConfig, TlsCertificates}};
+    ///
+    /// let certificates = TlsCertificates {
+    ///     root_cert: Some(std::fs::read("ca.pem")?),
+    ///     client_tls: Some(ClientTlsConfig {
+    ///         client_cert: std::fs::read("client.pem")?,
+    ///         client_key: std::fs::read("client.key")?,
+    ///     }),
+    /// };
+    /// let node = RedisBackend::open_tls("rediss://a.example:6379", certificates)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When the URL or a certificate makes no sense, or the URL is not one of `rediss://`.
+    #[cfg(any(feature = "smol-rustls", feature = "tokio-rustls"))]
+    pub fn open_tls(url: impl AsRef<str>, certificates: TlsCertificates) -> Result<Self, OpenError> {
+        Source::tls_server(url.as_ref(), certificates).map(Self::lazy)
+    }
+
+    /// A node by a client, whose socket options are left as they are: see [`RedisBackend::open`] for those that
+    /// a lock needs. Nothing is sent yet.
+    #[must_use]
+    pub fn from_client(client: Client) -> Self {
+        Self::lazy(Source::Server(client))
+    }
+
+    /// A node that is a whole Redis Cluster, by the URLs of some of its servers.
+    ///
+    /// Nothing is sent yet. Its connections have the socket options of [`RedisBackend::open`], and send each command
+    /// once. A server of the Cluster has 2 seconds for an answer, also when a request is given more.
+    ///
+    /// A request's resources have to be in one slot, as those with the same hash tag are
+    /// (`{account:1}:balance`, `{account:1}:history`); else the node rejects it with CROSSSLOT.
+    ///
+    /// # Errors
+    ///
+    /// When there is no URL, when one makes no sense as for [`RedisBackend::open`], or when they differ in their
+    /// credentials, database or TLS.
+    #[cfg(feature = "cluster")]
+    pub fn open_cluster(urls: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self, OpenError> {
+        let (source, name) = Source::cluster(urls)?;
+        Ok(Self::lazy(source).named(name))
+    }
+
+    /// A node that is a whole Redis Cluster, by a client with settings of its own. Nothing is sent yet.
+    ///
+    /// The client needs `retries(0)`, since a command must not be sent twice, and a `response_timeout`; for the socket
+    /// options that a lock needs see [`RedisBackend::open`].
+    #[cfg(feature = "cluster")]
+    #[must_use]
+    pub fn from_cluster_client(client: ClusterClient) -> Self {
+        Self::lazy(Source::cluster_client(client))
+    }
+
+    /// A node that is the server which Sentinels, by their URLs, name as `master`; `login` is how to log in to it.
+    ///
+    /// Nothing is sent yet. The Sentinels are asked for the address before each connection is made: at the first
+    /// request, when the connection broke or is silent, and when the server turned out to be no master. Socket options
+    /// are those of [`RedisBackend::open`], also where `login` has others.
+    ///
+    /// A replica that is promoted may lack the latest keys. It counts as a server that has lost them.
+    ///
+    /// # Errors
+    ///
+    /// When there is no URL, or when one makes no sense as for [`RedisBackend::open`], or has a database: the master's is
+    /// in `login`.
+    #[cfg(feature = "sentinel")]
+    pub fn open_sentinel(
+        urls: impl IntoIterator<Item = impl AsRef<str>>,
+        master: impl Into<String>,
+        login: SentinelNodeConnectionInfo,
+    ) -> Result<Self, OpenError> {
+        let (source, name) = Source::sentinel(urls, master.into(), login)?;
+        Ok(Self::lazy(source).named(name))
+    }
+
+    /// A node that is the server which Sentinels name, by a client for its master with settings of its own (say,
+    /// certificates). Nothing is sent yet. For the socket options that a lock needs see [`RedisBackend::open`].
+    ///
+    /// The client keeps connections to Sentinels, which live on the runtime that made them: with tokio, better a
+    /// multi-thread one.
+    #[cfg(feature = "sentinel")]
+    #[must_use]
+    pub fn from_sentinel_client(client: SentinelClient) -> Self {
+        Self::lazy(Source::sentinel_client(client))
+    }
+
+    fn lazy(source: Source) -> Self {
+        let connection = Reconnecting::new(source);
+        let name = connection.name();
+        Self { own: Some(connection.clone()), connection, name }
+    }
+}
