@@ -24,7 +24,7 @@ use crate::{
 /// 2. **All or nothing.** `acquire`, `extend` and `replace` of several resources happen on all of their keys or on
 ///    none, at one instant. `release` removes every key that holds the token, also when others do not.
 /// 3. **Idempotent in the token.** An `acquire` that is executed twice (a client library sent it again) answers
-///    [`Reply::Granted`] both times, and does not make the key live longer, or shorter, the second time. So does a
+///    [`AcquireReply::Granted`] both times, and does not make the key live longer, or shorter, the second time. So does a
 ///    `replace`, in its new token.
 /// 4. **Never shorter.** `extend` and `replace` make each key live until `ttl` from now. A key that lives longer
 ///    already keeps its time: an extension that arrives late must not cut a newer one short.
@@ -46,13 +46,13 @@ use crate::{
 #[async_trait]
 pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     /// Puts the token under every resource's key, unless one of them holds another token.
-    async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError>;
+    async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError>;
 
     /// Lets every resource's key live for `ttl` from now, if all of them hold the token.
-    async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError>;
+    async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError>;
 
     /// Removes every resource's key that holds the token.
-    async fn release(&self, request: Release<'_>) -> Result<Released, BackendError>;
+    async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError>;
 
     /// Puts a new token in the place of the old one: under every resource's key, if all of them hold the old token or
     /// the new one. The keys then live for `ttl` from now at least; one that lives longer keeps its time.
@@ -62,7 +62,7 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     /// nothing any more. Idempotent in the new token, all or nothing.
     ///
     /// An optional ability. The default answers that the backend cannot, as [`BackendErrorKind::Rejected`].
-    async fn replace(&self, request: Replace<'_>) -> Result<Reply, BackendError> {
+    async fn replace(&self, request: Replace<'_>) -> Result<AcquireReply, BackendError> {
         let _ = request;
         Err(BackendError::new(BackendErrorKind::Rejected, "this backend cannot take over locks"))
     }
@@ -77,9 +77,9 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     }
 
     /// What to call this node in errors, for example its address, without credentials. Two nodes of one lock
-    /// manager may not have the same name. The default is empty: then the node goes by its position.
-    fn name(&self) -> &str {
-        ""
+    /// manager may not have the same name. The default is `None`: then the node goes by its position.
+    fn name(&self) -> Option<&str> {
+        None
     }
 
     /// Which server gave the last answer: an identity that no other server has, and that is the same through whatever
@@ -96,19 +96,19 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
 
 #[async_trait]
 impl<B: LockBackend + ?Sized> LockBackend for Arc<B> {
-    async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
+    async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
         (**self).acquire(request).await
     }
 
-    async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
+    async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
         (**self).extend(request).await
     }
 
-    async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
+    async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
         (**self).release(request).await
     }
 
-    async fn replace(&self, request: Replace<'_>) -> Result<Reply, BackendError> {
+    async fn replace(&self, request: Replace<'_>) -> Result<AcquireReply, BackendError> {
         (**self).replace(request).await
     }
 
@@ -116,7 +116,7 @@ impl<B: LockBackend + ?Sized> LockBackend for Arc<B> {
         (**self).inspect(request).await
     }
 
-    fn name(&self) -> &str {
+    fn name(&self) -> Option<&str> {
         (**self).name()
     }
 
@@ -222,7 +222,7 @@ impl<'a> Replace<'a> {
 /// What a node answers to [`LockBackend::acquire`], [`LockBackend::extend`] and [`LockBackend::replace`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Reply {
+pub enum AcquireReply {
     /// Every key holds the token, for the ttl.
     Granted,
     /// Nothing was changed: a key holds another token, or, for `extend` and `replace`, none.
@@ -232,7 +232,7 @@ pub enum Reply {
 /// What a node answers to [`LockBackend::release`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Released {
+pub enum ReleaseReply {
     /// Every key held the token, and was removed.
     Removed,
     /// One or more of the keys did not hold the token; those that did were removed.

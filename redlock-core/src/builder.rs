@@ -9,14 +9,9 @@ use std::{
     time::Duration,
 };
 
-use rand::{
-    CryptoRng, TryRng,
-    rand_core::UnwrapErr,
-    rngs::{SysError, SysRng},
-};
-
 use crate::{
     backend::LockBackend,
+    entropy::Entropy,
     error::{ConfigError, panic_text},
     extensions::ExtensionQueue,
     nodes::{Node, Nodes},
@@ -29,16 +24,16 @@ use crate::{
 
 /// Makes a [`Redlock`]; from [`Redlock::builder`].
 #[must_use = "a builder does nothing until it is built"]
-pub struct Builder {
+pub struct RedlockBuilder {
     runtime: Arc<dyn Runtime>,
     backends: Vec<Box<dyn LockBackend>>,
     drift_factor: f64,
     node_timeout: Option<Duration>,
     retry: RetryPolicy,
-    rng: Option<Box<dyn CryptoRng + Send>>,
+    entropy: Option<Entropy>,
 }
 
-impl Builder {
+impl RedlockBuilder {
     pub(crate) fn new(runtime: Arc<dyn Runtime>) -> Self {
         Self {
             runtime,
@@ -46,7 +41,7 @@ impl Builder {
             drift_factor: Drift::DEFAULT_FACTOR,
             node_timeout: None,
             retry: RetryPolicy::default(),
-            rng: None,
+            entropy: None,
         }
     }
 
@@ -57,7 +52,7 @@ impl Builder {
         self
     }
 
-    /// Adds several nodes, as [`Builder::node`] does one.
+    /// Adds several nodes, as [`RedlockBuilder::node`] does one.
     pub fn nodes<B: LockBackend>(self, backends: impl IntoIterator<Item = B>) -> Self {
         backends.into_iter().fold(self, Self::node)
     }
@@ -99,7 +94,7 @@ impl Builder {
     ///
     /// ```
     /// # use std::time::Duration;
-    /// # fn example(builder: redlock_core::Builder) -> redlock_core::Builder {
+    /// # fn example(builder: redlock_core::RedlockBuilder) -> redlock_core::RedlockBuilder {
     /// // 50 ms, 100 ms, ... up to 1.6 s.
     /// builder.retry_forever().retry_delays(|| (0..6).map(|power| Duration::from_millis(50 << power)))
     /// # }
@@ -124,10 +119,11 @@ impl Builder {
         self
     }
 
-    /// The generator for tokens and jitter. The default is the operating system's, which two processes never
-    /// share, not even after a fork or when a virtual machine is cloned. Give a seeded one to replay a test.
-    pub fn rng(mut self, rng: impl CryptoRng + Send + 'static) -> Self {
-        self.rng = Some(Box::new(rng));
+    /// Where tokens and jitter come from: a function that fills a slice with random bytes, good enough for secrets. The
+    /// default is the operating system's, which two processes never share, not even after a fork or when a virtual machine
+    /// is cloned. Give a seeded one to replay a test.
+    pub fn entropy(mut self, fill: impl FnMut(&mut [u8]) + Send + 'static) -> Self {
+        self.entropy = Some(Entropy::new(fill));
         self
     }
 
@@ -140,27 +136,27 @@ impl Builder {
     pub fn build(self) -> Result<Redlock, ConfigError> {
         let drift = Drift::new(self.drift_factor)?;
         if self.node_timeout.is_some_and(|timeout| timeout.is_zero()) {
-            return Err(ConfigError::NodeTimeout);
+            return Err(ConfigError::ZeroNodeTimeout);
         }
         if self.backends.is_empty() {
             return Err(ConfigError::NoNodes);
         }
         let mut names = BTreeSet::new();
-        for name in self.backends.iter().map(|backend| backend.name()).filter(|name| !name.is_empty()) {
+        for name in self.backends.iter().filter_map(|backend| backend.name()) {
             if !names.insert(name) {
-                return Err(ConfigError::RepeatedNode { name: name.to_owned() });
+                return Err(ConfigError::DuplicateNode { name: name.to_owned() });
             }
         }
         try_timer(&*self.runtime)?;
-        let rng = match self.rng {
-            Some(rng) => rng,
-            None => system_rng().map_err(ConfigError::Random)?,
+        let entropy = match self.entropy {
+            Some(entropy) => entropy,
+            None => Entropy::of_system().map_err(|reason| ConfigError::RandomSource { reason })?,
         };
         let nodes = Nodes {
             runtime: self.runtime,
             drift,
             node_timeout: self.node_timeout,
-            rng: Mutex::new(rng),
+            entropy: Mutex::new(entropy),
             nodes: self.backends.into_iter().enumerate().map(Node::new).collect(),
             extensions: ExtensionQueue::default(),
         };
@@ -169,9 +165,9 @@ impl Builder {
     }
 }
 
-impl fmt::Debug for Builder {
+impl fmt::Debug for RedlockBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Builder")
+        f.debug_struct("RedlockBuilder")
             .field("runtime", &self.runtime)
             .field("backends", &self.backends)
             .field("drift_factor", &self.drift_factor)
@@ -187,10 +183,4 @@ fn try_timer(runtime: &dyn Runtime) -> Result<(), ConfigError> {
         let _ = runtime.sleep(Duration::ZERO).as_mut().poll(&mut Context::from_waker(Waker::noop()));
     };
     catch_unwind(AssertUnwindSafe(try_one)).map_err(|panic| ConfigError::Timer { panic: panic_text(&*panic) })
-}
-
-/// The operating system's generator, once it has shown that it works: from then on it does not fail.
-fn system_rng() -> Result<Box<dyn CryptoRng + Send>, SysError> {
-    SysRng.try_next_u64()?;
-    Ok(Box::new(UnwrapErr(SysRng)))
 }

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::{
-    backend::{BackendError, BackendErrorKind, Released, Reply},
+    backend::{AcquireReply, BackendError, BackendErrorKind, ReleaseReply},
     resources::Resources,
     token::Token,
     validity::Ttl,
@@ -125,12 +125,12 @@ impl Claim {
 
     /// Books the answer to an acquire. Whether the node owes a removal.
     #[must_use]
-    pub(crate) fn put(&self, node: usize, answer: &Result<Reply, BackendError>) -> bool {
+    pub(crate) fn put(&self, node: usize, answer: &Result<AcquireReply, BackendError>) -> bool {
         let entry = &mut self.book().entries[node];
         entry.put = match answer.as_ref().map_err(BackendError::kind) {
-            Ok(Reply::Granted) => Put::Done,
+            Ok(AcquireReply::Granted) => Put::Done,
             Err(BackendErrorKind::Indeterminate) => Put::Unknown,
-            Ok(Reply::Refused) | Err(BackendErrorKind::Transient | BackendErrorKind::Rejected) => {
+            Ok(AcquireReply::Refused) | Err(BackendErrorKind::Transient | BackendErrorKind::Rejected) => {
                 entry.before
             }
         };
@@ -138,9 +138,9 @@ impl Claim {
     }
 
     /// Books the answer to an extension.
-    pub(crate) fn extended(&self, node: usize, answer: &Result<Reply, BackendError>) {
+    pub(crate) fn extended(&self, node: usize, answer: &Result<AcquireReply, BackendError>) {
         if let Ok(reply) = answer {
-            self.book().entries[node].confirmed = *reply == Reply::Granted;
+            self.book().entries[node].confirmed = *reply == AcquireReply::Granted;
         }
     }
 
@@ -167,12 +167,12 @@ impl Claim {
 
     /// Books the answer to a release. Whether the node owes another one.
     #[must_use]
-    pub(crate) fn undone(&self, node: usize, answer: &Result<Released, BackendError>) -> bool {
+    pub(crate) fn undone(&self, node: usize, answer: &Result<ReleaseReply, BackendError>) -> bool {
         let entry = &mut self.book().entries[node];
         let behind = entry.undo == Undo::UnderWay { behind: true };
         entry.undo = match answer.as_ref().map_err(BackendError::kind) {
-            Ok(Released::Removed) => Undo::Removed,
-            Ok(Released::NotHeld) => Undo::Absent { behind },
+            Ok(ReleaseReply::Removed) => Undo::Removed,
+            Ok(ReleaseReply::NotHeld) => Undo::Absent { behind },
             Err(_) => Undo::Failed,
         };
         entry.owes()
@@ -217,20 +217,20 @@ mod tests {
         Err(BackendError::new(kind, "test"))
     }
 
-    fn acquired() -> [Result<Reply, BackendError>; 5] {
+    fn acquired() -> [Result<AcquireReply, BackendError>; 5] {
         [
-            Ok(Reply::Granted),
-            Ok(Reply::Refused),
+            Ok(AcquireReply::Granted),
+            Ok(AcquireReply::Refused),
             failed(BackendErrorKind::Indeterminate),
             failed(BackendErrorKind::Transient),
             failed(BackendErrorKind::Rejected),
         ]
     }
 
-    fn released() -> [Result<Released, BackendError>; 5] {
+    fn released() -> [Result<ReleaseReply, BackendError>; 5] {
         [
-            Ok(Released::Removed),
-            Ok(Released::NotHeld),
+            Ok(ReleaseReply::Removed),
+            Ok(ReleaseReply::NotHeld),
             failed(BackendErrorKind::Indeterminate),
             failed(BackendErrorKind::Transient),
             failed(BackendErrorKind::Rejected),
@@ -275,20 +275,20 @@ mod tests {
     fn a_release_after_an_acquire_that_finds_nothing_owes_nothing() {
         let claim = claim();
         claim.putting(0);
-        assert!(!claim.put(0, &Ok(Reply::Granted)));
+        assert!(!claim.put(0, &Ok(AcquireReply::Granted)));
         assert!(claim.is_put(0));
         claim.undoing(0);
-        assert!(!claim.undone(0, &Ok(Released::NotHeld)), "it has expired");
+        assert!(!claim.undone(0, &Ok(ReleaseReply::NotHeld)), "it has expired");
     }
 
     #[test]
     fn nothing_is_put_back_once_the_removal_has_begun() {
         let claim = claim();
         assert!(claim.putting_again(0));
-        assert!(!claim.put(0, &Ok(Reply::Granted)));
+        assert!(!claim.put(0, &Ok(AcquireReply::Granted)));
         claim.undoing(0);
         assert!(!claim.putting_again(0));
-        assert!(!claim.undone(0, &Ok(Released::Removed)));
+        assert!(!claim.undone(0, &Ok(ReleaseReply::Removed)));
         assert!(!claim.putting_again(0));
     }
 
@@ -301,11 +301,11 @@ mod tests {
                 assert!(!claim.put(0, acquired));
             }
             assert!(claim.is_unsettled(0));
-            claim.extended(0, &Ok(Reply::Granted));
+            claim.extended(0, &Ok(AcquireReply::Granted));
             assert!(!claim.is_unsettled(0));
             claim.extended(0, &failed(BackendErrorKind::Indeterminate));
             assert!(!claim.is_unsettled(0), "it says nothing");
-            claim.extended(0, &Ok(Reply::Refused));
+            claim.extended(0, &Ok(AcquireReply::Refused));
             assert!(claim.is_unsettled(0));
         }
     }
@@ -319,8 +319,8 @@ mod tests {
 
     #[test]
     fn keys_that_could_not_be_put_back_may_still_be_there_in_part() {
-        for refused in [Ok(Reply::Refused), failed(BackendErrorKind::Transient)] {
-            for before in [Ok(Reply::Granted), failed(BackendErrorKind::Indeterminate)] {
+        for refused in [Ok(AcquireReply::Refused), failed(BackendErrorKind::Transient)] {
+            for before in [Ok(AcquireReply::Granted), failed(BackendErrorKind::Indeterminate)] {
                 let claim = claim();
                 claim.putting(0);
                 assert!(!claim.put(0, &before));

@@ -12,16 +12,16 @@ use crate::{backend::BackendError, resources::Resources, validity::MAX_TTL};
 pub enum Error {
     /// Somebody else holds a resource: come back later.
     #[error("{} held by another owner ({_0})", Are(&.0.resources))]
-    Contended(Box<Report>),
+    Contended(Box<RoundReport>),
     /// Too few nodes answered in time for a quorum: page someone.
     #[error("no quorum of nodes for {} ({_0})", .0.resources)]
-    NoQuorum(Box<Report>),
+    NoQuorum(Box<RoundReport>),
     /// So many nodes reject the request that no quorum is left: fix the configuration, retrying does not help.
     #[error("rejected by the nodes for {} ({_0})", .0.resources)]
-    Rejected(Box<Report>),
+    Rejected(Box<RoundReport>),
     /// The lock is not yours any more: stop what it guards.
     #[error("the lock on {} is lost ({_0})", .0.resources)]
-    Lost(Box<Report>),
+    Lost(Box<RoundReport>),
     /// The request makes no sense; nothing was sent.
     #[error("invalid request: {0}")]
     InvalidRequest(#[from] InvalidRequest),
@@ -30,12 +30,12 @@ pub enum Error {
 impl Error {
     /// A lock whose time is over, without asking anybody.
     pub(crate) fn lapsed(resources: Resources) -> Self {
-        Self::Lost(Box::new(Report { resources, attempts: 0, answers: Vec::new() }))
+        Self::Lost(Box::new(RoundReport { resources, attempts: 0, replies: Vec::new() }))
     }
 
     /// What every node said; `None` for [`Error::InvalidRequest`].
     #[must_use]
-    pub fn report(&self) -> Option<&Report> {
+    pub fn report(&self) -> Option<&RoundReport> {
         match self {
             Self::Contended(report)
             | Self::NoQuorum(report)
@@ -49,47 +49,47 @@ impl Error {
 /// What the nodes said in the last round of a failed request.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Report {
+pub struct RoundReport {
     /// What was asked for.
     pub resources: Resources,
     /// How many rounds the call that failed has made. Zero when it made none: the lock had lapsed before, or under the
     /// routine of [`using`](crate::Redlock::using), which others have tried to extend.
     pub attempts: u32,
-    /// The last round's answers, in the order of the nodes. Empty when there was no round.
-    pub answers: Vec<NodeAnswer>,
+    /// The last round's replies, in the order of the nodes. Empty when there was no round.
+    pub replies: Vec<NodeReply>,
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for RoundReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.attempts {
             0 => f.write_str("its validity had run out")?,
             1 => f.write_str("1 attempt")?,
             attempts => write!(f, "{attempts} attempts")?,
         }
-        for answer in &self.answers {
-            write!(f, "; {answer}")?;
+        for reply in &self.replies {
+            write!(f, "; {reply}")?;
         }
         Ok(())
     }
 }
 
-/// One node's answer in a round.
+/// One node's reply in a round.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct NodeAnswer {
+pub struct NodeReply {
     /// The node's position in the builder, from 0.
     pub node: usize,
-    /// The node's [name](crate::LockBackend::name).
-    pub name: String,
+    /// The node's [name](crate::LockBackend::name), if it has one.
+    pub name: Option<String>,
     /// What it said.
-    pub answer: Answer,
+    pub outcome: NodeOutcome,
 }
 
-impl fmt::Display for NodeAnswer {
+impl fmt::Display for NodeReply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.name.as_str() {
-            "" => write!(f, "node {}: {}", self.node, self.answer),
-            name => write!(f, "{name}: {}", self.answer),
+        match &self.name {
+            None => write!(f, "node {}: {}", self.node, self.outcome),
+            Some(name) => write!(f, "{name}: {}", self.outcome),
         }
     }
 }
@@ -97,7 +97,7 @@ impl fmt::Display for NodeAnswer {
 /// What a node said.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Answer {
+pub enum NodeOutcome {
     /// It holds the keys for us.
     #[error("granted")]
     Granted,
@@ -133,7 +133,7 @@ pub enum InvalidRequest {
     EmptyResource,
     /// A resource is named more than once.
     #[error("the resource {name:?} is named more than once")]
-    RepeatedResource {
+    DuplicateResource {
         /// The repeated name.
         name: String,
     },
@@ -142,7 +142,7 @@ pub enum InvalidRequest {
     TtlTooShort {
         /// The ttl that was asked for.
         ttl: Duration,
-        /// What drift takes, see [`Builder::drift_factor`](crate::Builder::drift_factor).
+        /// What drift takes, see [`RedlockBuilder::drift_factor`](crate::RedlockBuilder::drift_factor).
         drift: Duration,
     },
     /// The ttl is over [`MAX_TTL`].
@@ -162,19 +162,19 @@ pub enum ConfigError {
     NoNodes,
     /// Two nodes go by the same name: one server must not vote twice.
     #[error("the node {name:?} is there twice")]
-    RepeatedNode {
+    DuplicateNode {
         /// The repeated name.
         name: String,
     },
     /// The drift factor is not a number from 0 to less than 1.
     #[error("the drift factor must be at least 0 and less than 1, not {factor}")]
-    DriftFactor {
+    InvalidDriftFactor {
         /// The factor that was asked for.
         factor: f64,
     },
     /// With a timeout of zero no node can answer.
     #[error("the node timeout is zero")]
-    NodeTimeout,
+    ZeroNodeTimeout,
     /// The runtime's timer panics: a tokio runtime without `enable_time`, say, or one that has been shut down.
     #[error("the runtime's timer does not work: {panic}")]
     Timer {
@@ -182,8 +182,11 @@ pub enum ConfigError {
         panic: String,
     },
     /// The operating system has no random numbers for tokens.
-    #[error("the operating system's random generator does not work")]
-    Random(#[source] rand::rngs::SysError),
+    #[error("the operating system's random generator does not work: {reason}")]
+    RandomSource {
+        /// What it says.
+        reason: String,
+    },
 }
 
 /// What a panic says, in one line; failed assertions have several.
@@ -243,7 +246,7 @@ mod tests {
     }
 
     fn failed(cause: Cause) -> String {
-        Answer::Failed(
+        NodeOutcome::Failed(
             BackendError::new(BackendErrorKind::Indeterminate, "connection failed").with_source(cause),
         )
         .to_string()
@@ -272,8 +275,9 @@ mod tests {
 
     #[test]
     fn errors_read_as_sentences() {
-        let report =
-            |names: &[&str]| Box::new(Report { resources: names.into(), attempts: 4, answers: Vec::new() });
+        let report = |names: &[&str]| {
+            Box::new(RoundReport { resources: names.into(), attempts: 4, replies: Vec::new() })
+        };
         let error = Error::Contended(report(&["a"]));
         assert_eq!(error.to_string(), "\"a\" is held by another owner (4 attempts)");
         let error = Error::Contended(report(&["a", "b"]));

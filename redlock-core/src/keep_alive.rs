@@ -12,7 +12,7 @@ use crate::{
     error::Error,
     extensions::Turn,
     hold::Hold,
-    lock::{Lock, Unlock},
+    lock::{Lock, UnlockOutcome},
     resources::Resources,
     signal::Signal,
     validity::Ttl,
@@ -71,7 +71,7 @@ impl KeepAlive {
     /// # Errors
     ///
     /// As [`Lock::unlock`].
-    pub async fn unlock(self) -> Result<Unlock, Error> {
+    pub async fn unlock(self) -> Result<UnlockOutcome, Error> {
         self.stop().unlock().await
     }
 }
@@ -123,7 +123,7 @@ impl Lease {
 
 async fn extend_until_over(hold: Arc<Hold>, ttl: Ttl, longest: Option<Instant>) {
     let nodes = &hold.nodes;
-    let draw = |most| nodes.with_rng(|rng| rng.random_range(0..=most));
+    let draw = |most| nodes.with_entropy(|rng| rng.random_range(0..=most));
     let won = hold.valid_until() - nodes.drift.validity(ttl);
     let mut pace = Pace::new(nodes.now(), won, ttl, draw);
     loop {

@@ -6,6 +6,7 @@ mod claim;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod debts;
+mod entropy;
 mod error;
 mod extensions;
 mod fan;
@@ -38,13 +39,14 @@ pub use self::runtime::SmolRuntime;
 pub use self::runtime::{NoRuntime, TokioRuntime};
 pub use self::{
     backend::{
-        Acquire, BackendError, BackendErrorKind, Extend, LockBackend, Release, Released, Replace, Reply,
+        Acquire, AcquireReply, BackendError, BackendErrorKind, Extend, LockBackend, Release, ReleaseReply,
+        Replace,
     },
-    builder::Builder,
-    error::{Answer, ConfigError, Error, InvalidRequest, NodeAnswer, Report},
+    builder::RedlockBuilder,
+    error::{ConfigError, Error, InvalidRequest, NodeOutcome, NodeReply, RoundReport},
     inspect::{Inspect, KeyState},
     keep_alive::{KeepAlive, Lease},
-    lock::{Lock, LockParts, Unlock},
+    lock::{Lock, LockParts, UnlockOutcome},
     memory::MemoryBackend,
     redlock::Redlock,
     request::LockRequest,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    error::{Error, NodeAnswer},
+    error::{Error, NodeReply},
     hold::Hold,
     keep_alive::{KeepAlive, Lease},
     resources::Resources,
@@ -35,7 +35,7 @@ pub struct Lock {
 pub(crate) struct Won {
     pub(crate) attempts: u32,
     pub(crate) took: Duration,
-    pub(crate) votes: Vec<NodeAnswer>,
+    pub(crate) votes: Vec<NodeReply>,
     /// Keep-alive ends here.
     pub(crate) longest: Option<Instant>,
 }
@@ -86,7 +86,7 @@ impl Lock {
 
     /// What each node had said when the last round was won.
     #[must_use]
-    pub fn votes(&self) -> &[NodeAnswer] {
+    pub fn replies(&self) -> &[NodeReply] {
         &self.won.votes
     }
 
@@ -129,7 +129,7 @@ impl Lock {
     /// # Cancellation
     ///
     /// Dropping the future releases the lock in the background.
-    pub async fn unlock(mut self) -> Result<Unlock, Error> {
+    pub async fn unlock(mut self) -> Result<UnlockOutcome, Error> {
         self.armed = false;
         release(&self.hold).await
     }
@@ -188,12 +188,12 @@ impl Drop for Lock {
 /// What unlocking found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Unlock {
+pub enum UnlockOutcome {
     /// A quorum of nodes held the lock until now.
     Released,
     /// No quorum held it any more: it had lapsed, or its keys were deleted. Somebody else may have had it
     /// meanwhile.
-    AlreadyGone,
+    NotHeld,
 }
 
 /// A lock that is held, but by nobody in this process. Anyone who knows its token can take, extend and release the
@@ -215,7 +215,7 @@ pub struct LockParts {
     /// The longest ttl that nodes were asked for: how long a key may still live. The default is `ttl`.
     #[cfg_attr(feature = "serde", serde(default))]
     pub longest_ttl: Duration,
-    /// What was left of [`hold_at_most`](crate::LockRequest::hold_at_most) when the lock was taken apart; from its
+    /// What was left of [`max_hold`](crate::LockRequest::max_hold) when the lock was taken apart; from its
     /// taking on, this is the bound. The default is `None`: no bound.
     #[cfg_attr(feature = "serde", serde(default))]
     pub max_hold: Option<Duration>,
@@ -237,14 +237,14 @@ impl From<Lock> for LockParts {
     }
 }
 
-async fn release(hold: &Hold) -> Result<Unlock, Error> {
+async fn release(hold: &Hold) -> Result<UnlockOutcome, Error> {
     let release = async {
         hold.end();
         match rounds::release(&hold.nodes, &hold.claim).await {
-            Ok(true) => Ok(Unlock::Released),
+            Ok(true) => Ok(UnlockOutcome::Released),
             Ok(false) => {
                 hold.watch.lost(&hold.claim, Loss::Gone);
-                Ok(Unlock::AlreadyGone)
+                Ok(UnlockOutcome::NotHeld)
             }
             Err(defeated) => Err(defeated.not_confirmed(&hold.claim)),
         }

@@ -8,7 +8,8 @@ use futures_util::future::{Either, select};
 use self::server::{Failure, Order, Outcome, Server, Verb, unreachable};
 use crate::{
     backend::{
-        Acquire, BackendError, BackendErrorKind, Extend, LockBackend, Release, Released, Replace, Reply,
+        Acquire, AcquireReply, BackendError, BackendErrorKind, Extend, LockBackend, Release, ReleaseReply,
+        Replace,
     },
     inspect::{Inspect, KeyState},
     runtime::Runtime,
@@ -46,7 +47,7 @@ mod server;
 /// ```
 #[derive(Clone)]
 pub struct MemoryBackend {
-    name: String,
+    name: Option<String>,
     node: Arc<Server>,
 }
 
@@ -54,13 +55,13 @@ impl MemoryBackend {
     /// An empty, healthy node.
     #[must_use]
     pub fn new(runtime: impl Runtime) -> Self {
-        Self { name: String::new(), node: Arc::new(Server::new(runtime)) }
+        Self { name: None, node: Arc::new(Server::new(runtime)) }
     }
 
     /// The same node under a name, which errors show. The default is none.
     #[must_use]
-    pub fn named(mut self, name: impl Into<String>) -> Self {
-        self.name = name.into();
+    pub fn with_name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
         self
     }
 
@@ -180,22 +181,22 @@ impl MemoryBackend {
 
 #[async_trait]
 impl LockBackend for MemoryBackend {
-    async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
+    async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
         let verb = Verb::Acquire(request.ttl, request.token.clone());
         self.ask(Order { verb, resources: request.resources.clone() }, request.timeout).await
     }
 
-    async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
+    async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
         let verb = Verb::Extend(request.ttl, request.token.clone());
         self.ask(Order { verb, resources: request.resources.clone() }, request.timeout).await
     }
 
-    async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
+    async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
         let verb = Verb::Release(request.token.clone());
         self.ask(Order { verb, resources: request.resources.clone() }, request.timeout).await
     }
 
-    async fn replace(&self, request: Replace<'_>) -> Result<Reply, BackendError> {
+    async fn replace(&self, request: Replace<'_>) -> Result<AcquireReply, BackendError> {
         let verb = Verb::Replace(request.ttl, request.old.clone(), request.new.clone());
         self.ask(Order { verb, resources: request.resources.clone() }, request.timeout).await
     }
@@ -205,8 +206,8 @@ impl LockBackend for MemoryBackend {
         self.ask(order, request.timeout).await
     }
 
-    fn name(&self) -> &str {
-        &self.name
+    fn name(&self) -> Option<&str> {
+        self.name.as_deref()
     }
 
     fn server_id(&self) -> Option<Arc<str>> {
@@ -224,7 +225,7 @@ trait Answerable {
     fn from_outcome(outcome: Outcome) -> Self;
 }
 
-impl Answerable for Reply {
+impl Answerable for AcquireReply {
     fn from_outcome(outcome: Outcome) -> Self {
         match outcome {
             Outcome::Yes => Self::Granted,
@@ -233,7 +234,7 @@ impl Answerable for Reply {
     }
 }
 
-impl Answerable for Released {
+impl Answerable for ReleaseReply {
     fn from_outcome(outcome: Outcome) -> Self {
         match outcome {
             Outcome::Yes => Self::Removed,
@@ -275,8 +276,8 @@ mod tests {
 
     #[test]
     fn a_node_in_an_arc_has_its_name() {
-        let node = MemoryBackend::new(Arc::new(NoRuntime)).named("a");
-        assert_eq!(LockBackend::name(&Arc::new(node)), "a");
+        let node = MemoryBackend::new(Arc::new(NoRuntime)).with_name("a");
+        assert_eq!(LockBackend::name(&Arc::new(node)), Some("a"));
     }
 
     #[test]

@@ -16,15 +16,16 @@ use futures_util::{
     FutureExt as _,
     future::{Either, select},
 };
-use rand::CryptoRng;
 
 use crate::{
     backend::{
-        Acquire, BackendError, BackendErrorKind, Extend, LockBackend, Release, Released, Replace, Reply,
+        Acquire, AcquireReply, BackendError, BackendErrorKind, Extend, LockBackend, Release, ReleaseReply,
+        Replace,
     },
     claim::Claim,
     debts::Debts,
-    error::{Answer, InvalidRequest, NodeAnswer},
+    entropy::Entropy,
+    error::{InvalidRequest, NodeOutcome, NodeReply},
     extensions::ExtensionQueue,
     fan::Fan,
     resources::Resources,
@@ -40,7 +41,7 @@ pub(crate) struct Nodes {
     pub(crate) drift: Drift,
     /// For each node in each round; `None` is a share of the ttl.
     pub(crate) node_timeout: Option<Duration>,
-    pub(crate) rng: Mutex<Box<dyn CryptoRng + Send>>,
+    pub(crate) entropy: Mutex<Entropy>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) extensions: ExtensionQueue,
 }
@@ -76,8 +77,8 @@ impl Nodes {
         self.runtime.now()
     }
 
-    pub(crate) fn with_rng<T>(&self, draw: impl FnOnce(&mut (dyn CryptoRng + Send)) -> T) -> T {
-        draw(&mut **self.rng.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(crate) fn with_entropy<T>(&self, draw: impl FnOnce(&mut Entropy) -> T) -> T {
+        draw(&mut self.entropy.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(crate) fn ttl(&self, ttl: Duration) -> Result<Ttl, InvalidRequest> {
@@ -97,7 +98,7 @@ impl Nodes {
 
     /// A new claim with a token of its own.
     pub(crate) fn claim(&self, resources: Resources, ttl: Ttl) -> Arc<Claim> {
-        let token = self.with_rng(|rng| Token::random(rng));
+        let token = self.with_entropy(Token::random);
         Arc::new(Claim::new(resources, token, ttl, self.len()))
     }
 
@@ -106,7 +107,7 @@ impl Nodes {
         self: &Arc<Self>,
         claim: &Arc<Claim>,
         timeout: Duration,
-    ) -> Fan<Result<Reply, BackendError>> {
+    ) -> Fan<Result<AcquireReply, BackendError>> {
         let ttl = claim.ttl();
         self.fan(|node| {
             let (nodes, claim) = (self.clone(), claim.clone());
@@ -140,7 +141,7 @@ impl Nodes {
         claim: &Arc<Claim>,
         ttl: Ttl,
         timeout: Duration,
-    ) -> Fan<Result<Reply, BackendError>> {
+    ) -> Fan<Result<AcquireReply, BackendError>> {
         claim.extending(ttl);
         self.fan(|node| {
             let (nodes, claim) = (self.clone(), claim.clone());
@@ -162,7 +163,7 @@ impl Nodes {
         old: &Arc<Claim>,
         ttl: Ttl,
         timeout: Duration,
-    ) -> Fan<Result<Reply, BackendError>> {
+    ) -> Fan<Result<AcquireReply, BackendError>> {
         self.fan(|node| {
             let (nodes, claim, old) = (self.clone(), claim.clone(), old.clone());
             Box::pin(async move {
@@ -171,7 +172,7 @@ impl Nodes {
                 let told = telemetry::Request::begin(&nodes, node, Verb::Replace, &claim.token);
                 let asked = async { nodes.nodes[node].backend.replace(request).await };
                 let answer = nodes.in_time(node, timeout, &[&old.token, &claim.token], told, asked).await;
-                if let Ok(Reply::Granted) = answer {
+                if let Ok(AcquireReply::Granted) = answer {
                     old.replaced(node);
                 }
                 if claim.put(node, &answer) {
@@ -183,7 +184,10 @@ impl Nodes {
     }
 
     /// Asks all nodes to remove the claim's keys. Each that does not is asked again later, in the background.
-    pub(crate) fn release_all(self: &Arc<Self>, claim: &Arc<Claim>) -> Fan<Result<Released, BackendError>> {
+    pub(crate) fn release_all(
+        self: &Arc<Self>,
+        claim: &Arc<Claim>,
+    ) -> Fan<Result<ReleaseReply, BackendError>> {
         self.release_from(claim, 0..self.len())
     }
 
@@ -192,7 +196,7 @@ impl Nodes {
         self: &Arc<Self>,
         claim: &Arc<Claim>,
         nodes: impl IntoIterator<Item = usize>,
-    ) -> Fan<Result<Released, BackendError>> {
+    ) -> Fan<Result<ReleaseReply, BackendError>> {
         let requests = nodes.into_iter().map(|node| (node, self.release_and_book(node, claim)));
         Fan::new(self.runtime.clone(), requests).without_fail()
     }
@@ -201,7 +205,7 @@ impl Nodes {
         self: &Arc<Self>,
         node: usize,
         claim: &Arc<Claim>,
-    ) -> BoxFuture<Result<Released, BackendError>> {
+    ) -> BoxFuture<Result<ReleaseReply, BackendError>> {
         let (nodes, claim) = (self.clone(), claim.clone());
         Box::pin(async move {
             claim.undoing(node);
@@ -214,7 +218,7 @@ impl Nodes {
     }
 
     /// One release on one node; nothing is booked.
-    pub(crate) async fn release(&self, node: usize, claim: &Claim) -> Result<Released, BackendError> {
+    pub(crate) async fn release(&self, node: usize, claim: &Claim) -> Result<ReleaseReply, BackendError> {
         let timeout = self.timeout(claim.ttl());
         let request = Release::new(&claim.resources, &claim.token, timeout);
         let told = telemetry::Request::begin(self, node, Verb::Release, &claim.token);
@@ -223,21 +227,19 @@ impl Nodes {
     }
 
     /// What to tell of answers; nodes that are not among them were not waited for.
-    pub(crate) fn answers(&self, answers: &[Option<Answer>]) -> Vec<NodeAnswer> {
-        let answer = |(node, answer): (usize, &Option<Answer>)| NodeAnswer {
+    pub(crate) fn answers(&self, answers: &[Option<NodeOutcome>]) -> Vec<NodeReply> {
+        let answer = |(node, answer): (usize, &Option<NodeOutcome>)| NodeReply {
             node,
-            name: self.nodes[node].backend.name().to_owned(),
-            answer: answer.clone().unwrap_or(Answer::Pending),
+            name: self.nodes[node].backend.name().map(ToOwned::to_owned),
+            outcome: answer.clone().unwrap_or(NodeOutcome::Pending),
         };
         answers.iter().enumerate().map(answer).collect()
     }
 
     /// Why a node has no vote whose server has voted over another one.
     pub(crate) fn same_server(&self, as_node: usize) -> BackendError {
-        let other = match self.nodes[as_node].backend.name() {
-            "" => format!("node {as_node}"),
-            name => name.to_owned(),
-        };
+        let name = self.nodes[as_node].backend.name();
+        let other = name.map_or_else(|| format!("node {as_node}"), ToOwned::to_owned);
         let message =
             format!("the same server as {other}, which has voted: each node needs a server of its own");
         BackendError::new(BackendErrorKind::Rejected, message)
@@ -249,7 +251,7 @@ impl Nodes {
         claim: &Arc<Claim>,
         ttl: Ttl,
         timeout: Duration,
-    ) -> Result<Reply, BackendError> {
+    ) -> Result<AcquireReply, BackendError> {
         let request = Acquire::new(&claim.resources, &claim.token, ttl.get(), timeout);
         let told = telemetry::Request::begin(self, node, Verb::Acquire, &claim.token);
         let asked = async { self.nodes[node].backend.acquire(request).await };
@@ -263,7 +265,7 @@ impl Nodes {
     /// A backend that does not keep its time is cut off: a round must end. One that panics has failed, as one without
     /// an answer: its panic must not end a round half-way. The call of its method belongs in `request`, too.
     /// Nobody is told of a whole token, whatever the backend says.
-    async fn in_time<T: Copy + Into<Answer>>(
+    async fn in_time<T: Copy + Into<NodeOutcome>>(
         &self,
         node: usize,
         timeout: Duration,

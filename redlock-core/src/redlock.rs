@@ -3,11 +3,11 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use crate::{
-    builder::Builder,
+    builder::RedlockBuilder,
     error::Error,
     hold::Hold,
     keep_alive::Lease,
-    lock::{Lock, LockParts, Unlock, Won},
+    lock::{Lock, LockParts, UnlockOutcome, Won},
     nodes::Nodes,
     request::LockRequest,
     resources::Resources,
@@ -22,7 +22,7 @@ use crate::{
 ///
 /// ```
 /// use std::time::Duration;
-/// use redlock_core::{MemoryBackend, Redlock, TokioRuntime, Unlock};
+/// use redlock_core::{MemoryBackend, Redlock, TokioRuntime, UnlockOutcome};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -34,7 +34,7 @@ use crate::{
 /// let mut lock = redlock.lock("locks:account:322456", Duration::from_secs(10)).await?;
 /// assert!(redlock.try_lock("locks:account:322456", Duration::from_secs(10)).await.is_err());
 /// lock.extend(Duration::from_secs(10)).await?;
-/// assert_eq!(lock.unlock().await?, Unlock::Released);
+/// assert_eq!(lock.unlock().await?, UnlockOutcome::Released);
 /// # Ok(())
 /// # }
 /// ```
@@ -46,8 +46,8 @@ pub struct Redlock {
 
 impl Redlock {
     /// Starts to make a lock manager that runs on `runtime`.
-    pub fn builder(runtime: impl Runtime) -> Builder {
-        Builder::new(Arc::new(runtime))
+    pub fn builder(runtime: impl Runtime) -> RedlockBuilder {
+        RedlockBuilder::new(Arc::new(runtime))
     }
 
     pub(crate) fn new(nodes: Arc<Nodes>, retry: RetryPolicy) -> Self {
@@ -62,7 +62,7 @@ impl Redlock {
     /// # use std::time::Duration;
     /// # async fn example(redlock: redlock_core::Redlock) -> Result<(), redlock_core::Error> {
     /// let ttl = Duration::from_secs(10);
-    /// let lock = redlock.lock(["account:1", "account:2"], ttl).retry_forever().wait_at_most(ttl).await?;
+    /// let lock = redlock.lock(["account:1", "account:2"], ttl).retry_forever().acquire_timeout(ttl).await?;
     /// # drop(lock);
     /// # Ok(())
     /// # }
@@ -145,7 +145,7 @@ impl Redlock {
     /// # Errors
     ///
     /// As [`Lock::unlock`].
-    pub async fn unlock(&self, lock: Lock) -> Result<Unlock, Error> {
+    pub async fn unlock(&self, lock: Lock) -> Result<UnlockOutcome, Error> {
         lock.unlock().await
     }
 

@@ -40,31 +40,31 @@ impl LockRequest {
         Self { nodes, retry, resources, ttl, wait: None, longest: None }
     }
 
-    /// As [`Builder::retry_count`](crate::Builder::retry_count), for this call.
+    /// As [`RedlockBuilder::retry_count`](crate::RedlockBuilder::retry_count), for this call.
     pub fn retry_count(mut self, count: u32) -> Self {
         self.retry.count = Some(count);
         self
     }
 
-    /// As [`Builder::retry_forever`](crate::Builder::retry_forever), for this call.
+    /// As [`RedlockBuilder::retry_forever`](crate::RedlockBuilder::retry_forever), for this call.
     pub fn retry_forever(mut self) -> Self {
         self.retry.count = None;
         self
     }
 
-    /// As [`Builder::retry_delay`](crate::Builder::retry_delay), for this call.
+    /// As [`RedlockBuilder::retry_delay`](crate::RedlockBuilder::retry_delay), for this call.
     pub fn retry_delay(mut self, delay: Duration) -> Self {
         self.retry.delay.set_delay(delay);
         self
     }
 
-    /// As [`Builder::retry_jitter`](crate::Builder::retry_jitter), for this call.
+    /// As [`RedlockBuilder::retry_jitter`](crate::RedlockBuilder::retry_jitter), for this call.
     pub fn retry_jitter(mut self, jitter: Duration) -> Self {
         self.retry.delay.set_jitter(jitter);
         self
     }
 
-    /// As [`Builder::retry_delays`](crate::Builder::retry_delays), for this call.
+    /// As [`RedlockBuilder::retry_delays`](crate::RedlockBuilder::retry_delays), for this call.
     pub fn retry_delays<F, I>(mut self, delays: F) -> Self
     where
         F: Fn() -> I + Send + Sync + 'static,
@@ -81,14 +81,14 @@ impl LockRequest {
     ///
     /// Enough of it is kept for the last round: half as much again as the longest round of this call took, but at least
     /// 50 ms; until one has shown how long it takes, the last quarter, or the node timeout when that is shorter.
-    pub fn wait_at_most(mut self, wait: Duration) -> Self {
+    pub fn acquire_timeout(mut self, wait: Duration) -> Self {
         self.wait = Some(wait);
         self
     }
 
     /// The longest that [`using`](LockRequest::using) and [`Lock::keep_alive`] hold the lock, counted from the
     /// round that won it: a ttl that is longer is cut to it, and no extension goes past it. The default is no bound.
-    pub fn hold_at_most(mut self, longest: Duration) -> Self {
+    pub fn max_hold(mut self, longest: Duration) -> Self {
         self.longest = Some(longest);
         self
     }
@@ -137,7 +137,7 @@ impl LockRequest {
         let mut attempts: u32 = 0;
         loop {
             attempts = attempts.saturating_add(1);
-            let delay = retries.next(|width| self.nodes.with_rng(|rng| rng.random_range(0..=width)));
+            let delay = retries.next(|width| self.nodes.with_entropy(|rng| rng.random_range(0..=width)));
             let begun = self.nodes.now();
             let mut round = Acquiring::new(&self.nodes, self.resources.clone(), ttl, time.for_a_round(begun));
             let mut won = round.decide(time.for_a_delay(begun, delay).is_none()).await;

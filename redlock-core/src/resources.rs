@@ -33,7 +33,7 @@ impl Resources {
             return Err(InvalidRequest::EmptyResource);
         }
         match sorted.windows(2).find(|pair| pair[0] == pair[1]) {
-            Some(pair) => Err(InvalidRequest::RepeatedResource { name: pair[0].to_owned() }),
+            Some(pair) => Err(InvalidRequest::DuplicateResource { name: pair[0].to_owned() }),
             None => Ok(()),
         }
     }
@@ -131,7 +131,7 @@ mod tests {
         assert_eq!(Resources::from(["a", ""]).validate(), Err(InvalidRequest::EmptyResource));
         assert_eq!(
             Resources::from(["a", "b", "a"]).validate(),
-            Err(InvalidRequest::RepeatedResource { name: "a".to_owned() })
+            Err(InvalidRequest::DuplicateResource { name: "a".to_owned() })
         );
         assert_eq!(Resources::from(["a", "b", "A", " "]).validate(), Ok(()));
     }

@@ -6,9 +6,9 @@ use std::{
 };
 
 use crate::{
-    backend::{BackendError, BackendErrorKind, Released, Reply},
+    backend::{AcquireReply, BackendError, BackendErrorKind, ReleaseReply},
     claim::Claim,
-    error::{Answer, Error, NodeAnswer, Report},
+    error::{Error, NodeOutcome, NodeReply, RoundReport},
     fan::Fan,
     nodes::Nodes,
     quorum::{Decision, Defeat, Tally, Vote},
@@ -26,7 +26,7 @@ pub(crate) struct Acquiring {
     nodes: Arc<Nodes>,
     claim: Arc<Claim>,
     valid_until: Instant,
-    fan: Fan<Result<Reply, BackendError>>,
+    fan: Fan<Result<AcquireReply, BackendError>>,
     votes: Votes,
     settled: bool,
 }
@@ -38,7 +38,12 @@ impl Acquiring {
         Self::with(nodes, claim, fan, ttl)
     }
 
-    fn with(nodes: &Arc<Nodes>, claim: Arc<Claim>, fan: Fan<Result<Reply, BackendError>>, ttl: Ttl) -> Self {
+    fn with(
+        nodes: &Arc<Nodes>,
+        claim: Arc<Claim>,
+        fan: Fan<Result<AcquireReply, BackendError>>,
+        ttl: Ttl,
+    ) -> Self {
         let votes = Votes::new(nodes);
         // Read before the first request: a node's key lives at least as long as counted from here.
         let valid_until = nodes.now() + nodes.drift.validity(ttl);
@@ -59,7 +64,7 @@ impl Acquiring {
     }
 
     /// Accepts a round that was won. Nodes that have not answered yet are heard in the background.
-    pub(crate) fn accept(mut self, verb: Verb) -> (Arc<Claim>, Instant, Vec<NodeAnswer>) {
+    pub(crate) fn accept(mut self, verb: Verb) -> (Arc<Claim>, Instant, Vec<NodeReply>) {
         self.settled = true;
         let answers = self.votes.answers();
         telemetry::round(verb, &self.claim, None, &answers);
@@ -89,7 +94,7 @@ impl Drop for Acquiring {
 #[derive(Debug)]
 pub(crate) struct Undoing {
     claim: Arc<Claim>,
-    fan: Fan<Result<Released, BackendError>>,
+    fan: Fan<Result<ReleaseReply, BackendError>>,
 }
 
 impl Undoing {
@@ -143,7 +148,7 @@ impl Taking {
     }
 
     /// The new claim, the end of its validity, and the votes.
-    pub(crate) async fn decide(mut self) -> Result<(Arc<Claim>, Instant, Vec<NodeAnswer>), Error> {
+    pub(crate) async fn decide(mut self) -> Result<(Arc<Claim>, Instant, Vec<NodeReply>), Error> {
         let valid_until = Some(self.round.valid_until);
         let decision = self.round.votes.hear(&mut self.round.fan, valid_until, settled_for_a_holder).await;
         if decision == Decision::Won {
@@ -186,7 +191,7 @@ pub(crate) async fn extend(
     start: Instant,
     deadline: Instant,
     timeout: Duration,
-) -> Result<(Instant, Vec<NodeAnswer>), Defeated> {
+) -> Result<(Instant, Vec<NodeReply>), Defeated> {
     let valid_until = start + nodes.drift.validity(ttl);
     let deadline = deadline.min(valid_until);
     let timeout = nodes.timeout(ttl).min(timeout).min(deadline.saturating_duration_since(start));
@@ -204,7 +209,7 @@ pub(crate) async fn extend(
     for (node, request) in fan.take() {
         let back = nodes.put_back(node, claim, ttl, timeout);
         let heard_later = async move {
-            if let Ok(Reply::Refused) = request.await {
+            if let Ok(AcquireReply::Refused) = request.await {
                 back.await;
             }
         };
@@ -241,7 +246,7 @@ pub(crate) struct Defeated {
     /// So many nodes said that they do not hold the keys that no quorum holds them.
     pub(crate) disproved: bool,
     pub(crate) attempts: u32,
-    pub(crate) answers: Vec<NodeAnswer>,
+    pub(crate) answers: Vec<NodeReply>,
 }
 
 impl Defeated {
@@ -250,9 +255,9 @@ impl Defeated {
         Self { defeat: Defeat::Refused, disproved: true, attempts: 0, answers: Vec::new() }
     }
 
-    pub(crate) fn report(self, claim: &Claim) -> Box<Report> {
+    pub(crate) fn report(self, claim: &Claim) -> Box<RoundReport> {
         let resources = claim.resources.clone();
-        Box::new(Report { resources, attempts: self.attempts, answers: self.answers })
+        Box::new(RoundReport { resources, attempts: self.attempts, replies: self.answers })
     }
 
     /// The error for a lock that was asked for.
@@ -280,7 +285,7 @@ impl Defeated {
 struct Votes {
     nodes: Arc<Nodes>,
     tally: Tally,
-    answers: Vec<Option<Answer>>,
+    answers: Vec<Option<NodeOutcome>>,
     /// Whether a contended round is given up when only nodes that went silent could still tip it: another round is
     /// cheap then, and keys in each other's way are not.
     impatient: bool,
@@ -302,16 +307,16 @@ impl Votes {
         enough: impl Fn(&Tally) -> bool,
     ) -> Decision
     where
-        T: Into<Answer> + Send + 'static,
+        T: Into<NodeOutcome> + Send + 'static,
     {
         while self.tally.decision() != Decision::Lost || !enough(&self.tally) {
             let heard = fan.next().await;
             let late = deadline.is_some_and(|deadline| self.nodes.now() >= deadline);
             let all_heard = heard.is_empty();
             for (node, answer) in heard {
-                let answer = match answer.map_or_else(Answer::Failed, Into::into) {
-                    Answer::Granted if late => Answer::Late,
-                    Answer::Granted => self.one_vote_for_each_server(node),
+                let answer = match answer.map_or_else(NodeOutcome::Failed, Into::into) {
+                    NodeOutcome::Granted if late => NodeOutcome::Late,
+                    NodeOutcome::Granted => self.one_vote_for_each_server(node),
                     answer => answer,
                 };
                 self.tally.count(node, vote(&answer));
@@ -328,19 +333,19 @@ impl Votes {
 
     /// What a node's grant counts for. Of the nodes that lead to one server, the first to grant has its vote: two would
     /// make a majority of nodes that is none of servers. What the others hold is removed as if they had voted.
-    fn one_vote_for_each_server(&self, node: usize) -> Answer {
+    fn one_vote_for_each_server(&self, node: usize) -> NodeOutcome {
         let nodes = &self.nodes.nodes;
-        let Some(server) = nodes[node].backend.server_id() else { return Answer::Granted };
+        let Some(server) = nodes[node].backend.server_id() else { return NodeOutcome::Granted };
         let has_voted = |other: &usize| {
-            matches!(self.answers[*other], Some(Answer::Granted))
+            matches!(self.answers[*other], Some(NodeOutcome::Granted))
                 && nodes[*other].backend.server_id().as_ref() == Some(&server)
         };
         match (0..nodes.len()).find(has_voted) {
             Some(other) => {
                 nodes[node].watch.shares_server_with(&nodes[other].watch);
-                Answer::Failed(self.nodes.same_server(other))
+                NodeOutcome::Failed(self.nodes.same_server(other))
             }
-            None => Answer::Granted,
+            None => NodeOutcome::Granted,
         }
     }
 
@@ -349,13 +354,13 @@ impl Votes {
     }
 
     fn refused(&self) -> impl Iterator<Item = usize> {
-        let refused = |(node, answer): (usize, &Option<Answer>)| {
-            matches!(answer, Some(Answer::Refused)).then_some(node)
+        let refused = |(node, answer): (usize, &Option<NodeOutcome>)| {
+            matches!(answer, Some(NodeOutcome::Refused)).then_some(node)
         };
         self.answers.iter().enumerate().filter_map(refused)
     }
 
-    fn answers(&self) -> Vec<NodeAnswer> {
+    fn answers(&self) -> Vec<NodeReply> {
         self.nodes.answers(&self.answers)
     }
 
@@ -374,29 +379,29 @@ fn settled_for_a_holder(tally: &Tally) -> bool {
     tally.disproved() || tally.defeat() == Defeat::Rejected
 }
 
-fn vote(answer: &Answer) -> Vote {
+fn vote(answer: &NodeOutcome) -> Vote {
     match answer {
-        Answer::Granted | Answer::Removed => Vote::Yes,
-        Answer::Refused | Answer::NotHeld => Vote::No,
-        Answer::Failed(error) if error.kind() == BackendErrorKind::Rejected => Vote::Rejected,
-        Answer::Failed(_) | Answer::Late | Answer::Pending => Vote::Failed,
+        NodeOutcome::Granted | NodeOutcome::Removed => Vote::Yes,
+        NodeOutcome::Refused | NodeOutcome::NotHeld => Vote::No,
+        NodeOutcome::Failed(error) if error.kind() == BackendErrorKind::Rejected => Vote::Rejected,
+        NodeOutcome::Failed(_) | NodeOutcome::Late | NodeOutcome::Pending => Vote::Failed,
     }
 }
 
-impl From<Reply> for Answer {
-    fn from(reply: Reply) -> Self {
+impl From<AcquireReply> for NodeOutcome {
+    fn from(reply: AcquireReply) -> Self {
         match reply {
-            Reply::Granted => Self::Granted,
-            Reply::Refused => Self::Refused,
+            AcquireReply::Granted => Self::Granted,
+            AcquireReply::Refused => Self::Refused,
         }
     }
 }
 
-impl From<Released> for Answer {
-    fn from(released: Released) -> Self {
+impl From<ReleaseReply> for NodeOutcome {
+    fn from(released: ReleaseReply) -> Self {
         match released {
-            Released::Removed => Self::Removed,
-            Released::NotHeld => Self::NotHeld,
+            ReleaseReply::Removed => Self::Removed,
+            ReleaseReply::NotHeld => Self::NotHeld,
         }
     }
 }

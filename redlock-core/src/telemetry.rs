@@ -23,8 +23,8 @@ use self::call::{Call, End, Kind};
 use crate::{
     backend::{BackendError, BackendErrorKind},
     claim::Claim,
-    error::{Answer, Error, NodeAnswer},
-    lock::{Lock, Unlock},
+    error::{Error, NodeOutcome, NodeReply},
+    lock::{Lock, UnlockOutcome},
     nodes::Nodes,
     quorum::Defeat,
     resources::Resources,
@@ -95,11 +95,11 @@ pub(crate) async fn extend<T>(
 pub(crate) async fn unlock(
     nodes: &Nodes,
     claim: &Claim,
-    work: impl Future<Output = Result<Unlock, Error>>,
-) -> Result<Unlock, Error> {
-    let end = |result: &Result<Unlock, Error>| match result {
-        Ok(Unlock::Released) => End { outcome: "released", attempts: None, holder: None },
-        Ok(Unlock::AlreadyGone) => End { outcome: "already_gone", attempts: None, holder: None },
+    work: impl Future<Output = Result<UnlockOutcome, Error>>,
+) -> Result<UnlockOutcome, Error> {
+    let end = |result: &Result<UnlockOutcome, Error>| match result {
+        Ok(UnlockOutcome::Released) => End { outcome: "released", attempts: None, holder: None },
+        Ok(UnlockOutcome::NotHeld) => End { outcome: "already_gone", attempts: None, holder: None },
         Err(error) => End::failed(error),
     };
     Call::begin(Kind::Unlock, nodes, &claim.resources, Some(&claim.token)).watch(work, end).await
@@ -116,7 +116,7 @@ pub(crate) fn dropped(claim: &Claim) {
 }
 
 /// A round was decided.
-pub(crate) fn round(verb: Verb, claim: &Claim, defeat: Option<Defeat>, answers: &[NodeAnswer]) {
+pub(crate) fn round(verb: Verb, claim: &Claim, defeat: Option<Defeat>, answers: &[NodeReply]) {
     let outcome = match defeat {
         None => "won",
         Some(Defeat::Refused) => "refused",
@@ -162,7 +162,11 @@ impl<'a> Request<'a> {
     }
 
     /// `telling`: whether the answer says something about the node. A timeout that was cut short does not.
-    pub(crate) fn answered<T: Copy + Into<Answer>>(self, answer: &Result<T, BackendError>, telling: bool) {
+    pub(crate) fn answered<T: Copy + Into<NodeOutcome>>(
+        self,
+        answer: &Result<T, BackendError>,
+        telling: bool,
+    ) {
         #[cfg(any(feature = "tracing", feature = "metrics"))]
         {
             let (now, watch) = (self.nodes.now(), &self.nodes.nodes[self.node].watch);
@@ -199,9 +203,9 @@ pub(crate) struct NodeWatch {
 }
 
 impl NodeWatch {
-    pub(crate) fn new(position: usize, name: &str) -> Self {
+    pub(crate) fn new(position: usize, name: Option<&str>) -> Self {
         #[cfg(any(feature = "tracing", feature = "metrics"))]
-        let label: Arc<str> = if name.is_empty() { position.to_string().into() } else { name.into() };
+        let label: Arc<str> = name.map_or_else(|| position.to_string().into(), Into::into);
         Self {
             #[cfg(feature = "metrics")]
             owed: numbers::Owed::new(label.clone()),
@@ -311,15 +315,17 @@ struct Votes {
 }
 
 impl Votes {
-    fn count(answers: &[NodeAnswer]) -> Self {
+    fn count(answers: &[NodeReply]) -> Self {
         let mut votes = Self::default();
         for answer in answers {
-            *match &answer.answer {
-                Answer::Granted | Answer::Removed => &mut votes.yes,
-                Answer::Refused | Answer::NotHeld => &mut votes.no,
-                Answer::Failed(error) if error.kind() == BackendErrorKind::Rejected => &mut votes.rejected,
-                Answer::Failed(_) | Answer::Late => &mut votes.failed,
-                Answer::Pending => &mut votes.pending,
+            *match &answer.outcome {
+                NodeOutcome::Granted | NodeOutcome::Removed => &mut votes.yes,
+                NodeOutcome::Refused | NodeOutcome::NotHeld => &mut votes.no,
+                NodeOutcome::Failed(error) if error.kind() == BackendErrorKind::Rejected => {
+                    &mut votes.rejected
+                }
+                NodeOutcome::Failed(_) | NodeOutcome::Late => &mut votes.failed,
+                NodeOutcome::Pending => &mut votes.pending,
             } += 1;
         }
         votes
@@ -346,13 +352,13 @@ impl Verb {
     }
 }
 
-fn outcome_of_request(said: Result<&Answer, BackendErrorKind>) -> &'static str {
+fn outcome_of_request(said: Result<&NodeOutcome, BackendErrorKind>) -> &'static str {
     match said {
-        Ok(Answer::Granted) => "granted",
-        Ok(Answer::Refused) => "refused",
-        Ok(Answer::Removed) => "removed",
-        Ok(Answer::NotHeld) => "not_held",
-        Ok(Answer::Failed(_) | Answer::Late | Answer::Pending) => "other",
+        Ok(NodeOutcome::Granted) => "granted",
+        Ok(NodeOutcome::Refused) => "refused",
+        Ok(NodeOutcome::Removed) => "removed",
+        Ok(NodeOutcome::NotHeld) => "not_held",
+        Ok(NodeOutcome::Failed(_) | NodeOutcome::Late | NodeOutcome::Pending) => "other",
         Err(BackendErrorKind::Indeterminate) => "indeterminate",
         Err(BackendErrorKind::Transient) => "transient",
         Err(BackendErrorKind::Rejected) => "rejected",

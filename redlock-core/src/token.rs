@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
-use rand::CryptoRng;
+use crate::entropy::Entropy;
 
 /// The value that a round writes under each of its keys: only who knows it can extend or release them.
 ///
@@ -15,9 +15,9 @@ pub struct Token(Arc<str>);
 
 impl Token {
     /// Draws a new token.
-    pub fn random(rng: &mut (impl CryptoRng + ?Sized)) -> Self {
+    pub(crate) fn random(entropy: &mut Entropy) -> Self {
         let mut bytes = [0; BYTES];
-        rng.fill_bytes(&mut bytes);
+        entropy.fill(&mut bytes);
         let mut digits = String::with_capacity(2 * BYTES);
         for byte in bytes {
             for nibble in [byte >> 4, byte & 0xf] {
@@ -91,59 +91,35 @@ const ACCEPTED_DIGITS: std::ops::RangeInclusive<usize> = 32..=128;
 
 #[cfg(test)]
 mod tests {
-    use rand::{SeedableRng, TryCryptoRng, TryRng};
-
     use super::*;
 
-    /// Counts up, so that every byte of a token is known. Cryptographic by decree, for the test only.
-    struct Counter(u8);
-
-    impl TryRng for Counter {
-        type Error = std::convert::Infallible;
-
-        fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
-            Ok(0)
-        }
-
-        fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
-            Ok(0)
-        }
-
-        fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Self::Error> {
+    /// Counts up, so that every byte of a token is known.
+    fn counting() -> Entropy {
+        let mut next = 0_u8;
+        Entropy::new(move |bytes| {
             for byte in bytes {
-                *byte = self.0;
-                self.0 = self.0.wrapping_add(17);
+                *byte = next;
+                next = next.wrapping_add(17);
             }
-            Ok(())
-        }
-    }
-
-    impl TryCryptoRng for Counter {}
-
-    impl SeedableRng for Counter {
-        type Seed = [u8; 1];
-
-        fn from_seed([seed]: [u8; 1]) -> Self {
-            Self(seed)
-        }
+        })
     }
 
     #[test]
     fn a_token_is_all_of_the_random_bits_in_hex() {
-        let token = Token::random(&mut Counter::from_seed([0]));
+        let token = Token::random(&mut counting());
         assert_eq!(token.as_str(), "00112233445566778899aabbccddeeff10213243");
         assert_eq!(token.as_str().parse(), Ok(token));
     }
 
     #[test]
     fn debug_does_not_give_the_token_away() {
-        let token = Token::random(&mut Counter::from_seed([0]));
+        let token = Token::random(&mut counting());
         assert_eq!(format!("{token:?}"), "Token(001122…)");
     }
 
     #[test]
     fn a_token_in_a_text_is_cut_wherever_and_however_often_it_is_there() {
-        let token = Token::random(&mut Counter::from_seed([0]));
+        let token = Token::random(&mut counting());
         let whole = token.as_str();
         for (text, cut) in [
             (format!("ä {whole} b '{whole}'"), "ä 001122… b '001122…'"),

@@ -42,7 +42,7 @@ impl Drift {
 
     pub(crate) fn new(factor: f64) -> Result<Self, ConfigError> {
         if !(0.0..1.0).contains(&factor) {
-            return Err(ConfigError::DriftFactor { factor });
+            return Err(ConfigError::InvalidDriftFactor { factor });
         }
         Ok(Self { billionths: (factor * 1e9).ceil() as u64 })
     }
@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn factors_outside_of_zero_to_one_are_refused() {
         for factor in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, -f64::MIN_POSITIVE, 1.0, 2.0] {
-            assert!(matches!(Drift::new(factor), Err(ConfigError::DriftFactor { .. })), "{factor}");
+            assert!(matches!(Drift::new(factor), Err(ConfigError::InvalidDriftFactor { .. })), "{factor}");
         }
         assert!(Drift::new(0.0).is_ok());
         assert!(Drift::new(1.0_f64.next_down()).is_ok());

@@ -17,8 +17,8 @@ use fred::{
     types::Value,
 };
 use redlock_core::{
-    Acquire, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, PerRuntime, Release,
-    Released, Replace, Reply, Resources, Runtime as _, TokioRuntime,
+    Acquire, AcquireReply, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend,
+    PerRuntime, Release, ReleaseReply, Replace, Resources, Runtime as _, TokioRuntime,
     node_url::OpenError,
     redis::{READ_SERVER_ID, ServerId, of_single_server},
 };
@@ -28,7 +28,7 @@ use crate::{
     answer::{done, key_states},
     class::{classify, classify_setup},
     client,
-    connection::Reconnecting,
+    connection::LazyConnection,
     given::Given,
     scripts, url,
 };
@@ -63,7 +63,7 @@ pub struct FredBackend {
 #[derive(Clone)]
 enum Line {
     /// A connection, with fred's task for it, stands still with a runtime that nobody drives.
-    Own(Arc<PerRuntime<Reconnecting>>),
+    Own(Arc<PerRuntime<LazyConnection>>),
     Given(Arc<Given>),
 }
 
@@ -86,7 +86,7 @@ impl FredBackend {
     pub fn open(url: &str) -> Result<Self, OpenError> {
         let config = url::config(url)?;
         let name = url::name(&config);
-        let links = PerRuntime::new(move || Reconnecting::new(config.clone()));
+        let links = PerRuntime::new(move || LazyConnection::new(config.clone()));
         Ok(Self { line: Line::Own(Arc::new(links)), name })
     }
 
@@ -111,7 +111,7 @@ impl FredBackend {
 
     /// What errors call this node. The default is the address, without credentials.
     #[must_use]
-    pub fn named(mut self, name: impl Into<String>) -> Self {
+    pub fn with_name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
     }
@@ -122,10 +122,10 @@ impl FredBackend {
         arguments: Vec<Value>,
         resources: &Resources,
         timeout: Duration,
-    ) -> Result<Reply, BackendError> {
+    ) -> Result<AcquireReply, BackendError> {
         let request = async {
             let granted = self.run(arguments, timeout, done).await?;
-            Ok(if granted { Reply::Granted } else { Reply::Refused })
+            Ok(if granted { AcquireReply::Granted } else { AcquireReply::Refused })
         };
         let link = match &self.line {
             Line::Own(links) => links.get(),
@@ -213,25 +213,25 @@ impl FredBackend {
 
 #[async_trait]
 impl LockBackend for FredBackend {
-    async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
+    async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
         let arguments =
             scripts::arguments(scripts::ACQUIRE, request.resources, Some(request.token), Some(request.ttl));
         self.ask_for_vote(arguments, request.resources, request.timeout).await
     }
 
-    async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
+    async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
         let arguments =
             scripts::arguments(scripts::EXTEND, request.resources, Some(request.token), Some(request.ttl));
         self.ask_for_vote(arguments, request.resources, request.timeout).await
     }
 
-    async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
+    async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
         let arguments = scripts::arguments(scripts::RELEASE, request.resources, Some(request.token), None);
         let removed = self.run(arguments, request.timeout, done).await?;
-        Ok(if removed { Released::Removed } else { Released::NotHeld })
+        Ok(if removed { ReleaseReply::Removed } else { ReleaseReply::NotHeld })
     }
 
-    async fn replace(&self, request: Replace<'_>) -> Result<Reply, BackendError> {
+    async fn replace(&self, request: Replace<'_>) -> Result<AcquireReply, BackendError> {
         let mut arguments =
             scripts::arguments(scripts::REPLACE, request.resources, Some(request.new), Some(request.ttl));
         arguments.push(Value::from(request.old.as_str()));
@@ -243,8 +243,8 @@ impl LockBackend for FredBackend {
         self.run(arguments, request.timeout, |answer| key_states(answer, request.resources)).await
     }
 
-    fn name(&self) -> &str {
-        &self.name
+    fn name(&self) -> Option<&str> {
+        Some(&self.name)
     }
 
     /// Known for a connection that this crate makes to a server, when the server's user may use `INFO`.

@@ -41,7 +41,7 @@ use crate::{
 /// Each connection has a client of its own, and none of them reconnects: what was in a client's queues when its
 /// connection broke goes away with it, and cannot come out later. Commands that arrive while a connection is made wait
 /// for it, and are sent in the order of their arrival; those that nobody waits for any more by then are not sent.
-pub(crate) struct Reconnecting {
+pub(crate) struct LazyConnection {
     config: Config,
     line: Mutex<Line>,
     /// How many connections have been made.
@@ -78,7 +78,7 @@ struct Connected {
     out_of_step: AtomicBool,
 }
 
-impl Reconnecting {
+impl LazyConnection {
     /// Connects as `config` says; nothing is sent yet.
     pub(crate) fn new(mut config: Config) -> Self {
         // The one attempt to connect reports its failure.
@@ -200,7 +200,7 @@ impl Connected {
         })
     }
 
-    fn send(self: Arc<Self>, link: &Arc<Reconnecting>, arguments: Vec<Value>, deadline: Instant) -> Sent {
+    fn send(self: Arc<Self>, link: &Arc<LazyConnection>, arguments: Vec<Value>, deadline: Instant) -> Sent {
         let timeout = deadline.saturating_duration_since(Instant::now());
         let eval = client::eval(&self.client, arguments, timeout);
         let number = link.made.load(Ordering::Acquire);
@@ -215,7 +215,7 @@ impl Connected {
     /// Waits for an answer, and keeps the connection until it is there.
     async fn attend(
         self: Arc<Self>,
-        link: Arc<Reconnecting>,
+        link: Arc<LazyConnection>,
         number: u64,
         eval: impl Future<Output = FredResult<Value>>,
     ) -> FredResult<Value> {
@@ -266,7 +266,7 @@ impl Drop for Connected {
 
 /// Makes a connection.
 struct Connecting {
-    link: Arc<Reconnecting>,
+    link: Arc<LazyConnection>,
     finished: bool,
 }
 

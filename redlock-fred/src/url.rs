@@ -100,10 +100,10 @@ mod tests {
             ("redis-sentinel://:secret@a.example:1?sentinelServiceName=main", "main@a.example:1"),
         ] {
             let node = FredBackend::open(url).expect(url);
-            assert_eq!(node.name(), name);
+            assert_eq!(node.name().unwrap(), name);
             assert!(!format!("{node:?}").contains("secret"), "{node:?}");
         }
-        assert_eq!(FredBackend::open("redis://a").expect("a URL").named("a").name(), "a");
+        assert_eq!(FredBackend::open("redis://a").expect("a URL").with_name("a").name().unwrap(), "a");
         let config = Config { server: ServerConfig::new_centralized("::1", 1), ..Config::default() };
         assert_eq!(name(&config), "[::1]:1");
     }

@@ -9,15 +9,15 @@ use std::{
 use async_trait::async_trait;
 use redis::{Cmd, RedisError, Value, aio::ConnectionLike};
 use redlock_core::{
-    Acquire, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, Release, Released,
-    Replace, Reply, Resources,
+    Acquire, AcquireReply, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, Release,
+    ReleaseReply, Replace, Resources,
     redis::{READ_SERVER_ID, ServerId, of_single_server},
 };
 
 use crate::{
     answer::{done, key_states, without_attributes},
     class::classify,
-    connection::Reconnecting,
+    connection::LazyConnection,
     exec::{Executor, unconstrained},
     scripts,
 };
@@ -46,11 +46,11 @@ mod open;
 /// Requests need to be polled on a runtime that is compiled in, as redis-rs' commands do: on tokio with the feature
 /// `tokio`, anywhere with `smol`. With both, a request that is polled inside of tokio runs there, others on smol.
 #[derive(Clone)]
-pub struct RedisBackend<C = Reconnecting> {
+pub struct RedisBackend<C = LazyConnection> {
     connection: C,
-    name: String,
+    name: Option<String>,
     /// The same connection when it is one of ours.
-    own: Option<Reconnecting>,
+    own: Option<LazyConnection>,
 }
 
 impl<C> RedisBackend<C>
@@ -71,13 +71,13 @@ where
     /// it does, a key of this node's own is never taken for somebody else's, and lives no longer; but an acquire that
     /// is sent again after its release leaves its key for a whole ttl.
     pub fn new(connection: C) -> Self {
-        Self { connection, name: String::new(), own: None }
+        Self { connection, name: None, own: None }
     }
 
     /// What errors call this node. The default is the address for a URL or a client, and nothing for a connection.
     #[must_use]
-    pub fn named(mut self, name: impl Into<String>) -> Self {
-        self.name = name.into();
+    pub fn with_name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
         self
     }
 
@@ -87,10 +87,10 @@ where
         command: Cmd,
         resources: &Resources,
         timeout: Duration,
-    ) -> Result<Reply, BackendError> {
+    ) -> Result<AcquireReply, BackendError> {
         let request = async {
             let granted = self.run(command, timeout, done).await?;
-            Ok(if granted { Reply::Granted } else { Reply::Refused })
+            Ok(if granted { AcquireReply::Granted } else { AcquireReply::Refused })
         };
         self.count(request, resources, timeout).await
     }
@@ -102,7 +102,7 @@ where
         resources: &Resources,
         timeout: Duration,
     ) -> Result<T, BackendError> {
-        let Some(link) = self.own.as_ref().map(Reconnecting::link) else { return request.await };
+        let Some(link) = self.own.as_ref().map(LazyConnection::link) else { return request.await };
         let Some(server) = link.server() else { return request.await };
         let (start, patience) = (Instant::now(), ServerId::patience(timeout));
         let ask = || async move {
@@ -138,7 +138,7 @@ where
 
     fn classify(&self, error: RedisError) -> BackendError {
         let error = classify(error);
-        if self.own.as_ref().is_some_and(Reconnecting::leads_to_one_server) {
+        if self.own.as_ref().is_some_and(LazyConnection::leads_to_one_server) {
             of_single_server(error, "`RedisBackend::open_cluster`")
         } else {
             error
@@ -158,7 +158,7 @@ where
     /// than the timeout.
     fn timed_out(&self, timeout: Duration) -> BackendError {
         let error = BackendError::timed_out(timeout);
-        match self.own.as_ref().and_then(Reconnecting::failure) {
+        match self.own.as_ref().and_then(LazyConnection::failure) {
             Some(failure) => error.with_source(failure),
             None => error,
         }
@@ -170,25 +170,25 @@ impl<C> LockBackend for RedisBackend<C>
 where
     C: ConnectionLike + Clone + Send + Sync + 'static,
 {
-    async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
+    async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
         let command =
             scripts::eval(scripts::ACQUIRE, request.resources, Some(request.token), Some(request.ttl));
         self.ask_for_vote(command, request.resources, request.timeout).await
     }
 
-    async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
+    async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
         let command =
             scripts::eval(scripts::EXTEND, request.resources, Some(request.token), Some(request.ttl));
         self.ask_for_vote(command, request.resources, request.timeout).await
     }
 
-    async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
+    async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
         let command = scripts::eval(scripts::RELEASE, request.resources, Some(request.token), None);
         let removed = self.run(command, request.timeout, done).await?;
-        Ok(if removed { Released::Removed } else { Released::NotHeld })
+        Ok(if removed { ReleaseReply::Removed } else { ReleaseReply::NotHeld })
     }
 
-    async fn replace(&self, request: Replace<'_>) -> Result<Reply, BackendError> {
+    async fn replace(&self, request: Replace<'_>) -> Result<AcquireReply, BackendError> {
         let mut command =
             scripts::eval(scripts::REPLACE, request.resources, Some(request.new), Some(request.ttl));
         command.arg(request.old.as_str());
@@ -202,8 +202,8 @@ where
         self.count(looking, resources, timeout).await
     }
 
-    fn name(&self) -> &str {
-        &self.name
+    fn name(&self) -> Option<&str> {
+        self.name.as_deref()
     }
 
     /// Known for a connection that this crate makes to a server, when the server's user may use `INFO`.
@@ -300,9 +300,9 @@ mod tests {
         let extended = node.extend(Extend::new(&resources, &token, ttl, timeout)).await;
         let released = node.release(Release::new(&resources, &token, timeout)).await;
         [
-            acquired.map(|reply| reply == Reply::Granted),
-            extended.map(|reply| reply == Reply::Granted),
-            released.map(|released| released == Released::Removed),
+            acquired.map(|reply| reply == AcquireReply::Granted),
+            extended.map(|reply| reply == AcquireReply::Granted),
+            released.map(|released| released == ReleaseReply::Removed),
         ]
         .map(|taken| taken.map_err(|error| error.kind()))
     }

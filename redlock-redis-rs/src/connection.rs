@@ -36,7 +36,7 @@ use crate::{
 /// connection lives on the one of the command that makes it. So each of tokio's current-thread runtimes has a connection
 /// of its own, and all other runtimes have one together: a connection stands still with a runtime that nobody drives.
 #[derive(Clone)]
-pub struct Reconnecting {
+pub struct LazyConnection {
     source: Arc<Source>,
     links: Arc<PerRuntime<Link>>,
 }
@@ -94,7 +94,7 @@ struct Used {
     number: u64,
 }
 
-impl Reconnecting {
+impl LazyConnection {
     /// Connects to what `source` leads to; nothing is sent yet.
     pub(crate) fn new(source: Source) -> Self {
         let source = Arc::new(source);
@@ -104,7 +104,7 @@ impl Reconnecting {
     }
 
     /// What to tell of the node in errors.
-    pub(crate) fn name(&self) -> String {
+    pub(crate) fn name(&self) -> Option<String> {
         self.source.name()
     }
 
@@ -379,7 +379,7 @@ impl Values for Vec<Value> {
     }
 }
 
-impl ConnectionLike for Reconnecting {
+impl ConnectionLike for LazyConnection {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         Box::pin(async move {
             let link = self.links.get();
@@ -425,9 +425,9 @@ impl ConnectionLike for Reconnecting {
     }
 }
 
-impl fmt::Debug for Reconnecting {
+impl fmt::Debug for LazyConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Reconnecting").field(&self.name()).finish()
+        f.debug_tuple("LazyConnection").field(&self.name()).finish()
     }
 }
 

@@ -34,4 +34,4 @@ pub use ::redis;
 pub use redlock_core::*;
 
 #[cfg(any(feature = "smol", feature = "tokio"))]
-pub use self::{backend::RedisBackend, connection::Reconnecting};
+pub use self::{backend::RedisBackend, connection::LazyConnection};

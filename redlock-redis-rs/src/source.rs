@@ -128,17 +128,17 @@ impl Source {
     }
 
     /// What to tell of a server in errors: its address and database, without credentials. Nothing of other sources.
-    pub(crate) fn name(&self) -> String {
+    pub(crate) fn name(&self) -> Option<String> {
         match self {
             Self::Server(client) => {
                 let info = client.get_connection_info();
-                match info.redis_settings().db() {
+                Some(match info.redis_settings().db() {
                     0 => url::address(info),
                     db => format!("{}/{db}", url::address(info)),
-                }
+                })
             }
             #[cfg(any(feature = "cluster", feature = "sentinel"))]
-            _ => String::new(),
+            _ => None,
         }
     }
 

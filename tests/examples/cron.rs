@@ -68,7 +68,7 @@ impl Schedule {
 
     /// The lock, extended from here on, or nothing when this tick is another replica's.
     async fn claim(&self, redlock: &Redlock) -> Option<KeepAlive> {
-        match redlock.lock(self.name, self.ttl).retry_forever().wait_at_most(self.patience).await {
+        match redlock.lock(self.name, self.ttl).retry_forever().acquire_timeout(self.patience).await {
             Ok(lock) => Some(lock.keep_alive()),
             Err(Error::Contended(_)) => None,
             Err(error) => {

@@ -66,7 +66,7 @@ fn manager(urls: &[String]) -> Result<(Redlock, Vec<MemoryBackend>), Failed> {
         builder = builder.node(RedisBackend::open(url.as_str())?);
     }
     let ours = match urls {
-        [] => ["a", "b", "c"].map(|name| MemoryBackend::new(runtime.clone()).named(name)).to_vec(),
+        [] => ["a", "b", "c"].map(|name| MemoryBackend::new(runtime.clone()).with_name(name)).to_vec(),
         [..] => Vec::new(),
     };
     for node in &ours {

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use redlock_core::{Builder, LockBackend, Redlock, TokioRuntime};
+use redlock_core::{LockBackend, Redlock, RedlockBuilder, TokioRuntime};
 use redlock_fred::FredBackend;
 use redlock_redis_rs::RedisBackend;
 
@@ -32,12 +32,12 @@ impl Adapter {
     }
 
     /// Starts to make a lock manager on servers, as most users do.
-    pub fn manager<'a>(self, servers: impl IntoIterator<Item = &'a Server>) -> Builder {
+    pub fn manager<'a>(self, servers: impl IntoIterator<Item = &'a Server>) -> RedlockBuilder {
         self.manager_of(servers.into_iter().map(Server::url))
     }
 
     /// Starts to make a lock manager on the servers at some URLs.
-    pub fn manager_of(self, urls: impl IntoIterator<Item = String>) -> Builder {
+    pub fn manager_of(self, urls: impl IntoIterator<Item = String>) -> RedlockBuilder {
         let nodes = urls.into_iter().map(|url| self.open(&url));
         Redlock::builder(TokioRuntime::current()).nodes(nodes)
     }

@@ -17,7 +17,7 @@ use std::{
 };
 
 use redis::{Client, Cmd, Connection, FromRedisValue, RedisResult};
-use redlock_redis_rs::{Builder, RedisBackend, Redlock, TokioRuntime};
+use redlock_redis_rs::{RedisBackend, Redlock, RedlockBuilder, TokioRuntime};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::net::TcpSocket;
@@ -393,7 +393,7 @@ impl Monitor {
 }
 
 /// Starts to make a lock manager on servers, as most users do.
-pub fn manager(servers: &[Server]) -> Builder {
+pub fn manager(servers: &[Server]) -> RedlockBuilder {
     let open = |server: &Server| RedisBackend::open(server.url()).expect("a URL that we made ourselves");
     Redlock::builder(TokioRuntime::current()).nodes(servers.iter().map(open))
 }

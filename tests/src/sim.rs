@@ -104,10 +104,11 @@ impl Sim {
         SimRuntime { shared: self.runtime.shared.clone(), process: state.processes.len() - 1 }
     }
 
-    /// A generator for one lock manager's tokens and jitter, from the seed; each call gives another one.
+    /// A source for one lock manager's tokens and jitter, from the seed; each call gives another one.
     #[must_use]
-    pub fn rng(&self) -> ChaCha20Rng {
-        ChaCha20Rng::from_rng(&mut self.runtime.state().rng)
+    pub fn entropy(&self) -> impl FnMut(&mut [u8]) + Send + 'static {
+        let mut rng = ChaCha20Rng::from_rng(&mut self.runtime.state().rng);
+        move |bytes| rng.fill(bytes)
     }
 
     /// Runs `main`, and every task that it spawns, until `main` is done. Tasks that are left stay as they are and go

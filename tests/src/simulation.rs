@@ -296,7 +296,8 @@ impl World {
 
     fn manager(&self, sim: &Sim, process: &SimRuntime, client: usize, timeout: Duration) -> Redlock {
         let wires = (0..self.nodes.len()).map(|node| self.network.wire(process.clone(), client, node));
-        let builder = Redlock::builder(process.clone()).nodes(wires).rng(sim.rng()).node_timeout(timeout);
+        let builder =
+            Redlock::builder(process.clone()).nodes(wires).entropy(sim.entropy()).node_timeout(timeout);
         builder.build().unwrap_or_else(|error| panic!("{error}"))
     }
 

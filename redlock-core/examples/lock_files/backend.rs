@@ -15,8 +15,8 @@ use std::{
 };
 
 use redlock_core::{
-    Acquire, BackendError, BackendErrorKind, Extend, LockBackend, Release, Released, Reply, Resources, Token,
-    async_trait,
+    Acquire, AcquireReply, BackendError, BackendErrorKind, Extend, LockBackend, Release, ReleaseReply,
+    Resources, Token, async_trait,
 };
 use tokio::{sync::oneshot, time::timeout};
 
@@ -67,47 +67,47 @@ impl LockFolder {
 
 #[async_trait]
 impl LockBackend for LockFolder {
-    async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
+    async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
         let ttl = request.ttl.as_millis() as u64;
         let change = move |keys: &mut Keys, names: &[String], token: &str, now: u64| {
             if names.iter().any(|name| keys.get(name).is_some_and(|(holder, _)| holder != token)) {
-                return Reply::Refused;
+                return AcquireReply::Refused;
             }
             for name in names {
                 // A key that is ours already keeps its end (clause 3).
                 keys.entry(name.clone()).or_insert_with(|| (token.to_owned(), now + ttl));
             }
-            Reply::Granted
+            AcquireReply::Granted
         };
         self.ask((request.resources, request.token, request.timeout), change).await
     }
 
-    async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
+    async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
         let ttl = request.ttl.as_millis() as u64;
         let change = move |keys: &mut Keys, names: &[String], token: &str, now: u64| {
             if names.iter().any(|name| keys.get(name).is_none_or(|(holder, _)| holder != token)) {
-                return Reply::Refused;
+                return AcquireReply::Refused;
             }
             for name in names {
                 // Never shorter (clause 4).
                 keys.entry(name.clone()).and_modify(|(_, end)| *end = (now + ttl).max(*end));
             }
-            Reply::Granted
+            AcquireReply::Granted
         };
         self.ask((request.resources, request.token, request.timeout), change).await
     }
 
-    async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
+    async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
         let change = |keys: &mut Keys, names: &[String], token: &str, _| {
             let before = keys.len();
             keys.retain(|name, (holder, _)| holder != token || !names.contains(name));
-            if before - keys.len() == names.len() { Released::Removed } else { Released::NotHeld }
+            if before - keys.len() == names.len() { ReleaseReply::Removed } else { ReleaseReply::NotHeld }
         };
         self.ask((request.resources, request.token, request.timeout), change).await
     }
 
-    fn name(&self) -> &str {
-        &self.name
+    fn name(&self) -> Option<&str> {
+        Some(&self.name)
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
     verdict::{Clause, Outcome, Verdict, Violation},
 };
 use crate::{
-    backend::{Acquire, BackendError, Extend, LockBackend, Release, Released, Replace, Reply},
+    backend::{Acquire, AcquireReply, BackendError, Extend, LockBackend, Release, ReleaseReply, Replace},
     inspect::{Inspect, KeyState},
     resources::Resources,
     token::Token,
@@ -107,8 +107,8 @@ impl<'k> Case<'k> {
     /// Whether the key is free: a stranger may take it, and gives it back.
     pub(super) async fn must_be_free(&self, name: &str) -> Result<(), Violation> {
         let stranger = self.holder();
-        stranger.acquire(name, LONG).await.must(Reply::Granted)?;
-        stranger.release(name).await.must(Released::Removed)
+        stranger.acquire(name, LONG).await.must(AcquireReply::Granted)?;
+        stranger.release(name).await.must(ReleaseReply::Removed)
     }
 
     /// Watches a key until it is gone, which has to happen in its time.
@@ -118,8 +118,8 @@ impl<'k> Case<'k> {
         let mut last_there = start;
         loop {
             let probe = stranger.acquire(name, LONG).await;
-            if probe.answer.as_ref().is_some_and(|answer| answer == &Ok(Reply::Granted)) {
-                stranger.release(name).await.must(Released::Removed)?;
+            if probe.answer.as_ref().is_some_and(|answer| answer == &Ok(AcquireReply::Granted)) {
+                stranger.release(name).await.must(ReleaseReply::Removed)?;
                 if probe.answered < life.earliest {
                     let early = life.earliest - probe.answered;
                     let expected = format!("{} is there for its whole ttl", self.told(&name.into()));
@@ -128,7 +128,7 @@ impl<'k> Case<'k> {
                 let unseen = life.earliest.saturating_duration_since(last_there);
                 return Ok(if unseen > life.ttl / UNSEEN_SHARE { TOO_SLOW } else { Verdict::Passed });
             }
-            probe.must(Reply::Refused)?;
+            probe.must(AcquireReply::Refused)?;
             if probe.asked > life.latest {
                 let late = probe.asked - life.latest;
                 let expected = format!("{} is free after its ttl", self.told(&name.into()));
@@ -148,8 +148,8 @@ impl<'k> Case<'k> {
         for requests in 1.. {
             let seen = stranger.acquire(&name, LONG).await;
             if seen.answer.as_ref().is_some_and(Result::is_ok) {
-                seen.must(Reply::Granted)?;
-                stranger.release(&name).await.must(Released::Removed)?;
+                seen.must(AcquireReply::Granted)?;
+                stranger.release(&name).await.must(ReleaseReply::Removed)?;
                 return Ok(requests + 1);
             }
             if self.now() - start > RECOVERY {
@@ -224,14 +224,22 @@ impl<'k> Holder<'k> {
         Self { quiet: true, ..self }
     }
 
-    pub(super) async fn acquire(&self, names: impl Into<Resources> + Send, ttl: Duration) -> Seen<'k, Reply> {
+    pub(super) async fn acquire(
+        &self,
+        names: impl Into<Resources> + Send,
+        ttl: Duration,
+    ) -> Seen<'k, AcquireReply> {
         let resources = names.into();
         self.case.claim(&resources, &self.token);
         let request = Acquire::new(&resources, &self.token, ttl, self.timeout);
         self.ask(&format!("acquires for {ttl:?}"), &resources, self.backend.acquire(request)).await
     }
 
-    pub(super) async fn extend(&self, names: impl Into<Resources> + Send, ttl: Duration) -> Seen<'k, Reply> {
+    pub(super) async fn extend(
+        &self,
+        names: impl Into<Resources> + Send,
+        ttl: Duration,
+    ) -> Seen<'k, AcquireReply> {
         let resources = names.into();
         let request = Extend::new(&resources, &self.token, ttl, self.timeout);
         self.ask(&format!("extends by {ttl:?}"), &resources, self.backend.extend(request)).await
@@ -243,7 +251,7 @@ impl<'k> Holder<'k> {
         names: impl Into<Resources> + Send,
         old: &Self,
         ttl: Duration,
-    ) -> Seen<'k, Reply> {
+    ) -> Seen<'k, AcquireReply> {
         let resources = names.into();
         self.case.claim(&resources, &self.token);
         let request = Replace::new(&resources, &old.token, &self.token, ttl, self.timeout);
@@ -251,7 +259,7 @@ impl<'k> Holder<'k> {
         self.ask(&verb, &resources, self.backend.replace(request)).await
     }
 
-    pub(super) async fn release(&self, names: impl Into<Resources> + Send) -> Seen<'k, Released> {
+    pub(super) async fn release(&self, names: impl Into<Resources> + Send) -> Seen<'k, ReleaseReply> {
         let resources = names.into();
         let request = Release::new(&resources, &self.token, self.timeout);
         self.ask("releases", &resources, self.backend.release(request)).await
@@ -265,7 +273,7 @@ impl<'k> Holder<'k> {
 
     /// Whether the keys are this holder's. An extension by the shortest ttl changes nothing.
     pub(super) async fn must_hold(&self, names: impl Into<Resources> + Send) -> Result<(), Violation> {
-        self.extend(names, Duration::from_millis(1)).await.must(Reply::Granted)
+        self.extend(names, Duration::from_millis(1)).await.must(AcquireReply::Granted)
     }
 
     async fn ask<T: Debug + Send>(

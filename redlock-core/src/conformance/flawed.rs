@@ -16,8 +16,8 @@ use async_trait::async_trait;
 
 use super::{Asked, Disturbance, Node, flaws::Flaw};
 use crate::{
-    Acquire, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, MAX_TTL, MemoryBackend,
-    Release, Released, Replace, Reply, Resources, Token, TokioRuntime,
+    Acquire, AcquireReply, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, MAX_TTL,
+    MemoryBackend, Release, ReleaseReply, Replace, Resources, Token, TokioRuntime,
 };
 
 mod verbs;
@@ -33,7 +33,7 @@ pub(super) struct Flawed {
     stopped: Arc<AtomicBool>,
     was_down: Arc<AtomicBool>,
     granted: Arc<Mutex<BTreeSet<String>>>,
-    answers: Arc<Mutex<VecDeque<Result<Reply, BackendError>>>>,
+    answers: Arc<Mutex<VecDeque<Result<AcquireReply, BackendError>>>>,
     acquires: Arc<Mutex<Vec<String>>>,
 }
 
@@ -167,22 +167,22 @@ impl Flawed {
 
 #[rustfmt::skip]
 impl LockBackend for Flawed {
-    fn acquire<'a, 'b, 'f>(&'a self, request: Acquire<'b>) -> Asked<'f, Result<Reply, BackendError>>
+    fn acquire<'a, 'b, 'f>(&'a self, request: Acquire<'b>) -> Asked<'f, Result<AcquireReply, BackendError>>
     where 'a: 'f, 'b: 'f, Self: 'f {
         self.begun(Box::pin(self.take(request)))
     }
 
-    fn extend<'a, 'b, 'f>(&'a self, request: Extend<'b>) -> Asked<'f, Result<Reply, BackendError>>
+    fn extend<'a, 'b, 'f>(&'a self, request: Extend<'b>) -> Asked<'f, Result<AcquireReply, BackendError>>
     where 'a: 'f, 'b: 'f, Self: 'f {
         self.begun(Box::pin(self.prolonged(request)))
     }
 
-    fn replace<'a, 'b, 'f>(&'a self, request: Replace<'b>) -> Asked<'f, Result<Reply, BackendError>>
+    fn replace<'a, 'b, 'f>(&'a self, request: Replace<'b>) -> Asked<'f, Result<AcquireReply, BackendError>>
     where 'a: 'f, 'b: 'f, Self: 'f {
         Box::pin(self.replaced(request))
     }
 
-    fn release<'a, 'b, 'f>(&'a self, request: Release<'b>) -> Asked<'f, Result<Released, BackendError>>
+    fn release<'a, 'b, 'f>(&'a self, request: Release<'b>) -> Asked<'f, Result<ReleaseReply, BackendError>>
     where 'a: 'f, 'b: 'f, Self: 'f {
         self.begun(Box::pin(self.removed(request)))
     }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     MAX_TTL,
-    backend::{BackendErrorKind, Released, Reply},
+    backend::{AcquireReply, BackendErrorKind, ReleaseReply},
     inspect::KeyState,
     resources::Resources,
 };
@@ -21,10 +21,10 @@ pub async fn a_free_key_is_granted_and_released(kit: &Kit<'_>) -> Outcome {
     kit.case(Clause::HeldByToken, "a_free_key_is_granted_and_released", |case| async move {
         let [a, b] = case.holders();
         let key = case.name("key");
-        a.acquire(&key, LONG).await.must(Reply::Granted)?;
-        a.release(&key).await.must(Released::Removed)?;
-        b.acquire(&key, LONG).await.must(Reply::Granted)?;
-        b.release(&key).await.must(Released::Removed)?;
+        a.acquire(&key, LONG).await.must(AcquireReply::Granted)?;
+        a.release(&key).await.must(ReleaseReply::Removed)?;
+        b.acquire(&key, LONG).await.must(AcquireReply::Granted)?;
+        b.release(&key).await.must(ReleaseReply::Removed)?;
         Ok(Verdict::Passed)
     })
     .await
@@ -35,9 +35,9 @@ pub async fn a_held_key_is_refused_to_others(kit: &Kit<'_>) -> Outcome {
     kit.case(Clause::HeldByToken, "a_held_key_is_refused_to_others", |case| async move {
         let [a, b] = case.holders();
         let key = case.name("key");
-        a.acquire(&key, LONG).await.must(Reply::Granted)?;
-        b.acquire(&key, LONG).await.must(Reply::Refused)?;
-        b.acquire(&key, LONG).await.must(Reply::Refused)?;
+        a.acquire(&key, LONG).await.must(AcquireReply::Granted)?;
+        b.acquire(&key, LONG).await.must(AcquireReply::Refused)?;
+        b.acquire(&key, LONG).await.must(AcquireReply::Refused)?;
         a.must_hold(&key).await?;
         Ok(Verdict::Passed)
     })
@@ -49,13 +49,13 @@ pub async fn only_the_holder_extends(kit: &Kit<'_>) -> Outcome {
     kit.case(Clause::HeldByToken, "only_the_holder_extends", |case| async move {
         let [a, b] = case.holders();
         let key = case.name("key");
-        a.extend(&key, LONG).await.must(Reply::Refused)?;
+        a.extend(&key, LONG).await.must(AcquireReply::Refused)?;
         case.must_be_free(&key).await?;
-        a.acquire(&key, LONG).await.must(Reply::Granted)?;
-        b.extend(&key, LONG).await.must(Reply::Refused)?;
+        a.acquire(&key, LONG).await.must(AcquireReply::Granted)?;
+        b.extend(&key, LONG).await.must(AcquireReply::Refused)?;
         a.must_hold(&key).await?;
-        a.release(&key).await.must(Released::Removed)?;
-        a.extend(&key, LONG).await.must(Reply::Refused)?;
+        a.release(&key).await.must(ReleaseReply::Removed)?;
+        a.extend(&key, LONG).await.must(AcquireReply::Refused)?;
         case.must_be_free(&key).await?;
         Ok(Verdict::Passed)
     })
@@ -67,12 +67,12 @@ pub async fn only_the_holder_releases(kit: &Kit<'_>) -> Outcome {
     kit.case(Clause::HeldByToken, "only_the_holder_releases", |case| async move {
         let [a, b] = case.holders();
         let key = case.name("key");
-        a.release(&key).await.must(Released::NotHeld)?;
-        a.acquire(&key, LONG).await.must(Reply::Granted)?;
-        b.release(&key).await.must(Released::NotHeld)?;
+        a.release(&key).await.must(ReleaseReply::NotHeld)?;
+        a.acquire(&key, LONG).await.must(AcquireReply::Granted)?;
+        b.release(&key).await.must(ReleaseReply::NotHeld)?;
         a.must_hold(&key).await?;
-        a.release(&key).await.must(Released::Removed)?;
-        a.release(&key).await.must(Released::NotHeld)?;
+        a.release(&key).await.must(ReleaseReply::Removed)?;
+        a.release(&key).await.must(ReleaseReply::NotHeld)?;
         Ok(Verdict::Passed)
     })
     .await
@@ -84,10 +84,10 @@ pub async fn others_leave_the_ttl_alone(kit: &Kit<'_>) -> Outcome {
         let [a, b] = case.holders();
         let key = case.name("key");
         let life = a.acquire(&key, ttl).await;
-        life.must(Reply::Granted)?;
+        life.must(AcquireReply::Granted)?;
         for other in [LONG, ttl / 10] {
             // Ends on its own when a machine is so slow that the key is gone already.
-            if b.acquire(&key, other).await.must(Reply::Refused).is_err()
+            if b.acquire(&key, other).await.must(AcquireReply::Refused).is_err()
                 && case.now() < life.life(ttl).earliest()
             {
                 return Err(case.violation("Refused", "Granted"));
@@ -106,7 +106,7 @@ pub async fn a_key_lives_for_its_ttl(kit: &Kit<'_>) -> Outcome {
         let a = case.holder();
         let key = case.name("key");
         let acquired = a.acquire(&key, ttl).await;
-        acquired.must(Reply::Granted)?;
+        acquired.must(AcquireReply::Granted)?;
         case.watch(&key, acquired.life(ttl)).await
     })
     .await
@@ -117,13 +117,13 @@ pub async fn a_lapsed_key_is_not_the_old_holders(kit: &Kit<'_>) -> Outcome {
     kit.case(Clause::HeldByToken, "a_lapsed_key_is_not_the_old_holders", |case| async move {
         let [a, b] = case.holders();
         let key = case.name("key");
-        a.acquire(&key, case.kit.ttl / 10).await.must(Reply::Granted)?;
+        a.acquire(&key, case.kit.ttl / 10).await.must(AcquireReply::Granted)?;
         case.sleep(case.kit.ttl).await;
-        a.extend(&key, LONG).await.must(Reply::Refused)?;
-        b.acquire(&key, LONG).await.must(Reply::Granted)?;
-        a.acquire(&key, LONG).await.must(Reply::Refused)?;
-        a.extend(&key, LONG).await.must(Reply::Refused)?;
-        a.release(&key).await.must(Released::NotHeld)?;
+        a.extend(&key, LONG).await.must(AcquireReply::Refused)?;
+        b.acquire(&key, LONG).await.must(AcquireReply::Granted)?;
+        a.acquire(&key, LONG).await.must(AcquireReply::Refused)?;
+        a.extend(&key, LONG).await.must(AcquireReply::Refused)?;
+        a.release(&key).await.must(ReleaseReply::NotHeld)?;
         b.must_hold(&key).await?;
         Ok(Verdict::Passed)
     })
@@ -135,21 +135,21 @@ pub async fn the_shortest_and_the_longest_ttl_are_kept(kit: &Kit<'_>) -> Outcome
     kit.case(Clause::HeldByToken, "the_shortest_and_the_longest_ttl_are_kept", |case| async move {
         let [a, b] = case.holders();
         let (short, long) = (case.name("short"), case.name("long"));
-        a.acquire(&short, Duration::from_millis(1)).await.must(Reply::Granted)?;
+        a.acquire(&short, Duration::from_millis(1)).await.must(AcquireReply::Granted)?;
         case.sleep(case.kit.ttl / 2).await;
-        b.acquire(&short, Duration::from_millis(1)).await.must(Reply::Granted)?;
+        b.acquire(&short, Duration::from_millis(1)).await.must(AcquireReply::Granted)?;
 
-        a.acquire(&long, MAX_TTL).await.must(Reply::Granted)?;
-        b.acquire(&long, MAX_TTL).await.must(Reply::Refused)?;
-        a.extend(&long, MAX_TTL).await.must(Reply::Granted)?;
-        b.acquire(&long, MAX_TTL).await.must(Reply::Refused)?;
+        a.acquire(&long, MAX_TTL).await.must(AcquireReply::Granted)?;
+        b.acquire(&long, MAX_TTL).await.must(AcquireReply::Refused)?;
+        a.extend(&long, MAX_TTL).await.must(AcquireReply::Granted)?;
+        b.acquire(&long, MAX_TTL).await.must(AcquireReply::Refused)?;
         if let Ok(states) = a.inspect(&long).await.ended()?
             && let [KeyState::Held { remaining, .. }] = &states[..]
             && remaining.is_none_or(|left| left < MAX_TTL - LONG || left > MAX_TTL)
         {
             return Err(case.violation(format!("about {MAX_TTL:?} left"), format!("{remaining:?}")));
         }
-        a.release(&long).await.must(Released::Removed)?;
+        a.release(&long).await.must(ReleaseReply::Removed)?;
         Ok(Verdict::Passed)
     })
     .await
@@ -174,13 +174,13 @@ pub async fn another_instance_sees_the_keys(kit: &Kit<'_>) -> Outcome {
         };
         let [a, b] = case.holders();
         let key = case.name("key");
-        a.acquire(&key, LONG).await.must(Reply::Granted)?;
-        b.through(second).acquire(&key, LONG).await.must(Reply::Refused)?;
-        a.through(second).extend(&key, LONG).await.must(Reply::Granted)?;
-        a.through(second).release(&key).await.must(Released::Removed)?;
-        b.acquire(&key, LONG).await.must(Reply::Granted)?;
-        a.through(second).acquire(&key, LONG).await.must(Reply::Refused)?;
-        b.release(&key).await.must(Released::Removed)?;
+        a.acquire(&key, LONG).await.must(AcquireReply::Granted)?;
+        b.through(second).acquire(&key, LONG).await.must(AcquireReply::Refused)?;
+        a.through(second).extend(&key, LONG).await.must(AcquireReply::Granted)?;
+        a.through(second).release(&key).await.must(ReleaseReply::Removed)?;
+        b.acquire(&key, LONG).await.must(AcquireReply::Granted)?;
+        a.through(second).acquire(&key, LONG).await.must(AcquireReply::Refused)?;
+        b.release(&key).await.must(ReleaseReply::Removed)?;
         Ok(Verdict::Passed)
     })
     .await
@@ -195,9 +195,9 @@ pub async fn another_instance_knows_the_server_by_the_same_identity(kit: &Kit<'_
         };
         let holder = case.holder();
         let key = case.name("key");
-        holder.acquire(&key, LONG).await.must(Reply::Granted)?;
+        holder.acquire(&key, LONG).await.must(AcquireReply::Granted)?;
         let id = case.kit.backend.server_id();
-        holder.through(second).acquire(&key, LONG).await.must(Reply::Granted)?;
+        holder.through(second).acquire(&key, LONG).await.must(AcquireReply::Granted)?;
         let other = second.server_id();
         if id != other {
             return Err(case.violation(format!("the identity {id:?}"), format!("{other:?}")));
@@ -212,8 +212,8 @@ pub async fn an_inspection_tells_the_truth(kit: &Kit<'_>) -> Outcome {
     kit.case(Clause::HeldByToken, "an_inspection_tells_the_truth", |case| async move {
         let [a, b] = case.holders();
         let names = ["held", "free", "other"].map(|label| case.name(label));
-        a.acquire(&names[0], LONG).await.must(Reply::Granted)?;
-        b.acquire(&names[2], 2 * LONG).await.must(Reply::Granted)?;
+        a.acquire(&names[0], LONG).await.must(AcquireReply::Granted)?;
+        b.acquire(&names[2], 2 * LONG).await.must(AcquireReply::Granted)?;
         let seen = a.inspect(&names[..]).await;
         let states = match seen.ended()? {
             Ok(states) => states,
@@ -262,17 +262,17 @@ pub(super) async fn first_wins<'k>(
     names: impl Fn(usize) -> Resources + Send + Sync,
 ) -> Result<(), Violation> {
     let names = &names;
-    let ask = |(position, one): (usize, &Holder<'k>)| -> Asked<'_, Seen<'k, Reply>> {
+    let ask = |(position, one): (usize, &Holder<'k>)| -> Asked<'_, Seen<'k, AcquireReply>> {
         let one = one.clone();
         Box::pin(async move { one.acquire(names(position), LONG).await })
     };
     let answers = together(contenders.iter().enumerate().map(ask).collect()).await;
     let mut winners = Vec::new();
     for (position, seen) in answers.iter().enumerate() {
-        if seen.ended()?.is_ok_and(|reply| *reply == Reply::Granted) {
+        if seen.ended()?.is_ok_and(|reply| *reply == AcquireReply::Granted) {
             winners.push(position);
         } else {
-            seen.must(Reply::Refused)?;
+            seen.must(AcquireReply::Refused)?;
         }
     }
     if winners != [0] {

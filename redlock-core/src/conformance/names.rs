@@ -5,7 +5,7 @@ use super::{
     kit::Kit,
     verdict::{Clause, Outcome, Verdict},
 };
-use crate::backend::{Released, Reply};
+use crate::backend::{AcquireReply, ReleaseReply};
 
 /// Names that look alike are different keys: with spaces, controls, NUL, letters beyond ASCII, of 1 KiB and more.
 pub async fn names_are_taken_byte_for_byte(kit: &Kit<'_>) -> Outcome {
@@ -19,22 +19,22 @@ pub async fn names_are_taken_byte_for_byte(kit: &Kit<'_>) -> Outcome {
         names.extend([format!("{base}{long}"), format!("{base}{long}y"), format!("{base}{long}{long}")]);
         let holders: Vec<_> = names.iter().map(|_| case.holder()).collect();
         for (name, holder) in names.iter().zip(&holders) {
-            holder.acquire(name, LONG).await.must(Reply::Granted)?;
+            holder.acquire(name, LONG).await.must(AcquireReply::Granted)?;
         }
         for (name, holder) in names.iter().zip(&holders) {
             holder.must_hold(name).await?;
         }
         for (name, holder) in names.iter().zip(&holders) {
-            holder.release(name).await.must(Released::Removed)?;
+            holder.release(name).await.must(ReleaseReply::Removed)?;
         }
         // All of them at once, as one lock.
         let together: Vec<_> = ODD.iter().map(|odd| format!("{base}{odd}")).collect();
         let [a, b] = case.holders();
-        a.acquire(&together[..], LONG).await.must(Reply::Granted)?;
+        a.acquire(&together[..], LONG).await.must(AcquireReply::Granted)?;
         for name in &together {
-            b.acquire(name, LONG).await.must(Reply::Refused)?;
+            b.acquire(name, LONG).await.must(AcquireReply::Refused)?;
         }
-        a.release(&together[..]).await.must(Released::Removed)?;
+        a.release(&together[..]).await.must(ReleaseReply::Removed)?;
         Ok(Verdict::Passed)
     })
     .await
@@ -45,19 +45,19 @@ pub async fn names_are_no_patterns_and_no_prefixes(kit: &Kit<'_>) -> Outcome {
     kit.case(Clause::HeldByToken, "names_are_no_patterns_and_no_prefixes", |case| async move {
         let a = case.holder();
         let plain = ["ab", "abc", "a", "xbc"].map(|label| case.name(label));
-        a.acquire(&plain[..], LONG).await.must(Reply::Granted)?;
+        a.acquire(&plain[..], LONG).await.must(AcquireReply::Granted)?;
         for pattern in ["a*", "*", "?bc", "[ax]bc", "ab", "%", "_b", "a.*", "^", ""] {
             let name = case.name(pattern);
             if plain.contains(&name) {
                 continue;
             }
-            a.release(&name).await.must(Released::NotHeld)?;
-            a.extend(&name, LONG).await.must(Reply::Refused)?;
+            a.release(&name).await.must(ReleaseReply::NotHeld)?;
+            a.extend(&name, LONG).await.must(AcquireReply::Refused)?;
             a.must_hold(&plain[..]).await?;
             // Nor is it in the way of anybody.
             case.must_be_free(&name).await?;
         }
-        a.release(&plain[2]).await.must(Released::Removed)?;
+        a.release(&plain[2]).await.must(ReleaseReply::Removed)?;
         for name in [&plain[0], &plain[1], &plain[3]] {
             a.must_hold(name).await?;
         }
@@ -85,16 +85,16 @@ pub async fn tokens_are_compared_byte_for_byte(kit: &Kit<'_>) -> Outcome {
         ];
         let holders = tokens.each_ref().map(|token| case.holder_with('T', token));
         for (position, holder) in holders.iter().enumerate() {
-            holder.acquire(&key, LONG).await.must(Reply::Granted)?;
+            holder.acquire(&key, LONG).await.must(AcquireReply::Granted)?;
             for (other, foreign) in holders.iter().enumerate() {
                 if other != position {
-                    foreign.acquire(&key, LONG).await.must(Reply::Refused)?;
-                    foreign.extend(&key, LONG).await.must(Reply::Refused)?;
-                    foreign.release(&key).await.must(Released::NotHeld)?;
+                    foreign.acquire(&key, LONG).await.must(AcquireReply::Refused)?;
+                    foreign.extend(&key, LONG).await.must(AcquireReply::Refused)?;
+                    foreign.release(&key).await.must(ReleaseReply::NotHeld)?;
                 }
             }
             holder.must_hold(&key).await?;
-            holder.release(&key).await.must(Released::Removed)?;
+            holder.release(&key).await.must(ReleaseReply::Removed)?;
         }
         Ok(Verdict::Passed)
     })

@@ -10,7 +10,7 @@ use super::{
     verdict::{Clause, Outcome, Verdict, Violation},
 };
 use crate::{
-    backend::{Acquire, Extend, Release, Released, Reply},
+    backend::{Acquire, AcquireReply, Extend, Release, ReleaseReply},
     resources::Resources,
 };
 
@@ -22,15 +22,15 @@ pub async fn requests_take_effect_in_order(kit: &Kit<'_>) -> Outcome {
         for round in 0..ROUNDS {
             let key = case.name(&format!("key {round}"));
             all_must(vec![
-                later(a.acquire(&key, LONG), Reply::Granted),
-                later(a.extend(&key, LONG), Reply::Granted),
-                later(a.release(&key), Released::Removed),
-                later(a.extend(&key, LONG), Reply::Refused),
-                later(b.acquire(&key, LONG), Reply::Granted),
-                later(a.acquire(&key, LONG), Reply::Refused),
-                later(b.release(&key), Released::Removed),
-                later(b.release(&key), Released::NotHeld),
-                later(a.acquire(&key, LONG), Reply::Granted),
+                later(a.acquire(&key, LONG), AcquireReply::Granted),
+                later(a.extend(&key, LONG), AcquireReply::Granted),
+                later(a.release(&key), ReleaseReply::Removed),
+                later(a.extend(&key, LONG), AcquireReply::Refused),
+                later(b.acquire(&key, LONG), AcquireReply::Granted),
+                later(a.acquire(&key, LONG), AcquireReply::Refused),
+                later(b.release(&key), ReleaseReply::Removed),
+                later(b.release(&key), ReleaseReply::NotHeld),
+                later(a.acquire(&key, LONG), AcquireReply::Granted),
             ])
             .await?;
             a.must_hold(&key).await?;
@@ -45,7 +45,7 @@ pub async fn a_request_that_was_never_polled_does_nothing(kit: &Kit<'_>) -> Outc
     kit.case(Clause::InOrder, "a_request_that_was_never_polled_does_nothing", |case| async move {
         let [a, b] = case.holders();
         let (free, held) = (Resources::from(case.name("free")), Resources::from(case.name("held")));
-        b.acquire(held.clone(), LONG).await.must(Reply::Granted)?;
+        b.acquire(held.clone(), LONG).await.must(AcquireReply::Granted)?;
         let (backend, timeout) = (case.kit.backend, case.kit.timeout);
         drop(backend.acquire(Acquire::new(&free, &a.token, LONG, timeout)));
         drop(backend.extend(Extend::new(&held, &b.token, LONG, timeout)));
@@ -70,9 +70,9 @@ pub async fn a_release_removes_what_a_dropped_acquire_left(kit: &Kit<'_>) -> Out
                 begin_and_drop(Box::pin(a.extend(key, LONG))).await;
             }
             a.release(key).await.ended()?.map_err(|error| case.violation("an answer", error.to_string()))?;
-            b.acquire(key, LONG).await.must(Reply::Granted)?;
+            b.acquire(key, LONG).await.must(AcquireReply::Granted)?;
             b.must_hold(key).await?;
-            b.release(key).await.must(Released::Removed)?;
+            b.release(key).await.must(ReleaseReply::Removed)?;
         }
         case.sleep(SETTLE).await;
         for key in &keys {
@@ -88,19 +88,19 @@ pub async fn answers_belong_to_their_requests(kit: &Kit<'_>) -> Outcome {
     kit.case(Clause::InOrder, "answers_belong_to_their_requests", |case| async move {
         let [a, b] = case.holders();
         let (held, free) = (case.name("held"), case.name("free"));
-        a.acquire(&held, LONG).await.must(Reply::Granted)?;
+        a.acquire(&held, LONG).await.must(AcquireReply::Granted)?;
         for _ in 0..ROUNDS {
             begin_and_drop(Box::pin(a.acquire(&held, LONG))).await;
-            b.acquire(&held, LONG).await.must(Reply::Refused)?;
+            b.acquire(&held, LONG).await.must(AcquireReply::Refused)?;
             begin_and_drop(Box::pin(b.extend(&held, LONG))).await;
-            a.extend(&held, LONG).await.must(Reply::Granted)?;
+            a.extend(&held, LONG).await.must(AcquireReply::Granted)?;
             begin_and_drop(Box::pin(a.extend(&held, LONG))).await;
-            b.release(&held).await.must(Released::NotHeld)?;
+            b.release(&held).await.must(ReleaseReply::NotHeld)?;
             b.within(Duration::from_millis(1)).release(&held).await.ended()?.ok();
-            b.acquire(&free, LONG).await.must(Reply::Granted)?;
+            b.acquire(&free, LONG).await.must(AcquireReply::Granted)?;
             a.within(Duration::from_millis(1)).extend(&held, LONG).await.ended()?.ok();
-            a.release(&free).await.must(Released::NotHeld)?;
-            b.release(&free).await.must(Released::Removed)?;
+            a.release(&free).await.must(ReleaseReply::NotHeld)?;
+            b.release(&free).await.must(ReleaseReply::Removed)?;
         }
         a.must_hold(&held).await?;
         Ok(Verdict::Passed)
@@ -117,8 +117,8 @@ pub async fn order_is_kept_in_a_busy_task(kit: &Kit<'_>) -> Outcome {
             let holders: Vec<_> = (0..150).map(|_| case.holder()).collect();
             let mut requests = Vec::new();
             for holder in &holders {
-                requests.push(later(holder.acquire(&key, LONG), Reply::Granted));
-                requests.push(later(holder.release(&key), Released::Removed));
+                requests.push(later(holder.acquire(&key, LONG), AcquireReply::Granted));
+                requests.push(later(holder.release(&key), ReleaseReply::Removed));
             }
             all_must(requests).await?;
             case.must_be_free(&key).await?;
@@ -134,9 +134,9 @@ pub async fn many_requests_in_a_row_are_answered(kit: &Kit<'_>) -> Outcome {
         let key = case.name("key");
         let [a, b] = case.holders();
         for _ in 0..100 {
-            a.acquire(&key, LONG).await.must(Reply::Granted)?;
-            b.acquire(&key, LONG).await.must(Reply::Refused)?;
-            a.release(&key).await.must(Released::Removed)?;
+            a.acquire(&key, LONG).await.must(AcquireReply::Granted)?;
+            b.acquire(&key, LONG).await.must(AcquireReply::Refused)?;
+            a.release(&key).await.must(ReleaseReply::Removed)?;
         }
         Ok(Verdict::Passed)
     })

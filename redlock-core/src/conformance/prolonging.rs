@@ -5,7 +5,7 @@ use super::{
     kit::Kit,
     verdict::{Clause, Outcome, Verdict},
 };
-use crate::backend::Reply;
+use crate::backend::AcquireReply;
 
 /// An acquire that is repeated is granted again, and the key lives no longer for it.
 pub async fn an_acquire_again_is_granted_and_prolongs_nothing(kit: &Kit<'_>) -> Outcome {
@@ -16,12 +16,12 @@ pub async fn an_acquire_again_is_granted_and_prolongs_nothing(kit: &Kit<'_>) -> 
             let a = case.holder();
             let names = ["one", "two"].map(|label| case.name(label));
             let acquired = a.acquire(&names[..], ttl).await;
-            acquired.must(Reply::Granted)?;
+            acquired.must(AcquireReply::Granted)?;
             let again = a.acquire(&names[..], ttl).await;
             case.sleep(ttl / 2).await;
             let late = a.acquire(&names[..], ttl).await;
-            again.must(Reply::Granted)?;
-            late.must(Reply::Granted)?;
+            again.must(AcquireReply::Granted)?;
+            late.must(AcquireReply::Granted)?;
             if late.answered >= acquired.life(ttl).earliest() {
                 // It may have put a new key there.
                 return Ok(super::kit::TOO_SLOW);
@@ -40,10 +40,10 @@ pub async fn an_acquire_again_shortens_nothing(kit: &Kit<'_>) -> Outcome {
     kit.timed(Clause::Idempotent, "an_acquire_again_shortens_nothing", |case, ttl| async move {
         let a = case.holder();
         let key = case.name("key");
-        a.acquire(&key, LONG).await.must(Reply::Granted)?;
-        a.acquire(&key, ttl / 10).await.must(Reply::Granted)?;
+        a.acquire(&key, LONG).await.must(AcquireReply::Granted)?;
+        a.acquire(&key, ttl / 10).await.must(AcquireReply::Granted)?;
         case.sleep(ttl / 2).await;
-        case.holder().acquire(&key, LONG).await.must(Reply::Refused)?;
+        case.holder().acquire(&key, LONG).await.must(AcquireReply::Refused)?;
         a.must_hold(&key).await?;
         Ok(Verdict::Passed)
     })
@@ -56,9 +56,9 @@ pub async fn an_acquire_of_some_that_are_held_is_granted(kit: &Kit<'_>) -> Outco
         let a = case.holder();
         let names = ["one", "two", "three"].map(|label| case.name(label));
         let acquired = a.acquire(&names[1], ttl).await;
-        acquired.must(Reply::Granted)?;
+        acquired.must(AcquireReply::Granted)?;
         let all = a.acquire(&names[..], LONG).await;
-        all.must(Reply::Granted)?;
+        all.must(AcquireReply::Granted)?;
         if all.answered >= acquired.life(ttl).earliest() {
             return Ok(super::kit::TOO_SLOW);
         }
@@ -75,12 +75,12 @@ pub async fn an_extension_prolongs(kit: &Kit<'_>) -> Outcome {
     kit.timed(Clause::NeverShorter, "an_extension_prolongs", |case, ttl| async move {
         let a = case.holder();
         let key = case.name("key");
-        a.acquire(&key, ttl).await.must(Reply::Granted)?;
+        a.acquire(&key, ttl).await.must(AcquireReply::Granted)?;
         let extended = a.extend(&key, 2 * ttl).await;
-        if extended.must(Reply::Granted).is_err() && extended.answered - extended.asked > ttl / 2 {
+        if extended.must(AcquireReply::Granted).is_err() && extended.answered - extended.asked > ttl / 2 {
             return Ok(super::kit::TOO_SLOW);
         }
-        extended.must(Reply::Granted)?;
+        extended.must(AcquireReply::Granted)?;
         case.watch(&key, extended.life(2 * ttl)).await
     })
     .await
@@ -92,12 +92,12 @@ pub async fn an_extension_of_several_prolongs_all(kit: &Kit<'_>) -> Outcome {
         let a = case.holder();
         let names = ["one", "two", "three"].map(|label| case.name(label));
         let acquired = a.acquire(&names[..], ttl).await;
-        acquired.must(Reply::Granted)?;
+        acquired.must(AcquireReply::Granted)?;
         let extended = a.extend(&names[..], LONG).await;
         if extended.answered >= acquired.life(ttl).earliest() {
             return Ok(super::kit::TOO_SLOW);
         }
-        extended.must(Reply::Granted)?;
+        extended.must(AcquireReply::Granted)?;
         case.sleep(2 * ttl).await;
         for name in &names {
             a.must_hold(name).await?;
@@ -113,14 +113,14 @@ pub async fn an_extension_never_shortens(kit: &Kit<'_>) -> Outcome {
         let a = case.holder();
         let (key, other) = (case.name("key"), case.name("other"));
         let acquired = a.acquire(&key, 2 * ttl).await;
-        acquired.must(Reply::Granted)?;
+        acquired.must(AcquireReply::Granted)?;
         // One of the two would live shorter, the other longer.
-        a.acquire(&other, LONG).await.must(Reply::Granted)?;
+        a.acquire(&other, LONG).await.must(AcquireReply::Granted)?;
         let extended = a.extend([&key, &other].map(Clone::clone), ttl).await;
         if extended.answered >= acquired.life(2 * ttl).earliest() {
             return Ok(super::kit::TOO_SLOW);
         }
-        extended.must(Reply::Granted)?;
+        extended.must(AcquireReply::Granted)?;
         if extended.asked + ttl > acquired.asked + 2 * ttl {
             return Ok(super::kit::TOO_SLOW);
         }

@@ -7,7 +7,7 @@ use super::{
     verdict::{Clause, Outcome, Verdict},
 };
 use crate::{
-    backend::{Released, Reply},
+    backend::{AcquireReply, ReleaseReply},
     resources::Resources,
 };
 
@@ -17,8 +17,8 @@ pub async fn an_acquire_of_several_is_all_or_nothing(kit: &Kit<'_>) -> Outcome {
         let [a, b] = case.holders();
         for foreign in 0..3 {
             let names = ["first", "second", "third"].map(|label| case.name(&format!("{label} of {foreign}")));
-            b.acquire(&names[foreign], LONG).await.must(Reply::Granted)?;
-            a.acquire(&names[..], LONG).await.must(Reply::Refused)?;
+            b.acquire(&names[foreign], LONG).await.must(AcquireReply::Granted)?;
+            a.acquire(&names[..], LONG).await.must(AcquireReply::Refused)?;
             for (position, name) in names.iter().enumerate() {
                 if position == foreign {
                     b.must_hold(name).await?;
@@ -26,10 +26,10 @@ pub async fn an_acquire_of_several_is_all_or_nothing(kit: &Kit<'_>) -> Outcome {
                     case.must_be_free(name).await?;
                 }
             }
-            b.release(&names[foreign]).await.must(Released::Removed)?;
-            a.acquire(&names[..], LONG).await.must(Reply::Granted)?;
+            b.release(&names[foreign]).await.must(ReleaseReply::Removed)?;
+            a.acquire(&names[..], LONG).await.must(AcquireReply::Granted)?;
             for name in &names {
-                b.acquire(name, LONG).await.must(Reply::Refused)?;
+                b.acquire(name, LONG).await.must(AcquireReply::Refused)?;
                 a.must_hold(name).await?;
             }
         }
@@ -54,11 +54,11 @@ pub async fn an_extension_of_several_is_all_or_nothing(kit: &Kit<'_>) -> Outcome
                     .map(|(_, name)| name)
                     .collect();
                 if taken {
-                    b.acquire(&names[missing], LONG).await.must(Reply::Granted)?;
+                    b.acquire(&names[missing], LONG).await.must(AcquireReply::Granted)?;
                 }
                 let acquired = a.acquire(held.iter().copied().cloned().collect::<Vec<_>>(), ttl).await;
-                acquired.must(Reply::Granted)?;
-                a.extend(&names[..], LONG).await.must(Reply::Refused)?;
+                acquired.must(AcquireReply::Granted)?;
+                a.extend(&names[..], LONG).await.must(AcquireReply::Refused)?;
                 verdict = verdict.and(case.watch(held[0], acquired.life(ttl)).await?);
                 case.sleep(ttl / 10).await;
                 case.must_be_free(held[1]).await?;
@@ -84,12 +84,12 @@ pub async fn a_release_of_several_removes_what_is_held(kit: &Kit<'_>) -> Outcome
                 let names = ["first", "second", "third"].map(label);
                 for (position, name) in names.iter().enumerate() {
                     if position != missing {
-                        a.acquire(name, LONG).await.must(Reply::Granted)?;
+                        a.acquire(name, LONG).await.must(AcquireReply::Granted)?;
                     } else if taken {
-                        b.acquire(name, LONG).await.must(Reply::Granted)?;
+                        b.acquire(name, LONG).await.must(AcquireReply::Granted)?;
                     }
                 }
-                a.release(&names[..]).await.must(Released::NotHeld)?;
+                a.release(&names[..]).await.must(ReleaseReply::NotHeld)?;
                 for (position, name) in names.iter().enumerate() {
                     if position == missing && taken {
                         b.must_hold(name).await?;
@@ -109,21 +109,21 @@ pub async fn many_resources_are_one_request(kit: &Kit<'_>) -> Outcome {
     kit.case(Clause::AllOrNothing, "many_resources_are_one_request", |case| async move {
         let [a, b, c] = case.holders();
         let names: Vec<_> = (0..100).map(|number| case.name(&format!("key {number}"))).collect();
-        b.acquire(&names[99], LONG).await.must(Reply::Granted)?;
-        a.acquire(&names[..], LONG).await.must(Reply::Refused)?;
-        c.acquire(&names[..99], LONG).await.must(Reply::Granted)?;
-        c.extend(&names[..], LONG).await.must(Reply::Refused)?;
-        c.release(&names[..]).await.must(Released::NotHeld)?;
-        b.release(&names[99]).await.must(Released::Removed)?;
+        b.acquire(&names[99], LONG).await.must(AcquireReply::Granted)?;
+        a.acquire(&names[..], LONG).await.must(AcquireReply::Refused)?;
+        c.acquire(&names[..99], LONG).await.must(AcquireReply::Granted)?;
+        c.extend(&names[..], LONG).await.must(AcquireReply::Refused)?;
+        c.release(&names[..]).await.must(ReleaseReply::NotHeld)?;
+        b.release(&names[99]).await.must(ReleaseReply::Removed)?;
 
-        a.acquire(&names[..], LONG).await.must(Reply::Granted)?;
+        a.acquire(&names[..], LONG).await.must(AcquireReply::Granted)?;
         a.must_hold(&names[..]).await?;
         for name in [&names[0], &names[50], &names[99]] {
-            b.acquire(name, LONG).await.must(Reply::Refused)?;
+            b.acquire(name, LONG).await.must(AcquireReply::Refused)?;
         }
-        a.release(&names[..]).await.must(Released::Removed)?;
-        b.acquire(&names[..], LONG).await.must(Reply::Granted)?;
-        b.release(&names[..]).await.must(Released::Removed)?;
+        a.release(&names[..]).await.must(ReleaseReply::Removed)?;
+        b.acquire(&names[..], LONG).await.must(AcquireReply::Granted)?;
+        b.release(&names[..]).await.must(ReleaseReply::Removed)?;
         Ok(Verdict::Passed)
     })
     .await

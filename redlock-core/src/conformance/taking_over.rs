@@ -7,26 +7,26 @@ use super::{
     kit::Kit,
     verdict::{Clause, Outcome, Verdict, Violation},
 };
-use crate::backend::{BackendErrorKind, Released, Reply};
+use crate::backend::{AcquireReply, BackendErrorKind, ReleaseReply};
 
 /// A replacement gives the keys to the new token: the old one can do nothing to them any more, nor be replaced again.
 pub async fn a_replacement_gives_the_keys_to_the_new_token(kit: &Kit<'_>) -> Outcome {
     kit.case(Clause::HeldByToken, "a_replacement_gives_the_keys_to_the_new_token", |case| async move {
         let [a, b, c] = case.holders();
         let names = ["one", "two"].map(|label| case.name(label));
-        a.acquire(&names[..], LONG).await.must(Reply::Granted)?;
+        a.acquire(&names[..], LONG).await.must(AcquireReply::Granted)?;
         let replaced = b.replace(&names[..], &a, LONG).await;
         if !can(&replaced, |expected| case.violation_of(Clause::InItsClass, expected, replaced.told()))? {
             return Ok(CANNOT);
         }
-        replaced.must(Reply::Granted)?;
+        replaced.must(AcquireReply::Granted)?;
         for name in &names {
             b.must_hold(name).await?;
-            a.extend(name, LONG).await.must(Reply::Refused)?;
-            a.release(name).await.must(Released::NotHeld)?;
+            a.extend(name, LONG).await.must(AcquireReply::Refused)?;
+            a.release(name).await.must(ReleaseReply::NotHeld)?;
         }
-        c.replace(&names[..], &a, LONG).await.must(Reply::Refused)?;
-        b.release(&names[..]).await.must(Released::Removed)?;
+        c.replace(&names[..], &a, LONG).await.must(AcquireReply::Refused)?;
+        b.release(&names[..]).await.must(ReleaseReply::Removed)?;
         Ok(Verdict::Passed)
     })
     .await
@@ -41,10 +41,10 @@ pub async fn a_replacement_needs_the_old_token(kit: &Kit<'_>) -> Outcome {
         if !able(&replaced) {
             return Ok(CANNOT);
         }
-        replaced.must(Reply::Refused)?;
+        replaced.must(AcquireReply::Refused)?;
         case.must_be_free(&free).await?;
-        c.acquire(&held, LONG).await.must(Reply::Granted)?;
-        b.replace(&held, &a, LONG).await.must(Reply::Refused)?;
+        c.acquire(&held, LONG).await.must(AcquireReply::Granted)?;
+        b.replace(&held, &a, LONG).await.must(AcquireReply::Refused)?;
         c.must_hold(&held).await?;
         Ok(Verdict::Passed)
     })
@@ -59,16 +59,16 @@ pub async fn a_replacement_of_several_is_all_or_nothing(kit: &Kit<'_>) -> Outcom
             let names = ["first", "second", "third"].map(|label| case.name(&format!("{label} of {missing}")));
             for (position, name) in names.iter().enumerate() {
                 if position != missing {
-                    a.acquire(name, LONG).await.must(Reply::Granted)?;
+                    a.acquire(name, LONG).await.must(AcquireReply::Granted)?;
                 } else if missing != 1 {
-                    c.acquire(name, LONG).await.must(Reply::Granted)?;
+                    c.acquire(name, LONG).await.must(AcquireReply::Granted)?;
                 }
             }
             let replaced = b.replace(&names[..], &a, LONG).await;
             if !able(&replaced) {
                 return Ok(CANNOT);
             }
-            replaced.must(Reply::Refused)?;
+            replaced.must(AcquireReply::Refused)?;
             for (position, name) in names.iter().enumerate() {
                 if position != missing {
                     a.must_hold(name).await?;
@@ -89,14 +89,14 @@ pub async fn a_replacement_again_is_granted(kit: &Kit<'_>) -> Outcome {
     kit.case(Clause::Idempotent, "a_replacement_again_is_granted", |case| async move {
         let [a, b] = case.holders();
         let names = ["one", "two"].map(|label| case.name(label));
-        a.acquire(&names[..], LONG).await.must(Reply::Granted)?;
+        a.acquire(&names[..], LONG).await.must(AcquireReply::Granted)?;
         let replaced = b.replace(&names[0], &a, LONG).await;
         if !able(&replaced) {
             return Ok(CANNOT);
         }
-        replaced.must(Reply::Granted)?;
+        replaced.must(AcquireReply::Granted)?;
         for _ in 0..2 {
-            b.replace(&names[..], &a, LONG).await.must(Reply::Granted)?;
+            b.replace(&names[..], &a, LONG).await.must(AcquireReply::Granted)?;
         }
         b.must_hold(&names[..]).await?;
         Ok(Verdict::Passed)
@@ -110,7 +110,7 @@ pub async fn a_replacement_prolongs_and_never_shortens(kit: &Kit<'_>) -> Outcome
         let [a, b] = case.holders();
         let (short, long) = (case.name("short"), case.name("long"));
         let acquired = a.acquire(&short, ttl).await;
-        acquired.must(Reply::Granted)?;
+        acquired.must(AcquireReply::Granted)?;
         let replaced = b.replace(&short, &a, LONG).await;
         if !able(&replaced) {
             return Ok(CANNOT);
@@ -118,9 +118,9 @@ pub async fn a_replacement_prolongs_and_never_shortens(kit: &Kit<'_>) -> Outcome
         if replaced.answered >= acquired.life(ttl).earliest() {
             return Ok(super::kit::TOO_SLOW);
         }
-        replaced.must(Reply::Granted)?;
-        a.acquire(&long, LONG).await.must(Reply::Granted)?;
-        b.replace(&long, &a, Duration::from_millis(1)).await.must(Reply::Granted)?;
+        replaced.must(AcquireReply::Granted)?;
+        a.acquire(&long, LONG).await.must(AcquireReply::Granted)?;
+        b.replace(&long, &a, Duration::from_millis(1)).await.must(AcquireReply::Granted)?;
         case.sleep(2 * ttl).await;
         b.must_hold(&short).await?;
         b.must_hold(&long).await?;
@@ -130,12 +130,15 @@ pub async fn a_replacement_prolongs_and_never_shortens(kit: &Kit<'_>) -> Outcome
 }
 
 /// Whether the backend has the ability. One that has not rejects the request.
-fn able(seen: &Seen<'_, Reply>) -> bool {
+fn able(seen: &Seen<'_, AcquireReply>) -> bool {
     !matches!(seen.ended(), Ok(Err(error)) if error.kind() == BackendErrorKind::Rejected)
 }
 
 /// As [`able`]; an error of another class is a violation.
-fn can(seen: &Seen<'_, Reply>, violation: impl Fn(&'static str) -> Violation) -> Result<bool, Violation> {
+fn can(
+    seen: &Seen<'_, AcquireReply>,
+    violation: impl Fn(&'static str) -> Violation,
+) -> Result<bool, Violation> {
     match seen.ended()? {
         Err(error) if error.kind() != BackendErrorKind::Rejected => Err(violation("Granted, or Rejected")),
         _ => Ok(able(seen)),

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     MAX_TTL,
-    backend::{BackendErrorKind, Released, Reply},
+    backend::{AcquireReply, BackendErrorKind, ReleaseReply},
 };
 
 /// Every request, for one key or for several, is one command. Needs [`Node::commands`].
@@ -25,17 +25,17 @@ pub async fn a_request_is_one_command(kit: &Kit<'_>) -> Outcome {
         let one = vec![case.name("one")];
         let three = ["one", "two", "three"].map(|label| case.name(label)).to_vec();
         // Whatever a connection begins with is not counted.
-        a.release(&one[..]).await.must(Released::NotHeld)?;
+        a.release(&one[..]).await.must(ReleaseReply::NotHeld)?;
         for names in [one, three] {
             let names = &names[..];
             let Some(before) = commands(&case).await else { return Ok(NOT_COUNTED) };
-            a.acquire(names, LONG).await.must(Reply::Granted)?;
-            a.acquire(names, LONG).await.must(Reply::Granted)?;
-            b.acquire(names, LONG).await.must(Reply::Refused)?;
-            a.extend(names, 2 * LONG).await.must(Reply::Granted)?;
-            b.extend(names, 2 * LONG).await.must(Reply::Refused)?;
-            b.release(names).await.must(Released::NotHeld)?;
-            a.release(names).await.must(Released::Removed)?;
+            a.acquire(names, LONG).await.must(AcquireReply::Granted)?;
+            a.acquire(names, LONG).await.must(AcquireReply::Granted)?;
+            b.acquire(names, LONG).await.must(AcquireReply::Refused)?;
+            a.extend(names, 2 * LONG).await.must(AcquireReply::Granted)?;
+            b.extend(names, 2 * LONG).await.must(AcquireReply::Refused)?;
+            b.release(names).await.must(ReleaseReply::NotHeld)?;
+            a.release(names).await.must(ReleaseReply::Removed)?;
             let Some(after) = commands(&case).await else { return Ok(NOT_COUNTED) };
             if after - before != 7 {
                 let expected = "7 requests are 7 commands";
@@ -52,7 +52,7 @@ pub async fn a_request_is_not_sent_again(kit: &Kit<'_>) -> Outcome {
     kit.case(Clause::OneTrip, "a_request_is_not_sent_again", |case| async move {
         let a = case.holder();
         let key = case.name("key");
-        a.release(&key).await.must(Released::NotHeld)?;
+        a.release(&key).await.must(ReleaseReply::NotHeld)?;
         let Some(before) = commands(&case).await else { return Ok(NOT_COUNTED) };
         let Some(node) = stopped(&case).await else { return Ok(NOT_STOPPED) };
         let brief = a.within(BRIEF);
@@ -88,9 +88,9 @@ pub async fn a_short_timeout_ends_the_request(kit: &Kit<'_>) -> Outcome {
         }
         // Whatever came of them, this comes behind.
         a.release(&key).await.ended()?.map_err(|error| case.violation("an answer", error.to_string()))?;
-        a.acquire(&key, LONG).await.must(Reply::Granted)?;
-        b.acquire(&key, LONG).await.must(Reply::Refused)?;
-        a.release(&key).await.must(Released::Removed)?;
+        a.acquire(&key, LONG).await.must(AcquireReply::Granted)?;
+        b.acquire(&key, LONG).await.must(AcquireReply::Refused)?;
+        a.release(&key).await.must(ReleaseReply::Removed)?;
         case.sleep(SETTLE).await;
         case.must_be_free(&key).await?;
         Ok(Verdict::Passed)
@@ -103,10 +103,10 @@ pub async fn a_long_timeout_is_no_trouble(kit: &Kit<'_>) -> Outcome {
     kit.case(Clause::InTime, "a_long_timeout_is_no_trouble", |case| async move {
         let [a, b] = case.holders::<2>().map(|holder| holder.within(MAX_TTL));
         let key = case.name("key");
-        a.acquire(&key, LONG).await.must(Reply::Granted)?;
-        b.acquire(&key, LONG).await.must(Reply::Refused)?;
-        a.extend(&key, LONG).await.must(Reply::Granted)?;
-        a.release(&key).await.must(Released::Removed)?;
+        a.acquire(&key, LONG).await.must(AcquireReply::Granted)?;
+        b.acquire(&key, LONG).await.must(AcquireReply::Refused)?;
+        a.extend(&key, LONG).await.must(AcquireReply::Granted)?;
+        a.release(&key).await.must(ReleaseReply::Removed)?;
         Ok(Verdict::Passed)
     })
     .await
@@ -118,7 +118,7 @@ pub async fn a_stopped_node_is_unreachable_in_time(kit: &Kit<'_>) -> Outcome {
     kit.case(Clause::InTime, "a_stopped_node_is_unreachable_in_time", |case| async move {
         let [a, b] = case.holders();
         let (held, free) = (case.name("held"), case.name("free"));
-        a.acquire(&held, LONG).await.must(Reply::Granted)?;
+        a.acquire(&held, LONG).await.must(AcquireReply::Granted)?;
         let Some(node) = stopped(&case).await else { return Ok(NOT_STOPPED) };
         let (a, b) = (a.within(BRIEF), b.within(BRIEF));
         let acquired = b.acquire(&free, LONG).await;
@@ -145,14 +145,14 @@ pub async fn a_slow_answer_is_waited_for(kit: &Kit<'_>) -> Outcome {
     kit.case(Clause::InTime, "a_slow_answer_is_waited_for", |case| async move {
         let a = case.holder().within(Duration::from_secs(60));
         let key = case.name("key");
-        a.release(&key).await.must(Released::NotHeld)?;
+        a.release(&key).await.must(ReleaseReply::NotHeld)?;
         let Some(node) = stopped(&case).await else { return Ok(NOT_STOPPED) };
         let resumed = async {
             case.sleep(SLOW).await;
             node.resume().await;
         };
         let (acquired, ()) = join(a.acquire(&key, LONG), resumed).await;
-        acquired.must(Reply::Granted)?;
+        acquired.must(AcquireReply::Granted)?;
         a.must_hold(&key).await?;
         Ok(Verdict::Passed)
     })
@@ -165,7 +165,7 @@ pub async fn a_release_behind_an_acquire_that_timed_out_leaves_no_key(kit: &Kit<
     let check = "a_release_behind_an_acquire_that_timed_out_leaves_no_key";
     kit.case(Clause::InOrder, check, |case| async move {
         let keys: Vec<_> = (0..ROUNDS).map(|round| case.name(&format!("key {round}"))).collect();
-        case.holder().release(&keys[0]).await.must(Released::NotHeld)?;
+        case.holder().release(&keys[0]).await.must(ReleaseReply::NotHeld)?;
         let Some(node) = stopped(&case).await else { return Ok(NOT_STOPPED) };
         for (round, key) in keys.iter().enumerate() {
             let brief = case.holder().within(if round < 3 { BRIEF } else { BRIEF / 10 });
@@ -201,7 +201,7 @@ pub async fn a_node_that_is_down_is_told_in_time(kit: &Kit<'_>) -> Outcome {
     kit.case(Clause::InTime, "a_node_that_is_down_is_told_in_time", |case| async move {
         let [a, b] = case.holders();
         let key = case.name("key");
-        a.release(&key).await.must(Released::NotHeld)?;
+        a.release(&key).await.must(ReleaseReply::NotHeld)?;
         let Some(node) = down(&case).await else { return Ok(NOT_DOWN) };
         let (brief, mut found) = (a.within(BRIEF), Vec::new());
         for _ in 0..3 {
@@ -213,7 +213,7 @@ pub async fn a_node_that_is_down_is_told_in_time(kit: &Kit<'_>) -> Outcome {
         start(&case, node).await;
         case.recovered().await?;
         found.into_iter().collect::<Result<(), _>>()?;
-        b.acquire(&key, LONG).await.must(Reply::Granted)?;
+        b.acquire(&key, LONG).await.must(AcquireReply::Granted)?;
         Ok(Verdict::Passed)
     })
     .await
@@ -225,7 +225,7 @@ pub async fn nothing_is_sent_late(kit: &Kit<'_>) -> Outcome {
     kit.case(Clause::InTime, "nothing_is_sent_late", |case| async move {
         let keys: Vec<_> = (0..ROUNDS).map(|round| case.name(&format!("key {round}"))).collect();
         let a = case.holder();
-        a.release(&keys[0]).await.must(Released::NotHeld)?;
+        a.release(&keys[0]).await.must(ReleaseReply::NotHeld)?;
         let Some(node) = down(&case).await else { return Ok(NOT_DOWN) };
         let brief = a.within(BRIEF / 4);
         for key in &keys {

@@ -13,7 +13,7 @@ mod timer;
 pub(super) use self::driven::Driven;
 
 /// Runs on tokio. Needs tokio runtimes whose time driver is enabled (`enable_time` or `enable_all`);
-/// [`Builder::build`](crate::Builder::build) fails without.
+/// [`RedlockBuilder::build`](crate::RedlockBuilder::build) fails without.
 ///
 /// Whoever locks, extends, waits or unlocks is served by the runtime that it is in, whichever that is. So a lock manager,
 /// its locks and guards can be used on any runtime and any thread, also when the runtime that they were made on is not

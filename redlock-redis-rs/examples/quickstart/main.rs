@@ -32,7 +32,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use redlock_redis_rs::{LockBackend, MemoryBackend, RedisBackend, Redlock, TokioRuntime, Unlock};
+use redlock_redis_rs::{LockBackend, MemoryBackend, RedisBackend, Redlock, TokioRuntime, UnlockOutcome};
 use tokio::{task::JoinSet, time::sleep};
 
 use crate::{
@@ -102,7 +102,9 @@ impl Run {
             nodes.extend(ours.iter().map(|node| Arc::new(node.clone()) as Arc<dyn LockBackend>));
         }
 
-        let timeline = Arc::new(Timeline::new(nodes.iter().map(|node| node.name().to_owned()).collect()));
+        let timeline = Arc::new(Timeline::new(
+            nodes.iter().map(|node| node.name().unwrap_or_default().to_owned()).collect(),
+        ));
         let health = Arc::new(Health::new(timeline.clone()));
         let watched = (0..).zip(nodes).map(|(position, node)| Watched::new(node, position, health.clone()));
         let redlock = Redlock::builder(runtime).nodes(watched).build()?;
@@ -145,14 +147,14 @@ impl Run {
                 .redlock
                 .lock(&self.resource, TTL)
                 .retry_forever()
-                .wait_at_most(PATIENCE)
+                .acquire_timeout(PATIENCE)
                 .retry_delay(Duration::from_millis(15))
                 .retry_jitter(Duration::from_millis(10))
                 .await?;
             let from = timeline.now();
             let round = lock.took();
             let attempt = nth(lock.attempts());
-            timeline.say(from, name, &format!("holds, {attempt} attempt"), lock.votes());
+            timeline.say(from, name, &format!("holds, {attempt} attempt"), lock.replies());
             self.fail_nodes();
 
             let seen = self.account.load(Ordering::Acquire);
@@ -169,7 +171,7 @@ impl Run {
             timeline.say(to, name, &format!("releases after {} ms", span.length().as_millis()), &[]);
             holds.push(Hold { worker, asked, span, round });
             match lock.unlock().await {
-                Ok(Unlock::Released) => {}
+                Ok(UnlockOutcome::Released) => {}
                 Ok(_) => timeline.say(timeline.now(), name, "finds that it was gone already", &[]),
                 Err(error) => timeline.say(timeline.now(), name, &format!("cannot confirm: {error}"), &[]),
             }
@@ -186,16 +188,21 @@ impl Run {
         let begun = self.begun.fetch_add(1, Ordering::Relaxed) + 1;
         if begun == HOLDS / 3 {
             b.stop();
-            self.timeline.say(self.timeline.now(), b.name(), "is stopped, as by SIGSTOP", &[]);
+            self.timeline.say(
+                self.timeline.now(),
+                b.name().unwrap_or_default(),
+                "is stopped, as by SIGSTOP",
+                &[],
+            );
         } else if begun == 2 * HOLDS / 3 {
             d.shut_down();
-            self.timeline.say(self.timeline.now(), d.name(), "is shut down", &[]);
+            self.timeline.say(self.timeline.now(), d.name().unwrap_or_default(), "is shut down", &[]);
         }
     }
 }
 
 fn memory_node(letter: &str, runtime: &TokioRuntime) -> MemoryBackend {
-    let node = MemoryBackend::new(runtime.clone()).named(format!("node {letter}"));
+    let node = MemoryBackend::new(runtime.clone()).with_name(format!("node {letter}"));
     node.delay_requests(Duration::from_millis(1));
     node.delay_replies(Duration::from_millis(1));
     node

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use redlock_redis_rs::{Answer, NodeAnswer};
+use redlock_redis_rs::{NodeOutcome, NodeReply};
 
 /// The clock of the run, and its printer.
 #[derive(Debug)]
@@ -37,8 +37,8 @@ impl Timeline {
 
     /// Two workers' lines come in the order of their holds: one prints before it releases, the other after it was
     /// granted.
-    pub(crate) fn say(&self, at: Duration, who: &str, what: &str, votes: &[NodeAnswer]) {
-        let votes: Vec<&str> = votes.iter().map(|vote| mark(&vote.answer)).collect();
+    pub(crate) fn say(&self, at: Duration, who: &str, what: &str, votes: &[NodeReply]) {
+        let votes: Vec<&str> = votes.iter().map(|vote| mark(&vote.outcome)).collect();
         let line = format!("{:>5}  {who:<WHO$}  {what:<WHAT$}  {}", at.as_millis(), votes.join(" "));
         println!("{}", line.trim_end());
     }
@@ -56,12 +56,12 @@ pub(crate) fn letter(position: usize) -> char {
     ('a'..='z').nth(position).unwrap_or('?')
 }
 
-fn mark(answer: &Answer) -> &'static str {
+fn mark(answer: &NodeOutcome) -> &'static str {
     match answer {
-        Answer::Granted => "●",
-        Answer::Refused => "○",
-        Answer::Failed(_) | Answer::Late => "✕",
-        Answer::Pending => "·",
+        NodeOutcome::Granted => "●",
+        NodeOutcome::Refused => "○",
+        NodeOutcome::Failed(_) | NodeOutcome::Late => "✕",
+        NodeOutcome::Pending => "·",
         _ => "?",
     }
 }

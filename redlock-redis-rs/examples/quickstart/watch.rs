@@ -9,7 +9,7 @@ use std::{
 };
 
 use redlock_redis_rs::{
-    Acquire, Answer, BackendError, Extend, LockBackend, Release, Released, Reply, async_trait,
+    Acquire, AcquireReply, BackendError, Extend, LockBackend, NodeOutcome, Release, ReleaseReply, async_trait,
 };
 
 use crate::timeline::Timeline;
@@ -99,19 +99,19 @@ impl Watched {
 
 #[async_trait]
 impl LockBackend for Watched {
-    async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
+    async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
         self.listen(request.timeout, self.node.acquire(request)).await
     }
 
-    async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
+    async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
         self.listen(request.timeout, self.node.extend(request)).await
     }
 
-    async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
+    async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
         self.listen(request.timeout, self.node.release(request)).await
     }
 
-    fn name(&self) -> &str {
+    fn name(&self) -> Option<&str> {
         self.node.name()
     }
 
@@ -131,7 +131,7 @@ struct Ear<'a> {
 impl Ear<'_> {
     fn heard(&mut self, error: Option<&BackendError>) {
         self.heard = true;
-        let failure = error.map(|error| Answer::Failed(error.clone()).to_string());
+        let failure = error.map(|error| NodeOutcome::Failed(error.clone()).to_string());
         self.watched.health.heard(self.watched.position, self.asked, failure);
     }
 }

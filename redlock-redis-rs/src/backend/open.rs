@@ -10,7 +10,7 @@ use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo};
 use redlock_core::node_url::OpenError;
 
 use super::RedisBackend;
-use crate::{connection::Reconnecting, source::Source};
+use crate::{connection::LazyConnection, source::Source};
 
 impl RedisBackend {
     /// A node by its URL: `redis://[user:password@]host[:port][/database]`, `redis+unix://`, or `rediss://` with the
@@ -80,7 +80,7 @@ impl RedisBackend {
     #[cfg(feature = "cluster")]
     pub fn open_cluster(urls: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self, OpenError> {
         let (source, name) = Source::cluster(urls)?;
-        Ok(Self::lazy(source).named(name))
+        Ok(Self::lazy(source).with_name(name))
     }
 
     /// A node that is a whole Redis Cluster, by a client with settings of its own. Nothing is sent yet.
@@ -112,7 +112,7 @@ impl RedisBackend {
         login: SentinelNodeConnectionInfo,
     ) -> Result<Self, OpenError> {
         let (source, name) = Source::sentinel(urls, master.into(), login)?;
-        Ok(Self::lazy(source).named(name))
+        Ok(Self::lazy(source).with_name(name))
     }
 
     /// A node that is the server which Sentinels name, by a client for its master with settings of its own (say,
@@ -127,7 +127,7 @@ impl RedisBackend {
     }
 
     fn lazy(source: Source) -> Self {
-        let connection = Reconnecting::new(source);
+        let connection = LazyConnection::new(source);
         let name = connection.name();
         Self { own: Some(connection.clone()), connection, name }
     }

@@ -72,7 +72,7 @@ async fn withdraw(State(bank): State<Bank>, Path(account): Path<String>, body: S
         .redlock
         .lock(format!("bank:account:{account}"), bank.ttl)
         // A client waits better than we do: no queue of requests builds up here.
-        .wait_at_most(Duration::from_millis(100))
+        .acquire_timeout(Duration::from_millis(100))
         .using(|lease| bank.withdraw(&account, amount, lease))
         .await;
     match booked {

@@ -2,7 +2,7 @@
 
 use std::{future::Future, pin::pin, task::Poll, time::Duration};
 
-use redlock_core::{Builder, InvalidRequest, MAX_TTL, MemoryBackend, Redlock, Runtime};
+use redlock_core::{RedlockBuilder, InvalidRequest, MAX_TTL, MemoryBackend, Redlock, Runtime};
 use redlock_tests::sim::{Sim, SimRuntime};
 
 pub(crate) struct Bench {
@@ -19,8 +19,8 @@ impl Bench {
         Self { sim, runtime, nodes }
     }
 
-    pub(crate) fn builder(&self) -> Builder {
-        Redlock::builder(self.runtime.clone()).rng(self.sim.rng())
+    pub(crate) fn builder(&self) -> RedlockBuilder {
+        Redlock::builder(self.runtime.clone()).entropy(self.sim.entropy())
     }
 
     pub(crate) fn quorum(&self) -> usize {
@@ -93,7 +93,7 @@ impl Flaw {
         let right = match told {
             InvalidRequest::NoResources => self == Self::NoResources,
             InvalidRequest::EmptyResource => self == Self::EmptyResource,
-            InvalidRequest::RepeatedResource { .. } => self == Self::Repeated,
+            InvalidRequest::DuplicateResource { .. } => self == Self::Repeated,
             InvalidRequest::TtlTooLong { .. } => self == Self::TooLong,
             InvalidRequest::TtlTooShort { .. } => {
                 self == Self::TooShort

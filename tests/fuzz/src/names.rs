@@ -8,8 +8,8 @@ use std::{
 
 use arbitrary::{Arbitrary, Unstructured};
 use redlock_core::{
-    Acquire, BackendError, Builder, ConfigError, Error, Extend, Lock, LockBackend, LockRequest, MAX_TTL,
-    MemoryBackend, Redlock, Release, Released, Replace, Reply, Resources, Unlock, async_trait,
+    Acquire, BackendError, RedlockBuilder, ConfigError, Error, Extend, Lock, LockBackend, LockRequest, MAX_TTL,
+    MemoryBackend, Redlock, Release, ReleaseReply, Replace, AcquireReply, Resources, UnlockOutcome, async_trait,
 };
 
 use crate::bench::{Bench, Flaw, assert_not_too_long};
@@ -169,7 +169,7 @@ impl Scene {
                     );
                 }
                 let unlocked = other.unlock().await.expect("every node answers");
-                assert_eq!(unlocked, Unlock::Released);
+                assert_eq!(unlocked, UnlockOutcome::Released);
             }
             Some(Err(Error::InvalidRequest(told))) => {
                 self.second.flaw(drift).assert_told(&told, self.second.least_ttl(), drift);
@@ -215,7 +215,7 @@ impl Scene {
         match self.ending {
             Ending::Unlock => {
                 let unlocked = lock.unlock().await.expect("every node answers");
-                assert!(!valid || unlocked == Unlock::Released, "it was held");
+                assert!(!valid || unlocked == UnlockOutcome::Released, "it was held");
             }
             Ending::Drop => drop(lock),
             Ending::Kept(millis) => {
@@ -250,19 +250,19 @@ impl Asked {
         let mut request = redlock.lock(&self.names[..], self.ttl.get());
         request = self.retries.apply(request);
         if let Some(wait) = self.wait {
-            request = request.wait_at_most(wait.get());
+            request = request.acquire_timeout(wait.get());
         }
         if let Some(longest) = self.longest {
-            request = request.hold_at_most(longest.get());
+            request = request.max_hold(longest.get());
         }
         bench.within(Duration::from_millis(self.patience.into()), async { request.await }).await
     }
 }
 
 impl Settings {
-    fn apply(&self, mut builder: Builder, nodes: &[MemoryBackend], heard: &Heard) -> Builder {
+    fn apply(&self, mut builder: RedlockBuilder, nodes: &[MemoryBackend], heard: &Heard) -> RedlockBuilder {
         for node in nodes {
-            let node = if self.one_name { node.clone().named("one") } else { node.clone() };
+            let node = if self.one_name { node.clone().with_name("one") } else { node.clone() };
             builder = builder.node(Listener { node, heard: heard.clone() });
         }
         if let Some(drift) = self.drift {
@@ -286,10 +286,10 @@ impl Settings {
             }
             Err(error) => {
                 let right = match error {
-                    ConfigError::DriftFactor { .. } => !drift,
-                    ConfigError::NodeTimeout => !timeout,
+                    ConfigError::InvalidDriftFactor { .. } => !drift,
+                    ConfigError::ZeroNodeTimeout => !timeout,
                     ConfigError::NoNodes => nodes == 0,
-                    ConfigError::RepeatedNode { ref name } => !named && name == "one",
+                    ConfigError::DuplicateNode { ref name } => !named && name == "one",
                     _ => false,
                 };
                 assert!(right, "{self:?} over {nodes} nodes is told as {error:?}");
@@ -355,7 +355,7 @@ macro_rules! retrying {
     )*};
 }
 
-retrying!(Builder, LockRequest);
+retrying!(RedlockBuilder, LockRequest);
 
 /// All names that nodes were asked about.
 #[derive(Clone, Debug, Default)]
@@ -379,27 +379,27 @@ impl Listener {
 
 #[async_trait]
 impl LockBackend for Listener {
-    async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
+    async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
         self.hear(request.resources, request.ttl);
         self.node.acquire(request).await
     }
 
-    async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
+    async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
         self.hear(request.resources, request.ttl);
         self.node.extend(request).await
     }
 
-    async fn replace(&self, request: Replace<'_>) -> Result<Reply, BackendError> {
+    async fn replace(&self, request: Replace<'_>) -> Result<AcquireReply, BackendError> {
         self.hear(request.resources, request.ttl);
         self.node.replace(request).await
     }
 
-    async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
+    async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
         self.hear(request.resources, Duration::ZERO);
         self.node.release(request).await
     }
 
-    fn name(&self) -> &str {
+    fn name(&self) -> Option<&str> {
         self.node.name()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use redlock_core::{Error, LockParts, MAX_TTL, Token, Unlock};
+use redlock_core::{Error, LockParts, MAX_TTL, Token, UnlockOutcome};
 
 use crate::bench::{Bench, Flaw, assert_not_too_long};
 
@@ -91,7 +91,7 @@ fn take_over([nodes, standing, life, drift]: [u8; 4], parts: &LockParts) {
                 assert_eq!(handed.ttl.as_millis(), parts.ttl.as_millis());
                 let lock = redlock.from_parts(&handed).await.expect("a lock that stands");
                 assert_not_too_long(lock.remaining(), longest, drift);
-                assert_eq!(lock.unlock().await.expect("every node answers"), Unlock::Released);
+                assert_eq!(lock.unlock().await.expect("every node answers"), UnlockOutcome::Released);
             }
             Err(Error::InvalidRequest(told)) => {
                 flaw.assert_told(&told, parts.ttl, drift);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use arbitrary::{Arbitrary, Unstructured};
 use redlock_core::{
     Acquire, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, MAX_TTL, Release,
-    Released, Reply, Resources, Token,
+    ReleaseReply, AcquireReply, Resources, Token,
 };
 
 pub fn check(data: &[u8]) {
@@ -64,7 +64,7 @@ impl Exchange {
 
     async fn ask(&self, node: &impl LockBackend) -> Said {
         let (resources, token) = (self.resources(), token());
-        let granted = |reply| if reply == Reply::Granted { Said::Yes } else { Said::No };
+        let granted = |reply| if reply == AcquireReply::Granted { Said::Yes } else { Said::No };
         let said = match self.verb {
             Verb::Acquire => {
                 node.acquire(Acquire::new(&resources, &token, self.ttl, TIMEOUT)).await.map(granted)
@@ -73,7 +73,7 @@ impl Exchange {
                 node.extend(Extend::new(&resources, &token, self.ttl, TIMEOUT)).await.map(granted)
             }
             Verb::Release => {
-                let removed = |released| if released == Released::Removed { Said::Yes } else { Said::No };
+                let removed = |released| if released == ReleaseReply::Removed { Said::Yes } else { Said::No };
                 node.release(Release::new(&resources, &token, TIMEOUT)).await.map(removed)
             }
             Verb::Inspect => node.inspect(Inspect::new(&resources, TIMEOUT)).await.map(Said::Keys),

@@ -15,7 +15,7 @@ use std::{
 };
 
 use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
-use redlock_core::{Answer, Error, Lease, Lock, NodeAnswer, Redlock, Unlock};
+use redlock_core::{Error, Lease, Lock, NodeOutcome, NodeReply, Redlock, UnlockOutcome};
 use rustix::fs::{FlockOperation, flock};
 
 use super::{
@@ -131,7 +131,7 @@ impl<'a> Worker<'a> {
             .retry_delay(Duration::from_millis(40))
             .retry_jitter(Duration::from_millis(30))
             .retry_count(self.rng.random_range(0..20))
-            .wait_at_most(Duration::from_secs(2));
+            .acquire_timeout(Duration::from_secs(2));
         if self.rng.random_bool(0.25) {
             let history = &mut self.history;
             let (hold, rng, orders, busy) = (self.hold, &mut self.rng, self.orders, &self.busy);
@@ -151,7 +151,7 @@ impl<'a> Worker<'a> {
         } else {
             match request.await {
                 Ok(lock) => {
-                    self.asked(Verb::Lock, since, Outcome::Done, lock.votes())?;
+                    self.asked(Verb::Lock, since, Outcome::Done, lock.replies())?;
                     self.hold(lock, resource).await?;
                 }
                 Err(error) => self.asked(Verb::Lock, since, outcome(&error), answers(&error))?,
@@ -188,7 +188,7 @@ impl<'a> Worker<'a> {
                 let since = now();
                 let unlocked = lock.unlock().await;
                 let outcome = match &unlocked {
-                    Ok(Unlock::Released) => Outcome::Done,
+                    Ok(UnlockOutcome::Released) => Outcome::Done,
                     Ok(_) => Outcome::Gone,
                     Err(error) => outcome(error),
                 };
@@ -208,9 +208,10 @@ impl<'a> Worker<'a> {
         what: Verb,
         since: Duration,
         outcome: Outcome,
-        answers: &[NodeAnswer],
+        answers: &[NodeReply],
     ) -> io::Result<()> {
-        let failed = |answer: &&NodeAnswer| matches!(answer.answer, Answer::Failed(_) | Answer::Late);
+        let failed =
+            |answer: &&NodeReply| matches!(answer.outcome, NodeOutcome::Failed(_) | NodeOutcome::Late);
         let failed = answers.iter().filter(failed).map(|answer| answer.node).collect();
         self.history.note(self.hold, Event::Asked { what, since, outcome, failed })
     }
@@ -295,8 +296,8 @@ fn outcome(error: &Error) -> Outcome {
     }
 }
 
-fn answers(error: &Error) -> &[NodeAnswer] {
-    error.report().map_or(&[], |report| &report.answers)
+fn answers(error: &Error) -> &[NodeReply] {
+    error.report().map_or(&[], |report| &report.replies)
 }
 
 /// The file that a worker locks while it must not be stopped.

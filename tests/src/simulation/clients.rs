@@ -70,7 +70,11 @@ impl Client {
             .retry_count(rng.random_range(0..8))
             .retry_delay(millis(rng.random_range(1..150)))
             .retry_jitter(millis(rng.random_range(0..50)));
-        if rng.random_bool(0.2) { request.wait_at_most(millis(rng.random_range(1..1_000))) } else { request }
+        if rng.random_bool(0.2) {
+            request.acquire_timeout(millis(rng.random_range(1..1_000)))
+        } else {
+            request
+        }
     }
 
     async fn hold(&self, rng: &mut ChaCha8Rng, mut lock: Lock) {
@@ -117,7 +121,7 @@ impl Client {
         let length = rng.random_range(0..3_000);
         let mut request = self.request(rng);
         if rng.random_bool(0.2) {
-            request = request.hold_at_most(millis(rng.random_range(100..3_000)));
+            request = request.max_hold(millis(rng.random_range(100..3_000)));
         }
         let used = request.using(|lease| async move {
             self.say(|| format!("runs a routine, valid for {:?}", lease.remaining()));

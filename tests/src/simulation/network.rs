@@ -13,8 +13,8 @@ use std::{
 
 use rand::RngExt;
 use redlock_core::{
-    Acquire, BackendError, BackendErrorKind, BoxFuture, Extend, LockBackend, MemoryBackend, Release,
-    Released, Replace, Reply, Resources, Runtime, Token, async_trait,
+    Acquire, AcquireReply, BackendError, BackendErrorKind, BoxFuture, Extend, LockBackend, MemoryBackend,
+    Release, ReleaseReply, Replace, Resources, Runtime, Token, async_trait,
 };
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -96,8 +96,8 @@ pub(super) type Answer = Result<Said, BackendError>;
 /// What a node said.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Said {
-    Reply(Reply),
-    Released(Released),
+    Reply(AcquireReply),
+    Released(ReleaseReply),
 }
 
 /// Which way of a link.
@@ -355,9 +355,10 @@ async fn run(node: &MemoryBackend, request: &Request) -> Answer {
         Verb::Extend(ttl) => {
             node.extend(Extend::new(resources, token, *ttl, Duration::MAX)).await.map(Said::Reply)
         }
-        Verb::Replace(old, ttl) => {
-            node.replace(Replace::new(resources, old, token, *ttl, Duration::MAX)).await.map(Said::Reply)
-        }
+        Verb::Replace(old, ttl) => node
+            .replace(Replace::new(resources, old, token, *ttl, Duration::MAX))
+            .await
+            .map(Said::Reply),
         Verb::Release => {
             node.release(Release::new(resources, token, Duration::MAX)).await.map(Said::Released)
         }
@@ -402,27 +403,27 @@ impl Wire {
 
 #[async_trait]
 impl LockBackend for Wire {
-    async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
+    async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
         let verb = Verb::Acquire(request.ttl);
         self.ask(verb, request.resources, request.token, request.timeout).await?.reply()
     }
 
-    async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
+    async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
         let verb = Verb::Extend(request.ttl);
         self.ask(verb, request.resources, request.token, request.timeout).await?.reply()
     }
 
-    async fn replace(&self, request: Replace<'_>) -> Result<Reply, BackendError> {
+    async fn replace(&self, request: Replace<'_>) -> Result<AcquireReply, BackendError> {
         let verb = Verb::Replace(request.old.clone(), request.ttl);
         self.ask(verb, request.resources, request.new, request.timeout).await?.reply()
     }
 
-    async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
+    async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
         self.ask(Verb::Release, request.resources, request.token, request.timeout).await?.released()
     }
 
-    fn name(&self) -> &str {
-        &self.name
+    fn name(&self) -> Option<&str> {
+        Some(&self.name)
     }
 }
 
@@ -433,14 +434,14 @@ impl fmt::Debug for Wire {
 }
 
 impl Said {
-    fn reply(self) -> Result<Reply, BackendError> {
+    fn reply(self) -> Result<AcquireReply, BackendError> {
         match self {
             Self::Reply(reply) => Ok(reply),
             Self::Released(_) => Err(unreadable()),
         }
     }
 
-    fn released(self) -> Result<Released, BackendError> {
+    fn released(self) -> Result<ReleaseReply, BackendError> {
         match self {
             Self::Released(released) => Ok(released),
             Self::Reply(_) => Err(unreadable()),

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use redlock_core::{Released, Reply};
+use redlock_core::{AcquireReply, ReleaseReply};
 
 use super::network::{Answer, Request, Said, Verb};
 
@@ -56,9 +56,9 @@ impl Timeline {
     pub(super) fn answer(&self, at: Duration, request: &Request, answer: &Answer) {
         self.link(at, request.client, request.node, || {
             let answer = match answer {
-                Ok(Said::Reply(Reply::Granted)) => "granted".to_owned(),
+                Ok(Said::Reply(AcquireReply::Granted)) => "granted".to_owned(),
                 Ok(Said::Reply(_)) => "refused".to_owned(),
-                Ok(Said::Released(Released::Removed)) => "removed".to_owned(),
+                Ok(Said::Released(ReleaseReply::Removed)) => "removed".to_owned(),
                 Ok(Said::Released(_)) => "not held".to_owned(),
                 Err(error) => error.to_string(),
             };

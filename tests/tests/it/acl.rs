@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use redlock_redis_rs::{
-    Acquire, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, RedisBackend, Redlock, Release,
-    Released, Reply, Resources, Token, TokioRuntime, Unlock,
+    Acquire, AcquireReply, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, RedisBackend, Redlock,
+    Release, ReleaseReply, Resources, Token, TokioRuntime, UnlockOutcome,
     redis::{self, Client},
 };
 use redlock_tests::server::{Server, eventually, everywhere};
@@ -41,7 +41,7 @@ async fn the_user_of_the_readme_can_lock_extend_inspect_and_unlock_and_nothing_e
     let locks = Resources::from(["locks:a", "locks:c"]);
     let seen = node(&servers[0]).inspect(Inspect::new(&locks, SOON)).await.unwrap();
     assert!(matches!(&seen[..], [KeyState::Held { .. }, KeyState::Free]), "{seen:?}");
-    assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+    assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
     assert!(eventually(SOON, || everywhere(&servers, "locks:b", None)).await);
 
     let client = Client::open(url(&servers[0])).unwrap();
@@ -68,10 +68,10 @@ async fn ask_all(server: &Server) -> [Result<(), (BackendErrorKind, String)>; 4]
     let released = node.release(Release::new(&locks, &token, SOON)).await;
     server.command::<()>(&["DEL", "locks:a"]);
     [
-        acquired.map(|reply| assert_eq!(reply, Reply::Granted)),
-        extended.map(|reply| assert_eq!(reply, Reply::Granted)),
+        acquired.map(|reply| assert_eq!(reply, AcquireReply::Granted)),
+        extended.map(|reply| assert_eq!(reply, AcquireReply::Granted)),
         inspected.map(drop),
-        released.map(|reply| assert_eq!(reply, Released::Removed)),
+        released.map(|reply| assert_eq!(reply, ReleaseReply::Removed)),
     ]
     .map(|answer| answer.map_err(|error| (error.kind(), error.message().to_owned())))
 }

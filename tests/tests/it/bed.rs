@@ -7,8 +7,8 @@ use std::{
 };
 
 use redlock_core::{
-    Acquire, Answer, BackendError, BackendErrorKind, Builder, Error, Extend, LockBackend, MemoryBackend,
-    Redlock, Release, Released, Reply, Runtime, async_trait,
+    Acquire, AcquireReply, BackendError, BackendErrorKind, Error, Extend, LockBackend, MemoryBackend,
+    NodeOutcome, Redlock, RedlockBuilder, Release, ReleaseReply, Runtime, async_trait,
 };
 use redlock_tests::sim::{Sim, SimRuntime};
 
@@ -26,7 +26,7 @@ impl Bed {
     pub(crate) fn seeded(seed: u64, nodes: usize) -> Self {
         let sim = Sim::new(seed);
         let runtime = sim.runtime();
-        let node = |number| MemoryBackend::new(runtime.clone()).named(format!("node {number}"));
+        let node = |number| MemoryBackend::new(runtime.clone()).with_name(format!("node {number}"));
         let nodes = (0..nodes).map(node).collect();
         Self { sim, runtime, nodes }
     }
@@ -36,14 +36,14 @@ impl Bed {
         self.builder().build().unwrap()
     }
 
-    pub(crate) fn builder(&self) -> Builder {
-        Redlock::builder(self.runtime.clone()).nodes(self.nodes.clone()).rng(self.sim.rng())
+    pub(crate) fn builder(&self) -> RedlockBuilder {
+        Redlock::builder(self.runtime.clone()).nodes(self.nodes.clone()).entropy(self.sim.entropy())
     }
 
     /// A manager whose nodes are behind something that gets in between.
     pub(crate) fn redlock_over<B: LockBackend>(&self, wrap: impl Fn(MemoryBackend) -> B) -> Redlock {
         let nodes = self.nodes.iter().cloned().map(wrap);
-        Redlock::builder(self.runtime.clone()).nodes(nodes).rng(self.sim.rng()).build().unwrap()
+        Redlock::builder(self.runtime.clone()).nodes(nodes).entropy(self.sim.entropy()).build().unwrap()
     }
 
     pub(crate) fn run<T>(&self, test: impl Future<Output = T>) -> T {
@@ -99,17 +99,17 @@ impl Bed {
 
 /// What each node said, in short: `g`ranted, `r`efused, re`m`oved, `n`ot held, `x` failed, `l`ate, `.` not waited for.
 pub(crate) fn answers(error: &Error) -> String {
-    let answer = |answer: &redlock_core::NodeAnswer| match answer.answer {
-        Answer::Granted => 'g',
-        Answer::Refused => 'r',
-        Answer::Removed => 'm',
-        Answer::NotHeld => 'n',
-        Answer::Failed(_) => 'x',
-        Answer::Late => 'l',
-        Answer::Pending => '.',
+    let answer = |answer: &redlock_core::NodeReply| match answer.outcome {
+        NodeOutcome::Granted => 'g',
+        NodeOutcome::Refused => 'r',
+        NodeOutcome::Removed => 'm',
+        NodeOutcome::NotHeld => 'n',
+        NodeOutcome::Failed(_) => 'x',
+        NodeOutcome::Late => 'l',
+        NodeOutcome::Pending => '.',
         _ => '?',
     };
-    error.report().unwrap().answers.iter().map(answer).collect()
+    error.report().unwrap().replies.iter().map(answer).collect()
 }
 
 pub(crate) fn attempts(error: &Error) -> u32 {
@@ -129,17 +129,17 @@ pub(crate) struct Resending(pub(crate) MemoryBackend);
 
 #[async_trait]
 impl LockBackend for Resending {
-    async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
+    async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
         self.0.acquire(request).await?;
         self.0.acquire(request).await
     }
 
-    async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
+    async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
         self.0.extend(request).await?;
         self.0.extend(request).await
     }
 
-    async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
+    async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
         self.0.release(request).await
     }
 }
@@ -153,17 +153,17 @@ pub(crate) struct Far {
 
 #[async_trait]
 impl LockBackend for Far {
-    async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
+    async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
         self.runtime.sleep(self.delay).await;
         self.node.acquire(request).await
     }
 
-    async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
+    async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
         self.runtime.sleep(ms(2)).await;
         self.node.extend(request).await
     }
 
-    async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
+    async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
         self.runtime.sleep(ms(2)).await;
         self.node.release(request).await
     }
@@ -177,15 +177,15 @@ pub(crate) struct LateReleases {
 
 #[async_trait]
 impl LockBackend for LateReleases {
-    async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
+    async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
         self.node.acquire(request).await
     }
 
-    async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
+    async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
         self.node.extend(request).await
     }
 
-    async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
+    async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
         let (node, runtime) = (self.node.clone(), self.runtime.clone());
         let (resources, token, timeout) = (request.resources.clone(), request.token.clone(), request.timeout);
         self.runtime.spawn(Box::pin(async move {
@@ -207,7 +207,7 @@ pub(crate) struct Buffered {
 
 #[async_trait]
 impl LockBackend for Buffered {
-    async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
+    async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
         let left = self.end.saturating_duration_since(self.runtime.now());
         if left.is_zero() {
             return self.node.acquire(request).await;
@@ -223,11 +223,11 @@ impl LockBackend for Buffered {
         Err(BackendError::timed_out(request.timeout))
     }
 
-    async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
+    async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
         self.node.extend(request).await
     }
 
-    async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
+    async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
         if self.runtime.now() >= self.end {
             return self.node.release(request).await;
         }
@@ -246,18 +246,18 @@ pub(crate) struct Overtaking {
 
 #[async_trait]
 impl LockBackend for Overtaking {
-    async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
+    async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
         if self.node.get(&request.resources.as_slice()[0]).is_none() {
             self.runtime.sleep(ms(10)).await;
         }
         self.node.acquire(request).await
     }
 
-    async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
+    async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
         self.node.extend(request).await
     }
 
-    async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
+    async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
         let answer = self.node.release(request).await;
         self.runtime.sleep(self.answer_delay).await;
         answer
@@ -270,15 +270,15 @@ pub(crate) struct Stubborn(pub(crate) MemoryBackend);
 
 #[async_trait]
 impl LockBackend for Stubborn {
-    async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
+    async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
         self.0.acquire(request).await
     }
 
-    async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
+    async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
         self.0.extend(request).await
     }
 
-    async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
+    async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
         if request.resources.iter().any(|name| name == "stubborn") {
             return Err(BackendError::new(BackendErrorKind::Transient, "no"));
         }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
-use redlock_core::{BackendErrorKind, Redlock, Unlock};
+use redlock_core::{BackendErrorKind, Redlock, UnlockOutcome};
 use tracing::{
     Event, Level, Metadata, Subscriber,
     field::{Field, Visit},
@@ -63,7 +63,7 @@ impl Capture {
     }
 
     /// The events with this message.
-    pub(crate) fn named(&self, text: &str) -> Vec<Line> {
+    pub(crate) fn with_name(&self, text: &str) -> Vec<Line> {
         self.lines().into_iter().filter(|line| line.text == text).collect()
     }
 
@@ -224,7 +224,7 @@ pub(crate) async fn lose_and_fail(bed: &Bed, redlock: &Redlock) {
     bed.nodes[0].clear();
     lock.extend(s(10)).await.unwrap();
     bed.nodes[2].shut_down();
-    assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+    assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
     bed.sleep(2_000).await;
     bed.nodes[2].start();
     bed.sleep(12_000).await;
@@ -235,7 +235,7 @@ pub(crate) async fn lose_and_fail(bed: &Bed, redlock: &Redlock) {
     }
     let lock = redlock.lock("secret", s(10)).await.unwrap();
     bed.nodes.iter().for_each(|node| node.clear());
-    assert_eq!(lock.unlock().await.unwrap(), Unlock::AlreadyGone);
+    assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::NotHeld);
     drop(redlock.lock("secret", s(10)).await.unwrap());
     bed.sleep(1_000).await;
 }

@@ -7,8 +7,8 @@ use std::{
 };
 
 use redlock_redis_rs::{
-    Acquire, BackendError, BackendErrorKind, Error, Extend, Inspect, KeyState, LockBackend, RedisBackend,
-    Redlock, Release, Released, Reply, Resources, SmolRuntime, Token, TokioRuntime, Unlock,
+    Acquire, AcquireReply, BackendError, BackendErrorKind, Error, Extend, Inspect, KeyState, LockBackend,
+    RedisBackend, Redlock, Release, ReleaseReply, Resources, SmolRuntime, Token, TokioRuntime, UnlockOutcome,
     redis::cluster::ClusterClientBuilder,
 };
 use redlock_tests::{adapter::Adapter, cluster::Cluster, server::eventually, sim::poll_once};
@@ -32,12 +32,12 @@ async fn acquire(
     node: &RedisBackend,
     resources: impl Into<Resources>,
     timeout: Duration,
-) -> Result<Reply, BackendError> {
+) -> Result<AcquireReply, BackendError> {
     let token: Token = TOKEN.parse().unwrap();
     node.acquire(Acquire::new(&resources.into(), &token, TTL, timeout)).await
 }
 
-async fn release(node: &RedisBackend, resource: &str) -> Result<Released, BackendError> {
+async fn release(node: &RedisBackend, resource: &str) -> Result<ReleaseReply, BackendError> {
     let token: Token = TOKEN.parse().unwrap();
     node.release(Release::new(&resource.into(), &token, SOON)).await
 }
@@ -56,7 +56,7 @@ async fn three_clusters_are_three_nodes() {
     assert!(eventually(SOON, || clusters.iter().all(|cluster| cluster.get("a") == token)).await);
     assert!(matches!(redlock.try_lock("a", TTL).await, Err(Error::Contended(_))));
     lock.extend(2 * TTL).await.unwrap();
-    assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+    assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
     assert!(eventually(SOON, || clusters.iter().all(|cluster| cluster.get("a").is_none())).await);
 }
 
@@ -66,8 +66,8 @@ async fn keys_of_every_server_are_locked_extended_inspected_and_released() {
     let own = ClusterClientBuilder::new(cluster.urls()).retries(0).response_timeout(SOON).build().unwrap();
     let connection = own.get_async_connection().await.unwrap();
     let one_url = RedisBackend::open_cluster([cluster.servers[2].url()]).unwrap();
-    assert_eq!(one_url.name(), cluster.servers[2].address());
-    assert_eq!(open(&cluster).name().split(',').count(), 3);
+    assert_eq!(one_url.name().unwrap(), cluster.servers[2].address());
+    assert_eq!(open(&cluster).name().unwrap().split(',').count(), 3);
     every_key_works(&cluster, &open(&cluster)).await;
     every_key_works(&cluster, &one_url).await;
     every_key_works(&cluster, &RedisBackend::from_cluster_client(own)).await;
@@ -88,7 +88,7 @@ async fn every_key_works(cluster: &Cluster, node: &(impl LockBackend + Clone)) {
         let long =
             |state: &KeyState| matches!(state, KeyState::Held { remaining: Some(left), .. } if *left > TTL);
         assert!(seen.iter().all(long), "{seen:?}");
-        assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+        assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
         assert!(names.iter().all(|name| cluster.get(name).is_none()), "{names:?}");
     }
 }
@@ -104,7 +104,7 @@ fn a_cluster_is_a_node_under_smol_too() {
             let mut lock = redlock.lock(&name, TTL).await.unwrap();
             assert_eq!(cluster.get(&name).as_deref(), Some(lock.token().as_str()));
             lock.extend(TTL).await.unwrap();
-            assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+            assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
         }
     });
 }
@@ -129,8 +129,8 @@ async fn a_slot_that_moves_costs_a_request_that_writes_nothing_and_is_then_follo
     let cluster = Cluster::start(3, &[]);
     let node = open(&cluster);
     let key = key_on(&cluster, 0);
-    assert_eq!(acquire(&node, &*key, SOON).await.unwrap(), Reply::Granted);
-    assert_eq!(release(&node, &key).await.unwrap(), Released::Removed);
+    assert_eq!(acquire(&node, &*key, SOON).await.unwrap(), AcquireReply::Granted);
+    assert_eq!(release(&node, &key).await.unwrap(), ReleaseReply::Removed);
 
     cluster.move_slot(&key, 1);
     assert_eq!(cluster.owner(&key), 1);
@@ -138,13 +138,13 @@ async fn a_slot_that_moves_costs_a_request_that_writes_nothing_and_is_then_follo
     assert_eq!(moved.kind(), BackendErrorKind::Transient, "{moved}");
     assert!(moved.message().starts_with("MOVED"), "{moved}");
     assert_eq!(cluster.get(&key), None);
-    assert_eq!(acquire(&node, &*key, SOON).await.unwrap(), Reply::Granted);
-    assert_eq!(release(&node, &key).await.unwrap(), Released::Removed);
+    assert_eq!(acquire(&node, &*key, SOON).await.unwrap(), AcquireReply::Granted);
+    assert_eq!(release(&node, &key).await.unwrap(), ReleaseReply::Removed);
 
     cluster.move_slot(&key, 2);
     let lock = manager_of(node).lock(&*key, TTL).await.expect("the second round");
     assert_eq!(lock.attempts(), 2);
-    assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+    assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -153,7 +153,7 @@ async fn a_killed_master_fails_its_own_slots_in_time_and_comes_back() {
     let keys = [key_on(&cluster, 0), key_on(&cluster, 1), key_on(&cluster, 2)];
     let node = open(&cluster);
     for key in &keys {
-        assert_eq!(acquire(&node, &**key, SOON).await.unwrap(), Reply::Granted);
+        assert_eq!(acquire(&node, &**key, SOON).await.unwrap(), AcquireReply::Granted);
     }
     cluster.servers[1].kill();
     let start = Instant::now();
@@ -164,7 +164,12 @@ async fn a_killed_master_fails_its_own_slots_in_time_and_comes_back() {
         let may_heal = matches!(failed.kind(), BackendErrorKind::Indeterminate | BackendErrorKind::Transient);
         assert!(may_heal, "{failed}");
         for key in [&keys[0], &keys[2]] {
-            assert_eq!(acquire(&node, &**key, SOON).await.unwrap(), Reply::Granted, "{:?}", start.elapsed());
+            assert_eq!(
+                acquire(&node, &**key, SOON).await.unwrap(),
+                AcquireReply::Granted,
+                "{:?}",
+                start.elapsed()
+            );
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -180,7 +185,7 @@ async fn a_killed_master_fails_its_own_slots_in_time_and_comes_back() {
 async fn a_cluster_that_is_down_as_a_whole_says_so_in_time_and_comes_back() {
     let mut cluster = Cluster::start(3, &[]);
     let (used, unused) = (open(&cluster), open(&cluster));
-    assert_eq!(acquire(&used, "a", SOON).await.unwrap(), Reply::Granted);
+    assert_eq!(acquire(&used, "a", SOON).await.unwrap(), AcquireReply::Granted);
     // The others say CLUSTERDOWN when they have noticed.
     let owner = cluster.owner("a");
     cluster.servers[(owner + 1) % 3].kill();
@@ -284,8 +289,11 @@ fn a_cluster_is_connected_to_again_when_the_runtime_of_its_connection_is_gone() 
     let node = open(&cluster);
     for _ in 0..3 {
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        assert_eq!(runtime.block_on(acquire(&node, "a", SOON)).expect("the first request"), Reply::Granted);
-        assert_eq!(runtime.block_on(release(&node, "a")).unwrap(), Released::Removed);
+        assert_eq!(
+            runtime.block_on(acquire(&node, "a", SOON)).expect("the first request"),
+            AcquireReply::Granted
+        );
+        assert_eq!(runtime.block_on(release(&node, "a")).unwrap(), ReleaseReply::Removed);
     }
 }
 
@@ -329,7 +337,7 @@ async fn an_extension_of_a_lost_key_is_refused() {
     let node = open(&cluster);
     let token: Token = TOKEN.parse().unwrap();
     let refused = node.extend(Extend::new(&"a".into(), &token, TTL, SOON)).await.unwrap();
-    assert_eq!(refused, Reply::Refused);
+    assert_eq!(refused, AcquireReply::Refused);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -339,7 +347,7 @@ async fn a_cluster_that_wants_other_credentials_rejects_in_the_servers_words() {
     let url = |user: &str| format!("redis://{user}@{}", cluster.servers[0].address());
     let node = |user: &str| RedisBackend::open_cluster([url(user)]).unwrap();
     assert!(!format!("{:?}", node("locker:secret")).contains("secret"));
-    assert_eq!(acquire(&node("locker:secret"), "a", SOON).await.unwrap(), Reply::Granted);
+    assert_eq!(acquire(&node("locker:secret"), "a", SOON).await.unwrap(), AcquireReply::Granted);
     let wrong = acquire(&node("locker:wrong"), "a", SOON).await.unwrap_err();
     assert_eq!(wrong.kind(), BackendErrorKind::Rejected, "{wrong}");
     let source = std::error::Error::source(&wrong).map(ToString::to_string);
@@ -351,5 +359,5 @@ async fn a_cluster_that_wants_other_credentials_rejects_in_the_servers_words() {
     assert_eq!(weak.kind(), BackendErrorKind::Rejected, "{weak}");
     assert!(weak.message().contains("NOPERM"), "{weak}");
     cluster.servers[0].command::<()>(&["ACL", "SETUSER", "locker", "+cluster|slots", "+ping"]);
-    assert_eq!(acquire(&node("locker:secret"), "b", SOON).await.unwrap(), Reply::Granted);
+    assert_eq!(acquire(&node("locker:secret"), "b", SOON).await.unwrap(), AcquireReply::Granted);
 }

@@ -9,8 +9,8 @@ use std::{
 };
 
 use redlock_redis_rs::{
-    Acquire, BackendErrorKind, Error, LockBackend, RedisBackend, Redlock, Reply, Resources, Token,
-    TokioRuntime, Unlock,
+    Acquire, AcquireReply, BackendErrorKind, Error, LockBackend, RedisBackend, Redlock, Resources, Token,
+    TokioRuntime, UnlockOutcome,
     redis::aio::{ConnectionManager, ConnectionManagerConfig},
 };
 use redlock_tests::server::{Server, eventually, everywhere, manager};
@@ -42,12 +42,15 @@ async fn works(redlock: &Redlock, servers: &[Server]) {
     let refused = redlock.try_lock("a", TTL).await.expect_err("it is held");
     assert!(matches!(refused, Error::Contended(_)), "{refused}");
     lock.extend(2 * TTL).await.expect("healthy nodes");
-    assert_eq!(lock.unlock().await.expect("healthy nodes"), Unlock::Released);
+    assert_eq!(lock.unlock().await.expect("healthy nodes"), UnlockOutcome::Released);
     assert!(eventually(SOON, || everywhere(servers, "a", None)).await);
 }
 
 /// One request to one node, without a lock manager that cuts it off.
-async fn acquire(node: &(impl LockBackend + ?Sized), timeout: Duration) -> Result<Reply, BackendErrorKind> {
+async fn acquire(
+    node: &(impl LockBackend + ?Sized),
+    timeout: Duration,
+) -> Result<AcquireReply, BackendErrorKind> {
     acquire_for(TTL, node, timeout).await
 }
 
@@ -55,7 +58,7 @@ async fn acquire_for(
     ttl: Duration,
     node: &(impl LockBackend + ?Sized),
     timeout: Duration,
-) -> Result<Reply, BackendErrorKind> {
+) -> Result<AcquireReply, BackendErrorKind> {
     let token: Token = "00112233445566778899aabbccddeeff".parse().expect("a token");
     let resources = Resources::from("a");
     let request = Acquire::new(&resources, &token, ttl, timeout);
@@ -80,7 +83,7 @@ async fn every_kind_of_connection_locks() {
     let mut nodes = Vec::new();
     for server in &servers {
         let connection = server.client().get_multiplexed_async_connection().await.unwrap();
-        nodes.push(RedisBackend::new(connection).named(server.address()));
+        nodes.push(RedisBackend::new(connection).with_name(server.address()));
     }
     works(&manager_of(nodes), &servers).await;
 }
@@ -89,8 +92,8 @@ async fn every_kind_of_connection_locks() {
 async fn a_request_that_is_sent_twice_is_granted_twice_and_lives_no_longer() {
     let server = Server::start();
     let node = open(server.address());
-    assert_eq!(acquire(&node, SOON).await, Ok(Reply::Granted));
-    assert_eq!(acquire_for(2 * TTL, &node, SOON).await, Ok(Reply::Granted));
+    assert_eq!(acquire(&node, SOON).await, Ok(AcquireReply::Granted));
+    assert_eq!(acquire_for(2 * TTL, &node, SOON).await, Ok(AcquireReply::Granted));
     assert!(server.ttl("a") <= TTL);
 }
 
@@ -99,15 +102,15 @@ async fn a_unix_socket_and_a_database_are_addresses_too() {
     let servers = [Server::start_with(&["--unixsocket", "socket"])];
     let path = servers[0].folder().join("socket");
     let node = RedisBackend::open(format!("redis+unix://{}", path.display())).unwrap();
-    assert_eq!(node.name(), path.to_str().unwrap());
+    assert_eq!(node.name().unwrap(), path.to_str().unwrap());
     works(&manager_of([node]), &servers).await;
 
     let node = open(format_args!("{}/3", servers[0].address()));
-    assert_eq!(node.name(), format!("{}/3", servers[0].address()));
+    assert_eq!(node.name().unwrap(), format!("{}/3", servers[0].address()));
     let lock = manager_of([node]).lock("a", TTL).await.unwrap();
     assert_eq!(servers[0].get("a"), None);
     assert!(servers[0].command::<String>(&["INFO", "keyspace"]).contains("db3:keys=1"));
-    assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+    assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -121,7 +124,7 @@ async fn a_node_that_is_down_when_it_is_opened_is_used_once_it_is_up() {
     }
     servers[0].restart();
     let lock = redlock.try_lock("a", TTL).await.expect("the very first request");
-    assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+    assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -130,7 +133,7 @@ async fn the_first_request_after_an_idle_time_with_a_restart_works() {
     let redlock = manager(&servers).build().unwrap();
     for _ in 0..3 {
         let lock = redlock.try_lock("a", TTL).await.expect("the very first request");
-        assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+        assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
         servers[0].restart();
         // Nothing shows from outside when the client has seen the end of its connection.
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -149,7 +152,7 @@ async fn requests_after_an_idle_time_with_a_restart_all_work_and_requests_in_a_r
             })
             .collect();
         for answer in asked {
-            assert_eq!(answer.await.unwrap(), Ok(Reply::Granted));
+            assert_eq!(answer.await.unwrap(), Ok(AcquireReply::Granted));
         }
         if restarts {
             server.restart();
@@ -157,7 +160,7 @@ async fn requests_after_an_idle_time_with_a_restart_all_work_and_requests_in_a_r
         }
     }
     for _ in 0..500 {
-        assert_eq!(acquire(&*node, SOON).await, Ok(Reply::Granted));
+        assert_eq!(acquire(&*node, SOON).await, Ok(AcquireReply::Granted));
     }
     // Of what looks for the end of an idle connection next to nothing is sent.
     let stats = server.command::<String>(&["INFO", "commandstats"]);
@@ -178,7 +181,7 @@ async fn a_connection_manager_works_again_after_an_outage() {
     }
     servers[0].restart();
     let lock = redlock.lock("a", TTL).retry_count(2).await.unwrap();
-    assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+    assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -190,10 +193,10 @@ async fn a_failed_login_is_tried_again_by_the_next_request() {
         assert_eq!(acquire(node, SOON).await, Err(BackendErrorKind::Rejected));
     }
     servers[0].set_password("soon");
-    assert_eq!(acquire(&early, SOON).await, Ok(Reply::Granted));
+    assert_eq!(acquire(&early, SOON).await, Ok(AcquireReply::Granted));
     assert_eq!(acquire(&without, SOON).await, Err(BackendErrorKind::Rejected));
     servers[0].set_password("");
-    assert_eq!(acquire(&without, SOON).await, Ok(Reply::Granted));
+    assert_eq!(acquire(&without, SOON).await, Ok(AcquireReply::Granted));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -244,7 +247,7 @@ async fn the_timeout_of_a_request_reaches_every_kind_of_connection() {
     let managed = RedisBackend::new(lazy_manager(&server));
     let plain = RedisBackend::new(server.client().get_multiplexed_async_connection().await.unwrap());
     for node in [&opened as &dyn LockBackend, &managed, &plain] {
-        assert_eq!(acquire(node, SOON).await, Ok(Reply::Granted));
+        assert_eq!(acquire(node, SOON).await, Ok(AcquireReply::Granted));
     }
     server.pause();
     for node in [&opened as &dyn LockBackend, &managed, &plain] {
@@ -256,8 +259,8 @@ async fn the_timeout_of_a_request_reaches_every_kind_of_connection() {
 async fn an_answer_within_a_long_timeout_is_waited_for() {
     let server = Server::start();
     let node = open(server.address());
-    assert_eq!(acquire(&node, SOON).await, Ok(Reply::Granted));
+    assert_eq!(acquire(&node, SOON).await, Ok(AcquireReply::Granted));
     // Longer than redis-rs waits by itself.
     server.command::<()>(&["CLIENT", "PAUSE", "900", "ALL"]);
-    assert_eq!(acquire(&node, SOON).await, Ok(Reply::Granted));
+    assert_eq!(acquire(&node, SOON).await, Ok(AcquireReply::Granted));
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use redlock_core::{
-    Acquire, BackendErrorKind, LockBackend, Redlock, Reply as Vote, Resources, Token, Unlock,
+    Acquire, AcquireReply as Vote, BackendErrorKind, LockBackend, Redlock, Resources, Token, UnlockOutcome,
 };
 use redlock_tests::{
     adapter::Adapter,
@@ -74,7 +74,7 @@ async fn tries(redlock: &Redlock, key: &str) -> usize {
         tries += 1;
         match redlock.try_lock(key, TTL).await {
             Ok(lock) => {
-                assert_eq!(lock.unlock().await.expect("nodes that answer"), Unlock::Released);
+                assert_eq!(lock.unlock().await.expect("nodes that answer"), UnlockOutcome::Released);
                 return tries;
             }
             Err(error) => assert!(start.elapsed() < SOON, "{tries} tries: {error}"),

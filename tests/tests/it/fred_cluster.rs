@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redlock_core::{Error, Redlock, TokioRuntime, Unlock};
+use redlock_core::{Error, Redlock, TokioRuntime, UnlockOutcome};
 use redlock_fred::{
     FredBackend,
     fred::{
@@ -63,7 +63,7 @@ async fn every_key_goes_to_the_server_of_its_slot_and_follows_it() {
             lock.extend(2 * TTL).await.unwrap();
         }
         for lock in locks {
-            assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+            assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
         }
         assert_eq!((self::keys(&cluster), redirections(&cluster)), (vec![0, 0], 0));
 
@@ -98,7 +98,7 @@ async fn a_slot_may_move_under_a_lock() {
         let mut lock = redlock.try_lock(name, TTL).await.expect("MOVED is followed");
         lock.extend(2 * TTL).await.unwrap();
         assert!(to.ttl(name) > TTL);
-        assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+        assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
         assert_eq!(to.get(name), None);
     }
 }

@@ -9,8 +9,8 @@ use std::{
 };
 
 use redlock_core::{
-    Acquire, BackendError, BackendErrorKind, Error, Inspect, KeyState, LockBackend, Redlock, Reply,
-    Resources, Token, TokioRuntime, Unlock,
+    Acquire, AcquireReply, BackendError, BackendErrorKind, Error, Inspect, KeyState, LockBackend, Redlock,
+    Resources, Token, TokioRuntime, UnlockOutcome,
 };
 use redlock_fred::{
     FredBackend,
@@ -66,7 +66,11 @@ pub(crate) fn token() -> Token {
 }
 
 /// One request to one node, without a lock manager that cuts it off.
-pub(crate) async fn acquire(node: &FredBackend, key: &str, timeout: Duration) -> Result<Reply, BackendError> {
+pub(crate) async fn acquire(
+    node: &FredBackend,
+    key: &str,
+    timeout: Duration,
+) -> Result<AcquireReply, BackendError> {
     node.acquire(Acquire::new(&Resources::from(key), &token(), TTL, timeout)).await
 }
 
@@ -90,7 +94,7 @@ pub(crate) async fn works(redlock: &Redlock, servers: &[Server]) {
     let refused = redlock.try_lock("a", TTL).await.expect_err("it is held");
     assert!(matches!(refused, Error::Contended(_)), "{refused}");
     lock.extend(2 * TTL).await.expect("healthy nodes");
-    assert_eq!(lock.unlock().await.expect("healthy nodes"), Unlock::Released);
+    assert_eq!(lock.unlock().await.expect("healthy nodes"), UnlockOutcome::Released);
     assert!(eventually(SOON, || everywhere(servers, "a", None)).await);
 }
 
@@ -101,7 +105,7 @@ async fn a_client_of_the_users_locks() {
     for server in &servers {
         nodes.push(initialized(&server.url(), SHORT).await);
     }
-    assert_eq!(nodes[0].name(), servers[0].address());
+    assert_eq!(nodes[0].name().unwrap(), servers[0].address());
     works(&manager_of(nodes), &servers).await;
 }
 
@@ -135,7 +139,7 @@ async fn a_client_that_is_not_initialized_fails_at_once() {
 
     server.restart();
     client.init().await.unwrap();
-    assert_eq!(acquire(&node, "b", TTL).await.unwrap(), Reply::Granted);
+    assert_eq!(acquire(&node, "b", TTL).await.unwrap(), AcquireReply::Granted);
     assert_eq!(server.get("a"), None, "what failed has come out of a queue");
 }
 
@@ -144,7 +148,7 @@ async fn a_request_that_is_sent_twice_is_granted_twice() {
     let server = Server::start();
     let node = open(server.address());
     for _ in 0..2 {
-        assert_eq!(acquire(&node, "a", SOON).await.unwrap(), Reply::Granted);
+        assert_eq!(acquire(&node, "a", SOON).await.unwrap(), AcquireReply::Granted);
     }
     assert!(server.ttl("a") <= TTL);
 }
@@ -174,8 +178,8 @@ async fn a_node_tells_what_stands_under_each_key() {
 async fn a_database_is_part_of_the_address() {
     let server = Server::start();
     let node = open(format_args!("{}/3", server.address()));
-    assert_eq!(node.name(), format!("{}/3", server.address()));
-    assert_eq!(acquire(&node, "a", SOON).await.unwrap(), Reply::Granted);
+    assert_eq!(node.name().unwrap(), format!("{}/3", server.address()));
+    assert_eq!(acquire(&node, "a", SOON).await.unwrap(), AcquireReply::Granted);
     assert_eq!(server.get("a"), None);
     assert!(server.command::<String>(&["INFO", "keyspace"]).contains("db3:keys=1"));
 }
@@ -194,7 +198,7 @@ async fn a_node_that_is_down_when_it_is_opened_is_used_once_it_is_up() {
     }
     servers[0].restart();
     let lock = redlock.try_lock("a", TTL).await.expect("the very first request");
-    assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+    assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -203,7 +207,7 @@ async fn the_first_request_after_an_idle_time_with_a_restart_works() {
     let redlock = Adapter::Fred.manager(&servers).build().unwrap();
     for _ in 0..3 {
         let lock = redlock.try_lock("a", TTL).await.expect("the very first request");
-        assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+        assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
         servers[0].restart();
         // Nothing shows from outside when the client has seen the end of its connection.
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -222,14 +226,14 @@ async fn a_client_of_the_users_works_again_after_an_outage() {
     }
     servers[0].restart();
     let lock = redlock.lock("a", TTL).retry_count(5).await.unwrap();
-    assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+    assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_breaks_fails_what_is_under_way_at_once() {
     let mut server = Server::start();
     let node = open(server.address());
-    assert_eq!(acquire(&node, "warm", SOON).await.unwrap(), Reply::Granted);
+    assert_eq!(acquire(&node, "warm", SOON).await.unwrap(), AcquireReply::Granted);
     for number in 0..5 {
         server.pause();
         let (task_node, key) = (node.clone(), format!("key {number}"));
@@ -246,7 +250,7 @@ async fn a_connection_that_breaks_fails_what_is_under_way_at_once() {
         assert_eq!(task.await.unwrap(), Err(BackendErrorKind::Indeterminate));
         assert!(start.elapsed() < QUICK, "{:?}", start.elapsed());
         server.restart();
-        assert_eq!(acquire(&node, "warm", SOON).await.unwrap(), Reply::Granted);
+        assert_eq!(acquire(&node, "warm", SOON).await.unwrap(), AcquireReply::Granted);
         assert_eq!(server.get("b"), None);
     }
 }
@@ -261,17 +265,17 @@ async fn a_failed_login_is_rejected_and_tried_again_by_the_next_request() {
         assert!(error.message().starts_with(words), "{error}");
     }
     server.set_password("soon");
-    assert_eq!(acquire(&early, "a", SOON).await.unwrap(), Reply::Granted);
+    assert_eq!(acquire(&early, "a", SOON).await.unwrap(), AcquireReply::Granted);
     fails_as(&without, "a", SOON, BackendErrorKind::Rejected).await;
     server.set_password("");
-    assert_eq!(acquire(&without, "a", SOON).await.unwrap(), Reply::Granted);
+    assert_eq!(acquire(&without, "a", SOON).await.unwrap(), AcquireReply::Granted);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_of_the_users_that_cannot_log_in_again_is_rejected() {
     let mut server = Server::start_with_password("right");
     let node = initialized(&format!("redis://:right@{}", server.address()), SHORT).await;
-    assert_eq!(acquire(&node, "a", SOON).await.unwrap(), Reply::Granted);
+    assert_eq!(acquire(&node, "a", SOON).await.unwrap(), AcquireReply::Granted);
     server.set_password("changed");
     server.command::<()>(&["CLIENT", "KILL", "TYPE", "normal"]);
     let start = Instant::now();
@@ -343,7 +347,7 @@ async fn the_timeout_of_a_request_is_kept_on_every_connection() {
     let server = Server::start();
     let nodes = [open(server.address()), initialized(&server.url(), SHORT).await];
     for node in &nodes {
-        assert_eq!(acquire(node, "a", Duration::MAX).await.unwrap(), Reply::Granted);
+        assert_eq!(acquire(node, "a", Duration::MAX).await.unwrap(), AcquireReply::Granted);
         fails_as(node, "b", Duration::ZERO, BackendErrorKind::Indeterminate).await;
     }
     assert_eq!(server.get("b"), None, "no time is not for ever");
@@ -363,7 +367,7 @@ fn a_request_outside_of_tokio_is_rejected_and_a_new_runtime_works() {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for round in 0..3 {
         let answer = runtime().block_on(acquire(&node, "a", SOON));
-        assert_eq!(answer.unwrap(), Reply::Granted, "runtime {round}");
+        assert_eq!(answer.unwrap(), AcquireReply::Granted, "runtime {round}");
         let error = smol::block_on(acquire(&node, "a", SOON)).unwrap_err();
         assert_eq!(error.kind(), BackendErrorKind::Rejected, "{error}");
     }
@@ -375,11 +379,11 @@ async fn a_node_that_nobody_has_any_more_closes_its_connection() {
     let clients = || server.command::<String>(&["CLIENT", "LIST", "TYPE", "normal"]).lines().count();
     let alone = clients();
     let node = open(server.address());
-    assert_eq!(acquire(&node, "a", SOON).await.unwrap(), Reply::Granted);
+    assert_eq!(acquire(&node, "a", SOON).await.unwrap(), AcquireReply::Granted);
     assert_eq!(clients(), alone + 1);
     let kept = node.clone();
     drop(node);
-    assert_eq!(acquire(&kept, "a", SOON).await.unwrap(), Reply::Granted);
+    assert_eq!(acquire(&kept, "a", SOON).await.unwrap(), AcquireReply::Granted);
     drop(poll_once(&mut Box::pin(acquire(&kept, "last", SOON))).await);
     drop(kept);
     assert!(eventually(SOON, || clients() == alone).await, "{} connections", clients());

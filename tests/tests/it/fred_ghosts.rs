@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use redlock_core::{BackendErrorKind, Error, LockBackend, Release, Released, Reply, Resources, Unlock};
+use redlock_core::{
+    AcquireReply, BackendErrorKind, Error, LockBackend, Release, ReleaseReply, Resources, UnlockOutcome,
+};
 use redlock_fred::FredBackend;
 use redlock_tests::{
     adapter::Adapter,
@@ -28,7 +30,7 @@ async fn what_was_asked_of_a_node_that_is_down_does_not_appear_later() {
     let opened = open(server.address());
     let given = initialized(&server.url(), 2 * SHORT).await;
     for node in [&opened, &given] {
-        assert_eq!(acquire(node, "before", SOON).await.unwrap(), Reply::Granted);
+        assert_eq!(acquire(node, "before", SOON).await.unwrap(), AcquireReply::Granted);
     }
     server.kill();
     for number in 0..30 {
@@ -46,7 +48,7 @@ async fn what_was_asked_of_a_node_that_is_down_does_not_appear_later() {
             tokio::time::sleep(SHORT).await;
             answer = acquire(node, "after", SOON).await;
         }
-        assert_eq!(answer.unwrap(), Reply::Granted);
+        assert_eq!(answer.unwrap(), AcquireReply::Granted);
     }
     assert_eq!(ghosts(&server).await, 1, "only what was asked afterwards");
 }
@@ -64,7 +66,7 @@ async fn what_nobody_waits_for_any_more_is_not_sent_when_the_connection_is_made(
     let mut kept = Box::pin(acquire(&node, "kept", SOON));
     assert!(poll_once(&mut kept).await.is_pending());
     proxy.release();
-    assert_eq!(kept.await.unwrap(), Reply::Granted);
+    assert_eq!(kept.await.unwrap(), AcquireReply::Granted);
     assert_eq!(ghosts(&server).await, 1);
     // The one that was waited for, and the question which server it is.
     assert_eq!((proxy.sent("EVAL"), proxy.connections()), (2, 1));
@@ -75,7 +77,7 @@ async fn what_has_timed_out_before_a_client_reconnects_is_not_sent_then() {
     let server = Server::start();
     let proxy = proxy_to(&server);
     let node = initialized(&proxy.url(), Duration::from_secs(1)).await;
-    assert_eq!(acquire(&node, "before", SOON).await.unwrap(), Reply::Granted);
+    assert_eq!(acquire(&node, "before", SOON).await.unwrap(), AcquireReply::Granted);
     let sent = proxy.sent("EVAL");
     proxy.cut();
     for number in 0..5 {
@@ -88,7 +90,7 @@ async fn what_has_timed_out_before_a_client_reconnects_is_not_sent_then() {
     // The first of them may have been written before the end of the connection was seen.
     let more = proxy.sent("EVAL") - sent;
     assert!(more <= 1 && keys <= 1 + more, "{more} of 10 sent, and {} ghosts", keys - 1);
-    assert_eq!(acquire(&node, "after", SOON).await.unwrap(), Reply::Granted);
+    assert_eq!(acquire(&node, "after", SOON).await.unwrap(), AcquireReply::Granted);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -101,7 +103,7 @@ async fn a_command_whose_reply_is_lost_is_not_sent_again() {
             true => FredBackend::open(&proxy.url()).unwrap(),
             false => initialized(&proxy.url(), Duration::ZERO).await,
         };
-        assert_eq!(acquire(&node, "warm", SOON).await.unwrap(), Reply::Granted);
+        assert_eq!(acquire(&node, "warm", SOON).await.unwrap(), AcquireReply::Granted);
         let sent = proxy.sent("EVAL");
         proxy.eat_replies("EVAL", 1, Then::Cut);
         fails_as(&node, "a", SOON, BackendErrorKind::Indeterminate).await;
@@ -113,10 +115,10 @@ async fn a_command_whose_reply_is_lost_is_not_sent_again() {
             tokio::time::sleep(SHORT).await;
             answer = acquire(&node, "a", SOON).await;
         }
-        assert_eq!(answer.unwrap(), Reply::Granted, "opened: {opened}");
+        assert_eq!(answer.unwrap(), AcquireReply::Granted, "opened: {opened}");
         let (resources, token) = (Resources::from("a"), token());
         let released = node.release(Release::new(&resources, &token, SOON)).await.unwrap();
-        assert_eq!(released, Released::Removed);
+        assert_eq!(released, ReleaseReply::Removed);
         assert_eq!(ghosts(&server).await, 1, "the lost request has run a second time");
         // A new connection of ours is asked which server it leads to.
         let asked = usize::from(opened);
@@ -134,7 +136,7 @@ async fn a_lock_is_got_although_a_nodes_reply_is_lost() {
     let lock = redlock.lock("a", TTL).await.expect("not taken by our own lost request");
     assert_eq!((proxy.eaten(), lock.attempts()), (1, 2));
     assert_eq!(server.get("a").as_deref(), Some(lock.token().as_str()));
-    assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+    assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
     assert_eq!(server.get("a"), None);
 }
 

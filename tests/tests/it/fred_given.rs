@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use redlock_core::{BackendErrorKind, Reply};
+use redlock_core::{AcquireReply, BackendErrorKind};
 use redlock_fred::{
     FredBackend,
     fred::{
@@ -57,7 +57,7 @@ async fn one_whose_first_login_was_refused_fails_at_once_and_works_when_the_pass
 async fn one_that_has_lost_its_connection_fails_at_once_before_it_tries_again() {
     let mut server = Server::start();
     let node = initialized(&server.url(), 4 * SHORT).await;
-    assert_eq!(acquire(&node, "a", SOON).await.unwrap(), Reply::Granted);
+    assert_eq!(acquire(&node, "a", SOON).await.unwrap(), AcquireReply::Granted);
     server.kill();
     // It tries again after four times as long.
     tokio::time::sleep(SHORT / 2).await;

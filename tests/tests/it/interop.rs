@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use redlock_redis_rs::{Error, Lock, Redlock, Unlock, async_trait};
+use redlock_redis_rs::{Error, Lock, Redlock, UnlockOutcome, async_trait};
 use redlock_tests::{
     adapter::Adapter,
     server::{Server, eventually},
@@ -116,7 +116,7 @@ pub(crate) async fn what_they_hold_is_contended_at_once_and_we_leave_nothing(
 
     theirs.unlock(held).await;
     let lock = soon(&ours, "a").await;
-    assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+    assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
 }
 
 pub(crate) async fn what_we_hold_they_fail_to_get(bed: &Bed, theirs: Arc<dyn Other>) {
@@ -143,7 +143,7 @@ pub(crate) async fn what_we_hold_they_fail_to_get(bed: &Bed, theirs: Arc<dyn Oth
     assert!(bed.has_only("a", Some(&token)).await, "they left something");
     assert_eq!(bed.holder("a"), Some(token), "our key was touched");
 
-    assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+    assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
     let held = they_soon(&*theirs, "a").await;
     assert!(bed.ours().try_lock("a", TTL).await.is_err());
     theirs.unlock(held).await;
@@ -162,7 +162,7 @@ pub(crate) async fn several_resources_are_all_or_nothing_both_ways(bed: &Bed, th
         let beside = ours.try_lock(["d", "c"], TTL).await.unwrap();
         assert!(theirs.extend(held, TTL).await, "{names:?}");
         theirs.unlock(held).await;
-        assert_eq!(beside.unlock().await.unwrap(), Unlock::Released);
+        assert_eq!(beside.unlock().await.unwrap(), UnlockOutcome::Released);
 
         let lock = soon(&ours, names).await;
         let token = lock.token().as_str().as_bytes();
@@ -173,7 +173,7 @@ pub(crate) async fn several_resources_are_all_or_nothing_both_ways(bed: &Bed, th
         for name in names {
             assert_eq!(bed.holder(name).as_deref(), Some(token), "{names:?}");
         }
-        assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+        assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
         for name in ["a", "b", "c", "d"] {
             assert!(bed.has_only(name, None).await, "{name} is left");
         }
@@ -192,7 +192,7 @@ pub(crate) async fn what_lapses_is_the_others_and_a_late_unlock_leaves_it_alone(
     let token = lock.token().as_str().as_bytes().to_vec();
     theirs.unlock(late).await;
     assert_eq!(bed.holder("a"), Some(token), "their late unlock removed our key");
-    assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+    assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
 
     let start = Instant::now();
     let late = soon_for(&ours, "a", SHORT).await;
@@ -201,7 +201,7 @@ pub(crate) async fn what_lapses_is_the_others_and_a_late_unlock_leaves_it_alone(
     assert!(!late.is_valid());
     let value = bed.holder("a");
     assert!(value.is_some());
-    assert_eq!(late.unlock().await.unwrap(), Unlock::AlreadyGone);
+    assert_eq!(late.unlock().await.unwrap(), UnlockOutcome::NotHeld);
     assert_eq!(bed.holder("a"), value, "our late unlock removed their key");
     assert!(theirs.extend(held, TTL).await);
     theirs.unlock(held).await;
@@ -224,7 +224,7 @@ pub(crate) async fn no_update_is_lost_between_three_of_ours_and_three_of_theirs(
                     account.update().await;
                 }
                 assert!(lock.is_valid());
-                assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+                assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
             }
         }));
         let (theirs, account) = (theirs.clone(), counter.clone());
@@ -270,7 +270,7 @@ pub(crate) async fn soon(ours: &Redlock, resources: impl Into<redlock_redis_rs::
 }
 
 async fn soon_for(ours: &Redlock, resources: impl Into<redlock_redis_rs::Resources>, ttl: Duration) -> Lock {
-    ours.lock(resources, ttl).retry_forever().wait_at_most(LONG).await.unwrap()
+    ours.lock(resources, ttl).retry_forever().acquire_timeout(LONG).await.unwrap()
 }
 
 /// Their lock, when it becomes free.

@@ -125,7 +125,7 @@ macro_rules! version {
         mod $name {
             use std::time::Duration;
 
-            use redlock_redis_rs::{Error, LockParts, Unlock};
+            use redlock_redis_rs::{Error, LockParts, UnlockOutcome};
             use redlock_tests::server::Server;
 
             use super::NodeRedlock;
@@ -152,11 +152,11 @@ macro_rules! version {
                             tokio::time::sleep(Duration::from_millis(300)).await;
                             lock.unlock().await.unwrap()
                         });
-                    assert_eq!(unlocked, Unlock::Released);
+                    assert_eq!(unlocked, UnlockOutcome::Released);
                     let refused = ours.try_lock("b", TTL).await.unwrap_err();
                     assert!(matches!(refused, Error::Contended(_)), "{refused}");
                     super::Other::unlock(&theirs, held.unwrap()).await;
-                    assert_eq!(soon(&ours, "b").await.unlock().await.unwrap(), Unlock::Released);
+                    assert_eq!(soon(&ours, "b").await.unlock().await.unwrap(), UnlockOutcome::Released);
                 }
             }
 
@@ -171,7 +171,7 @@ macro_rules! version {
                     let lock = bed.ours().from_parts(&parts).await.unwrap();
                     assert!(lock.remaining() > TTL, "{:?}", lock.remaining());
                     assert_eq!(super::Other::lock(&theirs, &["b"], TTL).await, None);
-                    assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+                    assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
                     assert!(bed.has_only("a", None).await && bed.has_only("b", None).await);
                 }
             }

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use redlock_redis_rs::{Error, Inspect, KeyState, LockBackend, RedisBackend, Unlock, async_trait};
+use redlock_redis_rs::{Error, Inspect, KeyState, LockBackend, RedisBackend, UnlockOutcome, async_trait};
 use redlock_tests::server::{Server, eventually};
 use rslock::{Lock, LockManager};
 
@@ -81,10 +81,10 @@ async fn several_names_given_to_it_are_one_key_and_do_not_exclude_ours() {
         let beside = bed.ours().try_lock(["a", "b"], TTL).await.unwrap();
         let refused = bed.ours().try_lock("ab", TTL).await.unwrap_err();
         assert!(matches!(refused, Error::Contended(_)), "{refused}");
-        assert_eq!(beside.unlock().await.unwrap(), Unlock::Released);
+        assert_eq!(beside.unlock().await.unwrap(), UnlockOutcome::Released);
 
         theirs.unlock(&held).await;
-        assert_eq!(soon(&bed.ours(), "ab").await.unlock().await.unwrap(), Unlock::Released);
+        assert_eq!(soon(&bed.ours(), "ab").await.unlock().await.unwrap(), UnlockOutcome::Released);
     }
 }
 
@@ -99,7 +99,7 @@ async fn it_waits_for_our_lock_and_gets_it_when_we_release_it() {
         assert!(!waiting.is_finished(), "it did not wait");
 
         let start = Instant::now();
-        assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+        assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
         let guard = waiting.await.unwrap().unwrap();
         assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
         assert!(matches!(bed.ours().try_lock("a", TTL).await.unwrap_err(), Error::Contended(_)));

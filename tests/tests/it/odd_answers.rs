@@ -10,9 +10,9 @@ use std::{
 };
 
 use redlock_core::{
-    Acquire, Answer, BackendError, BackendErrorKind,
+    Acquire, AcquireReply, BackendError, BackendErrorKind,
     BackendErrorKind::{Indeterminate, Rejected, Transient},
-    LockBackend, Reply,
+    LockBackend, NodeOutcome,
 };
 use redlock_fred::{
     FredBackend,
@@ -83,7 +83,7 @@ impl Odd {
     }
 }
 
-async fn acquire(node: &dyn LockBackend) -> Result<Reply, BackendError> {
+async fn acquire(node: &dyn LockBackend) -> Result<AcquireReply, BackendError> {
     let (resources, token) = ("a".into(), "0".repeat(40).parse().unwrap());
     node.acquire(Acquire::new(&resources, &token, SOON, SOON)).await
 }
@@ -172,13 +172,13 @@ async fn what_cannot_be_read_is_of_unknown_outcome_and_the_next_request_is_serve
         let server = Odd::start();
         let node = adapter.open(&server.url());
         server.says(":1");
-        assert_eq!(acquire(&*node).await.ok(), Some(Reply::Granted));
+        assert_eq!(acquire(&*node).await.ok(), Some(AcquireReply::Granted));
         server.says(reply);
         let error = acquire(&*node).await.expect_err(reply);
         assert_eq!(error.kind(), Indeterminate, "{reply:?}: {error}");
-        assert_eq!(Answer::Failed(error).to_string().lines().count(), 1, "{reply:?}");
+        assert_eq!(NodeOutcome::Failed(error).to_string().lines().count(), 1, "{reply:?}");
         server.says(":0");
-        assert_eq!(acquire(&*node).await.ok(), Some(Reply::Refused), "{reply:?}");
+        assert_eq!(acquire(&*node).await.ok(), Some(AcquireReply::Refused), "{reply:?}");
     }
 }
 
@@ -197,7 +197,7 @@ async fn what_comes_before_an_answer_is_none(#[case] adapter: Adapter, #[case] p
         (">3\r\n$9\r\nsubscribe\r\n$7\r\nchannel\r\n:1\r\n", false),
         (">2\r\n$5\r\nother\r\n:1\r\n", false),
     ] {
-        for (answer, reply) in [(":1", Reply::Granted), (":0", Reply::Refused)] {
+        for (answer, reply) in [(":1", AcquireReply::Granted), (":0", AcquireReply::Refused)] {
             let server = Odd::start();
             let node = adapter.open(&(server.url() + protocol));
             server.says(&format!("{before}{answer}"));
@@ -226,7 +226,7 @@ async fn an_answer_that_comes_late_is_not_taken_for_that_to_the_next_request(
         server.says(reply);
         assert_eq!(acquire(&*node).await.expect_err(reply).kind(), Indeterminate, "{reply:?}");
         server.says(":0");
-        assert_eq!(acquire(&*node).await.ok(), Some(Reply::Refused), "{reply:?}");
+        assert_eq!(acquire(&*node).await.ok(), Some(AcquireReply::Refused), "{reply:?}");
     }
 }
 
@@ -242,7 +242,7 @@ async fn arrays_nested_many_thousand_deep_fail_one_request_over_redis_rs() {
     server.says(&nested());
     assert_eq!(acquire(&*node).await.expect_err("no answer").kind(), Indeterminate);
     server.says(":1");
-    assert_eq!(acquire(&*node).await.ok(), Some(Reply::Granted));
+    assert_eq!(acquire(&*node).await.ok(), Some(AcquireReply::Granted));
 }
 
 /// What fred's README says of it: its decoder has no limit, and a thread's stack has. When this fails, fred has one, and
@@ -297,7 +297,7 @@ async fn a_given_client_is_connected_again_when_its_answers_may_be_late() {
     let deadline = Instant::now() + SOON;
     while Instant::now() < deadline {
         match acquire(&node).await {
-            Ok(reply) => return assert_eq!(reply, Reply::Refused),
+            Ok(reply) => return assert_eq!(reply, AcquireReply::Refused),
             // While it connects.
             Err(error) => assert_eq!(error.kind(), Indeterminate, "{error}"),
         }

@@ -3,7 +3,7 @@
 use std::{future::IntoFuture, time::Duration};
 
 use redlock_redis_rs::{
-    Answer, Error, LockBackend, Redlock, SmolRuntime, TokioRuntime, Unlock,
+    Error, LockBackend, NodeOutcome, Redlock, SmolRuntime, TokioRuntime, UnlockOutcome,
     redis::{Client, aio::ConnectionManager},
 };
 use redlock_tests::{
@@ -29,8 +29,8 @@ fn manager(adapter: Adapter, urls: [String; 3]) -> Redlock {
 
 fn assert_one_vote(error: &Error, server: &Server) {
     assert!(matches!(error, Error::NoQuorum(_)), "{error}");
-    let answers = &error.report().unwrap().answers;
-    let granted = answers.iter().filter(|node| matches!(node.answer, Answer::Granted));
+    let answers = &error.report().unwrap().replies;
+    let granted = answers.iter().filter(|node| matches!(node.outcome, NodeOutcome::Granted));
     assert_eq!(granted.count(), 1, "{error}");
     let text = error.to_string();
     let port = server.port();
@@ -55,7 +55,7 @@ async fn a_server_under_two_names_has_one_vote_and_says_why() {
         let redlock = manager(adapter, urls(&servers[0], "", &servers[1].address()));
         let mut lock = redlock.lock("a", TTL).await.unwrap();
         lock.extend(2 * TTL).await.unwrap();
-        assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+        assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use redlock_core::{Acquire, BackendErrorKind, LockBackend, Reply as Vote, Resources, Token};
+use redlock_core::{Acquire, AcquireReply as Vote, BackendErrorKind, LockBackend, Resources, Token};
 use redlock_tests::{
     adapter::Adapter,
     fake::{Fake, Reply},

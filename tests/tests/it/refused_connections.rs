@@ -4,9 +4,9 @@
 use std::{io::Read, net::TcpStream, time::Duration};
 
 use redlock_core::{
-    Acquire, BackendError,
+    Acquire, AcquireReply as Vote, BackendError,
     BackendErrorKind::{Rejected, Transient},
-    LockBackend, Reply as Vote, Resources, Token,
+    LockBackend, Resources, Token,
 };
 use redlock_tests::{
     adapter::Adapter,

@@ -6,8 +6,8 @@ use std::{
 };
 
 use redlock_redis_rs::{
-    Acquire, BackendError, BackendErrorKind, LockBackend, RedisBackend, Redlock, Reply, Token, TokioRuntime,
-    Unlock,
+    Acquire, AcquireReply, BackendError, BackendErrorKind, LockBackend, RedisBackend, Redlock, Token,
+    TokioRuntime, UnlockOutcome,
     redis::{
         self, Client, RedisResult,
         aio::{ConnectionManager, ConnectionManagerConfig},
@@ -34,7 +34,7 @@ fn manager_of(node: impl LockBackend) -> Redlock {
     Redlock::builder(TokioRuntime::current()).node(node).node_timeout(PATIENTLY).build().unwrap()
 }
 
-async fn acquire(node: &(impl LockBackend + ?Sized)) -> Result<Reply, BackendError> {
+async fn acquire(node: &(impl LockBackend + ?Sized)) -> Result<AcquireReply, BackendError> {
     let token: Token = TOKEN.parse().unwrap();
     node.acquire(Acquire::new(&"a".into(), &token, TTL, SOON)).await
 }
@@ -42,7 +42,7 @@ async fn acquire(node: &(impl LockBackend + ?Sized)) -> Result<Reply, BackendErr
 /// A reply is lost with its connection: the command has been sent once, the error says that nobody knows, and the
 /// same acquire later is granted.
 async fn acquire_once(proxies: &[Proxy], node: &(impl LockBackend + ?Sized)) {
-    assert_eq!(acquire(node).await.unwrap(), Reply::Granted);
+    assert_eq!(acquire(node).await.unwrap(), AcquireReply::Granted);
     eat_one(proxies, "EVAL");
     let before = (sent(proxies), eaten(proxies));
     // Held back, so that the connection does not break before we wait for the answer.
@@ -111,7 +111,7 @@ async fn a_cluster_client_that_sends_again_neither_takes_our_own_key_for_taken_n
         assert_eq!(cluster.get("a").as_deref(), Some(lock.token().as_str()));
         let left = cluster.servers[cluster.owner("a")].ttl("a");
         assert!(left <= TTL - PATIENCE / 2, "prolonged by the second time: {left:?}");
-        assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+        assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
 
         // It is lost with its connection. An extension and a release find what they have done themselves.
         let owner = &proxies[cluster.owner("a")..][..1];
@@ -121,7 +121,7 @@ async fn a_cluster_client_that_sends_again_neither_takes_our_own_key_for_taken_n
         eat_one(owner, "PEXPIRE");
         lock.extend(2 * TTL).await.expect("ours still");
         eat_one(owner, "DEL");
-        assert_eq!(lock.unlock().await.unwrap(), Unlock::AlreadyGone, "as the second time says");
+        assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::NotHeld, "as the second time says");
         assert_eq!((eaten(owner), sent(owner)), (3, before + 6), "each was sent twice");
         assert_eq!(cluster.get("a"), None);
         others.abort();

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use redlock_core::{Error, Lock, MemoryBackend, Redlock, TokioRuntime, Unlock};
+use redlock_core::{Error, Lock, MemoryBackend, Redlock, TokioRuntime, UnlockOutcome};
 use redlock_tests::{adapter::Adapter, server::Server, sim::poll_once};
 use rstest::rstest;
 use tokio::runtime::{Builder, Runtime};
@@ -78,7 +78,7 @@ impl Bed {
 
     async fn locked(&self, key: &str) {
         let lock = self.redlock.lock(key, TTL).await.unwrap();
-        assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+        assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
     }
 
     /// Everything that a lock manager does.
@@ -88,11 +88,11 @@ impl Bed {
         let contended = redlock.lock("a", TTL).retry_count(1).retry_delay(Duration::from_millis(1)).await;
         assert!(matches!(contended, Err(Error::Contended(_))), "{contended:?}");
         lock.extend(2 * TTL).await.unwrap();
-        assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+        assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
 
         let parts = redlock.lock("handed over", TTL).await.unwrap().into_parts();
         let taken = redlock.from_parts(&parts).await.unwrap();
-        assert_eq!(taken.unlock().await.unwrap(), Unlock::Released);
+        assert_eq!(taken.unlock().await.unwrap(), UnlockOutcome::Released);
 
         let used = redlock.using("used", SHORT, |lease| async move {
             tokio::time::sleep(LONGER).await;
@@ -188,11 +188,11 @@ fn a_lock_outlives_its_runtime(
         let [guard, dropped_guard] = guards;
         runtime().block_on(async {
             extended.extend(2 * TTL).await.unwrap();
-            assert_eq!(extended.unlock().await.unwrap(), Unlock::Released);
+            assert_eq!(extended.unlock().await.unwrap(), UnlockOutcome::Released);
             tokio::time::sleep(LONGER).await;
             assert!(guard.is_valid(), "nobody extends it");
             let lease = guard.lease();
-            assert_eq!(guard.unlock().await.unwrap(), Unlock::Released);
+            assert_eq!(guard.unlock().await.unwrap(), UnlockOutcome::Released);
             lease.lost().await;
         });
         // Outside of every runtime.
@@ -220,7 +220,7 @@ fn a_call_that_was_begun_on_a_runtime_that_stands_still_goes_on_on_another(
         let [moved, dropped] = calls;
         current_thread().block_on(async {
             let lock = moved.await.unwrap();
-            assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+            assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
             drop(dropped);
         });
         idle.block_on(async { tokio::time::sleep(Duration::from_millis(50)).await });

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use redlock_redis_rs::{
-    Acquire, BackendError, BackendErrorKind, Error, LockBackend, RedisBackend, Redlock, Reply, SmolRuntime,
-    Token, TokioRuntime, Unlock,
+    Acquire, AcquireReply, BackendError, BackendErrorKind, Error, LockBackend, RedisBackend, Redlock,
+    SmolRuntime, Token, TokioRuntime, UnlockOutcome,
     redis::{
         ConnectionAddr, RedisConnectionInfo,
         sentinel::{SentinelClientBuilder, SentinelNodeConnectionInfo, SentinelServerType},
@@ -37,7 +37,7 @@ fn manager_of(node: RedisBackend) -> Redlock {
     Redlock::builder(TokioRuntime::current()).node(node).node_timeout(SOON / 10).build().unwrap()
 }
 
-async fn acquire(node: &RedisBackend, key: &str, timeout: Duration) -> Result<Reply, BackendError> {
+async fn acquire(node: &RedisBackend, key: &str, timeout: Duration) -> Result<AcquireReply, BackendError> {
     let token: Token = TOKEN.parse().unwrap();
     node.acquire(Acquire::new(&key.into(), &token, TTL, timeout)).await
 }
@@ -51,7 +51,7 @@ async fn works_again(redlock: &Redlock, watched: &Watched, bound: Duration) {
                 let there = watched.servers[1].get("new").as_deref() == Some(lock.token().as_str());
                 let unlocked = lock.unlock().await;
                 if there {
-                    assert_eq!(unlocked.unwrap(), Unlock::Released);
+                    assert_eq!(unlocked.unwrap(), UnlockOutcome::Released);
                     return;
                 }
                 // Until the Sentinel has told it, the old master takes itself for one; it may be told
@@ -78,7 +78,7 @@ async fn hold(redlock: &Redlock, watched: &Watched) -> redlock_redis_rs::Lock {
 async fn the_master_is_found_and_found_again_when_it_was_killed() {
     let mut watched = Watched::start(&[]);
     let node = open(&watched);
-    assert_eq!(node.name(), format!("{MASTER}@{}", watched.sentinel.address()));
+    assert_eq!(node.name().unwrap(), format!("{MASTER}@{}", watched.sentinel.address()));
     let redlock = manager_of(node);
     let mut lock = hold(&redlock, &watched).await;
     lock.extend(TTL).await.unwrap();
@@ -89,7 +89,7 @@ async fn the_master_is_found_and_found_again_when_it_was_killed() {
     watched.wait_for_failover();
     works_again(&redlock, &watched, SOON).await;
     lock.extend(TTL).await.expect("the replica has it");
-    assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+    assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
     assert_eq!(watched.servers[1].get("old"), None);
 }
 
@@ -101,7 +101,7 @@ async fn a_master_that_was_told_to_go_is_left_when_it_knows() {
     watched.fail_over();
     // The Sentinel takes some 10 seconds to tell the old one, which takes locks that long.
     works_again(&redlock, &watched, 4 * SOON).await;
-    assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+    assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -121,7 +121,7 @@ async fn a_master_that_became_a_replica_under_a_living_connection_is_left() {
     assert!(matches!(failed, Error::NoQuorum(_)), "{failed}");
     assert!(failed.to_string().contains("READONLY"), "{failed}");
     works_again(&redlock, &watched, SOON).await;
-    assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+    assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -135,7 +135,7 @@ async fn a_master_that_hangs_is_left_for_the_new_one() {
     assert!(matches!(failed, Error::NoQuorum(_)), "{failed}");
     watched.wait_for_failover();
     works_again(&redlock, &watched, SOON).await;
-    assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+    assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
     watched.servers[0].resume();
     works_again(&redlock, &watched, SOON).await;
 }
@@ -150,7 +150,7 @@ async fn a_lock_that_the_new_master_has_never_heard_of_is_already_gone() {
     watched.servers[0].kill();
     watched.wait_for_failover();
     works_again(&redlock, &watched, SOON).await;
-    assert_eq!(lock.unlock().await.unwrap(), Unlock::AlreadyGone);
+    assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::NotHeld);
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn a_runtime_that_stands_still_while_it_asks_does_not_keep_others_from_asking() 
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let ask = async |key: &str| acquire(&node, key, SOON / 2).await.unwrap();
     let (asked, asking) = (runtime(), runtime());
-    assert_eq!(asked.block_on(ask("a")), Reply::Granted);
+    assert_eq!(asked.block_on(ask("a")), AcquireReply::Granted);
     let mut request = Box::pin(ask("b"));
     asking.block_on(async {
         assert!(poll_once(&mut request).await.is_pending());
@@ -168,9 +168,9 @@ fn a_runtime_that_stands_still_while_it_asks_does_not_keep_others_from_asking() 
         tokio::task::yield_now().await;
     });
     let start = Instant::now();
-    assert_eq!(runtime().block_on(ask("c")), Reply::Granted);
+    assert_eq!(runtime().block_on(ask("c")), AcquireReply::Granted);
     assert!(start.elapsed() < Duration::from_millis(400), "{:?}", start.elapsed());
-    assert_eq!(asking.block_on(request), Reply::Granted);
+    assert_eq!(asking.block_on(request), AcquireReply::Granted);
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn a_sentinel_is_asked_under_smol_too() {
         watched.wait_for_failover();
         let lock = redlock.lock("a", TTL).retry_count(20).await.unwrap();
         assert_eq!(watched.servers[1].get("a").as_deref(), Some(lock.token().as_str()));
-        assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+        assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
     });
 }
 
@@ -194,7 +194,7 @@ async fn the_login_is_that_of_the_master_and_database_and_client_are_settings_to
     let user = ["ACL", "SETUSER", "locker", "on", ">secret", "~*", "+@all"];
     watched.servers[0].command::<()>(&user);
     let right = open_as(&watched, MASTER, login("locker", "secret"));
-    assert_eq!(acquire(&right, "a", SOON).await.unwrap(), Reply::Granted);
+    assert_eq!(acquire(&right, "a", SOON).await.unwrap(), AcquireReply::Granted);
     assert!(!format!("{right:?}").contains("secret"));
     let wrong = open_as(&watched, MASTER, login("locker", "wrong"));
     let refused = acquire(&wrong, "a", SOON).await.unwrap_err();
@@ -204,7 +204,7 @@ async fn the_login_is_that_of_the_master_and_database_and_client_are_settings_to
     let client = SentinelClientBuilder::new([sentinel], MASTER, SentinelServerType::Master).unwrap();
     let client = client.set_client_to_redis_username("locker").set_client_to_redis_password("secret");
     let node = RedisBackend::from_sentinel_client(client.set_client_to_redis_db(3).build().unwrap());
-    assert_eq!(acquire(&node, "b", SOON).await.unwrap(), Reply::Granted);
+    assert_eq!(acquire(&node, "b", SOON).await.unwrap(), AcquireReply::Granted);
     assert_eq!(watched.servers[0].get("b"), None);
     assert!(watched.servers[0].command::<String>(&["INFO", "keyspace"]).contains("db3:keys=1"));
 }
@@ -220,7 +220,7 @@ async fn a_user_of_the_master_needs_to_be_allowed_to_ask_its_role() {
     assert_eq!(refused.kind(), BackendErrorKind::Rejected, "{refused}");
     assert!(refused.message().contains("NOPERM"), "{refused}");
     watched.servers[0].command::<()>(&[&user[..], &["+role"]].concat());
-    assert_eq!(acquire(&node, "locks:a", SOON).await.unwrap(), Reply::Granted);
+    assert_eq!(acquire(&node, "locks:a", SOON).await.unwrap(), AcquireReply::Granted);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -241,7 +241,7 @@ async fn sentinels_that_are_down_or_know_no_such_master_are_told_in_time() {
     let urls = [dead.url(), watched.servers[0].url(), watched.sentinel.url()];
     drop(dead);
     let node = RedisBackend::open_sentinel(urls, MASTER, SentinelNodeConnectionInfo::default()).unwrap();
-    assert_eq!(acquire(&node, "a", SOON).await.unwrap(), Reply::Granted);
+    assert_eq!(acquire(&node, "a", SOON).await.unwrap(), AcquireReply::Granted);
 
     watched.sentinel.kill();
     let node = open(&watched);

@@ -2,7 +2,7 @@
 
 use std::{error::Error as _, fs, thread, time::Duration};
 
-use redlock_core::{Answer, BackendErrorKind, Error, Redlock, Unlock};
+use redlock_core::{BackendErrorKind, Error, NodeOutcome, Redlock, UnlockOutcome};
 use redlock_tests::{
     adapter::Adapter,
     server::{Server, eventually, everywhere},
@@ -33,9 +33,8 @@ async fn rejects_at_once(redlock: &Redlock, words: &[&str]) {
     let Error::Rejected(report) = &failed else { panic!("{failed}") };
     assert_eq!(report.attempts, 1);
     assert!(words.iter().any(|words| says(&failed, words)), "{failed}");
-    let rejected =
-        |answer: &&_| matches!(answer, Answer::Failed(error) if error.kind() == BackendErrorKind::Rejected);
-    assert!(report.answers.iter().map(|answer| &answer.answer).filter(rejected).count() >= 2, "{failed}");
+    let rejected = |answer: &&_| matches!(answer, NodeOutcome::Failed(error) if error.kind() == BackendErrorKind::Rejected);
+    assert!(report.replies.iter().map(|answer| &answer.outcome).filter(rejected).count() >= 2, "{failed}");
 }
 
 #[rstest]
@@ -79,7 +78,7 @@ async fn a_wrong_password_on_a_minority_is_of_no_account(
         servers.iter().zip(passwords).map(|(server, password)| url(server, password)).collect();
     let mut lock = adapter.manager_of(urls).build().unwrap().try_lock("a", TTL).await.unwrap();
     lock.extend(TTL).await.unwrap();
-    assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+    assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
 }
 
 #[rstest]
@@ -180,16 +179,16 @@ async fn unavailable(
     let failed = redlock.lock("a", TTL).retry_count(1).await.expect_err(word);
     let Error::NoQuorum(report) = &failed else { panic!("{word}: {failed}") };
     assert_eq!(report.attempts, 2, "it may heal, so it is tried again");
-    for answer in &report.answers {
-        match &answer.answer {
-            Answer::Failed(error) => assert_eq!(error.kind(), BackendErrorKind::Transient, "{failed}"),
-            Answer::Pending => {}
+    for answer in &report.replies {
+        match &answer.outcome {
+            NodeOutcome::Failed(error) => assert_eq!(error.kind(), BackendErrorKind::Transient, "{failed}"),
+            NodeOutcome::Pending => {}
             other => panic!("{other}: {failed}"),
         }
     }
     assert!(says(&failed, word), "{failed}");
     if releases {
-        assert_eq!(held.unlock().await.expect(word), Unlock::Released);
+        assert_eq!(held.unlock().await.expect(word), UnlockOutcome::Released);
         assert!(eventually(SOON, || everywhere(servers, "held", None)).await, "{word}");
     } else {
         drop(held);
@@ -198,7 +197,7 @@ async fn unavailable(
     servers.iter().for_each(healed);
     let mut lock = redlock.lock("a", TTL).await.expect(word);
     lock.extend(TTL).await.expect(word);
-    assert_eq!(lock.unlock().await.expect(word), Unlock::Released);
+    assert_eq!(lock.unlock().await.expect(word), UnlockOutcome::Released);
     assert!(
         eventually(SOON, || everywhere(servers, "a", None) && everywhere(servers, "held", None)).await,
         "{word}"
@@ -342,7 +341,7 @@ async fn a_server_that_still_loads_its_data_is_unavailable(
 
     server.command::<()>(&["CONFIG", "SET", "key-load-delay", "0"]);
     let lock = redlock.lock("a", TTL).retry_count(50).await.unwrap();
-    assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+    assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
     assert!(server.get("warm up").is_some());
 }
 
@@ -366,7 +365,7 @@ async fn nothing_that_is_printed_gives_a_password_or_a_whole_token_away(
     server.command::<()>(&["ACL", "SETUSER", "someone", "on", ">s3cret", "~*", "+@all"]);
     let url = |user: &str| format!("redis://{user}:s3cret@{}", server.address());
     let node = adapter.open(&url("someone"));
-    assert_eq!(node.name(), server.address());
+    assert_eq!(node.name().unwrap(), server.address());
 
     let mut printed = vec![format!("{node:?}")];
     let redlock = adapter.manager_of([url("someone")]).build().unwrap();
@@ -375,7 +374,7 @@ async fn nothing_that_is_printed_gives_a_password_or_a_whole_token_away(
     let contended = redlock.try_lock("a", TTL).await.unwrap_err();
     let nobody = adapter.manager_of([url("nobody")]).build().unwrap();
     let rejected = nobody.try_lock("a", TTL).await.unwrap_err();
-    printed.push(format!("{redlock:?} {lock:?} {:?} {:?}", lock.token(), lock.votes()));
+    printed.push(format!("{redlock:?} {lock:?} {:?} {:?}", lock.token(), lock.replies()));
     printed.push(format!("{:?}", lock.keep_alive().stop().into_parts()));
     server.kill();
     let unavailable = redlock.try_lock("a", TTL).await.unwrap_err();

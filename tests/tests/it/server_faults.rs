@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use redlock_core::{Answer, Error, Redlock, Unlock};
+use redlock_core::{Error, NodeOutcome, Redlock, UnlockOutcome};
 use redlock_tests::{
     adapter::Adapter,
     server::{Server, eventually, everywhere},
@@ -40,7 +40,10 @@ async fn every_step_is_quick(redlock: &Redlock, healthy: &[Server]) {
     in_quick_time("extend", lock.extend(2 * TTL)).await.expect("a quorum is healthy");
     assert!(healthy.iter().all(|server| server.ttl("a") > TTL));
     assert!(in_quick_time("contend", redlock.try_lock("a", TTL)).await.is_err());
-    assert_eq!(in_quick_time("unlock", lock.unlock()).await.expect("a quorum is healthy"), Unlock::Released);
+    assert_eq!(
+        in_quick_time("unlock", lock.unlock()).await.expect("a quorum is healthy"),
+        UnlockOutcome::Released
+    );
     assert!(everywhere(healthy, "a", None), "a quorum is all of them");
 }
 
@@ -179,8 +182,8 @@ async fn when_all_nodes_are_down_the_error_has_the_reason_of_each_of_them(
     servers.iter_mut().for_each(Server::kill);
     for _ in 0..20 {
         let failed = redlock.try_lock("a", TTL).await.unwrap_err();
-        for answer in &failed.report().unwrap().answers {
-            assert!(matches!(answer.answer, Answer::Failed(_)), "{failed}");
+        for answer in &failed.report().unwrap().replies {
+            assert!(matches!(answer.outcome, NodeOutcome::Failed(_)), "{failed}");
             assert!(answer.to_string().contains("Connection refused"), "{failed}");
         }
     }
@@ -201,7 +204,7 @@ async fn when_all_nodes_are_stopped_the_round_ends_with_the_node_timeout(
     assert!(failed.to_string().contains("no answer within 300"), "{failed}");
     servers.iter().for_each(Server::resume);
     let lock = redlock.lock("b", TTL).await.unwrap();
-    assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+    assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
     assert!(eventually(SOON, || everywhere(&servers, "a", None)).await, "ghosts");
 }
 
@@ -220,7 +223,7 @@ async fn a_manager_works_again_by_itself_when_a_majority_is_back(
     }
     servers[..2].iter_mut().for_each(Server::restart);
     let lock = in_quick_time("lock", redlock.lock("a", TTL).retry_count(1)).await.unwrap();
-    assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+    assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
     assert!(eventually(SOON, || everywhere(&servers, "a", None)).await);
 }
 
@@ -252,7 +255,7 @@ async fn an_extension_puts_the_key_back_on_a_node_that_has_lost_it(
         eventually(Duration::from_secs(1), || servers[1].get("a").is_some()).await;
     }
     assert!(everywhere(&servers, "a", Some(&token)) && everywhere(&servers, "b", Some(&token)));
-    assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+    assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
     assert!(eventually(SOON, || everywhere(&servers, "a", None)).await);
 }
 
@@ -272,7 +275,7 @@ async fn a_lock_outlives_the_restart_of_durable_nodes(
     assert!(servers.iter().all(|server| server.ttl("a") <= TTL));
     assert!(matches!(redlock.try_lock("a", TTL).await, Err(Error::Contended(_))));
     lock.extend(2 * TTL).await.unwrap();
-    assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+    assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
     assert!(eventually(SOON, || everywhere(&servers, "a", None)).await);
 }
 
@@ -284,7 +287,7 @@ async fn scripts_and_data_may_be_flushed_under_a_lock(
     let servers = Server::start_some(3);
     let redlock = adapter.manager(&servers).build().unwrap();
     for (flush, found) in
-        [(["SCRIPT", "FLUSH"], Unlock::Released), (["FLUSHALL", "SYNC"], Unlock::AlreadyGone)]
+        [(["SCRIPT", "FLUSH"], UnlockOutcome::Released), (["FLUSHALL", "SYNC"], UnlockOutcome::NotHeld)]
     {
         let lock = redlock.lock("a", TTL).await.unwrap();
         let token = lock.token().as_str().to_owned();
@@ -321,7 +324,7 @@ async fn a_lock_that_a_quorum_lost_is_lost_and_its_last_key_stays_until_it_is_le
         assert!(everywhere(&servers[..2], "a", None), "put back on a lock that is lost");
         assert!(everywhere(&servers[2..], "a", Some(&token)), "deleted behind the holder's back");
         if unlock {
-            assert_eq!(lock.unlock().await.unwrap(), Unlock::AlreadyGone);
+            assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::NotHeld);
         } else {
             drop(lock);
         }

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use redlock_core::{Error, LockParts, MAX_TTL, Redlock, Unlock};
+use redlock_core::{Error, LockParts, MAX_TTL, Redlock, UnlockOutcome};
 use redlock_tests::{
     adapter::Adapter,
     server::{Monitor, Server, eventually, everywhere},
@@ -36,7 +36,7 @@ async fn one_to_five_nodes_are_locked_extended_and_unlocked(
 
         let mut lock = ours.lock("a", TTL).await.unwrap();
         let token = lock.token().as_str().to_owned();
-        assert_eq!((lock.attempts(), lock.votes().len()), (1, nodes));
+        assert_eq!((lock.attempts(), lock.replies().len()), (1, nodes));
         assert!(lock.is_valid() && lock.remaining() < TTL);
         assert!(eventually(SOON, || everywhere(&servers, "a", Some(&token))).await, "{nodes} nodes");
 
@@ -53,10 +53,10 @@ async fn one_to_five_nodes_are_locked_extended_and_unlocked(
         lock.extend(TTL).await.unwrap();
         assert!(servers.iter().all(|server| server.ttl("a") > TTL), "{nodes} nodes: made shorter");
 
-        assert_eq!(lock.unlock().await.unwrap(), Unlock::Released, "{nodes} nodes");
+        assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released, "{nodes} nodes");
         assert!(eventually(SOON, || everywhere(&servers, "a", None)).await, "{nodes} nodes");
         let lock = theirs.try_lock("a", TTL).await.unwrap();
-        assert_eq!(theirs.unlock(lock).await.unwrap(), Unlock::Released);
+        assert_eq!(theirs.unlock(lock).await.unwrap(), UnlockOutcome::Released);
     }
 }
 
@@ -102,13 +102,13 @@ async fn several_resources_are_locked_all_or_not_at_all(
     assert_eq!(sets(), before, "written, and removed again");
     let beside = theirs.try_lock(["c", "d"], TTL).await.unwrap();
 
-    assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+    assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
     for name in ["a", "b"] {
         assert!(eventually(SOON, || everywhere(&servers, name, None)).await, "{name}");
     }
     let again = theirs.try_lock(["b", "a"], TTL).await.unwrap();
-    assert_eq!(again.unlock().await.unwrap(), Unlock::Released);
-    assert_eq!(beside.unlock().await.unwrap(), Unlock::Released);
+    assert_eq!(again.unlock().await.unwrap(), UnlockOutcome::Released);
+    assert_eq!(beside.unlock().await.unwrap(), UnlockOutcome::Released);
 }
 
 /// What all nodes run between two marks: what was asked before a mark comes before it on every connection.
@@ -150,7 +150,7 @@ async fn locking_extending_and_unlocking_are_one_command_each_on_every_node(
     assert_eq!(listening.heard().await, [["EVAL"]; 3]);
     lock.extend(TTL).await.unwrap();
     assert_eq!(listening.heard().await, [["EVAL"]; 3]);
-    assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+    assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
     assert_eq!(listening.heard().await, [["EVAL"]; 3]);
     drop(redlock.lock("c", TTL).await.unwrap());
     assert!(eventually(SOON, || everywhere(&servers, "c", None)).await);
@@ -173,7 +173,7 @@ async fn unlocking_what_is_gone_says_so_after_one_command_on_every_node(
         server.command::<()>(&["DEL", "a"]);
     }
     listening.heard().await;
-    assert_eq!(lock.unlock().await.unwrap(), Unlock::AlreadyGone);
+    assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::NotHeld);
     assert_eq!(listening.heard().await, [["EVAL"]; 3]);
     assert_eq!(listening.heard().await, [[""; 0]; 3], "nothing in the background either");
 }
@@ -200,7 +200,7 @@ async fn a_key_that_another_implementation_put_on_a_quorum_is_respected(
     for server in &servers[1..] {
         assert_eq!(server.command::<u32>(&["EVAL", COMPARE_AND_DELETE, "1", "a", OTHER]), 1);
     }
-    assert_eq!(redlock.try_lock("a", TTL).await.unwrap().unlock().await.unwrap(), Unlock::Released);
+    assert_eq!(redlock.try_lock("a", TTL).await.unwrap().unlock().await.unwrap(), UnlockOutcome::Released);
 }
 
 #[rstest]
@@ -228,7 +228,7 @@ async fn other_implementations_see_a_lock_as_they_see_their_own(
     let lost = lock.extend(TTL).await.unwrap_err();
     assert!(matches!(lost, Error::Lost(_)), "{lost}");
     assert!(!lock.is_valid());
-    assert_eq!(lock.unlock().await.unwrap(), Unlock::AlreadyGone);
+    assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::NotHeld);
     assert!(everywhere(&servers, "a", None));
 }
 
@@ -247,14 +247,14 @@ async fn the_late_release_of_a_lock_leaves_the_next_holders_key_alone(
     let token = next.token().as_str();
     assert!(!lapsed.is_valid(), "two valid locks");
     assert!(matches!(lapsed.extend(short).await, Err(Error::Lost(_))));
-    assert_eq!(lapsed.unlock().await.unwrap(), Unlock::AlreadyGone);
+    assert_eq!(lapsed.unlock().await.unwrap(), UnlockOutcome::NotHeld);
 
     ours.lock("behind the release", TTL).await.unwrap().forget();
     assert!(
         eventually(SOON, || servers.iter().all(|server| server.get("behind the release").is_some())).await
     );
     assert!(servers.iter().filter(|server| server.get("a").as_deref() == Some(token)).count() >= 2);
-    assert_eq!(next.unlock().await.unwrap(), Unlock::Released);
+    assert_eq!(next.unlock().await.unwrap(), UnlockOutcome::Released);
 }
 
 #[rstest]
@@ -312,7 +312,7 @@ async fn a_lock_can_be_handed_to_another_process(
     assert!(matches!(again, Error::Lost(_)), "parts are taken once: {again}");
     lock.extend(2 * TTL).await.unwrap();
     assert!(eventually(SOON, || servers.iter().all(|server| server.ttl("b") > TTL)).await);
-    assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+    assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
     for name in ["a", "b"] {
         assert!(eventually(SOON, || everywhere(&servers, name, None)).await);
     }
@@ -343,7 +343,7 @@ async fn every_name_is_the_key_byte_for_byte(#[values(Adapter::RedisRs, Adapter:
         assert!(matches!(redlock.try_lock(name, TTL).await, Err(Error::Contended(_))), "{name:?}");
     }
     assert_eq!(servers[0].command::<usize>(&["DBSIZE"]), names.len());
-    assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+    assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
     assert!(
         eventually(SOON, || servers.iter().all(|server| server.command::<usize>(&["DBSIZE"]) == 0)).await
     );
@@ -359,7 +359,7 @@ async fn a_hundred_years_and_a_blink_are_ttls(#[values(Adapter::RedisRs, Adapter
     lock.extend(MAX_TTL).await.unwrap();
     assert!(eventually(SOON, || servers.iter().all(|server| server.ttl("long") > MAX_TTL - TTL)).await);
     assert!(lock.remaining() > MAX_TTL / 2);
-    assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+    assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
     assert!(eventually(SOON, || everywhere(&servers, "long", None)).await);
 
     let blink = Duration::from_millis(50);
@@ -390,7 +390,7 @@ async fn contending_tasks_lose_no_update(#[values(Adapter::RedisRs, Adapter::Fre
                     tokio::time::sleep(Duration::from_millis(2)).await;
                     total.store(before + 1, Ordering::SeqCst);
                     assert!(inside.swap(false, Ordering::SeqCst), "two are inside");
-                    assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+                    assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
                 }
             })
         })

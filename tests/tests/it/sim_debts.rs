@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use redlock_core::{BackendErrorKind, BoxFuture, Redlock, Runtime, Unlock};
+use redlock_core::{BackendErrorKind, BoxFuture, Redlock, Runtime, UnlockOutcome};
 use redlock_tests::sim::SimRuntime;
 
 use crate::bed::{Bed, Buffered, LateReleases, Overtaking, Stubborn, ms, s};
@@ -21,7 +21,7 @@ fn a_node_that_fails_a_release_is_asked_again_until_it_works() {
         bed.run(async {
             let lock = bed.redlock().lock("x", s(30)).await.unwrap();
             bed.nodes[1].fail_next(3, kind);
-            assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+            assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
             assert!(bed.nodes[1].get("x").is_some());
             bed.sleep(10_000).await;
             bed.assert_free("x");
@@ -37,7 +37,7 @@ fn a_node_that_rejects_a_release_is_asked_again_slowly_until_somebody_has_mended
     bed.run(async {
         let lock = bed.redlock().lock("x", s(30)).await.unwrap();
         bed.nodes[1].fail_next(8, BackendErrorKind::Rejected);
-        assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+        assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
         bed.sleep(7_900).await;
         assert!(bed.nodes[1].get("x").is_some());
         assert!(bed.nodes[1].requests() <= 2 + 7, "{}: about one a second", bed.nodes[1].requests());
@@ -171,7 +171,7 @@ fn what_an_extended_lock_is_owed_is_asked_for_as_long_as_the_extended_keys_live(
         let mut lock = bed.redlock().lock("x", s(1)).await.unwrap();
         lock.extend(s(60)).await.unwrap();
         bed.nodes[0].shut_down();
-        assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+        assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
         bed.sleep(10_000).await;
         bed.nodes[0].start();
         bed.sleep(2_000).await;

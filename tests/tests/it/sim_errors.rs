@@ -3,8 +3,8 @@
 use std::io;
 
 use redlock_core::{
-    Acquire, BackendError, BackendErrorKind, Error, Extend, LockBackend, LockParts, MemoryBackend, Release,
-    Released, Replace, Reply, Token, async_trait,
+    Acquire, AcquireReply, BackendError, BackendErrorKind, Error, Extend, LockBackend, LockParts,
+    MemoryBackend, Release, ReleaseReply, Replace, Token, async_trait,
 };
 
 use crate::bed::{Bed, answers, attempts, ms, s};
@@ -38,19 +38,19 @@ impl Echo {
 
 #[async_trait]
 impl LockBackend for Echo {
-    async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
+    async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
         self.fail("acquire", &[request.token])
     }
 
-    async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
+    async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
         self.fail("extend", &[request.token])
     }
 
-    async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
+    async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
         self.fail("release", &[request.token])
     }
 
-    async fn replace(&self, request: Replace<'_>) -> Result<Reply, BackendError> {
+    async fn replace(&self, request: Replace<'_>) -> Result<AcquireReply, BackendError> {
         self.fail("replace", &[request.old, request.new])
     }
 }

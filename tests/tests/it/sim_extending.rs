@@ -1,6 +1,6 @@
 //! Extending a lock, losing it, and handing it over.
 
-use redlock_core::{BackendErrorKind, Error, LockBackend, Unlock};
+use redlock_core::{BackendErrorKind, Error, LockBackend, UnlockOutcome};
 
 use crate::bed::{Bed, Far, answers, ms, s};
 
@@ -46,7 +46,7 @@ fn with_a_majority_of_keys_gone_an_extension_says_lost_and_the_rest_is_left_for_
         bed.sleep(100).await;
         assert_eq!(bed.values("x"), [None, None, Some(lock.token().as_str().to_owned())]);
         assert!(matches!(lock.extend(s(10)).await, Err(Error::Lost(_))), "a loss is final");
-        assert_eq!(lock.unlock().await.unwrap(), Unlock::AlreadyGone);
+        assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::NotHeld);
         bed.assert_free("x");
     });
 }
@@ -144,7 +144,7 @@ fn a_key_that_is_being_put_back_does_not_outlive_the_lock() {
         let bed = Bed::seeded(delay, 3);
         bed.run(async {
             let redlock = bed.redlock_over(|node| {
-                let delay = if node.name() == "node 0" { ms(delay) } else { ms(0) };
+                let delay = if node.name().unwrap() == "node 0" { ms(delay) } else { ms(0) };
                 Far { node, delay, runtime: bed.runtime.clone() }
             });
             let mut lock = redlock.lock("x", s(60)).await.unwrap();
@@ -200,7 +200,7 @@ fn a_lock_that_is_handed_over_goes_on_with_its_new_owner() {
         let lock = bed.redlock().from_parts(&parts).await.unwrap();
         assert_eq!(lock.remaining(), s(10) - ms(102));
         assert!(bed.redlock().try_lock("b", s(1)).await.is_err());
-        assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+        assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
         bed.assert_free("a");
         bed.assert_free("b");
     });
@@ -292,7 +292,7 @@ fn a_loss_is_told_from_silence_whichever_node_answers_first() {
             let lock = bed.redlock().lock("x", s(30)).await.unwrap();
             bed.nodes.iter().for_each(|node| node.clear());
             bed.nodes[0].shut_down();
-            assert_eq!(lock.unlock().await.unwrap(), Unlock::AlreadyGone, "{slow}");
+            assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::NotHeld, "{slow}");
         });
     }
 }

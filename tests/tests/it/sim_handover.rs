@@ -3,8 +3,8 @@
 use std::{cell::Cell, time::Duration};
 
 use redlock_core::{
-    Acquire, BackendError, BackendErrorKind, Error, Extend, LockBackend, LockParts, MemoryBackend, Release,
-    Released, Reply, Runtime, Unlock, async_trait,
+    Acquire, AcquireReply, BackendError, BackendErrorKind, Error, Extend, LockBackend, LockParts,
+    MemoryBackend, Release, ReleaseReply, Runtime, UnlockOutcome, async_trait,
 };
 use redlock_tests::sim::SimRuntime;
 
@@ -32,7 +32,7 @@ fn parts_can_be_taken_once() {
         let second = bed.redlock().from_parts(&parts).await.unwrap_err();
         assert!(matches!(second, Error::Lost(_)), "{second}");
         assert!(first.is_valid());
-        assert_eq!(first.unlock().await.unwrap(), Unlock::Released);
+        assert_eq!(first.unlock().await.unwrap(), UnlockOutcome::Released);
     });
 }
 
@@ -90,17 +90,17 @@ struct Slow {
 
 #[async_trait]
 impl LockBackend for Slow {
-    async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
+    async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
         self.runtime.sleep(self.delay).await;
         self.node.acquire(request).await
     }
 
-    async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
+    async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
         self.runtime.sleep(self.delay).await;
         self.node.extend(request).await
     }
 
-    async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
+    async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
         self.runtime.sleep(self.delay).await;
         self.node.release(request).await
     }
@@ -118,7 +118,7 @@ fn an_acquire_of_the_giver_that_is_still_under_way_leaves_no_key() {
         });
         let parts = giver.lock("x", s(60)).await.unwrap().into_parts();
         let lock = bed.redlock().from_parts(&parts).await.unwrap();
-        assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+        assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
         bed.sleep(3_000).await;
         bed.assert_free("x");
     });
@@ -199,7 +199,7 @@ fn the_old_token_does_not_stay_where_it_was_not_replaced() {
 fn the_longest_hold_goes_with_the_lock() {
     let bed = Bed::new(3);
     bed.run(async {
-        let lock = bed.redlock().lock("x", s(2)).hold_at_most(s(10)).await.unwrap();
+        let lock = bed.redlock().lock("x", s(2)).max_hold(s(10)).await.unwrap();
         bed.sleep(1_000).await;
         let parts = lock.into_parts();
         assert_eq!(parts.max_hold, Some(s(9)));
@@ -209,7 +209,7 @@ fn the_longest_hold_goes_with_the_lock() {
         let held = bed.now() - start;
         assert!((s(7)..=s(9)).contains(&held), "{held:?}");
 
-        let mut over = bed.redlock().lock("y", s(2)).hold_at_most(s(10)).await.unwrap().into_parts();
+        let mut over = bed.redlock().lock("y", s(2)).max_hold(s(10)).await.unwrap().into_parts();
         over.max_hold = Some(ms(1));
         let error = bed.redlock().from_parts(&over).await.unwrap_err();
         assert!(matches!(error, Error::Lost(_)), "{error}");
@@ -257,15 +257,15 @@ fn a_backend_without_the_ability_says_so() {
 
     #[async_trait]
     impl LockBackend for Plain {
-        async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
+        async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
             self.0.acquire(request).await
         }
 
-        async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
+        async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
             self.0.extend(request).await
         }
 
-        async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
+        async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
             self.0.release(request).await
         }
     }

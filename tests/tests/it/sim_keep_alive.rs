@@ -10,8 +10,8 @@ use std::{
 };
 
 use redlock_core::{
-    Acquire, BackendError, BoxFuture, Extend, KeepAlive, LockBackend, MemoryBackend, Redlock, Release,
-    Released, Reply, Runtime, async_trait,
+    Acquire, AcquireReply, BackendError, BoxFuture, Extend, KeepAlive, LockBackend, MemoryBackend, Redlock,
+    Release, ReleaseReply, Runtime, async_trait,
 };
 use redlock_tests::sim::SimRuntime;
 
@@ -100,11 +100,11 @@ struct Busy {
 
 #[async_trait]
 impl LockBackend for Busy {
-    async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
+    async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
         self.node.acquire(request).await
     }
 
-    async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
+    async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
         let now = self.runtime.now();
         let done = {
             let mut free = self.free.lock().unwrap();
@@ -115,7 +115,7 @@ impl LockBackend for Busy {
         self.node.extend(request).await
     }
 
-    async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
+    async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
         self.node.release(request).await
     }
 }
@@ -153,7 +153,7 @@ fn extensions_that_stand_still_with_their_runtime_do_not_keep_others_waiting() {
     let moving = Moving { runtimes: [(); 2].map(|()| bed.sim.process(0)), second: Arc::default() };
     bed.run(async {
         let builder = Redlock::builder(moving.clone()).nodes(bed.nodes.clone());
-        let redlock = builder.rng(bed.sim.rng()).node_timeout(s(4)).build().unwrap();
+        let redlock = builder.entropy(bed.sim.entropy()).node_timeout(s(4)).build().unwrap();
         // As many as may be under way at a time to begin with.
         let _standing_still = hold(&redlock, 16, s(10)).await;
         bed.nodes.iter().for_each(MemoryBackend::stop);

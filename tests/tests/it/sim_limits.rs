@@ -18,7 +18,7 @@ fn requests_that_make_no_sense_are_refused_before_anything_is_sent() {
         };
         assert_eq!(invalid(redlock.lock(none, s(1))).await, InvalidRequest::NoResources);
         assert_eq!(invalid(redlock.lock("", s(1))).await, InvalidRequest::EmptyResource);
-        let repeated = InvalidRequest::RepeatedResource { name: "a".to_owned() };
+        let repeated = InvalidRequest::DuplicateResource { name: "a".to_owned() };
         assert_eq!(invalid(redlock.lock(["a", "b", "a"], s(1))).await, repeated);
         for ttl in [ms(0), ms(1), ms(2), Duration::from_nanos(1)] {
             assert!(
@@ -51,7 +51,7 @@ fn the_shortest_and_the_longest_ttl_work() {
         assert_eq!(lock.remaining(), Duration::from_micros(970));
         lock.unlock().await.unwrap();
         let mut lock =
-            bed.redlock().lock("a", MAX_TTL).retry_count(0).wait_at_most(Duration::MAX).await.unwrap();
+            bed.redlock().lock("a", MAX_TTL).retry_count(0).acquire_timeout(Duration::MAX).await.unwrap();
         lock.extend(MAX_TTL).await.unwrap();
         let guard = lock.keep_alive();
         bed.sleep(1_000).await;
@@ -66,14 +66,14 @@ fn managers_that_make_no_sense_are_not_built() {
     let bed = Bed::new(3);
     for factor in [f64::NAN, f64::INFINITY, -1.0, -0.01, 1.0, 2.0] {
         let error = bed.builder().drift_factor(factor).build().unwrap_err();
-        assert!(matches!(error, ConfigError::DriftFactor { .. }), "{error}");
+        assert!(matches!(error, ConfigError::InvalidDriftFactor { .. }), "{error}");
     }
     let error = bed.builder().node_timeout(ms(0)).build().unwrap_err();
-    assert!(matches!(error, ConfigError::NodeTimeout), "{error}");
+    assert!(matches!(error, ConfigError::ZeroNodeTimeout), "{error}");
     let error = Redlock::builder(bed.runtime.clone()).build().unwrap_err();
     assert!(matches!(error, ConfigError::NoNodes), "{error}");
     let error = bed.builder().node(bed.nodes[1].clone()).build().unwrap_err();
-    assert!(matches!(error, ConfigError::RepeatedNode { name } if name == "node 1"));
+    assert!(matches!(error, ConfigError::DuplicateNode { name } if name == "node 1"));
     let nameless = || MemoryBackend::new(bed.runtime.clone());
     Redlock::builder(bed.runtime.clone()).node(nameless()).node(nameless()).build().unwrap();
 }

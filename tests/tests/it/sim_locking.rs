@@ -188,7 +188,7 @@ fn several_resources_are_all_or_nothing() {
         assert!(matches!(error, Error::Contended(_)), "{error}");
         bed.assert_free("c");
         let other = redlock.try_lock("c", s(10)).await.unwrap();
-        assert_eq!(lock.unlock().await.unwrap(), redlock_core::Unlock::Released);
+        assert_eq!(lock.unlock().await.unwrap(), redlock_core::UnlockOutcome::Released);
         bed.assert_free("a");
         bed.assert_free("b");
         drop(other);
@@ -202,7 +202,7 @@ fn a_lock_tells_how_it_was_won() {
         bed.nodes[0].set("x", "other", s(60));
         bed.nodes[2].delay_replies(ms(5));
         let lock = bed.redlock().lock("x", s(10)).await.unwrap();
-        let votes: Vec<String> = lock.votes().iter().map(ToString::to_string).collect();
+        let votes: Vec<String> = lock.replies().iter().map(ToString::to_string).collect();
         assert_eq!(votes, ["node 0: refused", "node 1: granted", "node 2: granted"]);
         assert_eq!(lock.attempts(), 1);
         assert_eq!(*lock.resources(), Resources::from("x"));

@@ -1,10 +1,10 @@
 //! What a node in memory does with the requests that wait for it.
 
-use redlock_core::{Acquire, BackendErrorKind, LockBackend, MemoryBackend, Reply, Resources, Token};
+use redlock_core::{Acquire, AcquireReply, BackendErrorKind, LockBackend, MemoryBackend, Resources, Token};
 
 use crate::bed::{Bed, ms, s};
 
-async fn acquire(node: &MemoryBackend) -> Result<Reply, BackendErrorKind> {
+async fn acquire(node: &MemoryBackend) -> Result<AcquireReply, BackendErrorKind> {
     let (resources, token): (Resources, Token) = ("x".into(), "0".repeat(40).parse().unwrap());
     let request = Acquire::new(&resources, &token, s(60), s(5));
     node.acquire(request).await.map_err(|error| error.kind())
@@ -26,7 +26,11 @@ fn what_waits_for_a_stopped_node_is_answered_when_it_starts_or_resumes() {
                 };
                 let (both, ()) =
                     tokio::join!(bed.timed(async { tokio::join!(acquire(node), acquire(node)) }), going_on);
-                assert_eq!(both, ((Ok(Reply::Granted), Ok(Reply::Granted)), delay.max(s(1))), "{delay:?}");
+                assert_eq!(
+                    both,
+                    ((Ok(AcquireReply::Granted), Ok(AcquireReply::Granted)), delay.max(s(1))),
+                    "{delay:?}"
+                );
                 bed.sleep(1).await;
             });
             bed.assert_at_rest();
@@ -48,7 +52,11 @@ fn what_waits_for_a_stopped_node_that_is_shut_down_fails_at_once_and_is_not_run_
         assert_eq!(failed, (Err(BackendErrorKind::Indeterminate), s(1)));
         node.start();
         assert_eq!(node.get("x"), None);
-        assert_eq!(bed.timed(acquire(node)).await, (Ok(Reply::Granted), ms(0)), "it is not stopped any more");
+        assert_eq!(
+            bed.timed(acquire(node)).await,
+            (Ok(AcquireReply::Granted), ms(0)),
+            "it is not stopped any more"
+        );
     });
     bed.assert_at_rest();
 }

@@ -9,8 +9,8 @@ use std::{
 };
 
 use redlock_core::{
-    Acquire, Answer, BackendError, BackendErrorKind, Error, Extend, LockBackend, MemoryBackend, Redlock,
-    Release, Released, Reply, Runtime, async_trait,
+    Acquire, AcquireReply, BackendError, BackendErrorKind, Error, Extend, LockBackend, MemoryBackend,
+    NodeOutcome, Redlock, Release, ReleaseReply, Runtime, async_trait,
 };
 use redlock_tests::sim::SimRuntime;
 
@@ -18,8 +18,9 @@ use crate::bed::{Bed, answers, attempts, ms, s};
 
 /// A manager whose nodes lead to these of the bed's nodes.
 fn leading_to(bed: &Bed, nodes: &[usize]) -> Redlock {
-    let nodes = (0..).zip(nodes).map(|(number, to)| bed.nodes[*to].clone().named(format!("way {number}")));
-    Redlock::builder(bed.runtime.clone()).nodes(nodes).rng(bed.sim.rng()).build().unwrap()
+    let nodes =
+        (0..).zip(nodes).map(|(number, to)| bed.nodes[*to].clone().with_name(format!("way {number}")));
+    Redlock::builder(bed.runtime.clone()).nodes(nodes).entropy(bed.sim.entropy()).build().unwrap()
 }
 
 #[test]
@@ -85,7 +86,9 @@ fn the_order_of_the_answers_does_not_matter() {
     bed.run(async {
         let error = behind(&bed, Way::to(&bed, ms(5), false)).try_lock("a", s(10)).await.unwrap_err();
         assert_eq!(answers(&error), "xgx", "{error}");
-        let Answer::Failed(first) = &error.report().unwrap().answers[0].answer else { panic!("{error}") };
+        let NodeOutcome::Failed(first) = &error.report().unwrap().replies[0].outcome else {
+            panic!("{error}")
+        };
         assert_eq!(first.kind(), BackendErrorKind::Rejected, "{error}");
         assert!(first.message().starts_with("the same server as node 1"), "{error}");
     });
@@ -96,14 +99,14 @@ fn a_node_that_did_not_grant_takes_no_vote_from_another_of_its_server() {
     let bed = Bed::new(2);
     bed.run(async {
         let lock = behind(&bed, Way::to(&bed, ms(0), true)).try_lock("a", s(10)).await.unwrap();
-        assert!(matches!(lock.votes()[0].answer, Answer::Refused), "{:?}", lock.votes());
+        assert!(matches!(lock.replies()[0].outcome, NodeOutcome::Refused), "{:?}", lock.replies());
     });
 }
 
 /// A manager of three nodes: this one, and the bed's.
 fn behind(bed: &Bed, way: Way) -> Redlock {
-    let nodes = bed.nodes.iter().map(|node| node.clone().named(""));
-    Redlock::builder(bed.runtime.clone()).node(way).nodes(nodes).rng(bed.sim.rng()).build().unwrap()
+    let nodes = bed.nodes.iter().map(|node| node.clone().with_name(""));
+    Redlock::builder(bed.runtime.clone()).node(way).nodes(nodes).entropy(bed.sim.entropy()).build().unwrap()
 }
 
 /// Another way to the bed's first node, whose server is known from the first answer on.
@@ -125,17 +128,17 @@ impl Way {
 
 #[async_trait]
 impl LockBackend for Way {
-    async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
+    async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
         self.runtime.sleep(self.delay).await;
         self.answered.store(true, Ordering::Relaxed);
-        if self.refuses { Ok(Reply::Refused) } else { self.node.acquire(request).await }
+        if self.refuses { Ok(AcquireReply::Refused) } else { self.node.acquire(request).await }
     }
 
-    async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
+    async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
         self.node.extend(request).await
     }
 
-    async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
+    async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
         self.node.release(request).await
     }
 

@@ -15,8 +15,8 @@ use std::{
 };
 
 use redlock_core::{
-    Acquire, BackendError, BoxFuture, Error, Extend, LockBackend, MemoryBackend, Redlock, Release, Released,
-    Reply, Runtime, Unlock,
+    Acquire, AcquireReply, BackendError, BoxFuture, Error, Extend, LockBackend, MemoryBackend, Redlock,
+    Release, ReleaseReply, Runtime, UnlockOutcome,
 };
 use redlock_tests::sim::SimRuntime;
 
@@ -29,11 +29,11 @@ fn a_panic_in_one_request_is_one_failed_node() {
         bed.run(async {
             let mut lock = bed.redlock().lock("x", s(10)).await.unwrap();
             if when.verb == Verb::Acquire {
-                let vote = lock.votes()[1].to_string();
+                let vote = lock.replies()[1].to_string();
                 assert_eq!(vote, "node 1: indeterminate: the request panicked: out of order", "{when:?}");
             }
             lock.extend(s(10)).await.unwrap();
-            assert_eq!(lock.unlock().await.unwrap(), Unlock::Released, "{when:?}");
+            assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released, "{when:?}");
         });
         bed.assert_over(when, 1);
     }
@@ -159,7 +159,7 @@ impl Panicking {
             panicked: self.panicked.clone(),
         };
         let nodes = self.bed.nodes.iter().enumerate().map(node);
-        Redlock::builder(runtime).nodes(nodes).rng(self.bed.sim.rng()).build().unwrap()
+        Redlock::builder(runtime).nodes(nodes).entropy(self.bed.sim.entropy()).build().unwrap()
     }
 
     fn run(&self, test: impl Future<Output = ()>) {
@@ -251,7 +251,7 @@ fn out_of_order(panicked: &AtomicUsize) -> ! {
 type Request<'a, T> = Pin<Box<dyn Future<Output = Result<T, BackendError>> + Send + 'a>>;
 
 impl LockBackend for Faulty {
-    fn acquire<'s, 'r, 'a>(&'s self, request: Acquire<'r>) -> Request<'a, Reply>
+    fn acquire<'s, 'r, 'a>(&'s self, request: Acquire<'r>) -> Request<'a, AcquireReply>
     where
         's: 'a,
         'r: 'a,
@@ -260,7 +260,7 @@ impl LockBackend for Faulty {
         self.asked(Verb::Acquire, self.node.acquire(request))
     }
 
-    fn extend<'s, 'r, 'a>(&'s self, request: Extend<'r>) -> Request<'a, Reply>
+    fn extend<'s, 'r, 'a>(&'s self, request: Extend<'r>) -> Request<'a, AcquireReply>
     where
         's: 'a,
         'r: 'a,
@@ -269,7 +269,7 @@ impl LockBackend for Faulty {
         self.asked(Verb::Extend, self.node.extend(request))
     }
 
-    fn release<'s, 'r, 'a>(&'s self, request: Release<'r>) -> Request<'a, Released>
+    fn release<'s, 'r, 'a>(&'s self, request: Release<'r>) -> Request<'a, ReleaseReply>
     where
         's: 'a,
         'r: 'a,
@@ -278,7 +278,7 @@ impl LockBackend for Faulty {
         self.asked(Verb::Release, self.node.release(request))
     }
 
-    fn name(&self) -> &str {
+    fn name(&self) -> Option<&str> {
         self.node.name()
     }
 }

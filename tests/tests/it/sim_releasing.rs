@@ -1,6 +1,6 @@
 //! What is left behind on the nodes: by lost rounds, cancelled calls, dropped locks and failing nodes. Nothing.
 
-use redlock_core::{Error, LockBackend, Unlock};
+use redlock_core::{Error, LockBackend, UnlockOutcome};
 use redlock_tests::sim::poll_once;
 
 use crate::bed::{Bed, Far, ms, s};
@@ -28,7 +28,7 @@ fn an_unlock_that_finds_nothing_takes_one_round() {
         let lock = bed.redlock().lock("x", s(10)).await.unwrap();
         bed.nodes.iter().for_each(|node| node.clear());
         let (unlocked, took) = bed.timed(lock.unlock()).await;
-        assert_eq!((unlocked.unwrap(), took), (Unlock::AlreadyGone, ms(0)));
+        assert_eq!((unlocked.unwrap(), took), (UnlockOutcome::NotHeld, ms(0)));
         bed.sleep(30_000).await;
         assert_eq!(bed.requests(), [2, 2, 2], "one acquire, one release");
     });
@@ -43,9 +43,9 @@ fn unlocking_what_has_lapsed_leaves_the_next_owner_alone() {
         bed.sleep(1_000).await;
         let new = bed.redlock().lock("x", s(10)).await.unwrap();
         assert!(!old.is_valid());
-        assert_eq!(old.unlock().await.unwrap(), Unlock::AlreadyGone);
+        assert_eq!(old.unlock().await.unwrap(), UnlockOutcome::NotHeld);
         assert!(bed.values("x").iter().all(|value| value.as_deref() == Some(new.token().as_str())));
-        assert_eq!(new.unlock().await.unwrap(), Unlock::Released);
+        assert_eq!(new.unlock().await.unwrap(), UnlockOutcome::Released);
     });
 }
 
@@ -176,7 +176,7 @@ fn what_a_straggler_grants_after_the_lock_is_gone_is_released_again() {
     bed.run(async {
         // To the last node the release overtakes the acquire, as it can over a second connection.
         let redlock = bed.redlock_over(|node| {
-            let delay = if node.name() == "node 2" { ms(200) } else { ms(0) };
+            let delay = if node.name().unwrap() == "node 2" { ms(200) } else { ms(0) };
             Far { node, delay, runtime: bed.runtime.clone() }
         });
         let lock = redlock.lock("x", s(10)).await.unwrap();

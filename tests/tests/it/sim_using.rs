@@ -2,7 +2,7 @@
 
 use std::{cell::Cell, time::Duration};
 
-use redlock_core::{BackendErrorKind, Error, Runtime, Unlock};
+use redlock_core::{BackendErrorKind, Error, Runtime, UnlockOutcome};
 
 use crate::bed::{Bed, ms, s};
 
@@ -218,7 +218,7 @@ fn a_lock_is_held_no_longer_than_the_longest_hold() {
         let bed = Bed::new(3);
         bed.run(async {
             let runtime = bed.runtime.clone();
-            let request = bed.redlock().lock("x", ttl).hold_at_most(longest);
+            let request = bed.redlock().lock("x", ttl).max_hold(longest);
             let (result, took) =
                 bed.timed(request.using(|_| async move { runtime.sleep(s(60)).await })).await;
             assert!(matches!(result, Err(Error::Lost(_))), "{result:?}");
@@ -245,7 +245,7 @@ fn a_guard_keeps_a_lock_alive_until_it_is_stopped() {
         let guard = bed.redlock().lock("x", s(1)).await.unwrap().keep_alive();
         let lease = guard.lease();
         bed.sleep(10_000).await;
-        assert_eq!(guard.unlock().await.unwrap(), Unlock::Released);
+        assert_eq!(guard.unlock().await.unwrap(), UnlockOutcome::Released);
         assert!(!lease.is_valid());
         lease.lost().await;
         bed.sleep(100).await;

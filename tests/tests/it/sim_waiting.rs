@@ -76,7 +76,7 @@ fn waiting_ends_in_time_with_a_last_attempt_close_to_the_end() {
         for node in &bed.nodes {
             node.set("x", "other", s(60));
         }
-        let request = bed.redlock().lock("x", s(10)).retry_forever().wait_at_most(s(2));
+        let request = bed.redlock().lock("x", s(10)).retry_forever().acquire_timeout(s(2));
         let (error, took) = bed.timed(request).await;
         assert!(matches!(error, Err(Error::Contended(_))));
         assert!((ms(1_490)..=ms(2_000)).contains(&took), "{took:?}");
@@ -84,7 +84,7 @@ fn waiting_ends_in_time_with_a_last_attempt_close_to_the_end() {
         for node in &bed.nodes {
             node.stop();
         }
-        let request = bed.redlock().lock("x", s(10)).retry_forever().wait_at_most(ms(1_200));
+        let request = bed.redlock().lock("x", s(10)).retry_forever().acquire_timeout(ms(1_200));
         let (error, took) = bed.timed(request).await;
         assert!(matches!(error, Err(Error::NoQuorum(_))));
         assert!((ms(500)..=ms(1_200)).contains(&took), "{took:?}");
@@ -219,7 +219,7 @@ fn a_bounded_wait_is_used_when_it_is_shorter_than_a_node_timeout() {
             bed.nodes.iter().for_each(|node| node.set("x", "other", wait / 2));
             let request =
                 bed.redlock().lock("x", ttl).retry_forever().retry_delay(ms(50)).retry_jitter(ms(0));
-            let (lock, took) = bed.timed(request.wait_at_most(wait)).await;
+            let (lock, took) = bed.timed(request.acquire_timeout(wait)).await;
             assert!(lock.is_ok(), "{ttl:?}, {wait:?}: {lock:?} after {took:?}");
         });
     }
@@ -236,7 +236,7 @@ fn a_lock_that_lapses_shortly_before_the_end_of_a_bounded_wait_is_won() {
                     node.delay_replies(ms(2));
                     node.set("x", "other", lapses);
                 }
-                let request = bed.redlock().lock("x", s(60)).retry_forever().wait_at_most(wait);
+                let request = bed.redlock().lock("x", s(60)).retry_forever().acquire_timeout(wait);
                 let (lock, took) = bed.timed(request).await;
                 assert!(lock.is_ok(), "{lapses:?} of {wait:?}: {lock:?} after {took:?}");
                 assert!(took <= wait, "{took:?}");
@@ -254,7 +254,7 @@ fn nodes_that_are_back_shortly_before_the_end_of_a_bounded_wait_are_asked() {
             bed.sleep(2_800).await;
             bed.nodes.iter().for_each(MemoryBackend::start);
         };
-        let request = bed.redlock().lock("x", s(60)).retry_forever().wait_at_most(s(3));
+        let request = bed.redlock().lock("x", s(60)).retry_forever().acquire_timeout(s(3));
         let (lock, ()) = tokio::join!(request.into_future(), back);
         assert!(lock.is_ok(), "{lock:?}");
     });
@@ -271,7 +271,7 @@ fn nodes_that_turn_slow_or_silent_during_a_bounded_wait_do_not_prolong_it() {
                 bed.sleep(2_000).await;
                 bed.nodes.iter().for_each(MemoryBackend::stop);
             };
-            let request = bed.redlock().lock("x", s(60)).retry_forever().wait_at_most(s(3));
+            let request = bed.redlock().lock("x", s(60)).retry_forever().acquire_timeout(s(3));
             let ((error, took), ()) = tokio::join!(bed.timed(request), silence);
             assert!(matches!(error, Err(Error::NoQuorum(_))), "{error:?}");
             assert!(took <= s(3), "{took:?}");
@@ -282,7 +282,7 @@ fn nodes_that_turn_slow_or_silent_during_a_bounded_wait_do_not_prolong_it() {
                 node.set("x", "other", ms(1_990));
                 node.delay_replies(ms(400));
             }
-            let request = bed.redlock().lock("x", s(60)).retry_forever().wait_at_most(s(3));
+            let request = bed.redlock().lock("x", s(60)).retry_forever().acquire_timeout(s(3));
             let (lock, took) = bed.timed(request).await;
             assert!(lock.is_ok(), "{lock:?} after {took:?}");
         });
@@ -295,9 +295,9 @@ fn a_retry_count_bounds_the_attempts_of_a_bounded_wait_to_its_end() {
     bed.run(async {
         bed.nodes.iter().for_each(|node| node.set("x", "other", s(60)));
         let request = bed.redlock().lock("x", s(10)).retry_delay(s(2)).retry_jitter(ms(0));
-        let (error, took) = bed.timed(request.clone().retry_count(1).wait_at_most(s(3))).await;
+        let (error, took) = bed.timed(request.clone().retry_count(1).acquire_timeout(s(3))).await;
         assert_eq!((attempts(&error.unwrap_err()), took), (2, s(2)));
-        let (error, took) = bed.timed(request.retry_forever().wait_at_most(s(3))).await;
+        let (error, took) = bed.timed(request.retry_forever().acquire_timeout(s(3))).await;
         assert_eq!((attempts(&error.unwrap_err()), took), (3, ms(2_950)), "at 0, 2 and 2.95 s");
     });
 }
@@ -316,7 +316,7 @@ fn a_bounded_wait_is_not_overrun_by_the_clean_up() {
             bed.sleep(1).await;
             bed.nodes[0].stop();
         };
-        let request = redlock.lock("x", s(60)).retry_forever().wait_at_most(s(1));
+        let request = redlock.lock("x", s(60)).retry_forever().acquire_timeout(s(1));
         let ((error, took), ()) = tokio::join!(bed.timed(request), stopping);
         assert!(error.is_err());
         assert!(took <= s(1), "{took:?}");
@@ -328,10 +328,10 @@ fn a_wait_of_nothing_is_a_single_attempt() {
     let bed = Bed::new(3);
     bed.run(async {
         bed.nodes.iter().for_each(|node| node.delay_replies(ms(20)));
-        let lock = bed.redlock().lock("x", s(10)).retry_forever().wait_at_most(s(0)).await.unwrap();
+        let lock = bed.redlock().lock("x", s(10)).retry_forever().acquire_timeout(s(0)).await.unwrap();
         assert_eq!((lock.attempts(), lock.took()), (1, ms(20)));
         let (error, took) =
-            bed.timed(bed.redlock().lock("x", s(10)).retry_forever().wait_at_most(s(0))).await;
+            bed.timed(bed.redlock().lock("x", s(10)).retry_forever().acquire_timeout(s(0))).await;
         assert!(matches!(error, Err(Error::Contended(_))));
         assert!(took <= ms(50), "{took:?}");
     });
@@ -345,7 +345,7 @@ fn a_bounded_wait_that_is_over_tells_contention_from_silence() {
             bed.nodes.iter().for_each(|node| node.set("x", "other", s(60)));
             bed.nodes[0].shut_down();
             bed.nodes[slow].delay_replies(ms(5));
-            let request = bed.redlock().lock("x", s(30)).retry_forever().wait_at_most(s(1));
+            let request = bed.redlock().lock("x", s(30)).retry_forever().acquire_timeout(s(1));
             let (error, took) = bed.timed(request).await;
             let error = error.unwrap_err();
             assert!(matches!(error, Error::Contended(_)), "{slow}: {error}");
@@ -388,7 +388,7 @@ fn what_is_certain_is_told_without_waiting_for_a_silent_node() {
         assert!(matches!(error, Err(Error::Contended(_))), "{error:?}");
         assert_eq!(took, ms(0), "contended");
         let (unlocked, took) = bed.timed(gone.unlock()).await;
-        assert_eq!((unlocked.unwrap(), took), (redlock_core::Unlock::AlreadyGone, ms(0)));
+        assert_eq!((unlocked.unwrap(), took), (redlock_core::UnlockOutcome::NotHeld, ms(0)));
         bed.nodes[..2].iter().for_each(|node| node.remove("held"));
         let (error, took) = bed.timed(lock.extend(s(10))).await;
         assert!(matches!(error, Err(Error::Lost(_))), "{error:?}");

@@ -7,7 +7,7 @@ use std::{
 };
 
 use redlock_redis_rs::{
-    Builder, Error, LockBackend, RedisBackend, Redlock, SmolRuntime, TokioRuntime, Unlock,
+    Error, LockBackend, RedisBackend, Redlock, RedlockBuilder, SmolRuntime, TokioRuntime, UnlockOutcome,
 };
 use redlock_tests::{
     server::{Server, everywhere},
@@ -22,7 +22,7 @@ const SOON: Duration = Duration::from_secs(10);
 const QUICK: Duration = Duration::from_millis(1_500);
 const NODE_TIMEOUT: Duration = Duration::from_secs(4);
 
-fn manager(servers: &[Server]) -> Builder {
+fn manager(servers: &[Server]) -> RedlockBuilder {
     let open = |server: &Server| RedisBackend::open(server.url()).unwrap();
     Redlock::builder(SmolRuntime::new()).nodes(servers.iter().map(open))
 }
@@ -50,7 +50,7 @@ fn every_step_is_quick(redlock: &Redlock, healthy: &[Server]) {
     in_quick_time("extend", lock.extend(2 * TTL)).unwrap();
     assert!(healthy.iter().all(|server| server.ttl("a") > TTL));
     assert!(in_quick_time("contend", redlock.try_lock("a", TTL)).is_err());
-    assert_eq!(in_quick_time("unlock", lock.unlock()).unwrap(), Unlock::Released);
+    assert_eq!(in_quick_time("unlock", lock.unlock()).unwrap(), UnlockOutcome::Released);
     assert!(soon(|| everywhere(healthy, "a", None)));
 }
 
@@ -68,7 +68,7 @@ fn locks_are_taken_extended_contended_and_released() {
         assert!(matches!(refused, Error::Contended(_)), "{refused}");
         lock.extend(2 * TTL).await.unwrap();
         assert!(soon(|| servers.iter().all(|server| server.ttl("a") > TTL)));
-        assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+        assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
         assert!(soon(|| everywhere(&servers, "a", None) && everywhere(&servers, "b", None)));
     });
 }
@@ -83,13 +83,13 @@ fn a_waiter_gets_the_lock_when_it_is_released() {
         let waiter = smol::spawn(theirs.lock("a", TTL).retry_forever().into_future());
         Timer::after(Duration::from_millis(500)).await;
         assert!(!waiter.is_finished(), "two locks");
-        assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+        assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
         let lock = smol::future::or(async { Some(waiter.await) }, async {
             Timer::after(SOON).await;
             None
         });
         let lock = lock.await.expect("it waits in vain").unwrap();
-        assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+        assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
     });
 }
 
@@ -195,5 +195,5 @@ fn a_node_goes_on_under_smol_when_the_tokio_runtime_that_it_connected_on_is_gone
     drop(runtime);
     let redlock = Redlock::builder(SmolRuntime::new()).node(node).build().unwrap();
     let lock = smol::block_on(redlock.try_lock("a", TTL).into_future()).expect("the very first request");
-    assert_eq!(smol::block_on(lock.unlock()).unwrap(), Unlock::Released);
+    assert_eq!(smol::block_on(lock.unlock()).unwrap(), UnlockOutcome::Released);
 }

@@ -10,8 +10,8 @@ use std::{
 };
 
 use redlock_core::{
-    Acquire, BackendError, Extend, Lease, LockBackend, MemoryBackend, Redlock, Release, Released, Reply,
-    Runtime, async_trait,
+    Acquire, AcquireReply, BackendError, Extend, Lease, LockBackend, MemoryBackend, Redlock, Release,
+    ReleaseReply, Runtime, async_trait,
 };
 use redlock_tests::sim::poll_once;
 use tracing::Level;
@@ -54,12 +54,12 @@ fn ten_minutes_of_a_flapping_node_are_twenty_lines() {
         locks
     });
     assert!(locks > 5_000, "{locks}");
-    assert!(capture.named("failed request").len() > 2_500, "at debug they are all there");
+    assert!(capture.with_name("failed request").len() > 2_500, "at debug they are all there");
     let loud = capture.loud();
     assert_eq!(loud.len(), 20, "{loud:?}");
     assert!(loud.chunks(2).all(|pair| pair == ["WARN node fails", "INFO node serves again"]), "{loud:?}");
     let untold: u64 =
-        capture.named("node fails").iter().map(|line| line.get("untold").parse::<u64>().unwrap()).sum();
+        capture.with_name("node fails").iter().map(|line| line.get("untold").parse::<u64>().unwrap()).sum();
     assert!((500..600).contains(&untold), "{untold} changes between the lines are accounted for");
 }
 
@@ -78,7 +78,7 @@ fn ten_minutes_without_a_quorum_are_a_line_for_each_node() {
     let loud = capture.loud();
     assert_eq!(loud[..2], ["WARN node fails"; 2]);
     assert_eq!(loud[2..], ["INFO node serves again"; 2]);
-    assert!(capture.named("node serves again")[0].get("failed_for_ms").parse::<u64>().unwrap() > 599_000);
+    assert!(capture.with_name("node serves again")[0].get("failed_for_ms").parse::<u64>().unwrap() > 599_000);
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn a_timeout_that_was_cut_short_says_nothing_about_a_node() {
         assert!(bed.redlock().try_lock("x", ms(20)).await.is_err());
         bed.sleep(1_000).await;
     });
-    assert!(!capture.named("failed request").is_empty());
+    assert!(!capture.with_name("failed request").is_empty());
     assert_eq!(capture.loud(), [""; 0]);
 }
 
@@ -124,15 +124,15 @@ impl Telltale {
 
 #[async_trait]
 impl LockBackend for Telltale {
-    async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
+    async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
         self.repeat(request.token.as_str(), self.node.acquire(request).await)
     }
 
-    async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
+    async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
         self.repeat(request.token.as_str(), self.node.extend(request).await)
     }
 
-    async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
+    async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
         self.repeat(request.token.as_str(), self.node.release(request).await)
     }
 }
@@ -194,20 +194,20 @@ fn spans_are_entered_only_while_their_own_call_is_polled() {
         tokio::join!(one("a"), one("b"), one("c"));
         bed.sleep(1_000).await;
     });
-    for line in capture.named("round").iter().chain(&capture.named("done")) {
+    for line in capture.with_name("round").iter().chain(&capture.with_name("done")) {
         assert!(line.within.is_some(), "{line:?}");
     }
     for span in capture.spans() {
         assert_eq!(span.within, None, "a call is no child of another: {span:?}");
     }
-    let rounds = capture.named("round");
+    let rounds = capture.with_name("round");
     assert_eq!(rounds.len(), 6);
     for round in &rounds {
         let call = capture.around(round).expect("a span");
         assert_eq!(call.get("holder"), round.get("holder"), "told within the span of the call that made it");
     }
     let late: Vec<_> =
-        capture.named("answer").into_iter().filter(|line| line.get("node") == "node 0").collect();
+        capture.with_name("answer").into_iter().filter(|line| line.get("node") == "node 0").collect();
     assert_eq!(late.len(), 6);
     assert!(late.iter().all(|line| line.within.is_none()), "{late:?}");
 }

@@ -23,8 +23,8 @@ use redlock_fred::{
     },
 };
 use redlock_redis_rs::{
-    Acquire, BackendError, BackendErrorKind, Builder, Error, LockBackend, RedisBackend, Redlock, Reply,
-    SmolRuntime, Token, TokioRuntime, Unlock,
+    Acquire, AcquireReply, BackendError, BackendErrorKind, Error, LockBackend, RedisBackend, Redlock,
+    RedlockBuilder, SmolRuntime, Token, TokioRuntime, UnlockOutcome,
     redis::{
         Client, ClientTlsConfig, TlsCertificates, cluster::ClusterClientBuilder, io::tcp::socket2::SockRef,
     },
@@ -121,7 +121,7 @@ fn strs(options: &[String]) -> Vec<&str> {
     options.iter().map(String::as_str).collect()
 }
 
-async fn acquire(node: &dyn LockBackend) -> Result<Reply, BackendError> {
+async fn acquire(node: &dyn LockBackend) -> Result<AcquireReply, BackendError> {
     let token: Token = TOKEN.parse().unwrap();
     node.acquire(Acquire::new(&"a".into(), &token, TTL, SOON)).await
 }
@@ -136,14 +136,14 @@ fn on_both<F: Future<Output = ()>>(run: impl Fn() -> F) {
     smol::block_on(run());
 }
 
-async fn works(builder: Builder, servers: &[TlsServer]) {
+async fn works(builder: RedlockBuilder, servers: &[TlsServer]) {
     let redlock = builder.build().unwrap();
     let mut lock = redlock.lock("a", TTL).await.unwrap();
     let held = |server: &&TlsServer| server.server.get("a").as_deref() == Some(lock.token().as_str());
     assert!(servers.iter().filter(held).count() >= 2);
     assert!(matches!(redlock.try_lock("a", TTL).await, Err(Error::Contended(_))));
     lock.extend(2 * TTL).await.unwrap();
-    assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+    assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn a_certificate_that_is_not_trusted_is_rejected_with_the_reason() {
     let server = TlsServer::start(&authority, "127.0.0.1", "no");
     let elsewhere = TlsServer::start(&authority, "elsewhere.example", "no");
     on_both(async || {
-        assert_eq!(acquire(&server.open(authority.certificates(None))).await.unwrap(), Reply::Granted);
+        assert_eq!(acquire(&server.open(authority.certificates(None))).await.unwrap(), AcquireReply::Granted);
         let by_the_system = RedisBackend::open(server.url()).unwrap();
         for (node, reason) in [
             (server.open(other.certificates(None)), "UnknownIssuer"),
@@ -225,7 +225,7 @@ fn sockets_under_tls_have_the_options_that_a_lock_needs() {
     on_both(async || {
         let server = TlsServer::start(&authority, "127.0.0.1", "no");
         let node = server.open(authority.certificates(None));
-        assert_eq!(acquire(&node).await.unwrap(), Reply::Granted);
+        assert_eq!(acquire(&node).await.unwrap(), AcquireReply::Granted);
         let ourselves = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
         let descriptors = fs::read_dir("/proc/self/fd").unwrap();
         let numbers = descriptors.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
@@ -257,7 +257,7 @@ fn a_cluster_with_tls_is_a_node_by_its_client() {
             .retries(0)
             .response_timeout(SOON);
         let node = RedisBackend::from_cluster_client(client.build().unwrap());
-        assert_eq!(acquire(&node).await.unwrap(), Reply::Granted);
+        assert_eq!(acquire(&node).await.unwrap(), AcquireReply::Granted);
         assert_eq!(cluster.get("a").as_deref(), Some(TOKEN));
     });
 }
@@ -295,5 +295,5 @@ async fn fred_uses_tls_with_an_own_authority_and_tells_of_one_that_it_does_not_k
     let mut lock = redlock.try_lock("a", TTL).await.unwrap();
     assert_eq!(server.server.get("a").as_deref(), Some(lock.token().as_str()));
     lock.extend(2 * TTL).await.unwrap();
-    assert_eq!(lock.unlock().await.unwrap(), Unlock::Released);
+    assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
 }

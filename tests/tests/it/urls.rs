@@ -13,7 +13,7 @@ type Said = Result<String, String>;
 
 fn said<N: LockBackend + Debug, E: Display + Debug>(opened: Result<N, E>) -> Said {
     opened
-        .map(|node| format!("{} {node:?}", node.name()))
+        .map(|node| format!("{} {node:?}", node.name().unwrap()))
         .map_err(|error| format!("{error} {error:?}").replace('\n', "\\n"))
 }
 
@@ -61,8 +61,8 @@ fn what_a_client_would_pass_over_is_an_error_that_names_the_part() {
 #[test]
 fn a_database_counts_where_there_is_one_and_is_an_error_elsewhere() {
     let url = "redis://a.example/4";
-    assert_eq!(RedisBackend::open(url).unwrap().name(), "a.example:6379/4");
-    assert_eq!(FredBackend::open(url).unwrap().name(), "a.example:6379/4");
+    assert_eq!(RedisBackend::open(url).unwrap().name().unwrap(), "a.example:6379/4");
+    assert_eq!(FredBackend::open(url).unwrap().name().unwrap(), "a.example:6379/4");
     for error in [
         said(RedisBackend::open_sentinel([url], "main", SentinelNodeConnectionInfo::default())),
         said(FredBackend::open("redis-cluster://a.example:1/4")),
@@ -81,7 +81,10 @@ fn a_database_counts_where_there_is_one_and_is_an_error_elsewhere() {
     assert!(error.contains("protocol") && !error.contains("hidden"), "{error}");
     let sentinel =
         "redis-sentinel://a.example:1/4?sentinelServiceName=main&node=b.example:2&node=c.example:3";
-    assert_eq!(FredBackend::open(sentinel).unwrap().name(), "main@b.example:2,c.example:3,a.example:1/4");
+    assert_eq!(
+        FredBackend::open(sentinel).unwrap().name().unwrap(),
+        "main@b.example:2,c.example:3,a.example:1/4"
+    );
 }
 
 #[test]
@@ -138,13 +141,13 @@ fn an_unencoded_password_is_told_to_need_encoding_and_works_when_it_is() {
 fn a_node_of_ipv6_goes_by_an_address_that_can_be_given_again() {
     let (url, name) = ("redis://[::1]:17005/4", "[::1]:17005/4");
     let login = SentinelNodeConnectionInfo::default;
-    assert_eq!(RedisBackend::open(url).unwrap().name(), name);
-    assert_eq!(RedisBackend::open(format!("redis://{name}")).unwrap().name(), name);
-    assert_eq!(FredBackend::open(url).unwrap().name(), name);
-    assert_eq!(RedisBackend::open_cluster([url]).unwrap().name(), "[::1]:17005");
+    assert_eq!(RedisBackend::open(url).unwrap().name().unwrap(), name);
+    assert_eq!(RedisBackend::open(format!("redis://{name}")).unwrap().name().unwrap(), name);
+    assert_eq!(FredBackend::open(url).unwrap().name().unwrap(), name);
+    assert_eq!(RedisBackend::open_cluster([url]).unwrap().name().unwrap(), "[::1]:17005");
     assert_eq!(
-        RedisBackend::open_sentinel(["redis://[::1]"], "main", login()).unwrap().name(),
+        RedisBackend::open_sentinel(["redis://[::1]"], "main", login()).unwrap().name().unwrap(),
         "main@[::1]:6379"
     );
-    assert_eq!(FredBackend::open("redis-cluster://[::1]:17005").unwrap().name(), "[::1]:17005");
+    assert_eq!(FredBackend::open("redis-cluster://[::1]:17005").unwrap().name().unwrap(), "[::1]:17005");
 }

@@ -4,12 +4,12 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use super::{super::flaws::Flaw, Flawed};
 use crate::{
-    Acquire, BackendError, BackendErrorKind, Extend, Inspect, KeyState, MAX_TTL, Release, Released, Replace,
-    Reply, Resources, Runtime, backend::LockBackend,
+    Acquire, AcquireReply, BackendError, BackendErrorKind, Extend, Inspect, KeyState, MAX_TTL, Release,
+    ReleaseReply, Replace, Resources, Runtime, backend::LockBackend,
 };
 
 impl Flawed {
-    pub(super) async fn take(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
+    pub(super) async fn take(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
         self.troubled(request.timeout).await?;
         let (names, token) = (self.names(request.resources), self.token(request.token));
         let (ttl, timeout) = (self.ttl(request.ttl), self.timeout(request.timeout)?);
@@ -18,7 +18,7 @@ impl Flawed {
         self.acquires.lock().unwrap().extend(names.iter().map(str::to_owned));
         let taken = names.iter().any(|name| self.foreign(name, &token));
         match self.flaw {
-            Flaw::NeverGrants => return Ok(Reply::Refused),
+            Flaw::NeverGrants => return Ok(AcquireReply::Refused),
             Flaw::AcquireOverwrites => {
                 names
                     .iter()
@@ -26,8 +26,10 @@ impl Flawed {
                     .for_each(|name| self.node.remove(name));
             }
             Flaw::RefusedAcquireProlongs if taken => names.iter().for_each(|name| self.prolong(name, ttl)),
-            Flaw::SecondAcquireIsRefused if own == names.iter().len() => return Ok(Reply::Refused),
-            Flaw::OwnKeysAreInTheWay if own > 0 && own < names.iter().len() => return Ok(Reply::Refused),
+            Flaw::SecondAcquireIsRefused if own == names.iter().len() => return Ok(AcquireReply::Refused),
+            Flaw::OwnKeysAreInTheWay if own > 0 && own < names.iter().len() => {
+                return Ok(AcquireReply::Refused);
+            }
             Flaw::SecondAcquireProlongs | Flaw::SecondAcquireShortens if !taken => {
                 let longer = self.flaw == Flaw::SecondAcquireProlongs;
                 for name in
@@ -44,11 +46,11 @@ impl Flawed {
                 for name in names.iter() {
                     let name = Resources::from(name);
                     let request = Acquire::new(&name, &token, ttl, timeout);
-                    if self.node.acquire(request).await? == Reply::Refused {
-                        return Ok(Reply::Refused);
+                    if self.node.acquire(request).await? == AcquireReply::Refused {
+                        return Ok(AcquireReply::Refused);
                     }
                 }
-                return Ok(Reply::Granted);
+                return Ok(AcquireReply::Granted);
             }
             Flaw::AcquireTakesTheFirstOnly | Flaw::AcquireTakesTenAtMost => {
                 let most = if self.flaw == Flaw::AcquireTakesTenAtMost { 10 } else { 1 };
@@ -60,26 +62,28 @@ impl Flawed {
                 if !taken {
                     names.iter().for_each(|name| self.node.set(name, token.as_str(), ttl));
                 }
-                return Ok(if taken { Reply::Refused } else { Reply::Granted });
+                return Ok(if taken { AcquireReply::Refused } else { AcquireReply::Granted });
             }
             Flaw::AcquireTakesOneByOne | Flaw::OneCommandForEachKey => {
                 for (position, name) in names.iter().enumerate() {
                     let one = Resources::from(name);
-                    if self.node.acquire(Acquire::new(&one, &token, ttl, timeout)).await? == Reply::Refused {
+                    if self.node.acquire(Acquire::new(&one, &token, ttl, timeout)).await?
+                        == AcquireReply::Refused
+                    {
                         let back = names.iter().take(position).collect();
                         self.node.release(Release::new(&back, &token, timeout)).await?;
-                        return Ok(Reply::Refused);
+                        return Ok(AcquireReply::Refused);
                     }
                     if self.flaw == Flaw::AcquireTakesOneByOne {
                         tokio::task::yield_now().await;
                     }
                 }
-                return Ok(Reply::Granted);
+                return Ok(AcquireReply::Granted);
             }
             Flaw::AcquireForgetsAKeyUsedOften => {
                 let acquires = self.acquires.lock().unwrap();
                 if names.iter().any(|name| acquires.iter().filter(|other| *other == name).count() > 60) {
-                    return Ok(Reply::Refused);
+                    return Ok(AcquireReply::Refused);
                 }
             }
             Flaw::ReleaseOvertakes => self.runtime.sleep(Duration::from_millis(5)).await,
@@ -106,17 +110,17 @@ impl Flawed {
                 }));
                 return Err(BackendError::timed_out(timeout));
             }
-            Flaw::DownIsRefused if self.down.load(Ordering::Relaxed) => return Ok(Reply::Refused),
+            Flaw::DownIsRefused if self.down.load(Ordering::Relaxed) => return Ok(AcquireReply::Refused),
             _ => {}
         }
         let answer = self.bent(self.node.acquire(plain).await);
-        if answer.as_ref().is_ok_and(|reply| *reply == Reply::Granted) {
+        if answer.as_ref().is_ok_and(|reply| *reply == AcquireReply::Granted) {
             self.granted.lock().unwrap().insert(token.as_str().to_owned());
         }
         answer
     }
 
-    async fn late_when_dropped(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
+    async fn late_when_dropped(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
         struct Late(Option<Box<dyn FnOnce() + Send>>);
         impl Drop for Late {
             fn drop(&mut self) {
@@ -137,7 +141,7 @@ impl Flawed {
         self.node.acquire(request).await
     }
 
-    pub(super) async fn prolonged(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
+    pub(super) async fn prolonged(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
         self.troubled(request.timeout).await?;
         let (names, token) = (self.names(request.resources), self.token(request.token));
         let (ttl, timeout) = (self.ttl(request.ttl), self.timeout(request.timeout)?);
@@ -156,7 +160,7 @@ impl Flawed {
             Flaw::ExtendIgnoresTheToken => {
                 names.iter().for_each(|name| longer(name, ttl));
                 let there = names.iter().all(|name| self.node.get(name).is_some());
-                return Ok(if there { Reply::Granted } else { Reply::Refused });
+                return Ok(if there { AcquireReply::Granted } else { AcquireReply::Refused });
             }
             Flaw::RefusedExtendProlongs if !all => names.iter().for_each(|name| longer(name, ttl)),
             Flaw::ExtendProlongsTheOwnOnes => own.iter().for_each(|name| longer(name, ttl)),
@@ -164,27 +168,27 @@ impl Flawed {
                 let first = names.iter().take(1).collect();
                 return self.node.extend(Extend::new(&first, &token, ttl, timeout)).await;
             }
-            Flaw::ExtendDoesNothing if all => return Ok(Reply::Granted),
+            Flaw::ExtendDoesNothing if all => return Ok(AcquireReply::Granted),
             Flaw::ExtendShortens if all => {
                 names.iter().for_each(|name| self.prolong(name, ttl));
-                return Ok(Reply::Granted);
+                return Ok(AcquireReply::Granted);
             }
             Flaw::ExtendAdds if all => {
                 for name in names.iter() {
                     self.prolong(name, ttl + self.node.ttl(name).unwrap_or_default());
                 }
-                return Ok(Reply::Granted);
+                return Ok(AcquireReply::Granted);
             }
             Flaw::ExtendTrustsItsMemory if own.is_empty() => {
                 let granted = self.granted.lock().unwrap().contains(token.as_str());
-                return Ok(if granted { Reply::Granted } else { Reply::Refused });
+                return Ok(if granted { AcquireReply::Granted } else { AcquireReply::Refused });
             }
             _ => {}
         }
         self.bent(self.node.extend(Extend::new(&names, &token, ttl, timeout)).await)
     }
 
-    pub(super) async fn replaced(&self, request: Replace<'_>) -> Result<Reply, BackendError> {
+    pub(super) async fn replaced(&self, request: Replace<'_>) -> Result<AcquireReply, BackendError> {
         self.troubled(request.timeout).await?;
         let names = self.names(request.resources);
         let (old, new) = (self.token(request.old), self.token(request.new));
@@ -194,26 +198,26 @@ impl Flawed {
         let old_ones: Vec<_> = names.iter().filter(|name| self.holds(name, &old)).collect();
         let all = old_ones.len() == names.iter().len();
         match self.flaw {
-            Flaw::ReplaceDoesNothing if all => return Ok(Reply::Granted),
+            Flaw::ReplaceDoesNothing if all => return Ok(AcquireReply::Granted),
             Flaw::ReplaceIgnoresTheOldToken if names.iter().all(|name| self.node.get(name).is_some()) => {
                 names.iter().for_each(|name| move_to_new(name, ttl.max(left(name))));
-                return Ok(Reply::Granted);
+                return Ok(AcquireReply::Granted);
             }
             Flaw::ReplaceRevives if names.iter().all(|name| self.node.get(name).is_none()) => {
                 names.iter().for_each(|name| move_to_new(name, ttl));
             }
             Flaw::ReplaceTakesTheOwnOnes if !all => {
                 old_ones.iter().for_each(|name| move_to_new(name, ttl.max(left(name))));
-                return Ok(Reply::Refused);
+                return Ok(AcquireReply::Refused);
             }
-            Flaw::SecondReplaceIsRefused if !all => return Ok(Reply::Refused),
+            Flaw::SecondReplaceIsRefused if !all => return Ok(AcquireReply::Refused),
             Flaw::ReplaceShortens if all => {
                 names.iter().for_each(|name| move_to_new(name, ttl));
-                return Ok(Reply::Granted);
+                return Ok(AcquireReply::Granted);
             }
             Flaw::ReplaceDoesNotProlong if all => {
                 names.iter().for_each(|name| move_to_new(name, left(name)));
-                return Ok(Reply::Granted);
+                return Ok(AcquireReply::Granted);
             }
             Flaw::ReplaceIsTransient => return Err(BackendError::new(BackendErrorKind::Transient, "cannot")),
             _ => {}
@@ -221,7 +225,7 @@ impl Flawed {
         self.bent(self.node.replace(Replace::new(&names, &old, &new, ttl, timeout)).await)
     }
 
-    pub(super) async fn removed(&self, request: Release<'_>) -> Result<Released, BackendError> {
+    pub(super) async fn removed(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
         self.troubled(request.timeout).await?;
         let (names, token) = (self.names(request.resources), self.token(request.token));
         let timeout = self.timeout(request.timeout)?;
@@ -236,23 +240,25 @@ impl Flawed {
             }
             Flaw::ReleaseAlwaysSaysRemoved => {
                 self.node.release(plain).await?;
-                return Ok(Released::Removed);
+                return Ok(ReleaseReply::Removed);
             }
-            Flaw::ReleaseDoesNothing => return Ok(Released::Removed),
+            Flaw::ReleaseDoesNothing => return Ok(ReleaseReply::Removed),
             Flaw::ReleaseStopsAtAForeignKey => {
                 for name in names.iter() {
                     let name = Resources::from(name);
                     let request = Release::new(&name, &token, timeout);
-                    if self.node.release(request).await? == Released::NotHeld {
-                        return Ok(Released::NotHeld);
+                    if self.node.release(request).await? == ReleaseReply::NotHeld {
+                        return Ok(ReleaseReply::NotHeld);
                     }
                 }
-                return Ok(Released::Removed);
+                return Ok(ReleaseReply::Removed);
             }
-            Flaw::ReleaseIsAllOrNothing if own.len() < names.iter().len() => return Ok(Released::NotHeld),
+            Flaw::ReleaseIsAllOrNothing if own.len() < names.iter().len() => {
+                return Ok(ReleaseReply::NotHeld);
+            }
             Flaw::ReleaseOfSomeSaysRemoved if !own.is_empty() => {
                 self.node.release(plain).await?;
-                return Ok(Released::Removed);
+                return Ok(ReleaseReply::Removed);
             }
             Flaw::ReleaseByPrefix | Flaw::ReleaseByPattern => {
                 let mine: Vec<_> = names.iter().map(|name| name.trim_end_matches('*').to_owned()).collect();

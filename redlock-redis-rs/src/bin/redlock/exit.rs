@@ -43,7 +43,7 @@ impl Failure {
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
-        let code = if matches!(error, ConfigError::Random(_)) { OS_ERROR } else { USAGE };
+        let code = if matches!(error, ConfigError::RandomSource { .. }) { OS_ERROR } else { USAGE };
         Self::new(code, error.to_string())
     }
 }

@@ -11,8 +11,8 @@ use std::{
 };
 
 use redlock_redis_rs::{
-    Acquire, Answer, BackendError, BoxFuture, Extend, Inspect, KeyState, LockBackend, RedisBackend, Redlock,
-    Release, Released, Reply, Runtime, Token, TokioRuntime, async_trait,
+    Acquire, AcquireReply, BackendError, BoxFuture, Extend, Inspect, KeyState, LockBackend, NodeOutcome,
+    RedisBackend, Redlock, Release, ReleaseReply, Runtime, Token, TokioRuntime, async_trait,
     node_url::{InvalidUrl, OpenError},
 };
 use tokio::time::{sleep, timeout};
@@ -70,8 +70,10 @@ fn open_one(url: &str) -> Result<RedisBackend, OpenError> {
 
 /// A lock manager over the nodes, and what listens to them.
 pub(crate) fn listen(nodes: Vec<RedisBackend>, voice: &Voice) -> Result<(Redlock, Arc<Ear>), Failure> {
-    let heard =
-        nodes.iter().map(|node| Heard { name: node.name().to_owned(), last: None, failing: false }).collect();
+    let heard = nodes
+        .iter()
+        .map(|node| Heard { name: node.name().unwrap_or_default().to_owned(), last: None, failing: false })
+        .collect();
     let ear = Arc::new(Ear {
         voice: voice.clone(),
         under_way: AtomicUsize::new(0),
@@ -132,11 +134,11 @@ impl Ear {
         let _ = timeout(patience, answered).await;
     }
 
-    fn answered(&self, node: usize, verb: &str, took: Duration, answer: &Answer) {
+    fn answered(&self, node: usize, verb: &str, took: Duration, answer: &NodeOutcome) {
         let mut hearing = self.hearing();
         let quorum = hearing.nodes.len() / 2 + 1;
         let heard = &mut hearing.nodes[node];
-        heard.failing = matches!(answer, Answer::Failed(_));
+        heard.failing = matches!(answer, NodeOutcome::Failed(_));
         heard.last = Some(answer.to_string());
         let name = heard.name.clone();
         let working = hearing.nodes.iter().filter(|heard| !heard.failing).count();
@@ -173,12 +175,12 @@ impl ListenedTo {
         verb: &str,
         token: &Token,
         request: impl Future<Output = Result<T, BackendError>>,
-        told: impl FnOnce(&T) -> Answer,
+        told: impl FnOnce(&T) -> NodeOutcome,
     ) -> Result<T, BackendError> {
         let start = Instant::now();
         let asked = Asked::new(&self.ear, self.position, verb, start);
         let answer = request.await.map_err(|error| error.redact(token));
-        let told = answer.as_ref().map_or_else(|error| Answer::Failed(error.clone()), told);
+        let told = answer.as_ref().map_or_else(|error| NodeOutcome::Failed(error.clone()), told);
         asked.answered(&told);
         answer
     }
@@ -186,18 +188,18 @@ impl ListenedTo {
 
 #[async_trait]
 impl LockBackend for ListenedTo {
-    async fn acquire(&self, request: Acquire<'_>) -> Result<Reply, BackendError> {
+    async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
         self.listen("acquire", request.token, self.node.acquire(request), granted).await
     }
 
-    async fn extend(&self, request: Extend<'_>) -> Result<Reply, BackendError> {
+    async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
         self.listen("extend", request.token, self.node.extend(request), granted).await
     }
 
-    async fn release(&self, request: Release<'_>) -> Result<Released, BackendError> {
-        let removed = |released: &Released| match released {
-            Released::Removed => Answer::Removed,
-            _ => Answer::NotHeld,
+    async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
+        let removed = |released: &ReleaseReply| match released {
+            ReleaseReply::Removed => NodeOutcome::Removed,
+            _ => NodeOutcome::NotHeld,
         };
         self.listen("release", request.token, self.node.release(request), removed).await
     }
@@ -206,7 +208,7 @@ impl LockBackend for ListenedTo {
         self.node.inspect(request).await
     }
 
-    fn name(&self) -> &str {
+    fn name(&self) -> Option<&str> {
         self.node.name()
     }
 
@@ -230,7 +232,7 @@ impl<'a> Asked<'a> {
         Self { ear, node, verb, start, heard: false }
     }
 
-    fn answered(mut self, answer: &Answer) {
+    fn answered(mut self, answer: &NodeOutcome) {
         self.heard = true;
         self.ear.answered(self.node, self.verb, self.start.elapsed(), answer);
     }
@@ -240,7 +242,7 @@ impl Drop for Asked<'_> {
     fn drop(&mut self) {
         if !self.heard {
             let took = self.start.elapsed();
-            let answer = Answer::Failed(BackendError::timed_out(took));
+            let answer = NodeOutcome::Failed(BackendError::timed_out(took));
             self.ear.answered(self.node, self.verb, took, &answer);
         }
         self.ear.under_way.fetch_sub(1, Ordering::SeqCst);
@@ -276,10 +278,10 @@ impl Runtime for Counting {
     }
 }
 
-fn granted(reply: &Reply) -> Answer {
+fn granted(reply: &AcquireReply) -> NodeOutcome {
     match reply {
-        Reply::Granted => Answer::Granted,
-        _ => Answer::Refused,
+        AcquireReply::Granted => NodeOutcome::Granted,
+        _ => NodeOutcome::Refused,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fs::File, future::IntoFuture, process::ExitStatus, time::Duration};
 
-use redlock_redis_rs::{Error, KeepAlive, Lease, Lock, LockRequest, Runtime, TokioRuntime, Unlock};
+use redlock_redis_rs::{Error, KeepAlive, Lease, Lock, LockRequest, Runtime, TokioRuntime, UnlockOutcome};
 use rustix::process::{Pid, Signal, getpgrp, getpid, kill_process};
 use tokio::time::{Instant, sleep};
 
@@ -70,7 +70,7 @@ fn request(arguments: &Run, request: LockRequest) -> LockRequest {
     match arguments.wait {
         _ if arguments.no_wait => request.retry_count(0),
         Some(Duration::ZERO) => request.retry_count(0),
-        Some(wait) => request.retry_forever().wait_at_most(wait),
+        Some(wait) => request.retry_forever().acquire_timeout(wait),
         None => request.retry_forever(),
     }
 }
@@ -310,7 +310,7 @@ impl Held<'_> {
     async fn release(&self, kept: KeepAlive) -> bool {
         let valid = kept.is_valid();
         match kept.unlock().await {
-            Ok(Unlock::AlreadyGone) => false,
+            Ok(UnlockOutcome::NotHeld) => false,
             Ok(_) => {
                 self.voice.tell(|| "released".to_owned());
                 true
@@ -354,7 +354,7 @@ impl Why {
 
 fn tell_of(lock: &Lock, voice: &Voice) {
     voice.tell(|| {
-        let votes: Vec<String> = lock.votes().iter().map(ToString::to_string).collect();
+        let votes: Vec<String> = lock.replies().iter().map(ToString::to_string).collect();
         format!(
             "locked {} in round {}, which took {}, for {:.1} s ({})",
             lock.resources(),

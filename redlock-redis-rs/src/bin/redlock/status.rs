@@ -8,7 +8,7 @@ use std::{
 
 use futures_util::future::join_all;
 use redlock_redis_rs::{
-    Answer, BackendError, BackendErrorKind, Inspect, KeyState, LockBackend, RedisBackend, Resources,
+    BackendError, BackendErrorKind, Inspect, KeyState, LockBackend, NodeOutcome, RedisBackend, Resources,
 };
 
 use crate::{
@@ -27,7 +27,7 @@ pub(crate) async fn status(arguments: &Status) -> Result<u8, Failure> {
     let mut said = join_all(nodes.iter().map(|node| ask(node, &resources, arguments.timeout))).await;
     count_each_server_once(&nodes, &mut said);
 
-    let names: Vec<&str> = nodes.iter().map(LockBackend::name).collect();
+    let names: Vec<&str> = nodes.iter().map(|node| node.name().unwrap_or_default()).collect();
     let mut text = String::new();
     let mut code = SUCCESS;
     for (position, resource) in resources.iter().enumerate() {
@@ -55,7 +55,7 @@ fn count_each_server_once(nodes: &[RedisBackend], said: &mut [Said]) {
             let error = BackendError::new(BackendErrorKind::Rejected, format!("the same server as {other}"));
             said.fill(Err(error));
         } else {
-            servers.insert(server, node.name());
+            servers.insert(server, node.name().unwrap_or_default());
         }
     }
 }
@@ -93,7 +93,7 @@ fn told(state: &Result<&KeyState, &BackendError>) -> String {
             format!("held by {holder}... without an end: no lock of Redlock")
         }
         Ok(_) => "free".to_owned(),
-        Err(error) => Answer::Failed((*error).clone()).to_string(),
+        Err(error) => NodeOutcome::Failed((*error).clone()).to_string(),
     }
 }
 
