@@ -26,23 +26,23 @@ use crate::{
 /// 3. **Idempotent in the token.** An `acquire` that is executed twice (a client library sent it again) answers
 ///    [`AcquireReply::Granted`] both times, and does not make the key live longer, or shorter, the second time. So does a
 ///    `replace`, in its new token.
-/// 4. **Never shorter.** `extend` and `replace` make each key live until `ttl` from now. A key that lives longer
+/// 4. **Extend never shortens.** `extend` and `replace` make each key live until `ttl` from now. A key that lives longer
 ///    already keeps its time: an extension that arrives late must not cut a newer one short.
 /// 5. **In order.** Requests for one key take effect in the order in which their futures were first polled, also
 ///    when an earlier one was dropped or has timed out, for as long as the connection lasts. (It may never take
 ///    effect at all; one that was never polled does not.) This is what puts a release behind the acquire that it undoes.
-/// 6. **One trip, once.** A request is one command, sent at most once. The backend does not retry: a command that
+/// 6. **One round trip, at most once.** A request is one command, sent at most once. The backend does not retry: a command that
 ///    may have been sent is not sent again.
-/// 7. **In time.** `timeout` is given to the client library, connecting included: an answer is waited for until then,
+/// 7. **Bounded by the timeout.** `timeout` is given to the client library, connecting included: an answer is waited for until then,
 ///    and what has not been sent by then is not sent later. Dropping the future also ends a request, but not every
 ///    client stops for it.
-/// 8. **In its class.** An error says, by [`BackendErrorKind`], what is known about the request.
+/// 8. **Classified errors.** An error says, by [`BackendErrorKind`], what is known about the request.
 /// 9. **One identity.** A server has the same [`server_id`](Self::server_id) over every connection behind which it has
 ///    granted, and no two servers have one. A backend that does not know it says so, always.
 ///
 /// A request that panics counts as [`BackendErrorKind::Indeterminate`], and is not polled again.
 ///
-/// The conformance kit (the module `conformance`, behind the feature of this name) checks it.
+/// The conformance suite (the module `conformance`, behind the feature of this name) checks it.
 #[async_trait]
 pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     /// Puts the token under every resource's key, unless one of them holds another token.

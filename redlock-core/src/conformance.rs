@@ -1,4 +1,4 @@
-//! The conformance kit: does a backend keep the contract of [`LockBackend`]?
+//! The conformance suite: does a backend keep the contract of [`LockBackend`]?
 //!
 //! It needs the backend, over a node that nobody else uses meanwhile, and a [`Runtime`] to sleep on:
 //!
@@ -15,13 +15,13 @@
 //! }
 //! ```
 //!
-//! What only shows under trouble needs more: a [`Node`], by which the kit stops the node, takes it down and counts its
-//! commands, and a second instance of the backend. [`Kit`] takes both, and has the other settings. Checks that would
+//! What only shows under trouble needs more: a [`NodeControl`], by which the suite stops the node, takes it down and counts its
+//! commands, and a second instance of the backend. [`Suite`] takes both, and has the other settings. Checks that would
 //! need what it was not given are not passed over in silence: [`Passed::skipped`] names them.
 //!
-//! Every check is a function too, for running one again: `conformance::an_extension_prolongs(&kit).await`.
+//! Every check is a function too, for running one again: `conformance::an_extension_prolongs(&suite).await`.
 //!
-//! The kit does not flake: a busy machine makes it slow or undecided, but not wrong. A key that is found gone counts
+//! The suite does not flake: a busy machine makes it slow or undecided, but not wrong. A key that is found gone counts
 //! against the backend only if the answer came before the key's time, and one that is found there only if the question
 //! came after it. It uses names and tokens of its own, different ones in each run, and removes its keys at the end.
 
@@ -32,54 +32,54 @@ use std::{future::poll_fn, pin::Pin, task::Poll};
 use futures_util::future::{MaybeDone, join_all, maybe_done};
 
 mod case;
-mod holding;
-mod kit;
+mod extending;
+mod faults;
+mod multi_key;
 mod names;
-mod node;
+mod node_control;
 mod order;
-mod prolonging;
-mod several;
+mod ownership;
+mod suite;
 mod taking_over;
-mod trouble;
 mod verdict;
 
 #[cfg(test)]
-mod flawed;
+mod defective;
 #[cfg(test)]
-mod flaws;
+mod defects;
 #[cfg(test)]
 mod tests;
 
 pub use self::{
-    kit::{Kit, LATE_SHARE, RECOVERY, SLACK, TIMEOUT, TTL},
-    node::{Disturbance, Node},
+    node_control::{FaultOutcome, NodeControl},
+    suite::{DEFAULT_SLACK, DEFAULT_TIMEOUT, DEFAULT_TTL, LATE_SHARE, RECOVERY, Suite},
     verdict::{Clause, Outcome, Passed, Verdict, Violation, Violations},
 };
 use crate::{backend::LockBackend, runtime::Runtime};
 
-/// Runs all checks that need the backend alone, with the default settings of [`Kit`].
+/// Runs all checks that need the backend alone, with the default settings of [`Suite`].
 ///
 /// # Errors
 ///
 /// [`Violations`]: what the backend did against its contract. Its `Debug` is as readable as its `Display`, so that
 /// `unwrap` and `?` in a test tell all.
 pub async fn check(backend: &dyn LockBackend, runtime: &dyn Runtime) -> Result<Passed, Violations> {
-    Kit::new(backend, runtime).check().await
+    Suite::new(backend, runtime).check().await
 }
 
-type Run = for<'k> fn(&'k Kit<'k>) -> Asked<'k, Outcome>;
+type Run = for<'k> fn(&'k Suite<'k>) -> Asked<'k, Outcome>;
 
 macro_rules! checks {
     ($($module:ident: $($name:ident)+;)+) => {
         $(pub use self::$module::{$($name),+};)+
 
         /// All checks, the one first without which nothing else can be told.
-        const CHECKS: &[(&str, Run)] = &[$($((stringify!($name), |kit| Box::pin($name(kit)))),+),+];
+        const CHECKS: &[(&str, Run)] = &[$($((stringify!($name), |suite| Box::pin($name(suite)))),+),+];
     };
 }
 
 checks! {
-    holding:
+    ownership:
         a_free_key_is_granted_and_released
         a_held_key_is_refused_to_others
         only_the_holder_extends
@@ -96,13 +96,13 @@ checks! {
         names_are_taken_byte_for_byte
         names_are_no_patterns_and_no_prefixes
         tokens_are_compared_byte_for_byte;
-    several:
+    multi_key:
         an_acquire_of_several_is_all_or_nothing
         an_extension_of_several_is_all_or_nothing
         a_release_of_several_removes_what_is_held
         many_resources_are_one_request
         several_resources_are_taken_at_one_instant;
-    prolonging:
+    extending:
         an_acquire_again_is_granted_and_prolongs_nothing
         an_acquire_again_shortens_nothing
         an_acquire_of_some_that_are_held_is_granted
@@ -122,7 +122,7 @@ checks! {
         answers_belong_to_their_requests
         order_is_kept_in_a_busy_task
         many_requests_in_a_row_are_answered;
-    trouble:
+    faults:
         a_request_is_one_command
         a_request_is_not_sent_again
         a_short_timeout_ends_the_request

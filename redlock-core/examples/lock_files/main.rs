@@ -1,4 +1,4 @@
-//! A lock on three folders, without any server: a backend of one's own, checked by the conformance kit.
+//! A lock on three folders, without any server: a backend of one's own, checked by the conformance suite.
 //!
 //! `cargo run -p redlock-core --example lock_files --features conformance,tokio` takes temporary folders; name your own,
 //! on three disks or mounts, behind `--`. Run it twice at the same time with the same folders to see one wait.

@@ -2,7 +2,7 @@ use std::{fs::File, path::Path, process::Command, sync::Mutex};
 
 use redlock_core::{
     async_trait,
-    conformance::{Disturbance, Kit, Node},
+    conformance::{FaultOutcome, NodeControl, Suite},
 };
 use tempfile::TempDir;
 
@@ -16,8 +16,8 @@ async fn a_folder_keeps_the_contract_also_when_it_is_locked_by_others_or_gone() 
     folder.create();
     // Each request writes a file through to the disk, and others may keep that busy.
     let patience = Duration::from_secs(60);
-    let kit = Kit::new(&backend, &runtime).node(&folder).second(&second).timeout(patience);
-    let passed = kit.check().await.unwrap();
+    let suite = Suite::new(&backend, &runtime).node(&folder).second(&second).timeout(patience);
+    let passed = suite.check().await.unwrap();
     let skipped: Vec<_> = passed.skipped().iter().map(|(check, _)| *check).collect();
     let (takes_over, others): (Vec<&str>, Vec<&str>) =
         skipped.into_iter().partition(|check| check.starts_with("a_replacement_"));
@@ -96,21 +96,21 @@ impl Folder {
 }
 
 #[async_trait]
-impl Node for Folder {
-    async fn stop(&self) -> Disturbance {
+impl NodeControl for Folder {
+    async fn stop(&self) -> FaultOutcome {
         let lock = lock_file(&self.node());
         fs4::FileExt::lock(&lock).unwrap();
         *self.held.lock().unwrap() = Some(lock);
-        Disturbance::Done
+        FaultOutcome::Done
     }
 
     async fn resume(&self) {
         *self.held.lock().unwrap() = None;
     }
 
-    async fn shut_down(&self) -> Disturbance {
+    async fn shut_down(&self) -> FaultOutcome {
         fs::rename(self.node(), self.away()).unwrap();
-        Disturbance::Done
+        FaultOutcome::Done
     }
 
     async fn start(&self) {

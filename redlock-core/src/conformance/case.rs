@@ -9,7 +9,7 @@ use std::{
 use futures_util::future::{Either, select};
 
 use super::{
-    kit::{Kit, LATE_SHARE, RECOVERY, TOO_SLOW},
+    suite::{LATE_SHARE, RECOVERY, Suite, TOO_SLOW},
     verdict::{Clause, Outcome, Verdict, Violation},
 };
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
 
 #[derive(Clone)]
 pub(super) struct Case<'k> {
-    pub(super) kit: &'k Kit<'k>,
+    pub(super) suite: &'k Suite<'k>,
     clause: Clause,
     check: &'static str,
     number: u64,
@@ -38,8 +38,8 @@ struct Log {
 }
 
 impl<'k> Case<'k> {
-    pub(super) fn new(kit: &'k Kit<'k>, clause: Clause, check: &'static str, number: u64) -> Self {
-        Self { kit, clause, check, number, log: Arc::default() }
+    pub(super) fn new(suite: &'k Suite<'k>, clause: Clause, check: &'static str, number: u64) -> Self {
+        Self { suite, clause, check, number, log: Arc::default() }
     }
 
     /// A name of this case. All of a run have the same hash tag, so that a cluster keeps them in one place.
@@ -48,7 +48,7 @@ impl<'k> Case<'k> {
     }
 
     fn prefix(&self) -> String {
-        format!("{{conformance-{:016x}}}:{}:", self.kit.run, self.number)
+        format!("{{conformance-{:016x}}}:{}:", self.suite.run, self.number)
     }
 
     /// Somebody with a token of its own.
@@ -56,7 +56,7 @@ impl<'k> Case<'k> {
         let mut log = self.log();
         let letter = char::from(b'A' + (log.holders % 26) as u8);
         log.holders += 1;
-        let (holders, run) = (log.holders, self.kit.run);
+        let (holders, run) = (log.holders, self.suite.run);
         drop(log);
         let token = format!("{:04x}{holders:04x}{run:016x}{run:016x}", self.number);
         self.holder_with(letter, &token)
@@ -68,8 +68,8 @@ impl<'k> Case<'k> {
 
     pub(super) fn holder_with(&self, letter: char, token: &str) -> Holder<'k> {
         let token = token.parse().expect("hex digits that are made here");
-        let timeout = self.kit.timeout;
-        Holder { case: self.clone(), backend: self.kit.backend, letter, token, timeout, quiet: false }
+        let timeout = self.suite.timeout;
+        Holder { case: self.clone(), backend: self.suite.backend, letter, token, timeout, quiet: false }
     }
 
     pub(super) fn violation(&self, expected: impl Into<String>, seen: impl Into<String>) -> Violation {
@@ -97,11 +97,11 @@ impl<'k> Case<'k> {
     }
 
     pub(super) fn now(&self) -> Instant {
-        self.kit.runtime.now()
+        self.suite.runtime.now()
     }
 
     pub(super) async fn sleep(&self, duration: Duration) {
-        self.kit.runtime.sleep(duration).await;
+        self.suite.runtime.sleep(duration).await;
     }
 
     /// Whether the key is free: a stranger may take it, and gives it back.
@@ -154,7 +154,7 @@ impl<'k> Case<'k> {
             }
             if self.now() - start > RECOVERY {
                 let expected = format!("works again within {RECOVERY:?} after the node does");
-                return Err(self.violation_of(Clause::InTime, expected, seen.told()));
+                return Err(self.violation_of(Clause::BoundedByTimeout, expected, seen.told()));
             }
             self.sleep(Duration::from_millis(50)).await;
         }
@@ -165,9 +165,9 @@ impl<'k> Case<'k> {
     pub(super) async fn clean_up(&self) {
         let claims = std::mem::take(&mut self.log().claims);
         for (resources, token) in claims {
-            let release = Release::new(&resources, &token, self.kit.timeout);
-            let cut_off = self.kit.runtime.sleep(self.kit.timeout + self.kit.slack);
-            let _ = select(self.kit.backend.release(release), cut_off).await;
+            let release = Release::new(&resources, &token, self.suite.timeout);
+            let cut_off = self.suite.runtime.sleep(self.suite.timeout + self.suite.slack);
+            let _ = select(self.suite.backend.release(release), cut_off).await;
         }
     }
 
@@ -289,7 +289,7 @@ impl<'k> Holder<'k> {
             log.steps.len() - 1
         });
         let asked = case.now();
-        let cut_off = case.kit.runtime.sleep(self.timeout.saturating_add(case.kit.slack));
+        let cut_off = case.suite.runtime.sleep(self.timeout.saturating_add(case.suite.slack));
         let answer = match select(request, cut_off).await {
             Either::Left((answer, _)) => Some(answer.map_err(Refusal)),
             Either::Right(_) => None,
@@ -361,8 +361,8 @@ impl<T: Debug> Seen<'_, T> {
 
     fn overdue(&self) -> Violation {
         let expected =
-            format!("an end within the timeout of {:?}, or {:?} later", self.timeout, self.case.kit.slack);
-        self.case.violation_of(Clause::InTime, expected, self.told())
+            format!("an end within the timeout of {:?}, or {:?} later", self.timeout, self.case.suite.slack);
+        self.case.violation_of(Clause::BoundedByTimeout, expected, self.told())
     }
 }
 

@@ -5,7 +5,7 @@ use std::{fmt::Debug, time::Duration};
 use super::{
     Asked, begin_and_drop,
     case::{LONG, Seen},
-    kit::Kit,
+    suite::Suite,
     together,
     verdict::{Clause, Outcome, Verdict, Violation},
 };
@@ -16,131 +16,140 @@ use crate::{
 
 /// An acquire, its release and another's acquire that are under way at once take effect in this order; so do
 /// extensions among them.
-pub async fn requests_take_effect_in_order(kit: &Kit<'_>) -> Outcome {
-    kit.case(Clause::InOrder, "requests_take_effect_in_order", |case| async move {
-        let [a, b] = case.holders();
-        for round in 0..ROUNDS {
-            let key = case.name(&format!("key {round}"));
-            all_must(vec![
-                later(a.acquire(&key, LONG), AcquireReply::Granted),
-                later(a.extend(&key, LONG), AcquireReply::Granted),
-                later(a.release(&key), ReleaseReply::Removed),
-                later(a.extend(&key, LONG), AcquireReply::Refused),
-                later(b.acquire(&key, LONG), AcquireReply::Granted),
-                later(a.acquire(&key, LONG), AcquireReply::Refused),
-                later(b.release(&key), ReleaseReply::Removed),
-                later(b.release(&key), ReleaseReply::NotHeld),
-                later(a.acquire(&key, LONG), AcquireReply::Granted),
-            ])
-            .await?;
-            a.must_hold(&key).await?;
-        }
-        Ok(Verdict::Passed)
-    })
-    .await
+pub async fn requests_take_effect_in_order(suite: &Suite<'_>) -> Outcome {
+    suite
+        .case(Clause::InOrder, "requests_take_effect_in_order", |case| async move {
+            let [a, b] = case.holders();
+            for round in 0..ROUNDS {
+                let key = case.name(&format!("key {round}"));
+                all_must(vec![
+                    later(a.acquire(&key, LONG), AcquireReply::Granted),
+                    later(a.extend(&key, LONG), AcquireReply::Granted),
+                    later(a.release(&key), ReleaseReply::Removed),
+                    later(a.extend(&key, LONG), AcquireReply::Refused),
+                    later(b.acquire(&key, LONG), AcquireReply::Granted),
+                    later(a.acquire(&key, LONG), AcquireReply::Refused),
+                    later(b.release(&key), ReleaseReply::Removed),
+                    later(b.release(&key), ReleaseReply::NotHeld),
+                    later(a.acquire(&key, LONG), AcquireReply::Granted),
+                ])
+                .await?;
+                a.must_hold(&key).await?;
+            }
+            Ok(Verdict::Passed)
+        })
+        .await
 }
 
 /// A request whose future is dropped before its first poll does nothing, now or later.
-pub async fn a_request_that_was_never_polled_does_nothing(kit: &Kit<'_>) -> Outcome {
-    kit.case(Clause::InOrder, "a_request_that_was_never_polled_does_nothing", |case| async move {
-        let [a, b] = case.holders();
-        let (free, held) = (Resources::from(case.name("free")), Resources::from(case.name("held")));
-        b.acquire(held.clone(), LONG).await.must(AcquireReply::Granted)?;
-        let (backend, timeout) = (case.kit.backend, case.kit.timeout);
-        drop(backend.acquire(Acquire::new(&free, &a.token, LONG, timeout)));
-        drop(backend.extend(Extend::new(&held, &b.token, LONG, timeout)));
-        drop(backend.release(Release::new(&held, &b.token, timeout)));
-        case.note("A acquires \"free\" and B releases \"held\", dropped before the first poll");
-        case.sleep(SETTLE).await;
-        b.must_hold(held).await?;
-        case.must_be_free(&case.name("free")).await?;
-        Ok(Verdict::Passed)
-    })
-    .await
+pub async fn a_request_that_was_never_polled_does_nothing(suite: &Suite<'_>) -> Outcome {
+    suite
+        .case(Clause::InOrder, "a_request_that_was_never_polled_does_nothing", |case| async move {
+            let [a, b] = case.holders();
+            let (free, held) = (Resources::from(case.name("free")), Resources::from(case.name("held")));
+            b.acquire(held.clone(), LONG).await.must(AcquireReply::Granted)?;
+            let (backend, timeout) = (case.suite.backend, case.suite.timeout);
+            drop(backend.acquire(Acquire::new(&free, &a.token, LONG, timeout)));
+            drop(backend.extend(Extend::new(&held, &b.token, LONG, timeout)));
+            drop(backend.release(Release::new(&held, &b.token, timeout)));
+            case.note("A acquires \"free\" and B releases \"held\", dropped before the first poll");
+            case.sleep(SETTLE).await;
+            b.must_hold(held).await?;
+            case.must_be_free(&case.name("free")).await?;
+            Ok(Verdict::Passed)
+        })
+        .await
 }
 
 /// The release that is polled behind an acquire that was dropped leaves no key.
-pub async fn a_release_removes_what_a_dropped_acquire_left(kit: &Kit<'_>) -> Outcome {
-    kit.case(Clause::InOrder, "a_release_removes_what_a_dropped_acquire_left", |case| async move {
-        let keys: Vec<_> = (0..ROUNDS).map(|round| case.name(&format!("key {round}"))).collect();
-        for (round, key) in keys.iter().enumerate() {
-            let [a, b] = case.holders();
-            begin_and_drop(Box::pin(a.acquire(key, LONG))).await;
-            if round % 2 == 1 {
-                begin_and_drop(Box::pin(a.extend(key, LONG))).await;
+pub async fn a_release_removes_what_a_dropped_acquire_left(suite: &Suite<'_>) -> Outcome {
+    suite
+        .case(Clause::InOrder, "a_release_removes_what_a_dropped_acquire_left", |case| async move {
+            let keys: Vec<_> = (0..ROUNDS).map(|round| case.name(&format!("key {round}"))).collect();
+            for (round, key) in keys.iter().enumerate() {
+                let [a, b] = case.holders();
+                begin_and_drop(Box::pin(a.acquire(key, LONG))).await;
+                if round % 2 == 1 {
+                    begin_and_drop(Box::pin(a.extend(key, LONG))).await;
+                }
+                a.release(key)
+                    .await
+                    .ended()?
+                    .map_err(|error| case.violation("an answer", error.to_string()))?;
+                b.acquire(key, LONG).await.must(AcquireReply::Granted)?;
+                b.must_hold(key).await?;
+                b.release(key).await.must(ReleaseReply::Removed)?;
             }
-            a.release(key).await.ended()?.map_err(|error| case.violation("an answer", error.to_string()))?;
-            b.acquire(key, LONG).await.must(AcquireReply::Granted)?;
-            b.must_hold(key).await?;
-            b.release(key).await.must(ReleaseReply::Removed)?;
-        }
-        case.sleep(SETTLE).await;
-        for key in &keys {
-            case.must_be_free(key).await?;
-        }
-        Ok(Verdict::Passed)
-    })
-    .await
+            case.sleep(SETTLE).await;
+            for key in &keys {
+                case.must_be_free(key).await?;
+            }
+            Ok(Verdict::Passed)
+        })
+        .await
 }
 
 /// After requests that were dropped on the way, and some that had no time, answers belong to their requests.
-pub async fn answers_belong_to_their_requests(kit: &Kit<'_>) -> Outcome {
-    kit.case(Clause::InOrder, "answers_belong_to_their_requests", |case| async move {
-        let [a, b] = case.holders();
-        let (held, free) = (case.name("held"), case.name("free"));
-        a.acquire(&held, LONG).await.must(AcquireReply::Granted)?;
-        for _ in 0..ROUNDS {
-            begin_and_drop(Box::pin(a.acquire(&held, LONG))).await;
-            b.acquire(&held, LONG).await.must(AcquireReply::Refused)?;
-            begin_and_drop(Box::pin(b.extend(&held, LONG))).await;
-            a.extend(&held, LONG).await.must(AcquireReply::Granted)?;
-            begin_and_drop(Box::pin(a.extend(&held, LONG))).await;
-            b.release(&held).await.must(ReleaseReply::NotHeld)?;
-            b.within(Duration::from_millis(1)).release(&held).await.ended()?.ok();
-            b.acquire(&free, LONG).await.must(AcquireReply::Granted)?;
-            a.within(Duration::from_millis(1)).extend(&held, LONG).await.ended()?.ok();
-            a.release(&free).await.must(ReleaseReply::NotHeld)?;
-            b.release(&free).await.must(ReleaseReply::Removed)?;
-        }
-        a.must_hold(&held).await?;
-        Ok(Verdict::Passed)
-    })
-    .await
+pub async fn answers_belong_to_their_requests(suite: &Suite<'_>) -> Outcome {
+    suite
+        .case(Clause::InOrder, "answers_belong_to_their_requests", |case| async move {
+            let [a, b] = case.holders();
+            let (held, free) = (case.name("held"), case.name("free"));
+            a.acquire(&held, LONG).await.must(AcquireReply::Granted)?;
+            for _ in 0..ROUNDS {
+                begin_and_drop(Box::pin(a.acquire(&held, LONG))).await;
+                b.acquire(&held, LONG).await.must(AcquireReply::Refused)?;
+                begin_and_drop(Box::pin(b.extend(&held, LONG))).await;
+                a.extend(&held, LONG).await.must(AcquireReply::Granted)?;
+                begin_and_drop(Box::pin(a.extend(&held, LONG))).await;
+                b.release(&held).await.must(ReleaseReply::NotHeld)?;
+                b.within(Duration::from_millis(1)).release(&held).await.ended()?.ok();
+                b.acquire(&free, LONG).await.must(AcquireReply::Granted)?;
+                a.within(Duration::from_millis(1)).extend(&held, LONG).await.ended()?.ok();
+                a.release(&free).await.must(ReleaseReply::NotHeld)?;
+                b.release(&free).await.must(ReleaseReply::Removed)?;
+            }
+            a.must_hold(&held).await?;
+            Ok(Verdict::Passed)
+        })
+        .await
 }
 
 /// 300 requests for one key, begun by one task in one go, take effect in order. (Runtimes let a task do only so much
 /// before it has to yield, and tell it then that its queues are full or empty.)
-pub async fn order_is_kept_in_a_busy_task(kit: &Kit<'_>) -> Outcome {
-    kit.case(Clause::InOrder, "order_is_kept_in_a_busy_task", |case| async move {
-        for round in 0..3 {
-            let key = case.name(&format!("key {round}"));
-            let holders: Vec<_> = (0..150).map(|_| case.holder()).collect();
-            let mut requests = Vec::new();
-            for holder in &holders {
-                requests.push(later(holder.acquire(&key, LONG), AcquireReply::Granted));
-                requests.push(later(holder.release(&key), ReleaseReply::Removed));
+pub async fn order_is_kept_in_a_busy_task(suite: &Suite<'_>) -> Outcome {
+    suite
+        .case(Clause::InOrder, "order_is_kept_in_a_busy_task", |case| async move {
+            for round in 0..3 {
+                let key = case.name(&format!("key {round}"));
+                let holders: Vec<_> = (0..150).map(|_| case.holder()).collect();
+                let mut requests = Vec::new();
+                for holder in &holders {
+                    requests.push(later(holder.acquire(&key, LONG), AcquireReply::Granted));
+                    requests.push(later(holder.release(&key), ReleaseReply::Removed));
+                }
+                all_must(requests).await?;
+                case.must_be_free(&key).await?;
             }
-            all_must(requests).await?;
-            case.must_be_free(&key).await?;
-        }
-        Ok(Verdict::Passed)
-    })
-    .await
+            Ok(Verdict::Passed)
+        })
+        .await
 }
 
 /// Many requests, one after the other, are each answered as the last.
-pub async fn many_requests_in_a_row_are_answered(kit: &Kit<'_>) -> Outcome {
-    kit.case(Clause::InOrder, "many_requests_in_a_row_are_answered", |case| async move {
-        let key = case.name("key");
-        let [a, b] = case.holders();
-        for _ in 0..100 {
-            a.acquire(&key, LONG).await.must(AcquireReply::Granted)?;
-            b.acquire(&key, LONG).await.must(AcquireReply::Refused)?;
-            a.release(&key).await.must(ReleaseReply::Removed)?;
-        }
-        Ok(Verdict::Passed)
-    })
-    .await
+pub async fn many_requests_in_a_row_are_answered(suite: &Suite<'_>) -> Outcome {
+    suite
+        .case(Clause::InOrder, "many_requests_in_a_row_are_answered", |case| async move {
+            let key = case.name("key");
+            let [a, b] = case.holders();
+            for _ in 0..100 {
+                a.acquire(&key, LONG).await.must(AcquireReply::Granted)?;
+                b.acquire(&key, LONG).await.must(AcquireReply::Refused)?;
+                a.release(&key).await.must(ReleaseReply::Removed)?;
+            }
+            Ok(Verdict::Passed)
+        })
+        .await
 }
 
 /// Polls all requests in order before it looks at an answer; then every answer has to be the expected one.

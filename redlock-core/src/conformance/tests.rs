@@ -1,8 +1,8 @@
-//! The kit passes backends that keep the contract, and finds every flaw in those that do not.
+//! The suite passes backends that keep the contract, and finds every defect in those that do not.
 
 use super::{
-    flawed::Flawed,
-    flaws::{FLAWS, Flaw::*},
+    defective::Defective,
+    defects::{DEFECTS, Defect::*},
     *,
 };
 use crate::{MemoryBackend, TokioRuntime};
@@ -11,8 +11,8 @@ use crate::{MemoryBackend, TokioRuntime};
 async fn the_backend_in_memory_keeps_the_contract() {
     let runtime = TokioRuntime::current();
     let backend = MemoryBackend::new(runtime.clone());
-    let kit = Kit::new(&backend, &runtime).node(&backend).second(&backend);
-    let passed = kit.check().await.unwrap();
+    let suite = Suite::new(&backend, &runtime).node(&backend).second(&backend);
+    let passed = suite.check().await.unwrap();
     assert_eq!(passed.skipped(), []);
     assert_eq!(passed.passed().len(), CHECKS.len());
 }
@@ -28,17 +28,17 @@ async fn what_was_not_checked_is_told() {
 #[tokio::test(start_paused = true)]
 async fn every_flaw_is_found_as_a_violation_of_its_clause_and_every_check_finds_one() {
     let runtime = TokioRuntime::current();
-    let mut missed: Vec<_> = FLAWS.iter().map(|(flaw, ..)| *flaw).collect();
+    let mut missed: Vec<_> = DEFECTS.iter().map(|(defect, ..)| *defect).collect();
     for (name, check) in CHECKS {
-        let flaws = FLAWS.iter().filter(|(_, _, by)| by == name);
-        assert!(flaws.clone().count() > 0, "{name} finds nothing");
-        for (flaw, clause, _) in flaws {
-            let backend = Flawed::new(*flaw, &runtime);
+        let defects = DEFECTS.iter().filter(|(_, _, by)| by == name);
+        assert!(defects.clone().count() > 0, "{name} finds nothing");
+        for (defect, clause, _) in defects {
+            let backend = Defective::new(*defect, &runtime);
             let second = backend.second();
-            let found = check(&Kit::new(&backend, &runtime).node(&backend).second(&second)).await;
+            let found = check(&Suite::new(&backend, &runtime).node(&backend).second(&second)).await;
             let found = found.map_err(|violation| (violation.clause(), violation.check()));
-            assert_eq!(found, Err((*clause, *name)), "{flaw:?}");
-            missed.retain(|other| other != flaw);
+            assert_eq!(found, Err((*clause, *name)), "{defect:?}");
+            missed.retain(|other| other != defect);
         }
     }
     assert_eq!(missed, [], "by the checks of their rows");
@@ -47,7 +47,7 @@ async fn every_flaw_is_found_as_a_violation_of_its_clause_and_every_check_finds_
 #[tokio::test(start_paused = true)]
 async fn a_run_tells_all_violations_unless_not_even_one_key_can_be_held() {
     let runtime = TokioRuntime::current();
-    let backend = Flawed::new(NamesInLowerCase, &runtime);
+    let backend = Defective::new(NamesInLowerCase, &runtime);
     let violations = check(&backend, &runtime).await.unwrap_err();
     assert_eq!(format!("{violations:?}"), violations.to_string());
     assert!(
@@ -55,18 +55,18 @@ async fn a_run_tells_all_violations_unless_not_even_one_key_can_be_held() {
         "{violations}"
     );
 
-    let violations = check(&Flawed::new(TtlRoundedUpToSeconds, &runtime), &runtime).await.unwrap_err();
+    let violations = check(&Defective::new(TtlRoundedUpToSeconds, &runtime), &runtime).await.unwrap_err();
     assert!(violations.iter().len() > 5, "{violations}");
-    let violations = check(&Flawed::new(NeverGrants, &runtime), &runtime).await.unwrap_err();
+    let violations = check(&Defective::new(NeverGrants, &runtime), &runtime).await.unwrap_err();
     assert_eq!(violations.iter().len(), 1, "{violations}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn without_a_flaw_the_same_backend_passes() {
     let runtime = TokioRuntime::current();
-    let backend = Flawed::new(Nothing, &runtime);
-    let kit = Kit::new(&backend, &runtime).node(&backend).second(&backend);
-    assert_eq!(kit.check().await.unwrap().skipped(), []);
+    let backend = Defective::new(Nothing, &runtime);
+    let suite = Suite::new(&backend, &runtime).node(&backend).second(&backend);
+    assert_eq!(suite.check().await.unwrap().skipped(), []);
 }
 
 #[tokio::test(start_paused = true)]
@@ -74,7 +74,7 @@ async fn nothing_is_left_behind_and_a_run_can_follow_a_run() {
     let runtime = TokioRuntime::current();
     let backend = MemoryBackend::new(runtime.clone());
     for _ in 0..3 {
-        Kit::new(&backend, &runtime).node(&backend).run(7).check().await.unwrap();
+        Suite::new(&backend, &runtime).node(&backend).run(7).check().await.unwrap();
         assert_eq!(backend.keys(), 0);
     }
 }
@@ -82,9 +82,9 @@ async fn nothing_is_left_behind_and_a_run_can_follow_a_run() {
 #[tokio::test(start_paused = true)]
 async fn a_violation_tells_what_was_done_expected_and_seen() {
     let runtime = TokioRuntime::current();
-    let backend = Flawed::new(SecondAcquireIsRefused, &runtime);
-    let kit = Kit::new(&backend, &runtime);
-    let violation = an_acquire_again_is_granted_and_prolongs_nothing(&kit).await.unwrap_err();
+    let backend = Defective::new(SecondAcquireIsRefused, &runtime);
+    let suite = Suite::new(&backend, &runtime);
+    let violation = an_acquire_again_is_granted_and_prolongs_nothing(&suite).await.unwrap_err();
     assert_eq!(
         violation.to_string(),
         "\
@@ -104,6 +104,6 @@ fn a_run_can_be_sent_to_another_thread() {
     let runtime = TokioRuntime::new(tokio.handle().clone());
     let backend = MemoryBackend::new(runtime.clone());
     sendable(check(&backend, &runtime));
-    let kit = Kit::new(&backend, &runtime);
-    sendable(an_extension_prolongs(&kit));
+    let suite = Suite::new(&backend, &runtime);
+    sendable(an_extension_prolongs(&suite));
 }

@@ -12,16 +12,16 @@ pub enum Clause {
     AllOrNothing,
     /// 3: idempotent in the token.
     Idempotent,
-    /// 4: never shorter.
-    NeverShorter,
+    /// 4: extend never shortens.
+    ExtendNeverShortens,
     /// 5: in order.
     InOrder,
-    /// 6: one trip, once.
-    OneTrip,
-    /// 7: in time.
-    InTime,
-    /// 8: in its class.
-    InItsClass,
+    /// 6: one round trip, at most once.
+    OneRoundTrip,
+    /// 7: bounded by the timeout.
+    BoundedByTimeout,
+    /// 8: classified errors.
+    ClassifiedErrors,
     /// 9: one identity.
     OneIdentity,
 }
@@ -40,11 +40,11 @@ impl Clause {
             Self::HeldByToken => "a key is held by a token",
             Self::AllOrNothing => "all or nothing",
             Self::Idempotent => "idempotent in the token",
-            Self::NeverShorter => "never shorter",
+            Self::ExtendNeverShortens => "extend never shortens",
             Self::InOrder => "in order",
-            Self::OneTrip => "one trip, once",
-            Self::InTime => "in time",
-            Self::InItsClass => "in its class",
+            Self::OneRoundTrip => "one round trip, at most once",
+            Self::BoundedByTimeout => "bounded by the timeout",
+            Self::ClassifiedErrors => "classified errors",
             Self::OneIdentity => "one identity",
         }
     }

@@ -355,10 +355,9 @@ async fn run(node: &MemoryBackend, request: &Request) -> Answer {
         Verb::Extend(ttl) => {
             node.extend(Extend::new(resources, token, *ttl, Duration::MAX)).await.map(Said::Reply)
         }
-        Verb::Replace(old, ttl) => node
-            .replace(Replace::new(resources, old, token, *ttl, Duration::MAX))
-            .await
-            .map(Said::Reply),
+        Verb::Replace(old, ttl) => {
+            node.replace(Replace::new(resources, old, token, *ttl, Duration::MAX)).await.map(Said::Reply)
+        }
         Verb::Release => {
             node.release(Release::new(resources, token, Duration::MAX)).await.map(Said::Released)
         }

@@ -8,7 +8,7 @@ use std::{
 
 use redlock_core::{
     LockBackend, MemoryBackend, Runtime, SmolRuntime, TokioRuntime, async_trait,
-    conformance::{Disturbance, Kit, Node},
+    conformance::{FaultOutcome, NodeControl, Suite},
 };
 use redlock_fred::{
     FredBackend,
@@ -31,8 +31,8 @@ use redlock_tests::{cluster::Cluster, server::Server};
 async fn the_backend_in_memory_keeps_the_contract_on_a_real_clock() {
     let runtime = TokioRuntime::current();
     let backend = MemoryBackend::new(runtime.clone());
-    let kit = Kit::new(&backend, &runtime).node(&backend).second(&backend);
-    assert_eq!(kit.check().await.unwrap().skipped(), []);
+    let suite = Suite::new(&backend, &runtime).node(&backend).second(&backend);
+    assert_eq!(suite.check().await.unwrap().skipped(), []);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -73,8 +73,8 @@ async fn a_redis_cluster_keeps_the_contract() {
     let cluster = Cluster::start(3, &[]);
     let open = || RedisBackend::open_cluster(cluster.urls()).unwrap();
     let (runtime, node, backend, second) = (TokioRuntime::current(), Masters(&cluster), open(), open());
-    let kit = Kit::new(&backend, &runtime).node(&node).second(&second).slack(Duration::from_secs(5));
-    let passed = kit.check().await.unwrap();
+    let suite = Suite::new(&backend, &runtime).node(&node).second(&second).slack(Duration::from_secs(5));
+    let passed = suite.check().await.unwrap();
     // What its masters do when they stop or die has tests of its own.
     assert!(
         passed.skipped().iter().all(|(_, reason)| reason.contains("stop") || reason.contains("down")),
@@ -133,7 +133,7 @@ async fn multiplexed(node: &RealNode) -> RedisBackend<MultiplexedConnection> {
     RedisBackend::new(client.get_multiplexed_async_connection_with_config(&config).await.unwrap())
 }
 
-/// Runs the whole kit over a backend, and looks whether it leaves the server as it was.
+/// Runs the whole suite over a backend, and looks whether it leaves the server as it was.
 async fn keeps_the_contract(node: &RealNode, backend: &dyn LockBackend, second: &dyn LockBackend) {
     keeps_the_contract_on(&TokioRuntime::current(), node, backend, second).await;
 }
@@ -144,9 +144,9 @@ async fn keeps_the_contract_on(
     backend: &dyn LockBackend,
     second: &dyn LockBackend,
 ) {
-    // Longer than the kit does: a busy machine is no fault of the backend.
-    let kit = Kit::new(backend, runtime).node(node).second(second).slack(Duration::from_secs(5));
-    let passed = kit.check().await.unwrap();
+    // Longer than the suite does: a busy machine is no fault of the backend.
+    let suite = Suite::new(backend, runtime).node(node).second(second).slack(Duration::from_secs(5));
+    let passed = suite.check().await.unwrap();
     let skipped: Vec<_> = passed.skipped().iter().map(|(check, _)| *check).collect();
     if node.breaks {
         assert_eq!(skipped, [""; 0], "{passed}");
@@ -178,26 +178,26 @@ impl RealNode {
 }
 
 #[async_trait]
-impl Node for RealNode {
+impl NodeControl for RealNode {
     async fn commands(&self) -> Option<u64> {
         Some(self.server().calls("eval"))
     }
 
-    async fn stop(&self) -> Disturbance {
+    async fn stop(&self) -> FaultOutcome {
         self.server().pause();
-        Disturbance::Done
+        FaultOutcome::Done
     }
 
     async fn resume(&self) {
         self.server().resume();
     }
 
-    async fn shut_down(&self) -> Disturbance {
+    async fn shut_down(&self) -> FaultOutcome {
         if !self.breaks {
-            return Disturbance::NotPossible;
+            return FaultOutcome::NotPossible;
         }
         self.server().kill();
-        Disturbance::Done
+        FaultOutcome::Done
     }
 
     async fn start(&self) {
@@ -210,11 +210,11 @@ impl Node for RealNode {
 struct Masters<'a>(&'a Cluster);
 
 #[async_trait]
-impl Node for Masters<'_> {
+impl NodeControl for Masters<'_> {
     async fn commands(&self) -> Option<u64> {
         Some(self.0.servers.iter().map(|server| server.calls("eval")).sum())
     }
 }
 
-/// More commands than the kit has under way at a time.
+/// More commands than the suite has under way at a time.
 const QUEUE: usize = 1000;

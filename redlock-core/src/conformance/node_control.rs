@@ -1,4 +1,4 @@
-//! The node behind a backend, as the kit disturbs it.
+//! The node behind a backend, as the suite disturbs it.
 
 use std::fmt;
 
@@ -11,16 +11,16 @@ use crate::memory::MemoryBackend;
 ///
 /// A disturbance may block its thread for as long as it takes. It is over when the method returns.
 #[async_trait]
-pub trait Node: fmt::Debug + Send + Sync {
+pub trait NodeControl: fmt::Debug + Send + Sync {
     /// How many requests the node has run so far: those of the backend and nobody else's, what failed included. After
-    /// [`Node::start`] it may begin again. The default is that it does not count.
+    /// [`NodeControl::start`] it may begin again. The default is that it does not count.
     async fn commands(&self) -> Option<u64> {
         None
     }
 
     /// Stops the node as SIGSTOP does: connections stay, requests wait.
-    async fn stop(&self) -> Disturbance {
-        Disturbance::NotPossible
+    async fn stop(&self) -> FaultOutcome {
+        FaultOutcome::NotPossible
     }
 
     /// Lets a stopped node go on, with the requests that waited.
@@ -30,8 +30,8 @@ pub trait Node: fmt::Debug + Send + Sync {
     ///
     /// Afterwards the backend has [`RECOVERY`](super::RECOVERY) to work again. One that stays broken by design, because
     /// it was given a connection that nobody makes again, goes without this ability.
-    async fn shut_down(&self) -> Disturbance {
-        Disturbance::NotPossible
+    async fn shut_down(&self) -> FaultOutcome {
+        FaultOutcome::NotPossible
     }
 
     /// Starts a node that was shut down, with or without its keys, and returns when it serves requests.
@@ -40,7 +40,7 @@ pub trait Node: fmt::Debug + Send + Sync {
 
 /// Whether a node was disturbed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Disturbance {
+pub enum FaultOutcome {
     /// It was.
     Done,
     /// This test has no means to do it.
@@ -48,23 +48,23 @@ pub enum Disturbance {
 }
 
 #[async_trait]
-impl Node for MemoryBackend {
+impl NodeControl for MemoryBackend {
     async fn commands(&self) -> Option<u64> {
         Some(self.requests())
     }
 
-    async fn stop(&self) -> Disturbance {
+    async fn stop(&self) -> FaultOutcome {
         Self::stop(self);
-        Disturbance::Done
+        FaultOutcome::Done
     }
 
     async fn resume(&self) {
         Self::resume(self);
     }
 
-    async fn shut_down(&self) -> Disturbance {
+    async fn shut_down(&self) -> FaultOutcome {
         Self::shut_down(self);
-        Disturbance::Done
+        FaultOutcome::Done
     }
 
     async fn start(&self) {

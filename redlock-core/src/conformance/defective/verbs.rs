@@ -1,14 +1,14 @@
-//! What each flaw does to requests.
+//! What each defect does to requests.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use super::{super::flaws::Flaw, Flawed};
+use super::{super::defects::Defect, Defective};
 use crate::{
     Acquire, AcquireReply, BackendError, BackendErrorKind, Extend, Inspect, KeyState, MAX_TTL, Release,
     ReleaseReply, Replace, Resources, Runtime, backend::LockBackend,
 };
 
-impl Flawed {
+impl Defective {
     pub(super) async fn take(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
         self.troubled(request.timeout).await?;
         let (names, token) = (self.names(request.resources), self.token(request.token));
@@ -17,32 +17,32 @@ impl Flawed {
         let own = names.iter().filter(|name| self.holds(name, &token)).count();
         self.acquires.lock().unwrap().extend(names.iter().map(str::to_owned));
         let taken = names.iter().any(|name| self.foreign(name, &token));
-        match self.flaw {
-            Flaw::NeverGrants => return Ok(AcquireReply::Refused),
-            Flaw::AcquireOverwrites => {
+        match self.defect {
+            Defect::NeverGrants => return Ok(AcquireReply::Refused),
+            Defect::AcquireOverwrites => {
                 names
                     .iter()
                     .filter(|name| self.foreign(name, &token))
                     .for_each(|name| self.node.remove(name));
             }
-            Flaw::RefusedAcquireProlongs if taken => names.iter().for_each(|name| self.prolong(name, ttl)),
-            Flaw::SecondAcquireIsRefused if own == names.iter().len() => return Ok(AcquireReply::Refused),
-            Flaw::OwnKeysAreInTheWay if own > 0 && own < names.iter().len() => {
+            Defect::RefusedAcquireProlongs if taken => names.iter().for_each(|name| self.prolong(name, ttl)),
+            Defect::SecondAcquireIsRefused if own == names.iter().len() => return Ok(AcquireReply::Refused),
+            Defect::OwnKeysAreInTheWay if own > 0 && own < names.iter().len() => {
                 return Ok(AcquireReply::Refused);
             }
-            Flaw::SecondAcquireProlongs | Flaw::SecondAcquireShortens if !taken => {
-                let longer = self.flaw == Flaw::SecondAcquireProlongs;
+            Defect::SecondAcquireProlongs | Defect::SecondAcquireShortens if !taken => {
+                let longer = self.defect == Defect::SecondAcquireProlongs;
                 for name in
                     names.iter().filter(|name| self.node.ttl(name).is_some_and(|left| (left < ttl) == longer))
                 {
                     self.prolong(name, ttl);
                 }
             }
-            Flaw::AcquireTakesTheFreeOnes if taken => {
+            Defect::AcquireTakesTheFreeOnes if taken => {
                 let free: Vec<_> = names.iter().filter(|name| self.node.get(name).is_none()).collect();
                 free.into_iter().for_each(|name| self.node.set(name, token.as_str(), ttl));
             }
-            Flaw::AcquireStopsAtAForeignKey => {
+            Defect::AcquireStopsAtAForeignKey => {
                 for name in names.iter() {
                     let name = Resources::from(name);
                     let request = Acquire::new(&name, &token, ttl, timeout);
@@ -52,19 +52,19 @@ impl Flawed {
                 }
                 return Ok(AcquireReply::Granted);
             }
-            Flaw::AcquireTakesTheFirstOnly | Flaw::AcquireTakesTenAtMost => {
-                let most = if self.flaw == Flaw::AcquireTakesTenAtMost { 10 } else { 1 };
+            Defect::AcquireTakesTheFirstOnly | Defect::AcquireTakesTenAtMost => {
+                let most = if self.defect == Defect::AcquireTakesTenAtMost { 10 } else { 1 };
                 let some = names.iter().take(most).collect();
                 return self.node.acquire(Acquire::new(&some, &token, ttl, timeout)).await;
             }
-            Flaw::AcquireChecksAndThenSets => {
+            Defect::AcquireChecksAndThenSets => {
                 tokio::task::yield_now().await;
                 if !taken {
                     names.iter().for_each(|name| self.node.set(name, token.as_str(), ttl));
                 }
                 return Ok(if taken { AcquireReply::Refused } else { AcquireReply::Granted });
             }
-            Flaw::AcquireTakesOneByOne | Flaw::OneCommandForEachKey => {
+            Defect::AcquireTakesOneByOne | Defect::OneCommandForEachKey => {
                 for (position, name) in names.iter().enumerate() {
                     let one = Resources::from(name);
                     if self.node.acquire(Acquire::new(&one, &token, ttl, timeout)).await?
@@ -74,43 +74,43 @@ impl Flawed {
                         self.node.release(Release::new(&back, &token, timeout)).await?;
                         return Ok(AcquireReply::Refused);
                     }
-                    if self.flaw == Flaw::AcquireTakesOneByOne {
+                    if self.defect == Defect::AcquireTakesOneByOne {
                         tokio::task::yield_now().await;
                     }
                 }
                 return Ok(AcquireReply::Granted);
             }
-            Flaw::AcquireForgetsAKeyUsedOften => {
+            Defect::AcquireForgetsAKeyUsedOften => {
                 let acquires = self.acquires.lock().unwrap();
                 if names.iter().any(|name| acquires.iter().filter(|other| *other == name).count() > 60) {
                     return Ok(AcquireReply::Refused);
                 }
             }
-            Flaw::ReleaseOvertakes => self.runtime.sleep(Duration::from_millis(5)).await,
-            Flaw::ReleaseOvertakesInABusyTask => tokio::task::consume_budget().await,
-            Flaw::DroppedAcquireIsSentLate => return self.late_when_dropped(plain).await,
-            Flaw::AnswersOutOfStep => {
+            Defect::ReleaseOvertakes => self.runtime.sleep(Duration::from_millis(5)).await,
+            Defect::ReleaseOvertakesInABusyTask => tokio::task::consume_budget().await,
+            Defect::DroppedAcquireIsSentLate => return self.late_when_dropped(plain).await,
+            Defect::AnswersOutOfStep => {
                 let answer = self.node.acquire(plain).await;
                 self.answers.lock().unwrap().push_back(answer);
                 tokio::task::yield_now().await;
                 return self.answers.lock().unwrap().pop_front().unwrap();
             }
-            Flaw::SentTwice => drop(self.node.acquire(plain).await),
-            Flaw::ResentAfterATimeout => {
+            Defect::SentTwice => drop(self.node.acquire(plain).await),
+            Defect::ResentAfterATimeout => {
                 let answer = self.node.acquire(plain).await;
                 return if answer.is_err() { self.node.acquire(plain).await } else { answer };
             }
-            Flaw::SentWhenUpAgain if self.down.load(Ordering::Relaxed) => {
-                let (flawed, names, token) = (self.clone(), names.clone(), token.clone());
+            Defect::SentWhenUpAgain if self.down.load(Ordering::Relaxed) => {
+                let (defective, names, token) = (self.clone(), names.clone(), token.clone());
                 self.runtime.spawn(Box::pin(async move {
-                    while flawed.down.load(Ordering::Relaxed) {
-                        flawed.runtime.sleep(Duration::from_millis(20)).await;
+                    while defective.down.load(Ordering::Relaxed) {
+                        defective.runtime.sleep(Duration::from_millis(20)).await;
                     }
-                    let _ = flawed.node.acquire(Acquire::new(&names, &token, ttl, timeout)).await;
+                    let _ = defective.node.acquire(Acquire::new(&names, &token, ttl, timeout)).await;
                 }));
                 return Err(BackendError::timed_out(timeout));
             }
-            Flaw::DownIsRefused if self.down.load(Ordering::Relaxed) => return Ok(AcquireReply::Refused),
+            Defect::DownIsRefused if self.down.load(Ordering::Relaxed) => return Ok(AcquireReply::Refused),
             _ => {}
         }
         let answer = self.bent(self.node.acquire(plain).await);
@@ -127,13 +127,13 @@ impl Flawed {
                 self.0.take().into_iter().for_each(|send| send());
             }
         }
-        let (flawed, names, token) = (self.clone(), request.resources.clone(), request.token.clone());
+        let (defective, names, token) = (self.clone(), request.resources.clone(), request.token.clone());
         let (ttl, timeout) = (request.ttl, request.timeout);
         let mut late = Late(Some(Box::new(move || {
-            let runtime = flawed.runtime.clone();
+            let runtime = defective.runtime.clone();
             runtime.spawn(Box::pin(async move {
-                flawed.runtime.sleep(Duration::from_millis(10)).await;
-                let _ = flawed.node.acquire(Acquire::new(&names, &token, ttl, timeout)).await;
+                defective.runtime.sleep(Duration::from_millis(10)).await;
+                let _ = defective.node.acquire(Acquire::new(&names, &token, ttl, timeout)).await;
             }));
         })));
         tokio::task::yield_now().await;
@@ -152,34 +152,34 @@ impl Flawed {
                 self.prolong(name, ttl);
             }
         };
-        match self.flaw {
-            Flaw::ExtendRevives => {
+        match self.defect {
+            Defect::ExtendRevives => {
                 let free: Vec<_> = names.iter().filter(|name| self.node.get(name).is_none()).collect();
                 free.into_iter().for_each(|name| self.node.set(name, token.as_str(), ttl));
             }
-            Flaw::ExtendIgnoresTheToken => {
+            Defect::ExtendIgnoresTheToken => {
                 names.iter().for_each(|name| longer(name, ttl));
                 let there = names.iter().all(|name| self.node.get(name).is_some());
                 return Ok(if there { AcquireReply::Granted } else { AcquireReply::Refused });
             }
-            Flaw::RefusedExtendProlongs if !all => names.iter().for_each(|name| longer(name, ttl)),
-            Flaw::ExtendProlongsTheOwnOnes => own.iter().for_each(|name| longer(name, ttl)),
-            Flaw::ExtendProlongsTheFirstOnly if all => {
+            Defect::RefusedExtendProlongs if !all => names.iter().for_each(|name| longer(name, ttl)),
+            Defect::ExtendProlongsTheOwnOnes => own.iter().for_each(|name| longer(name, ttl)),
+            Defect::ExtendProlongsTheFirstOnly if all => {
                 let first = names.iter().take(1).collect();
                 return self.node.extend(Extend::new(&first, &token, ttl, timeout)).await;
             }
-            Flaw::ExtendDoesNothing if all => return Ok(AcquireReply::Granted),
-            Flaw::ExtendShortens if all => {
+            Defect::ExtendDoesNothing if all => return Ok(AcquireReply::Granted),
+            Defect::ExtendShortens if all => {
                 names.iter().for_each(|name| self.prolong(name, ttl));
                 return Ok(AcquireReply::Granted);
             }
-            Flaw::ExtendAdds if all => {
+            Defect::ExtendAdds if all => {
                 for name in names.iter() {
                     self.prolong(name, ttl + self.node.ttl(name).unwrap_or_default());
                 }
                 return Ok(AcquireReply::Granted);
             }
-            Flaw::ExtendTrustsItsMemory if own.is_empty() => {
+            Defect::ExtendTrustsItsMemory if own.is_empty() => {
                 let granted = self.granted.lock().unwrap().contains(token.as_str());
                 return Ok(if granted { AcquireReply::Granted } else { AcquireReply::Refused });
             }
@@ -197,29 +197,31 @@ impl Flawed {
         let left = |name: &str| self.node.ttl(name).unwrap_or_default();
         let old_ones: Vec<_> = names.iter().filter(|name| self.holds(name, &old)).collect();
         let all = old_ones.len() == names.iter().len();
-        match self.flaw {
-            Flaw::ReplaceDoesNothing if all => return Ok(AcquireReply::Granted),
-            Flaw::ReplaceIgnoresTheOldToken if names.iter().all(|name| self.node.get(name).is_some()) => {
+        match self.defect {
+            Defect::ReplaceDoesNothing if all => return Ok(AcquireReply::Granted),
+            Defect::ReplaceIgnoresTheOldToken if names.iter().all(|name| self.node.get(name).is_some()) => {
                 names.iter().for_each(|name| move_to_new(name, ttl.max(left(name))));
                 return Ok(AcquireReply::Granted);
             }
-            Flaw::ReplaceRevives if names.iter().all(|name| self.node.get(name).is_none()) => {
+            Defect::ReplaceRevives if names.iter().all(|name| self.node.get(name).is_none()) => {
                 names.iter().for_each(|name| move_to_new(name, ttl));
             }
-            Flaw::ReplaceTakesTheOwnOnes if !all => {
+            Defect::ReplaceTakesTheOwnOnes if !all => {
                 old_ones.iter().for_each(|name| move_to_new(name, ttl.max(left(name))));
                 return Ok(AcquireReply::Refused);
             }
-            Flaw::SecondReplaceIsRefused if !all => return Ok(AcquireReply::Refused),
-            Flaw::ReplaceShortens if all => {
+            Defect::SecondReplaceIsRefused if !all => return Ok(AcquireReply::Refused),
+            Defect::ReplaceShortens if all => {
                 names.iter().for_each(|name| move_to_new(name, ttl));
                 return Ok(AcquireReply::Granted);
             }
-            Flaw::ReplaceDoesNotProlong if all => {
+            Defect::ReplaceDoesNotProlong if all => {
                 names.iter().for_each(|name| move_to_new(name, left(name)));
                 return Ok(AcquireReply::Granted);
             }
-            Flaw::ReplaceIsTransient => return Err(BackendError::new(BackendErrorKind::Transient, "cannot")),
+            Defect::ReplaceIsTransient => {
+                return Err(BackendError::new(BackendErrorKind::Transient, "cannot"));
+            }
             _ => {}
         }
         self.bent(self.node.replace(Replace::new(&names, &old, &new, ttl, timeout)).await)
@@ -231,19 +233,19 @@ impl Flawed {
         let timeout = self.timeout(request.timeout)?;
         let plain = Release::new(&names, &token, timeout);
         let own: Vec<_> = names.iter().filter(|name| self.holds(name, &token)).collect();
-        match self.flaw {
-            Flaw::ReleaseIgnoresTheToken => {
+        match self.defect {
+            Defect::ReleaseIgnoresTheToken => {
                 names
                     .iter()
                     .filter(|name| self.foreign(name, &token))
                     .for_each(|name| self.node.remove(name));
             }
-            Flaw::ReleaseAlwaysSaysRemoved => {
+            Defect::ReleaseAlwaysSaysRemoved => {
                 self.node.release(plain).await?;
                 return Ok(ReleaseReply::Removed);
             }
-            Flaw::ReleaseDoesNothing => return Ok(ReleaseReply::Removed),
-            Flaw::ReleaseStopsAtAForeignKey => {
+            Defect::ReleaseDoesNothing => return Ok(ReleaseReply::Removed),
+            Defect::ReleaseStopsAtAForeignKey => {
                 for name in names.iter() {
                     let name = Resources::from(name);
                     let request = Release::new(&name, &token, timeout);
@@ -253,18 +255,18 @@ impl Flawed {
                 }
                 return Ok(ReleaseReply::Removed);
             }
-            Flaw::ReleaseIsAllOrNothing if own.len() < names.iter().len() => {
+            Defect::ReleaseIsAllOrNothing if own.len() < names.iter().len() => {
                 return Ok(ReleaseReply::NotHeld);
             }
-            Flaw::ReleaseOfSomeSaysRemoved if !own.is_empty() => {
+            Defect::ReleaseOfSomeSaysRemoved if !own.is_empty() => {
                 self.node.release(plain).await?;
                 return Ok(ReleaseReply::Removed);
             }
-            Flaw::ReleaseByPrefix | Flaw::ReleaseByPattern => {
+            Defect::ReleaseByPrefix | Defect::ReleaseByPattern => {
                 let mine: Vec<_> = names.iter().map(|name| name.trim_end_matches('*').to_owned()).collect();
                 let acquires = self.acquires.lock().unwrap().clone();
                 for (pattern, prefix) in names.iter().zip(&mine) {
-                    if self.flaw == Flaw::ReleaseByPrefix || pattern.ends_with('*') {
+                    if self.defect == Defect::ReleaseByPrefix || pattern.ends_with('*') {
                         let same = acquires
                             .iter()
                             .filter(|name| name.starts_with(prefix) && self.holds(name, &token));
@@ -272,8 +274,8 @@ impl Flawed {
                     }
                 }
             }
-            Flaw::LooksFirst => drop(self.node.inspect(Inspect::new(&names, timeout)).await),
-            Flaw::ReleaseNotSentToAStoppedNode if self.stopped.load(Ordering::Relaxed) => {
+            Defect::LooksFirst => drop(self.node.inspect(Inspect::new(&names, timeout)).await),
+            Defect::ReleaseNotSentToAStoppedNode if self.stopped.load(Ordering::Relaxed) => {
                 self.runtime.sleep(timeout).await;
                 return Err(BackendError::timed_out(timeout));
             }
@@ -286,17 +288,17 @@ impl Flawed {
         self.troubled(request.timeout).await?;
         let names = self.names(request.resources);
         let states = self.bent(self.node.inspect(Inspect::new(&names, self.timeout(request.timeout)?)).await);
-        match self.flaw {
-            Flaw::InspectSaysFree => states.map(|states| states.iter().map(|_| KeyState::Free).collect()),
-            Flaw::InspectReverses => states.map(|states| states.into_iter().rev().collect()),
-            Flaw::InspectHasTheWrongTtl => {
+        match self.defect {
+            Defect::InspectSaysFree => states.map(|states| states.iter().map(|_| KeyState::Free).collect()),
+            Defect::InspectReverses => states.map(|states| states.into_iter().rev().collect()),
+            Defect::InspectHasTheWrongTtl => {
                 let wrong = |state| match state {
                     KeyState::Held { holder, .. } => KeyState::held(holder.as_bytes(), Some(MAX_TTL)),
                     KeyState::Free => KeyState::Free,
                 };
                 states.map(|states| states.into_iter().map(wrong).collect())
             }
-            Flaw::InspectIsUnavailable => Err(BackendError::new(BackendErrorKind::Transient, "cannot")),
+            Defect::InspectIsUnavailable => Err(BackendError::new(BackendErrorKind::Transient, "cannot")),
             _ => states,
         }
     }

@@ -10,16 +10,16 @@ use std::{
 use super::{
     CHECKS,
     case::Case,
-    node::Node,
+    node_control::NodeControl,
     verdict::{Clause, Outcome, Passed, Verdict, Violations},
 };
 use crate::{backend::LockBackend, runtime::Runtime};
 
 /// A backend to check, and how.
-pub struct Kit<'a> {
+pub struct Suite<'a> {
     pub(super) backend: &'a dyn LockBackend,
     pub(super) runtime: &'a dyn Runtime,
-    pub(super) node: Option<&'a dyn Node>,
+    pub(super) node: Option<&'a dyn NodeControl>,
     pub(super) second: Option<&'a dyn LockBackend>,
     pub(super) slack: Duration,
     pub(super) timeout: Duration,
@@ -28,8 +28,8 @@ pub struct Kit<'a> {
     cases: AtomicU64,
 }
 
-impl<'a> Kit<'a> {
-    /// A kit for a backend with the default settings.
+impl<'a> Suite<'a> {
+    /// A suite for a backend with the default settings.
     #[must_use]
     pub fn new(backend: &'a dyn LockBackend, runtime: &'a dyn Runtime) -> Self {
         Self {
@@ -37,9 +37,9 @@ impl<'a> Kit<'a> {
             runtime,
             node: None,
             second: None,
-            slack: SLACK,
-            timeout: TIMEOUT,
-            ttl: TTL,
+            slack: DEFAULT_SLACK,
+            timeout: DEFAULT_TIMEOUT,
+            ttl: DEFAULT_TTL,
             // Different in each run; it need not be a secret.
             run: RandomState::new().hash_one(()),
             cases: AtomicU64::new(0),
@@ -48,7 +48,7 @@ impl<'a> Kit<'a> {
 
     /// The node behind the backend, for the checks that disturb it. The default is none.
     #[must_use]
-    pub fn node(mut self, node: &'a dyn Node) -> Self {
+    pub fn node(mut self, node: &'a dyn NodeControl) -> Self {
         self.node = Some(node);
         self
     }
@@ -60,21 +60,21 @@ impl<'a> Kit<'a> {
         self
     }
 
-    /// How much later than its timeout a request may end. The default is [`SLACK`].
+    /// How much later than its timeout a request may end. The default is [`DEFAULT_SLACK`].
     #[must_use]
     pub fn slack(mut self, slack: Duration) -> Self {
         self.slack = slack;
         self
     }
 
-    /// The timeout of requests to a healthy node. The default is [`TIMEOUT`].
+    /// The timeout of requests to a healthy node. The default is [`DEFAULT_TIMEOUT`].
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// The ttl of keys whose end is watched, at least 20 ms. The default is [`TTL`]. Longer for a node that removes its
+    /// The ttl of keys whose end is watched, at least 20 ms. The default is [`DEFAULT_TTL`]. Longer for a node that removes its
     /// keys late: one may live for [`LATE_SHARE`] of its ttl too long. On a busy machine, up to 16 times as long.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
@@ -148,9 +148,9 @@ impl<'a> Kit<'a> {
     }
 }
 
-impl fmt::Debug for Kit<'_> {
+impl fmt::Debug for Suite<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kit")
+        f.debug_struct("Suite")
             .field("backend", &self.backend)
             .field("node", &self.node)
             .field("second", &self.second)
@@ -163,11 +163,11 @@ impl fmt::Debug for Kit<'_> {
 }
 
 /// How much later than its timeout a request may end, by default: much, for machines that do much else.
-pub const SLACK: Duration = Duration::from_secs(2);
+pub const DEFAULT_SLACK: Duration = Duration::from_secs(2);
 /// The timeout of requests to a healthy node, by default.
-pub const TIMEOUT: Duration = Duration::from_secs(5);
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The ttl of keys whose end is watched, by default.
-pub const TTL: Duration = Duration::from_millis(200);
+pub const DEFAULT_TTL: Duration = Duration::from_millis(200);
 /// For how much of its ttl a key may live too long: a quarter.
 pub const LATE_SHARE: u32 = 4;
 /// How long a backend may take to work again after its node does.

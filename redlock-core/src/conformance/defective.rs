@@ -14,7 +14,7 @@ use std::{
 
 use async_trait::async_trait;
 
-use super::{Asked, Disturbance, Node, flaws::Flaw};
+use super::{Asked, FaultOutcome, NodeControl, defects::Defect};
 use crate::{
     Acquire, AcquireReply, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, MAX_TTL,
     MemoryBackend, Release, ReleaseReply, Replace, Resources, Token, TokioRuntime,
@@ -24,8 +24,8 @@ mod verbs;
 
 /// A node in memory, asked wrongly.
 #[derive(Clone)]
-pub(super) struct Flawed {
-    flaw: Flaw,
+pub(super) struct Defective {
+    defect: Defect,
     is_second: bool,
     runtime: TokioRuntime,
     node: MemoryBackend,
@@ -37,10 +37,10 @@ pub(super) struct Flawed {
     acquires: Arc<Mutex<Vec<String>>>,
 }
 
-impl Flawed {
-    pub(super) fn new(flaw: Flaw, runtime: &TokioRuntime) -> Self {
+impl Defective {
+    pub(super) fn new(defect: Defect, runtime: &TokioRuntime) -> Self {
         Self {
-            flaw,
+            defect,
             is_second: false,
             runtime: runtime.clone(),
             node: MemoryBackend::new(runtime.clone()),
@@ -55,21 +55,21 @@ impl Flawed {
 
     /// Another instance for the same node.
     pub(super) fn second(&self) -> Self {
-        if self.flaw == Flaw::KeysStayInTheInstance {
-            Self::new(self.flaw, &self.runtime)
+        if self.defect == Defect::KeysStayInTheInstance {
+            Self::new(self.defect, &self.runtime)
         } else {
             Self { is_second: true, ..self.clone() }
         }
     }
 
     fn names(&self, names: &Resources) -> Resources {
-        let bend = |name: &str| match self.flaw {
-            Flaw::NamesTrimmed => name.trim().to_owned(),
-            Flaw::NamesCutAtNul => name.split('\0').next().unwrap_or_default().to_owned(),
-            Flaw::NamesCutAt255Bytes => name.chars().take(255).collect(),
-            Flaw::NamesInLowerCase => name.to_lowercase(),
-            Flaw::NamesNormalized => name.replace("e\u{301}", "é"),
-            Flaw::NamesEscaped => name.replace('\n', "\\n"),
+        let bend = |name: &str| match self.defect {
+            Defect::NamesTrimmed => name.trim().to_owned(),
+            Defect::NamesCutAtNul => name.split('\0').next().unwrap_or_default().to_owned(),
+            Defect::NamesCutAt255Bytes => name.chars().take(255).collect(),
+            Defect::NamesInLowerCase => name.to_lowercase(),
+            Defect::NamesNormalized => name.replace("e\u{301}", "é"),
+            Defect::NamesEscaped => name.replace('\n', "\\n"),
             _ => name.to_owned(),
         };
         names.iter().map(bend).collect()
@@ -77,10 +77,10 @@ impl Flawed {
 
     fn token(&self, token: &Token) -> Token {
         let text = token.as_str();
-        let bent = match self.flaw {
-            Flaw::TokensInLowerCase => text.to_lowercase(),
-            Flaw::TokensCutAt32Digits => text[..32].to_owned(),
-            Flaw::TokensAsNumbers => format!("{:0>32}", text.trim_start_matches('0')),
+        let bent = match self.defect {
+            Defect::TokensInLowerCase => text.to_lowercase(),
+            Defect::TokensCutAt32Digits => text[..32].to_owned(),
+            Defect::TokensAsNumbers => format!("{:0>32}", text.trim_start_matches('0')),
             _ => text.to_owned(),
         };
         bent.parse().unwrap()
@@ -88,22 +88,22 @@ impl Flawed {
 
     fn ttl(&self, ttl: Duration) -> Duration {
         let millis = u64::try_from(ttl.as_millis()).unwrap();
-        match self.flaw {
-            Flaw::TtlWithoutEnd => MAX_TTL,
-            Flaw::TtlInSeconds => Duration::from_secs(millis).min(MAX_TTL),
-            Flaw::TtlRoundedUpToSeconds => Duration::from_secs(millis.div_ceil(1000)),
-            Flaw::TtlATenthShort => ttl - ttl / 10,
-            Flaw::TtlOfOneMillisecondIsNone if millis == 1 => MAX_TTL,
-            Flaw::TtlOf32Bits => Duration::from_millis(millis & u64::from(u32::MAX)),
+        match self.defect {
+            Defect::TtlWithoutEnd => MAX_TTL,
+            Defect::TtlInSeconds => Duration::from_secs(millis).min(MAX_TTL),
+            Defect::TtlRoundedUpToSeconds => Duration::from_secs(millis.div_ceil(1000)),
+            Defect::TtlATenthShort => ttl - ttl / 10,
+            Defect::TtlOfOneMillisecondIsNone if millis == 1 => MAX_TTL,
+            Defect::TtlOf32Bits => Duration::from_millis(millis & u64::from(u32::MAX)),
             _ => ttl,
         }
     }
 
     fn timeout(&self, timeout: Duration) -> Result<Duration, BackendError> {
-        match self.flaw {
-            Flaw::TimeoutIgnored => Ok(MAX_TTL),
-            Flaw::TimeoutOfItsOwn => Ok(timeout.min(Duration::from_millis(500))),
-            Flaw::LongTimeoutIsAnError if timeout == MAX_TTL => {
+        match self.defect {
+            Defect::TimeoutIgnored => Ok(MAX_TTL),
+            Defect::TimeoutOfItsOwn => Ok(timeout.min(Duration::from_millis(500))),
+            Defect::LongTimeoutIsAnError if timeout == MAX_TTL => {
                 Err(BackendError::new(BackendErrorKind::Rejected, "timeout out of range"))
             }
             _ => Ok(timeout),
@@ -113,13 +113,13 @@ impl Flawed {
     /// What comes before a request in every case.
     async fn troubled(&self, timeout: Duration) -> Result<(), BackendError> {
         let down = self.down.load(Ordering::Relaxed);
-        match self.flaw {
-            Flaw::ShortTimeoutIsNone if timeout < Duration::from_millis(1) => pending().await,
-            Flaw::HangsWhileDown if down => pending().await,
-            Flaw::BrokenForEver if self.was_down.load(Ordering::Relaxed) => {
+        match self.defect {
+            Defect::ShortTimeoutIsNone if timeout < Duration::from_millis(1) => pending().await,
+            Defect::HangsWhileDown if down => pending().await,
+            Defect::BrokenForEver if self.was_down.load(Ordering::Relaxed) => {
                 Err(BackendError::new(BackendErrorKind::Indeterminate, "broken"))
             }
-            Flaw::DownIsRejected if down => {
+            Defect::DownIsRejected if down => {
                 Err(BackendError::new(BackendErrorKind::Rejected, "no such node"))
             }
             _ => Ok(()),
@@ -128,11 +128,11 @@ impl Flawed {
 
     fn bent<T>(&self, answer: Result<T, BackendError>) -> Result<T, BackendError> {
         let timed_out = self.stopped.load(Ordering::Relaxed) && answer.is_err();
-        match self.flaw {
-            Flaw::TimeoutIsUnavailable if timed_out => {
+        match self.defect {
+            Defect::TimeoutIsUnavailable if timed_out => {
                 Err(BackendError::new(BackendErrorKind::Transient, "timed out"))
             }
-            Flaw::TimeoutIsRejected if timed_out => {
+            Defect::TimeoutIsRejected if timed_out => {
                 Err(BackendError::new(BackendErrorKind::Rejected, "timed out"))
             }
             _ => answer,
@@ -155,7 +155,7 @@ impl Flawed {
 
     /// The request as the caller gets it: not begun, as it should be, or begun.
     fn begun<'a, T: Send + 'a>(&self, mut request: Asked<'a, T>) -> Asked<'a, T> {
-        if self.flaw == Flaw::SentBeforeThePoll {
+        if self.defect == Defect::SentBeforeThePoll {
             match request.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(answer) => return Box::pin(ready(answer)),
                 Poll::Pending => {}
@@ -166,7 +166,7 @@ impl Flawed {
 }
 
 #[rustfmt::skip]
-impl LockBackend for Flawed {
+impl LockBackend for Defective {
     fn acquire<'a, 'b, 'f>(&'a self, request: Acquire<'b>) -> Asked<'f, Result<AcquireReply, BackendError>>
     where 'a: 'f, 'b: 'f, Self: 'f {
         self.begun(Box::pin(self.take(request)))
@@ -193,27 +193,27 @@ impl LockBackend for Flawed {
     }
 
     fn server_id(&self) -> Option<Arc<str>> {
-        let by_instance = self.is_second && self.flaw == Flaw::IdentityIsTheInstances;
+        let by_instance = self.is_second && self.defect == Defect::IdentityIsTheInstances;
         if by_instance { Some("the second".into()) } else { self.node.server_id() }
     }
 }
 
-impl fmt::Debug for Flawed {
+impl fmt::Debug for Defective {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.flaw.fmt(f)
+        self.defect.fmt(f)
     }
 }
 
 #[async_trait]
-impl Node for Flawed {
+impl NodeControl for Defective {
     async fn commands(&self) -> Option<u64> {
         Some(self.node.requests())
     }
 
-    async fn stop(&self) -> Disturbance {
+    async fn stop(&self) -> FaultOutcome {
         self.stopped.store(true, Ordering::Relaxed);
         self.node.stop();
-        Disturbance::Done
+        FaultOutcome::Done
     }
 
     async fn resume(&self) {
@@ -221,11 +221,11 @@ impl Node for Flawed {
         self.node.resume();
     }
 
-    async fn shut_down(&self) -> Disturbance {
+    async fn shut_down(&self) -> FaultOutcome {
         self.down.store(true, Ordering::Relaxed);
         self.was_down.store(true, Ordering::Relaxed);
         self.node.shut_down();
-        Disturbance::Done
+        FaultOutcome::Done
     }
 
     async fn start(&self) {

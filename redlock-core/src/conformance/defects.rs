@@ -1,11 +1,11 @@
-//! What the kit has to find, and by which check.
+//! What the suite has to find, and by which check.
 
-use self::Flaw::*;
+use self::Defect::*;
 use super::Clause;
 
 /// Each name says what is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Flaw {
+pub(super) enum Defect {
     Nothing,
     NeverGrants,
     AcquireOverwrites,
@@ -93,14 +93,14 @@ pub(super) enum Flaw {
 const HELD: Clause = Clause::HeldByToken;
 const ALL: Clause = Clause::AllOrNothing;
 const IDEMPOTENT: Clause = Clause::Idempotent;
-const LONGER: Clause = Clause::NeverShorter;
+const LONGER: Clause = Clause::ExtendNeverShortens;
 const ORDER: Clause = Clause::InOrder;
-const ONCE: Clause = Clause::OneTrip;
-const TIME: Clause = Clause::InTime;
-const CLASS: Clause = Clause::InItsClass;
+const ONCE: Clause = Clause::OneRoundTrip;
+const TIME: Clause = Clause::BoundedByTimeout;
+const CLASS: Clause = Clause::ClassifiedErrors;
 
 #[rustfmt::skip]
-pub(super) const FLAWS: &[(Flaw, Clause, &str)] = &[
+pub(super) const DEFECTS: &[(Defect, Clause, &str)] = &[
     (NeverGrants, HELD, "a_free_key_is_granted_and_released"),
     (ReleaseDoesNothing, HELD, "a_free_key_is_granted_and_released"),
     (AcquireOverwrites, HELD, "a_held_key_is_refused_to_others"),
