@@ -17,41 +17,41 @@ use crate::{
 pub(crate) struct Claim {
     pub(crate) resources: Resources,
     pub(crate) token: Token,
-    book: Mutex<Book>,
+    book: Mutex<Ledger>,
 }
 
 #[derive(Debug)]
-struct Book {
+struct Ledger {
     /// The longest ttl that was asked for: no key lives longer after the last request.
     ttl: Ttl,
     /// Whether the lock has ended here: nothing is put anywhere any more.
     closed: bool,
     /// By node.
-    entries: Vec<Entry>,
+    entries: Vec<NodeState>,
 }
 
-impl Book {
-    fn new(ttl: Ttl, put: Put, nodes: usize) -> Mutex<Self> {
-        let entry = Entry { put, ..Entry::default() };
+impl Ledger {
+    fn new(ttl: Ttl, put: Write, nodes: usize) -> Mutex<Self> {
+        let entry = NodeState { put, ..NodeState::default() };
         Mutex::new(Self { ttl, closed: false, entries: vec![entry; nodes] })
     }
 }
 
 /// What a node may hold of a claim.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Entry {
-    put: Put,
+struct NodeState {
+    put: Write,
     /// What was there before the keys were put there (again).
-    before: Put,
+    before: Write,
     /// Whether the node said to the last extension that it holds the keys. Then they were put there, whatever became
     /// of the answer to that.
     confirmed: bool,
-    undo: Undo,
+    undo: Removal,
 }
 
 /// How far putting the keys there has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Put {
+enum Write {
     /// Nothing was written.
     #[default]
     Nothing,
@@ -64,7 +64,7 @@ enum Put {
 
 /// How far removing them has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Undo {
+enum Removal {
     #[default]
     NotAsked,
     /// `behind`: asked while the keys were still being put there.
@@ -80,12 +80,12 @@ enum Undo {
 
 impl Claim {
     pub(crate) fn new(resources: Resources, token: Token, ttl: Ttl, nodes: usize) -> Self {
-        Self { resources, token, book: Book::new(ttl, Put::Nothing, nodes) }
+        Self { resources, token, book: Ledger::new(ttl, Write::Nothing, nodes) }
     }
 
     /// The claim that a lock was handed over with: another process has put its keys there.
     pub(crate) fn handed_over(resources: Resources, token: Token, ttl: Ttl, nodes: usize) -> Self {
-        Self { resources, token, book: Book::new(ttl, Put::Done, nodes) }
+        Self { resources, token, book: Ledger::new(ttl, Write::Done, nodes) }
     }
 
     pub(crate) fn ttl(&self) -> Ttl {
@@ -99,21 +99,21 @@ impl Claim {
     }
 
     pub(crate) fn putting(&self, node: usize) {
-        self.book().entries[node].put = Put::UnderWay;
+        self.book().entries[node].put = Write::UnderWay;
     }
 
     /// As [`Claim::putting`], unless the lock has ended or its removal has begun: then nothing may be put there any
     /// more. Of the keys some may be there, so a refusal says nothing about them.
     #[must_use]
-    pub(crate) fn putting_again(&self, node: usize) -> bool {
+    pub(crate) fn begin_rewrite(&self, node: usize) -> bool {
         let mut book = self.book();
         let closed = book.closed;
         let entry = &mut book.entries[node];
         // Nor twice at a time: what was there before would be forgotten.
-        let may = !closed && entry.undo == Undo::NotAsked && entry.put != Put::UnderWay;
+        let may = !closed && entry.undo == Removal::NotAsked && entry.put != Write::UnderWay;
         if may {
             entry.before = entry.put;
-            entry.put = Put::UnderWay;
+            entry.put = Write::UnderWay;
         }
         may
     }
@@ -128,8 +128,8 @@ impl Claim {
     pub(crate) fn put(&self, node: usize, answer: &Result<AcquireReply, BackendError>) -> bool {
         let entry = &mut self.book().entries[node];
         entry.put = match answer.as_ref().map_err(BackendError::kind) {
-            Ok(AcquireReply::Granted) => Put::Done,
-            Err(BackendErrorKind::Indeterminate) => Put::Unknown,
+            Ok(AcquireReply::Granted) => Write::Done,
+            Err(BackendErrorKind::Indeterminate) => Write::Unknown,
             Ok(AcquireReply::Refused) | Err(BackendErrorKind::Transient | BackendErrorKind::Rejected) => {
                 entry.before
             }
@@ -146,62 +146,62 @@ impl Claim {
 
     /// Books that another token stands in the place of this one.
     pub(crate) fn replaced(&self, node: usize) {
-        self.book().entries[node].put = Put::Nothing;
+        self.book().entries[node].put = Write::Nothing;
     }
 
     /// Whether the keys may be on the node, or still come, without its word for it.
     pub(crate) fn is_unsettled(&self, node: usize) -> bool {
         let entry = self.book().entries[node];
-        !entry.confirmed && matches!(entry.put, Put::UnderWay | Put::Unknown)
+        !entry.confirmed && matches!(entry.put, Write::UnderWay | Write::Unknown)
     }
 
     /// Whether the keys may be on the node.
     pub(crate) fn may_stand(&self, node: usize) -> bool {
-        self.book().entries[node].put != Put::Nothing
+        self.book().entries[node].put != Write::Nothing
     }
 
     pub(crate) fn undoing(&self, node: usize) {
         let entry = &mut self.book().entries[node];
-        entry.undo = Undo::UnderWay { behind: entry.put == Put::UnderWay };
+        entry.undo = Removal::UnderWay { behind: entry.put == Write::UnderWay };
     }
 
     /// Books the answer to a release. Whether the node owes another one.
     #[must_use]
     pub(crate) fn undone(&self, node: usize, answer: &Result<ReleaseReply, BackendError>) -> bool {
         let entry = &mut self.book().entries[node];
-        let behind = entry.undo == Undo::UnderWay { behind: true };
+        let behind = entry.undo == Removal::UnderWay { behind: true };
         entry.undo = match answer.as_ref().map_err(BackendError::kind) {
-            Ok(ReleaseReply::Removed) => Undo::Removed,
-            Ok(ReleaseReply::NotHeld) => Undo::Absent { behind },
-            Err(_) => Undo::Failed,
+            Ok(ReleaseReply::Removed) => Removal::Removed,
+            Ok(ReleaseReply::NotHeld) => Removal::Absent { behind },
+            Err(_) => Removal::Failed,
         };
         entry.owes()
     }
 
     /// Whether the node is known to have put the keys there.
-    pub(crate) fn is_put(&self, node: usize) -> bool {
-        self.book().entries[node].put == Put::Done
+    pub(crate) fn is_written(&self, node: usize) -> bool {
+        self.book().entries[node].put == Write::Done
     }
 
-    fn book(&self) -> MutexGuard<'_, Book> {
+    fn book(&self) -> MutexGuard<'_, Ledger> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Entry {
+impl NodeState {
     /// Whether the keys may still be there, or still come, although their removal has been answered: then it
     /// has to be asked for again.
     fn owes(self) -> bool {
         match (self.put, self.undo) {
             // Not settled yet: the later of the two answers decides.
-            (Put::UnderWay, _) | (_, Undo::NotAsked | Undo::UnderWay { .. }) => false,
-            (_, Undo::Removed) | (Put::Nothing, _) => false,
-            (Put::Done | Put::Unknown, Undo::Failed) => true,
+            (Write::UnderWay, _) | (_, Removal::NotAsked | Removal::UnderWay { .. }) => false,
+            (_, Removal::Removed) | (Write::Nothing, _) => false,
+            (Write::Done | Write::Unknown, Removal::Failed) => true,
             // Sent over a connection that broke, the acquire may still come out of a buffer.
-            (Put::Unknown, Undo::Absent { .. }) => true,
+            (Write::Unknown, Removal::Absent { .. }) => true,
             // The release was asked behind the acquire but came first: over two connections, that can be.
             // Asked for after the acquire was done, it says that the keys have expired.
-            (Put::Done, Undo::Absent { behind }) => behind,
+            (Write::Done, Removal::Absent { behind }) => behind,
         }
     }
 }
@@ -276,7 +276,7 @@ mod tests {
         let claim = claim();
         claim.putting(0);
         assert!(!claim.put(0, &Ok(AcquireReply::Granted)));
-        assert!(claim.is_put(0));
+        assert!(claim.is_written(0));
         claim.undoing(0);
         assert!(!claim.undone(0, &Ok(ReleaseReply::NotHeld)), "it has expired");
     }
@@ -284,12 +284,12 @@ mod tests {
     #[test]
     fn nothing_is_put_back_once_the_removal_has_begun() {
         let claim = claim();
-        assert!(claim.putting_again(0));
+        assert!(claim.begin_rewrite(0));
         assert!(!claim.put(0, &Ok(AcquireReply::Granted)));
         claim.undoing(0);
-        assert!(!claim.putting_again(0));
+        assert!(!claim.begin_rewrite(0));
         assert!(!claim.undone(0, &Ok(ReleaseReply::Removed)));
-        assert!(!claim.putting_again(0));
+        assert!(!claim.begin_rewrite(0));
     }
 
     #[test]
@@ -314,7 +314,7 @@ mod tests {
     fn nothing_is_put_back_once_the_lock_has_ended() {
         let claim = claim();
         claim.close();
-        assert!(!claim.putting_again(0));
+        assert!(!claim.begin_rewrite(0));
     }
 
     #[test]
@@ -324,7 +324,7 @@ mod tests {
                 let claim = claim();
                 claim.putting(0);
                 assert!(!claim.put(0, &before));
-                assert!(claim.putting_again(0));
+                assert!(claim.begin_rewrite(0));
                 assert!(!claim.put(0, &refused));
                 claim.undoing(0);
                 assert!(claim.undone(0, &failed(BackendErrorKind::Indeterminate)), "{before:?}, {refused:?}");

@@ -5,7 +5,10 @@ use std::convert::Infallible;
 use rand::{TryRng, rngs::SysRng};
 
 /// A source of random bytes, as a generator of `rand`'s, which is so no part of what others see.
-pub(crate) struct Entropy(Box<dyn FnMut(&mut [u8]) + Send>);
+pub(crate) struct Entropy(Box<Fill>);
+
+/// Fills a slice with random bytes.
+type Fill = dyn FnMut(&mut [u8]) + Send;
 
 impl Entropy {
     pub(crate) fn new(fill: impl FnMut(&mut [u8]) + Send + 'static) -> Self {

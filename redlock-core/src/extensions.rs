@@ -69,7 +69,7 @@ impl<'a> Turn<'a> {
                 }
                 None => Poll::Ready(()),
             });
-            let patience = nodes.runtime.sleep(nodes.longest_timeout() + LONGEST_ABSENCE);
+            let patience = nodes.runtime.sleep(nodes.longest_timeout() + MAX_ABSENCE);
             turn.waits = match select(given, patience).await {
                 Either::Left(_) => false,
                 Either::Right(_) => {
@@ -171,7 +171,7 @@ impl State {
             took if took <= timeout / 2 => self.limit,
             _ => self.limit - 1,
         };
-        self.limit = limit.clamp(LEAST_LIMIT, MOST_UNDER_WAY);
+        self.limit = limit.clamp(LEAST_LIMIT, MAX_UNDER_WAY);
     }
 }
 
@@ -189,11 +189,11 @@ impl Default for State {
 }
 
 /// Far more than a process that keeps up ever has under way at a time.
-const MOST_UNDER_WAY: usize = 512;
+const MAX_UNDER_WAY: usize = 512;
 /// To begin with, and while no answers come.
 const LEAST_LIMIT: usize = 16;
 /// So long after its nodes had to have answered, an extension has ended, unless it stands still: what a busy machine takes.
-const LONGEST_ABSENCE: Duration = Duration::from_secs(1);
+const MAX_ABSENCE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -201,8 +201,8 @@ mod tests {
 
     #[allow(clippy::disallowed_methods)]
     fn full() -> (State, Instant) {
-        let (mut state, now) = (State { limit: MOST_UNDER_WAY, ..State::default() }, Instant::now());
-        for _ in 0..MOST_UNDER_WAY {
+        let (mut state, now) = (State { limit: MAX_UNDER_WAY, ..State::default() }, Instant::now());
+        for _ in 0..MAX_UNDER_WAY {
             assert!(!state.begin(now).1, "nobody waits while there is room");
         }
         (state, now)
@@ -235,7 +235,7 @@ mod tests {
         assert_eq!(waiting(&state, now), [2, 9]);
         finish(&mut state, now, s(100));
         assert_eq!(waiting(&state, now), [9], "when none can, the nearest");
-        assert_eq!(state.under_way.len(), MOST_UNDER_WAY);
+        assert_eq!(state.under_way.len(), MAX_UNDER_WAY);
     }
 
     #[test]
@@ -243,22 +243,22 @@ mod tests {
         let (mut state, now) = full();
         let timeout = s(1);
         state.adapt(timeout / 2, timeout, true);
-        assert_eq!(state.limit, MOST_UNDER_WAY);
+        assert_eq!(state.limit, MAX_UNDER_WAY);
         state.adapt(timeout, timeout, true);
-        assert_eq!(state.limit, MOST_UNDER_WAY - 1);
+        assert_eq!(state.limit, MAX_UNDER_WAY - 1);
         (0..100).for_each(|_| state.adapt(timeout, timeout, false));
         assert_eq!(state.limit, LEAST_LIMIT);
-        for _ in 0..MOST_UNDER_WAY - LEAST_LIMIT {
+        for _ in 0..MAX_UNDER_WAY - LEAST_LIMIT {
             assert!(state.begin(now + s(9)).1);
             finish(&mut state, now, s(0));
         }
         assert_eq!(state.under_way.len(), LEAST_LIMIT);
-        assert_eq!(state.waiting.len(), MOST_UNDER_WAY - LEAST_LIMIT);
+        assert_eq!(state.waiting.len(), MAX_UNDER_WAY - LEAST_LIMIT);
         state.adapt(timeout / 4, timeout, true);
         finish(&mut state, now, s(0));
         assert_eq!(state.under_way.len(), LEAST_LIMIT + 1, "two follow one");
         (0..1_000).for_each(|_| state.adapt(s(0), timeout, true));
-        assert_eq!(state.limit, MOST_UNDER_WAY);
+        assert_eq!(state.limit, MAX_UNDER_WAY);
     }
 
     #[test]
@@ -269,11 +269,11 @@ mod tests {
         }
         finish(&mut state, now + s(2), s(0));
         assert_eq!(waiting(&state, now), [9]);
-        assert_eq!(state.under_way.len(), MOST_UNDER_WAY + 1);
+        assert_eq!(state.under_way.len(), MAX_UNDER_WAY + 1);
         for _ in 0..3 {
             finish(&mut state, now + s(2), s(0));
         }
-        assert_eq!((state.waiting.len(), state.under_way.len()), (0, MOST_UNDER_WAY - 1));
+        assert_eq!((state.waiting.len(), state.under_way.len()), (0, MAX_UNDER_WAY - 1));
     }
 
     #[test]
@@ -284,7 +284,7 @@ mod tests {
         finish(&mut state, now, s(1));
         assert!(!state.waiting.contains_key(&waiting[0]));
         state.give_up(ends, now);
-        assert_eq!(state.under_way.len(), MOST_UNDER_WAY, "one has ended");
+        assert_eq!(state.under_way.len(), MAX_UNDER_WAY, "one has ended");
         let ends = state.ends;
         state.give_up(ends, now);
         state.give_up(ends, now);

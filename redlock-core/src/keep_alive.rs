@@ -11,10 +11,10 @@ use rand::RngExt;
 use crate::{
     error::Error,
     extensions::Turn,
-    hold::Hold,
+    latch::Latch,
+    lease::LeaseState,
     lock::{Lock, UnlockOutcome},
     resources::Resources,
-    signal::Signal,
     validity::Ttl,
 };
 
@@ -34,7 +34,7 @@ pub struct KeepAlive {
 
 impl KeepAlive {
     pub(crate) fn new(lock: Lock, ttl: Ttl, longest: Option<Instant>) -> Self {
-        let stop = Signal::new();
+        let stop = Latch::new();
         // Boxed before it is moved into the task, which would keep room for it twice.
         let extending = Box::pin(extend_until_over(lock.hold().clone(), ttl, longest));
         let stopped = stop.wait();
@@ -77,7 +77,7 @@ impl KeepAlive {
 }
 
 #[derive(Debug)]
-struct StopOnDrop(Signal);
+struct StopOnDrop(Latch);
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
@@ -88,11 +88,11 @@ impl Drop for StopOnDrop {
 /// A view of a lock that somebody else holds and extends. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Lease {
-    hold: Arc<Hold>,
+    hold: Arc<LeaseState>,
 }
 
 impl Lease {
-    pub(crate) fn new(hold: Arc<Hold>) -> Self {
+    pub(crate) fn new(hold: Arc<LeaseState>) -> Self {
         Self { hold }
     }
 
@@ -121,11 +121,11 @@ impl Lease {
     }
 }
 
-async fn extend_until_over(hold: Arc<Hold>, ttl: Ttl, longest: Option<Instant>) {
+async fn extend_until_over(hold: Arc<LeaseState>, ttl: Ttl, longest: Option<Instant>) {
     let nodes = &hold.nodes;
     let draw = |most| nodes.with_entropy(|rng| rng.random_range(0..=most));
     let won = hold.valid_until() - nodes.drift.validity(ttl);
-    let mut pace = Pace::new(nodes.now(), won, ttl, draw);
+    let mut pace = RenewalSchedule::new(nodes.now(), won, ttl, draw);
     loop {
         nodes.runtime.sleep(pace.next().saturating_duration_since(nodes.now())).await;
         let turn = Turn::wait(nodes, hold.valid_until()).await;
@@ -155,12 +155,12 @@ fn within(ttl: Ttl, longest: Option<Instant>, now: Instant) -> Option<Duration> 
 /// When to extend. Counted from the last success, not from what is left of the validity: a third of what is left,
 /// again and again, would come closer and closer to the deadline without an end.
 #[derive(Debug)]
-struct Pace {
+struct RenewalSchedule {
     next: Instant,
     ttl: Ttl,
 }
 
-impl Pace {
+impl RenewalSchedule {
     /// `start` is when the round began that gave the hold its validity, if that was for `ttl`; a longer validity, of
     /// an earlier extension, is no reason to wait longer. `draw` gives a random number from 0 to its argument.
     fn new(now: Instant, start: Instant, ttl: Ttl, draw: impl FnOnce(u64) -> u64) -> Self {
@@ -225,10 +225,10 @@ mod tests {
     #[test]
     fn extensions_come_after_a_third_to_a_half_of_the_ttl_however_long_they_take() {
         let start = some_instant();
-        let mut pace = Pace::new(start + seconds(4), start, ttl(seconds(30)), first);
+        let mut pace = RenewalSchedule::new(start + seconds(4), start, ttl(seconds(30)), first);
         assert_eq!(pace.next(), start + seconds(10));
         assert_eq!(
-            Pace::new(start, start + seconds(50), ttl(seconds(30)), first).next(),
+            RenewalSchedule::new(start, start + seconds(50), ttl(seconds(30)), first).next(),
             start + seconds(10)
         );
         pace.extended(start + seconds(10), first);
@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn an_extension_leaves_time_for_another_while_there_is_any() {
-        let pace = Pace::new(some_instant(), some_instant(), ttl(seconds(30)), first);
+        let pace = RenewalSchedule::new(some_instant(), some_instant(), ttl(seconds(30)), first);
         assert_eq!(pace.timeout(seconds(20)), seconds(10));
         assert_eq!(pace.timeout(seconds(7)), seconds(7) / 2);
         assert_eq!(pace.timeout(seconds(6)), seconds(6));
@@ -251,7 +251,7 @@ mod tests {
     #[test]
     fn a_failed_extension_is_tried_again_at_a_bounded_rate() {
         let start = some_instant();
-        let mut pace = Pace::new(start, start, ttl(seconds(30)), first);
+        let mut pace = RenewalSchedule::new(start, start, ttl(seconds(30)), first);
         pace.failed(start + seconds(11));
         assert_eq!(pace.next(), start + seconds(14));
         pace.failed(pace.next());

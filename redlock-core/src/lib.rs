@@ -3,16 +3,17 @@
 mod backend;
 mod builder;
 mod claim;
+mod cleanup;
 #[cfg(feature = "conformance")]
 pub mod conformance;
-mod debts;
 mod entropy;
 mod error;
 mod extensions;
-mod fan;
-mod hold;
+mod fan_out;
 mod inspect;
 mod keep_alive;
+mod latch;
+mod lease;
 mod lock;
 mod memory;
 pub mod node_url;
@@ -26,7 +27,6 @@ mod resources;
 mod retry;
 mod rounds;
 mod runtime;
-mod signal;
 mod telemetry;
 mod token;
 mod validity;

@@ -7,8 +7,8 @@ use std::{
 
 use crate::{
     error::{Error, NodeReply},
-    hold::Hold,
     keep_alive::{KeepAlive, Lease},
+    lease::LeaseState,
     resources::Resources,
     rounds,
     telemetry::{self, Loss},
@@ -23,16 +23,16 @@ use crate::{
 #[derive(Debug)]
 #[must_use = "a lock that is dropped is released"]
 pub struct Lock {
-    hold: Arc<Hold>,
+    hold: Arc<LeaseState>,
     ttl: Ttl,
-    won: Won,
+    won: Acquisition,
     /// Whether dropping it still has to release it.
     armed: bool,
 }
 
 /// How a lock was won.
 #[derive(Debug)]
-pub(crate) struct Won {
+pub(crate) struct Acquisition {
     pub(crate) attempts: u32,
     pub(crate) took: Duration,
     pub(crate) votes: Vec<NodeReply>,
@@ -41,7 +41,7 @@ pub(crate) struct Won {
 }
 
 impl Lock {
-    pub(crate) fn new(hold: Hold, ttl: Ttl, won: Won) -> Self {
+    pub(crate) fn new(hold: LeaseState, ttl: Ttl, won: Acquisition) -> Self {
         Self { hold: Arc::new(hold), ttl, won, armed: true }
     }
 
@@ -169,7 +169,7 @@ impl Lock {
         }
     }
 
-    pub(crate) fn hold(&self) -> &Arc<Hold> {
+    pub(crate) fn hold(&self) -> &Arc<LeaseState> {
         &self.hold
     }
 }
@@ -237,7 +237,7 @@ impl From<Lock> for LockParts {
     }
 }
 
-async fn release(hold: &Hold) -> Result<UnlockOutcome, Error> {
+async fn release(hold: &LeaseState) -> Result<UnlockOutcome, Error> {
     let release = async {
         hold.end();
         match rounds::release(&hold.nodes, &hold.claim).await {
@@ -246,7 +246,7 @@ async fn release(hold: &Hold) -> Result<UnlockOutcome, Error> {
                 hold.watch.lost(&hold.claim, Loss::Gone);
                 Ok(UnlockOutcome::NotHeld)
             }
-            Err(defeated) => Err(defeated.not_confirmed(&hold.claim)),
+            Err(defeated) => Err(defeated.into_holder_error(&hold.claim)),
         }
     };
     telemetry::unlock(&hold.nodes, &hold.claim, release).await

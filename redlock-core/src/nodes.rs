@@ -23,14 +23,14 @@ use crate::{
         Replace,
     },
     claim::Claim,
-    debts::Debts,
+    cleanup::CleanupQueue,
     entropy::Entropy,
     error::{InvalidRequest, NodeOutcome, NodeReply},
     extensions::ExtensionQueue,
-    fan::Fan,
+    fan_out::FanOut,
     resources::Resources,
     runtime::{BoxFuture, Runtime},
-    telemetry::{self, NodeWatch, Verb},
+    telemetry::{self, NodeTelemetry, Verb},
     token::Token,
     validity::{Drift, Ttl},
 };
@@ -49,18 +49,18 @@ pub(crate) struct Nodes {
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) backend: Box<dyn LockBackend>,
-    pub(crate) debts: Debts,
+    pub(crate) debts: CleanupQueue,
     /// Whether the last request went without an answer, and nothing was answered since it was asked.
     silent: AtomicBool,
     answered: AtomicU64,
-    pub(crate) watch: NodeWatch,
+    pub(crate) watch: NodeTelemetry,
 }
 
 impl Node {
     pub(crate) fn new((position, backend): (usize, Box<dyn LockBackend>)) -> Self {
-        let watch = NodeWatch::new(position, backend.name());
+        let watch = NodeTelemetry::new(position, backend.name());
         let (silent, answered) = (AtomicBool::new(false), AtomicU64::new(0));
-        Self { backend, debts: Debts::default(), silent, answered, watch }
+        Self { backend, debts: CleanupQueue::default(), silent, answered, watch }
     }
 
     pub(crate) fn is_silent(&self) -> bool {
@@ -87,13 +87,13 @@ impl Nodes {
 
     /// How long each node has for its answer: never longer than a lock of this ttl would be valid.
     pub(crate) fn timeout(&self, ttl: Ttl) -> Duration {
-        let share = || (ttl.get() / TIMEOUT_SHARE).clamp(SHORTEST_TIMEOUT, LONGEST_TIMEOUT);
+        let share = || (ttl.get() / TIMEOUT_SHARE).clamp(MIN_TIMEOUT, MAX_TIMEOUT);
         self.node_timeout.unwrap_or_else(share).min(self.drift.validity(ttl))
     }
 
     /// How long a node has for its answer at most, whatever the ttl.
     pub(crate) fn longest_timeout(&self) -> Duration {
-        self.node_timeout.unwrap_or(LONGEST_TIMEOUT)
+        self.node_timeout.unwrap_or(MAX_TIMEOUT)
     }
 
     /// A new claim with a token of its own.
@@ -107,7 +107,7 @@ impl Nodes {
         self: &Arc<Self>,
         claim: &Arc<Claim>,
         timeout: Duration,
-    ) -> Fan<Result<AcquireReply, BackendError>> {
+    ) -> FanOut<Result<AcquireReply, BackendError>> {
         let ttl = claim.ttl();
         self.fan(|node| {
             let (nodes, claim) = (self.clone(), claim.clone());
@@ -128,7 +128,7 @@ impl Nodes {
     ) -> BoxFuture<()> {
         let (nodes, claim) = (self.clone(), claim.clone());
         Box::pin(async move {
-            if claim.putting_again(node) {
+            if claim.begin_rewrite(node) {
                 // The outcome is in the claim's book; nobody votes on it.
                 let _ = nodes.put(node, &claim, ttl, timeout).await;
             }
@@ -141,15 +141,15 @@ impl Nodes {
         claim: &Arc<Claim>,
         ttl: Ttl,
         timeout: Duration,
-    ) -> Fan<Result<AcquireReply, BackendError>> {
+    ) -> FanOut<Result<AcquireReply, BackendError>> {
         claim.extending(ttl);
         self.fan(|node| {
             let (nodes, claim) = (self.clone(), claim.clone());
             Box::pin(async move {
                 let request = Extend::new(&claim.resources, &claim.token, ttl.get(), timeout);
-                let told = telemetry::Request::begin(&nodes, node, Verb::Extend, &claim.token);
+                let logged = telemetry::Request::begin(&nodes, node, Verb::Extend, &claim.token);
                 let asked = async { nodes.nodes[node].backend.extend(request).await };
-                let answer = nodes.in_time(node, timeout, &[&claim.token], told, asked).await;
+                let answer = nodes.with_timeout(node, timeout, &[&claim.token], logged, asked).await;
                 claim.extended(node, &answer);
                 answer
             })
@@ -163,20 +163,21 @@ impl Nodes {
         old: &Arc<Claim>,
         ttl: Ttl,
         timeout: Duration,
-    ) -> Fan<Result<AcquireReply, BackendError>> {
+    ) -> FanOut<Result<AcquireReply, BackendError>> {
         self.fan(|node| {
             let (nodes, claim, old) = (self.clone(), claim.clone(), old.clone());
             Box::pin(async move {
                 claim.putting(node);
                 let request = Replace::new(&claim.resources, &old.token, &claim.token, ttl.get(), timeout);
-                let told = telemetry::Request::begin(&nodes, node, Verb::Replace, &claim.token);
+                let logged = telemetry::Request::begin(&nodes, node, Verb::Replace, &claim.token);
                 let asked = async { nodes.nodes[node].backend.replace(request).await };
-                let answer = nodes.in_time(node, timeout, &[&old.token, &claim.token], told, asked).await;
+                let answer =
+                    nodes.with_timeout(node, timeout, &[&old.token, &claim.token], logged, asked).await;
                 if let Ok(AcquireReply::Granted) = answer {
                     old.replaced(node);
                 }
                 if claim.put(node, &answer) {
-                    nodes.owe(node, &claim);
+                    nodes.schedule_release(node, &claim);
                 }
                 answer
             })
@@ -187,7 +188,7 @@ impl Nodes {
     pub(crate) fn release_all(
         self: &Arc<Self>,
         claim: &Arc<Claim>,
-    ) -> Fan<Result<ReleaseReply, BackendError>> {
+    ) -> FanOut<Result<ReleaseReply, BackendError>> {
         self.release_from(claim, 0..self.len())
     }
 
@@ -196,9 +197,9 @@ impl Nodes {
         self: &Arc<Self>,
         claim: &Arc<Claim>,
         nodes: impl IntoIterator<Item = usize>,
-    ) -> Fan<Result<ReleaseReply, BackendError>> {
+    ) -> FanOut<Result<ReleaseReply, BackendError>> {
         let requests = nodes.into_iter().map(|node| (node, self.release_and_book(node, claim)));
-        Fan::new(self.runtime.clone(), requests).without_fail()
+        FanOut::new(self.runtime.clone(), requests).run_on_drop()
     }
 
     fn release_and_book(
@@ -211,7 +212,7 @@ impl Nodes {
             claim.undoing(node);
             let answer = nodes.release(node, &claim).await;
             if claim.undone(node, &answer) {
-                nodes.owe(node, &claim);
+                nodes.schedule_release(node, &claim);
             }
             answer
         })
@@ -221,9 +222,9 @@ impl Nodes {
     pub(crate) async fn release(&self, node: usize, claim: &Claim) -> Result<ReleaseReply, BackendError> {
         let timeout = self.timeout(claim.ttl());
         let request = Release::new(&claim.resources, &claim.token, timeout);
-        let told = telemetry::Request::begin(self, node, Verb::Release, &claim.token);
+        let logged = telemetry::Request::begin(self, node, Verb::Release, &claim.token);
         let asked = async { self.nodes[node].backend.release(request).await };
-        self.in_time(node, timeout, &[&claim.token], told, asked).await
+        self.with_timeout(node, timeout, &[&claim.token], logged, asked).await
     }
 
     /// What to tell of answers; nodes that are not among them were not waited for.
@@ -253,11 +254,11 @@ impl Nodes {
         timeout: Duration,
     ) -> Result<AcquireReply, BackendError> {
         let request = Acquire::new(&claim.resources, &claim.token, ttl.get(), timeout);
-        let told = telemetry::Request::begin(self, node, Verb::Acquire, &claim.token);
+        let logged = telemetry::Request::begin(self, node, Verb::Acquire, &claim.token);
         let asked = async { self.nodes[node].backend.acquire(request).await };
-        let answer = self.in_time(node, timeout, &[&claim.token], told, asked).await;
+        let answer = self.with_timeout(node, timeout, &[&claim.token], logged, asked).await;
         if claim.put(node, &answer) {
-            self.owe(node, claim);
+            self.schedule_release(node, claim);
         }
         answer
     }
@@ -265,12 +266,12 @@ impl Nodes {
     /// A backend that does not keep its time is cut off: a round must end. One that panics has failed, as one without
     /// an answer: its panic must not end a round half-way. The call of its method belongs in `request`, too.
     /// Nobody is told of a whole token, whatever the backend says.
-    async fn in_time<T: Copy + Into<NodeOutcome>>(
+    async fn with_timeout<T: Copy + Into<NodeOutcome>>(
         &self,
         node: usize,
         timeout: Duration,
         secrets: &[&Token],
-        told: telemetry::Request<'_>,
+        logged: telemetry::Request<'_>,
         request: impl Future<Output = Result<T, BackendError>>,
     ) -> Result<T, BackendError> {
         let node = &self.nodes[node];
@@ -286,24 +287,24 @@ impl Nodes {
             .await
             .unwrap_or_else(|panic| Err(BackendError::panicked(&*panic)))
             .map_err(|error| secrets.iter().fold(error, |error, token| error.redact(token)));
-        let mut telling = true;
+        let mut informative = true;
         if answer.as_ref().is_err_and(|error| error.kind() == BackendErrorKind::Indeterminate) {
             // A timeout that was cut short, by a short ttl or a bounded wait, says nothing about the node.
-            let had_time = timeout >= self.node_timeout.unwrap_or(SHORTEST_TIMEOUT).min(SHORTEST_TIMEOUT);
-            telling = had_time && node.answered.load(Ordering::Relaxed) == before;
-            if telling {
+            let had_time = timeout >= self.node_timeout.unwrap_or(MIN_TIMEOUT).min(MIN_TIMEOUT);
+            informative = had_time && node.answered.load(Ordering::Relaxed) == before;
+            if informative {
                 node.silent.store(true, Ordering::Relaxed);
             }
         } else {
             node.answered.fetch_add(1, Ordering::Relaxed);
             node.silent.store(false, Ordering::Relaxed);
         }
-        told.answered(&answer, telling);
+        logged.answered(&answer, informative);
         answer
     }
 
-    fn fan<T: Send + 'static>(&self, request: impl Fn(usize) -> BoxFuture<T>) -> Fan<T> {
-        Fan::new(self.runtime.clone(), (0..self.len()).map(|node| (node, request(node))))
+    fn fan<T: Send + 'static>(&self, request: impl Fn(usize) -> BoxFuture<T>) -> FanOut<T> {
+        FanOut::new(self.runtime.clone(), (0..self.len()).map(|node| (node, request(node))))
     }
 }
 
@@ -321,6 +322,6 @@ impl fmt::Debug for Nodes {
 /// The default node timeout is a twentieth of the ttl ...
 const TIMEOUT_SHARE: u32 = 20;
 /// ... but not less than this ...
-pub(crate) const SHORTEST_TIMEOUT: Duration = Duration::from_millis(50);
+pub(crate) const MIN_TIMEOUT: Duration = Duration::from_millis(50);
 /// ... and not more than this: however long a lock lives, nobody wants to wait for a dead node for long.
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(2);
+const MAX_TIMEOUT: Duration = Duration::from_secs(2);

@@ -31,7 +31,7 @@ pub(crate) enum Decision {
 
 /// Why a quorum was not reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Defeat {
+pub(crate) enum LossReason {
     /// A quorum of nodes answered, and some of them said no.
     Refused,
     /// Too few nodes answered.
@@ -72,34 +72,34 @@ impl Tally {
 
     /// Whether it is better to give up: somebody else is after the same, and only nodes that are `silent` could still
     /// tip it. Waiting for them would keep our keys in the other's way, and theirs in ours, for nothing.
-    pub(crate) fn hopeless(&self, silent: impl Fn(usize) -> bool) -> bool {
+    pub(crate) fn should_give_up(&self, silent: impl Fn(usize) -> bool) -> bool {
         let silence = |(node, vote): (usize, &Option<Vote>)| vote.is_some() || silent(node);
         self.number(Vote::No) > 0 && self.votes.iter().enumerate().all(silence)
     }
 
     /// Why the round was not won. A missing vote counts as a node that did not answer, so that `NoQuorum` may become
     /// another answer with the next vote; the others stand.
-    pub(crate) fn defeat(&self) -> Defeat {
+    pub(crate) fn defeat(&self) -> LossReason {
         let quorum = quorum(self.votes.len());
         let yes = self.number(Vote::Yes);
         let no = self.number(Vote::No);
         if self.number(Vote::Rejected) > self.votes.len() - quorum {
-            Defeat::Rejected
+            LossReason::Rejected
         } else if yes + no >= quorum {
-            Defeat::Refused
+            LossReason::Refused
         } else {
-            Defeat::NoQuorum
+            LossReason::NoQuorum
         }
     }
 
     /// Whether so many nodes said no that, whatever the others hold, no quorum holds it.
-    pub(crate) fn disproved(&self) -> bool {
+    pub(crate) fn no_quorum_holds(&self) -> bool {
         self.number(Vote::No) > self.votes.len() - quorum(self.votes.len())
     }
 
     /// Whether the decision and its reason stand. Too few answers are a reason that stands when all have been heard.
     pub(crate) fn is_certain(&self) -> bool {
-        self.missing() == 0 || self.decision() != Decision::Open && self.defeat() != Defeat::NoQuorum
+        self.missing() == 0 || self.decision() != Decision::Open && self.defeat() != LossReason::NoQuorum
     }
 
     fn missing(&self) -> usize {
@@ -189,8 +189,8 @@ mod tests {
             every_sequence(nodes, |sequence, prefixes| {
                 for pair in prefixes.windows(2) {
                     let settled = pair[0].defeat();
-                    assert!(settled == Defeat::NoQuorum || settled == pair[1].defeat(), "{sequence:?}");
-                    assert!(!pair[0].disproved() || pair[1].disproved(), "{sequence:?}");
+                    assert!(settled == LossReason::NoQuorum || settled == pair[1].defeat(), "{sequence:?}");
+                    assert!(!pair[0].no_quorum_holds() || pair[1].no_quorum_holds(), "{sequence:?}");
                 }
             });
         }
@@ -222,16 +222,16 @@ mod tests {
         tally.count(0, Vote::Yes);
         tally.count(1, Vote::Yes);
         assert!(
-            !tally.hopeless(|_| true),
+            !tally.should_give_up(|_| true),
             "nobody else is after it: a node that is slow today may still grant"
         );
         tally.count(2, Vote::No);
-        assert!(!tally.hopeless(|node| node == 4), "node 3 is not silent");
-        assert!(tally.hopeless(|node| node >= 3));
+        assert!(!tally.should_give_up(|node| node == 4), "node 3 is not silent");
+        assert!(tally.should_give_up(|node| node >= 3));
         tally.count(3, Vote::No);
         assert_eq!(tally.decision(), Decision::Open);
-        assert!(tally.hopeless(|node| node == 4));
-        assert!(!tally.hopeless(|_| false));
+        assert!(tally.should_give_up(|node| node == 4));
+        assert!(!tally.should_give_up(|_| false));
     }
 
     #[test]
@@ -245,14 +245,14 @@ mod tests {
                     return;
                 }
                 let expected = if nodes - number(Vote::Rejected) < needed {
-                    Defeat::Rejected
+                    LossReason::Rejected
                 } else if number(Vote::No) > 0 && number(Vote::Yes) + number(Vote::No) >= needed {
-                    Defeat::Refused
+                    LossReason::Refused
                 } else {
-                    Defeat::NoQuorum
+                    LossReason::NoQuorum
                 };
                 assert_eq!(tally.defeat(), expected, "{sequence:?}");
-                assert_eq!(tally.disproved(), nodes - number(Vote::No) < needed, "{sequence:?}");
+                assert_eq!(tally.no_quorum_holds(), nodes - number(Vote::No) < needed, "{sequence:?}");
             });
         }
     }

@@ -5,9 +5,9 @@ use std::{future::Future, sync::Arc, time::Duration};
 use crate::{
     builder::RedlockBuilder,
     error::Error,
-    hold::Hold,
     keep_alive::Lease,
-    lock::{Lock, LockParts, UnlockOutcome, Won},
+    lease::LeaseState,
+    lock::{Acquisition, Lock, LockParts, UnlockOutcome},
     nodes::Nodes,
     request::LockRequest,
     resources::Resources,
@@ -192,8 +192,8 @@ impl Redlock {
             let (claim, valid_until, votes) = taking.decide().await?;
             let took = nodes.now().saturating_duration_since(start);
             let longest = parts.max_hold.and_then(|left| start.checked_add(left));
-            let hold = Hold::new(nodes.clone(), claim, valid_until);
-            Ok(Lock::new(hold, ttl, Won { attempts: 1, took, votes, longest }))
+            let hold = LeaseState::new(nodes.clone(), claim, valid_until);
+            Ok(Lock::new(hold, ttl, Acquisition { attempts: 1, took, votes, longest }))
         };
         telemetry::extend(nodes, &claim, take).await
     }

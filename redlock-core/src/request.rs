@@ -12,14 +12,14 @@ use rand::RngExt;
 
 use crate::{
     error::Error,
-    hold::Hold,
     keep_alive::Lease,
-    lock::{Lock, Won},
-    nodes::{Nodes, SHORTEST_TIMEOUT},
-    quorum::Defeat,
+    lease::LeaseState,
+    lock::{Acquisition, Lock},
+    nodes::{MIN_TIMEOUT, Nodes},
+    quorum::LossReason,
     resources::Resources,
-    retry::{Delay, DelaySource, RetryPolicy, SHORTEST_DELAY},
-    rounds::{Acquiring, Defeated},
+    retry::{Delay, DelaySource, MIN_DELAY, RetryPolicy},
+    rounds::{AcquireRound, LostRound},
     telemetry::{self, Verb},
 };
 
@@ -120,7 +120,7 @@ impl LockRequest {
             }
             None => {
                 let claim = guard.stop().hold().claim.clone();
-                Err(Error::Lost(Defeated::lapsed().report(&claim)))
+                Err(Error::Lost(LostRound::lapsed().report(&claim)))
             }
         }
     }
@@ -132,14 +132,15 @@ impl LockRequest {
     async fn win(&self) -> Result<Lock, Error> {
         self.resources.validate()?;
         let ttl = self.nodes.ttl(self.longest.map_or(self.ttl, |longest| self.ttl.min(longest)))?;
-        let mut time = Allowance::new(&self.nodes, self.nodes.timeout(ttl), self.wait);
+        let mut time = TimeBudget::new(&self.nodes, self.nodes.timeout(ttl), self.wait);
         let mut retries = self.retry.start();
         let mut attempts: u32 = 0;
         loop {
             attempts = attempts.saturating_add(1);
             let delay = retries.next(|width| self.nodes.with_entropy(|rng| rng.random_range(0..=width)));
             let begun = self.nodes.now();
-            let mut round = Acquiring::new(&self.nodes, self.resources.clone(), ttl, time.for_a_round(begun));
+            let mut round =
+                AcquireRound::new(&self.nodes, self.resources.clone(), ttl, time.for_a_round(begun));
             let mut won = round.decide(time.for_a_delay(begun, delay).is_none()).await;
             if !won && time.for_a_delay(self.nodes.now(), delay).is_none() {
                 // It was the last after all. Where that was clear from the start, this changes nothing.
@@ -150,8 +151,8 @@ impl LockRequest {
                 let start = valid_until - self.nodes.drift.validity(ttl);
                 let longest = self.longest.and_then(|longest| start.checked_add(longest));
                 let took = self.nodes.now().saturating_duration_since(start);
-                let hold = Hold::new(self.nodes.clone(), claim, valid_until);
-                return Ok(Lock::new(hold, ttl, Won { attempts, took, votes, longest }));
+                let hold = LeaseState::new(self.nodes.clone(), claim, valid_until);
+                return Ok(Lock::new(hold, ttl, Acquisition { attempts, took, votes, longest }));
             }
             let now = self.nodes.now();
             if round.is_certain() {
@@ -159,8 +160,8 @@ impl LockRequest {
             }
             let (undoing, defeated) = round.undo(Verb::Acquire);
             let delay = match defeated.defeat {
-                Defeat::Rejected => None,
-                Defeat::Refused | Defeat::NoQuorum => time.for_a_delay(now, delay),
+                LossReason::Rejected => None,
+                LossReason::Refused | LossReason::NoQuorum => time.for_a_delay(now, delay),
             };
             match delay {
                 Some(delay) => {
@@ -169,14 +170,14 @@ impl LockRequest {
                     self.nodes.runtime.sleep(delay).await;
                     // A timer that came too late has left no time for another round.
                     if time.left(self.nodes.now()).is_zero() {
-                        return Err(Defeated { attempts, ..defeated }.not_won(&claim));
+                        return Err(LostRound { attempts, ..defeated }.into_acquire_error(&claim));
                     }
                 }
                 None => {
                     let claim = undoing.claim();
                     let patience = self.nodes.runtime.sleep(time.left(self.nodes.now()));
                     select(pin!(undoing.settle(&self.nodes)), patience).await;
-                    return Err(Defeated { attempts, ..defeated }.not_won(&claim));
+                    return Err(LostRound { attempts, ..defeated }.into_acquire_error(&claim));
                 }
             }
         }
@@ -193,7 +194,7 @@ impl IntoFuture for LockRequest {
 }
 
 /// The time that a call has for its rounds and delays.
-struct Allowance {
+struct TimeBudget {
     node_timeout: Duration,
     give_up: Option<Instant>,
     /// What is kept for the last round, while nothing is known about how long one takes.
@@ -202,11 +203,11 @@ struct Allowance {
     longest: Option<Duration>,
 }
 
-impl Allowance {
+impl TimeBudget {
     fn new(nodes: &Nodes, node_timeout: Duration, wait: Option<Duration>) -> Self {
         // The first round needs some time in any case.
-        let wait = wait.map(|wait| wait.max(SHORTEST_TIMEOUT));
-        let reserve = wait.map_or(node_timeout, |wait| node_timeout.min((wait / 4).max(SHORTEST_TIMEOUT)));
+        let wait = wait.map(|wait| wait.max(MIN_TIMEOUT));
+        let reserve = wait.map_or(node_timeout, |wait| node_timeout.min((wait / 4).max(MIN_TIMEOUT)));
         let give_up = wait.and_then(|wait| nodes.now().checked_add(wait));
         Self { node_timeout, give_up, reserve, longest: None }
     }
@@ -228,12 +229,12 @@ impl Allowance {
     /// another, or no other.
     fn for_a_delay(&self, now: Instant, delay: Option<Duration>) -> Option<Duration> {
         let left = self.left(now).saturating_sub(self.for_the_last_round());
-        delay.filter(|_| left >= SHORTEST_DELAY).map(|delay| delay.min(left))
+        delay.filter(|_| left >= MIN_DELAY).map(|delay| delay.min(left))
     }
 
     /// A round that takes longer than those before has half of their time more.
     fn for_the_last_round(&self) -> Duration {
-        let needed = |took: Duration| took.saturating_add(took / 2).max(SHORTEST_TIMEOUT);
+        let needed = |took: Duration| took.saturating_add(took / 2).max(MIN_TIMEOUT);
         self.longest.map_or(self.reserve, |took| self.reserve.min(needed(took)))
     }
 }
@@ -251,8 +252,8 @@ mod tests {
         Duration::from_millis(millis)
     }
 
-    fn a_second_from(now: Instant) -> Allowance {
-        Allowance { node_timeout: ms(500), give_up: Some(now + ms(1_000)), reserve: ms(250), longest: None }
+    fn a_second_from(now: Instant) -> TimeBudget {
+        TimeBudget { node_timeout: ms(500), give_up: Some(now + ms(1_000)), reserve: ms(250), longest: None }
     }
 
     #[test]
@@ -290,7 +291,7 @@ mod tests {
     #[test]
     fn without_a_bound_nothing_is_cut() {
         let now = some_instant();
-        let time = Allowance { node_timeout: ms(500), give_up: None, reserve: ms(500), longest: None };
+        let time = TimeBudget { node_timeout: ms(500), give_up: None, reserve: ms(500), longest: None };
         assert_eq!(time.for_a_round(now), ms(500));
         assert_eq!(time.for_a_delay(now, Some(Duration::MAX - ms(500))), Some(Duration::MAX - ms(500)));
     }

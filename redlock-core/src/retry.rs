@@ -97,7 +97,7 @@ pub(crate) struct Retries {
 }
 
 impl Retries {
-    /// The delay before the next round; `None` when there is none. Never below [`SHORTEST_DELAY`].
+    /// The delay before the next round; `None` when there is none. Never below [`MIN_DELAY`].
     ///
     /// `draw` gives a random number from 0 to its argument. A custom delay is the user's code: it must not run under
     /// the lock of the generator, so that one is only taken for the draw.
@@ -109,22 +109,22 @@ impl Retries {
             Delays::Fixed { delay, jitter } => jittered(*delay, *jitter, draw),
             Delays::Custom(delays) => delays.next()?,
         };
-        Some(delay.max(SHORTEST_DELAY))
+        Some(delay.max(MIN_DELAY))
     }
 }
 
 fn jittered(delay: Duration, jitter: Duration, draw: impl FnOnce(u64) -> u64) -> Duration {
     // Past what a draw reaches, 292 years, the ends of the interval are beyond any wait.
-    let jitter = jitter.min(LONGEST_JITTER);
+    let jitter = jitter.min(MAX_JITTER);
     let width = u64::try_from(jitter.as_nanos().saturating_mul(2)).unwrap_or(u64::MAX);
     let extra = Duration::from_nanos(draw(width));
     if extra < jitter { delay.saturating_sub(jitter - extra) } else { delay.saturating_add(extra - jitter) }
 }
 
-const LONGEST_JITTER: Duration = Duration::from_nanos(u64::MAX / 2);
+const MAX_JITTER: Duration = Duration::from_nanos(u64::MAX / 2);
 
 /// Keeps a policy without delays from spinning: a round against a node in the process may take no time at all.
-pub(crate) const SHORTEST_DELAY: Duration = Duration::from_millis(1);
+pub(crate) const MIN_DELAY: Duration = Duration::from_millis(1);
 
 #[cfg(test)]
 mod tests {
@@ -193,7 +193,7 @@ mod tests {
     fn no_delay_is_a_millisecond() {
         let delay = Delay::Fixed { delay: Duration::ZERO, jitter: Duration::ZERO };
         let policy = RetryPolicy { count: Some(2), delay };
-        assert_eq!(all(&policy), [SHORTEST_DELAY; 2]);
+        assert_eq!(all(&policy), [MIN_DELAY; 2]);
     }
 
     #[test]

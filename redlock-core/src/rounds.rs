@@ -9,9 +9,9 @@ use crate::{
     backend::{AcquireReply, BackendError, BackendErrorKind, ReleaseReply},
     claim::Claim,
     error::{Error, NodeOutcome, NodeReply, RoundReport},
-    fan::Fan,
+    fan_out::FanOut,
     nodes::Nodes,
-    quorum::{Decision, Defeat, Tally, Vote},
+    quorum::{Decision, LossReason, Tally, Vote},
     resources::Resources,
     runtime::BoxFuture,
     telemetry::{self, Verb},
@@ -22,16 +22,16 @@ use crate::{
 /// A round that acquires. Made before the first request, so that whatever ends it early also undoes it: when it
 /// is dropped without having been won, its keys are removed in the background.
 #[derive(Debug)]
-pub(crate) struct Acquiring {
+pub(crate) struct AcquireRound {
     nodes: Arc<Nodes>,
     claim: Arc<Claim>,
     valid_until: Instant,
-    fan: Fan<Result<AcquireReply, BackendError>>,
+    fan: FanOut<Result<AcquireReply, BackendError>>,
     votes: Votes,
     settled: bool,
 }
 
-impl Acquiring {
+impl AcquireRound {
     pub(crate) fn new(nodes: &Arc<Nodes>, resources: Resources, ttl: Ttl, timeout: Duration) -> Self {
         let claim = nodes.claim(resources, ttl);
         let fan = nodes.acquire_all(&claim, timeout);
@@ -41,7 +41,7 @@ impl Acquiring {
     fn with(
         nodes: &Arc<Nodes>,
         claim: Arc<Claim>,
-        fan: Fan<Result<AcquireReply, BackendError>>,
+        fan: FanOut<Result<AcquireReply, BackendError>>,
         ttl: Ttl,
     ) -> Self {
         let votes = Votes::new(nodes);
@@ -53,9 +53,9 @@ impl Acquiring {
     /// Whether the round is won, as soon as that is certain. A round that others follow is given up early; in the last
     /// one the silent nodes are waited for when nothing else says why it was lost.
     pub(crate) async fn decide(&mut self, last: bool) -> bool {
-        self.votes.impatient = !last;
-        let enough = |tally: &Tally| !last || tally.defeat() != Defeat::NoQuorum;
-        self.votes.hear(&mut self.fan, Some(self.valid_until), enough).await == Decision::Won
+        self.votes.yields_early = !last;
+        let enough = |tally: &Tally| !last || tally.defeat() != LossReason::NoQuorum;
+        self.votes.collect(&mut self.fan, Some(self.valid_until), enough).await == Decision::Won
     }
 
     /// Whether the round ended because nothing more could change it, and not because it was given up.
@@ -72,16 +72,16 @@ impl Acquiring {
     }
 
     /// Removes the keys of a round that was lost: on all nodes, behind the acquires that are still under way.
-    pub(crate) fn undo(mut self, verb: Verb) -> (Undoing, Defeated) {
+    pub(crate) fn undo(mut self, verb: Verb) -> (Rollback, LostRound) {
         self.settled = true;
         let fan = self.nodes.release_all(&self.claim);
         let defeated = self.votes.defeated();
         telemetry::round(verb, &self.claim, Some(defeated.defeat), &defeated.answers);
-        (Undoing { claim: self.claim.clone(), fan }, defeated)
+        (Rollback { claim: self.claim.clone(), fan }, defeated)
     }
 }
 
-impl Drop for Acquiring {
+impl Drop for AcquireRound {
     fn drop(&mut self) {
         if !self.settled {
             drop(self.nodes.release_all(&self.claim));
@@ -92,25 +92,25 @@ impl Drop for Acquiring {
 
 /// The removal of a lost round's keys. What is not waited for goes on in the background.
 #[derive(Debug)]
-pub(crate) struct Undoing {
+pub(crate) struct Rollback {
     claim: Arc<Claim>,
-    fan: Fan<Result<ReleaseReply, BackendError>>,
+    fan: FanOut<Result<ReleaseReply, BackendError>>,
 }
 
-impl Undoing {
+impl Rollback {
     pub(crate) fn claim(&self) -> Arc<Claim> {
         self.claim.clone()
     }
 
     /// Sends the requests.
     pub(crate) async fn begin(mut self) {
-        self.fan.ask().await;
+        self.fan.start().await;
     }
 
     /// Waits until the keys are removed from the nodes that are known to hold them.
     pub(crate) async fn settle(mut self, nodes: &Nodes) {
-        let mut open: Vec<usize> = (0..nodes.len()).filter(|node| self.claim.is_put(*node)).collect();
-        let mut heard = self.fan.ask().await;
+        let mut open: Vec<usize> = (0..nodes.len()).filter(|node| self.claim.is_written(*node)).collect();
+        let mut heard = self.fan.start().await;
         loop {
             open.retain(|node| !heard.iter().any(|(answered, _)| answered == node));
             if open.is_empty() {
@@ -128,7 +128,7 @@ impl Undoing {
 #[derive(Debug)]
 pub(crate) struct Taking {
     old: Arc<Claim>,
-    round: Acquiring,
+    round: AcquireRound,
     ttl: Ttl,
     timeout: Duration,
 }
@@ -140,7 +140,7 @@ impl Taking {
         let claim = nodes.claim(resources, longest.max(ttl));
         let timeout = nodes.timeout(ttl);
         let fan = nodes.replace_all(&claim, &old, ttl, timeout);
-        Self { old, round: Acquiring::with(nodes, claim, fan, ttl), ttl, timeout }
+        Self { old, round: AcquireRound::with(nodes, claim, fan, ttl), ttl, timeout }
     }
 
     pub(crate) fn claim(&self) -> Arc<Claim> {
@@ -150,20 +150,20 @@ impl Taking {
     /// The new claim, the end of its validity, and the votes.
     pub(crate) async fn decide(mut self) -> Result<(Arc<Claim>, Instant, Vec<NodeReply>), Error> {
         let valid_until = Some(self.round.valid_until);
-        let decision = self.round.votes.hear(&mut self.round.fan, valid_until, settled_for_a_holder).await;
+        let decision = self.round.votes.collect(&mut self.round.fan, valid_until, is_conclusive).await;
         if decision == Decision::Won {
             self.clear_up().await;
             return Ok(self.round.accept(Verb::Replace));
         }
         let (nodes, old) = (self.round.nodes.clone(), self.old);
         let (undoing, defeated) = self.round.undo(Verb::Replace);
-        if defeated.disproved {
+        if defeated.no_quorum_holds {
             // No quorum has them, so the rest is in everybody's way, for nobody.
             drop(nodes.release_all(&old));
         }
         let claim = undoing.claim();
         undoing.begin().await;
-        Err(defeated.not_confirmed(&claim))
+        Err(defeated.into_holder_error(&claim))
     }
 
     /// Removes the old token from the nodes that did not replace it, behind the requests that are under way, and puts
@@ -173,10 +173,10 @@ impl Taking {
         let nodes = &round.nodes;
         let refused: Vec<usize> = round.votes.refused().collect();
         let old_ones: Vec<usize> = (0..nodes.len()).filter(|node| old.may_stand(*node)).collect();
-        nodes.release_from(old, old_ones).ask().await;
+        nodes.release_from(old, old_ones).start().await;
         let put_back =
             refused.into_iter().map(|node| (node, nodes.put_back(node, &round.claim, *ttl, *timeout)));
-        Fan::new(nodes.runtime.clone(), put_back).ask().await;
+        FanOut::new(nodes.runtime.clone(), put_back).start().await;
     }
 }
 
@@ -191,13 +191,13 @@ pub(crate) async fn extend(
     start: Instant,
     deadline: Instant,
     timeout: Duration,
-) -> Result<(Instant, Vec<NodeReply>), Defeated> {
+) -> Result<(Instant, Vec<NodeReply>), LostRound> {
     let valid_until = start + nodes.drift.validity(ttl);
     let deadline = deadline.min(valid_until);
     let timeout = nodes.timeout(ttl).min(timeout).min(deadline.saturating_duration_since(start));
     let mut fan = nodes.extend_all(claim, ttl, timeout);
     let mut votes = Votes::new(nodes);
-    if votes.hear(&mut fan, Some(deadline), settled_for_a_holder).await != Decision::Won {
+    if votes.collect(&mut fan, Some(deadline), is_conclusive).await != Decision::Won {
         let defeated = votes.defeated();
         telemetry::round(Verb::Extend, claim, Some(defeated.defeat), &defeated.answers);
         return Err(defeated);
@@ -206,7 +206,7 @@ pub(crate) async fn extend(
     for node in votes.refused() {
         put_back.push((node, nodes.put_back(node, claim, ttl, timeout)));
     }
-    for (node, request) in fan.take() {
+    for (node, request) in fan.take_pending() {
         let back = nodes.put_back(node, claim, ttl, timeout);
         let heard_later = async move {
             if let Ok(AcquireReply::Refused) = request.await {
@@ -216,17 +216,17 @@ pub(crate) async fn extend(
         put_back.push((node, Box::pin(heard_later)));
     }
     // Asked here, so that a release that follows is behind; finished in the background.
-    Fan::new(nodes.runtime.clone(), put_back).ask().await;
+    FanOut::new(nodes.runtime.clone(), put_back).start().await;
     let answers = votes.answers();
     telemetry::round(Verb::Extend, claim, None, &answers);
     Ok((valid_until, answers))
 }
 
 /// Whether a quorum removed the claim's keys (`true`), or it was not held by a quorum any more (`false`).
-pub(crate) async fn release(nodes: &Arc<Nodes>, claim: &Arc<Claim>) -> Result<bool, Defeated> {
+pub(crate) async fn release(nodes: &Arc<Nodes>, claim: &Arc<Claim>) -> Result<bool, LostRound> {
     let mut fan = nodes.release_all(claim);
     let mut votes = Votes::new(nodes);
-    match votes.hear(&mut fan, None, settled_for_a_holder).await {
+    match votes.collect(&mut fan, None, is_conclusive).await {
         Decision::Won => {
             telemetry::round(Verb::Release, claim, None, &votes.answers());
             Ok(true)
@@ -234,25 +234,25 @@ pub(crate) async fn release(nodes: &Arc<Nodes>, claim: &Arc<Claim>) -> Result<bo
         Decision::Open | Decision::Lost => {
             let defeated = votes.defeated();
             telemetry::round(Verb::Release, claim, Some(defeated.defeat), &defeated.answers);
-            if defeated.disproved { Ok(false) } else { Err(defeated) }
+            if defeated.no_quorum_holds { Ok(false) } else { Err(defeated) }
         }
     }
 }
 
 /// A round that a quorum did not support.
 #[derive(Debug)]
-pub(crate) struct Defeated {
-    pub(crate) defeat: Defeat,
+pub(crate) struct LostRound {
+    pub(crate) defeat: LossReason,
     /// So many nodes said that they do not hold the keys that no quorum holds them.
-    pub(crate) disproved: bool,
+    pub(crate) no_quorum_holds: bool,
     pub(crate) attempts: u32,
     pub(crate) answers: Vec<NodeReply>,
 }
 
-impl Defeated {
+impl LostRound {
     /// Nobody was asked: the validity had run out.
     pub(crate) fn lapsed() -> Self {
-        Self { defeat: Defeat::Refused, disproved: true, attempts: 0, answers: Vec::new() }
+        Self { defeat: LossReason::Refused, no_quorum_holds: true, attempts: 0, answers: Vec::new() }
     }
 
     pub(crate) fn report(self, claim: &Claim) -> Box<RoundReport> {
@@ -261,21 +261,21 @@ impl Defeated {
     }
 
     /// The error for a lock that was asked for.
-    pub(crate) fn not_won(self, claim: &Claim) -> Error {
+    pub(crate) fn into_acquire_error(self, claim: &Claim) -> Error {
         match self.defeat {
-            Defeat::Refused => Error::Contended(self.report(claim)),
-            Defeat::NoQuorum => Error::NoQuorum(self.report(claim)),
-            Defeat::Rejected => Error::Rejected(self.report(claim)),
+            LossReason::Refused => Error::Contended(self.report(claim)),
+            LossReason::NoQuorum => Error::NoQuorum(self.report(claim)),
+            LossReason::Rejected => Error::Rejected(self.report(claim)),
         }
     }
 
     /// The error for a lock that is, or was, held.
-    pub(crate) fn not_confirmed(self, claim: &Claim) -> Error {
+    pub(crate) fn into_holder_error(self, claim: &Claim) -> Error {
         match self.defeat {
-            _ if self.disproved => Error::Lost(self.report(claim)),
-            Defeat::Rejected => Error::Rejected(self.report(claim)),
+            _ if self.no_quorum_holds => Error::Lost(self.report(claim)),
+            LossReason::Rejected => Error::Rejected(self.report(claim)),
             // A quorum answered, but neither yes nor no: what the silent nodes hold decides.
-            Defeat::Refused | Defeat::NoQuorum => Error::NoQuorum(self.report(claim)),
+            LossReason::Refused | LossReason::NoQuorum => Error::NoQuorum(self.report(claim)),
         }
     }
 }
@@ -288,21 +288,21 @@ struct Votes {
     answers: Vec<Option<NodeOutcome>>,
     /// Whether a contended round is given up when only nodes that went silent could still tip it: another round is
     /// cheap then, and keys in each other's way are not.
-    impatient: bool,
+    yields_early: bool,
 }
 
 impl Votes {
     fn new(nodes: &Arc<Nodes>) -> Self {
         let (tally, answers) = (Tally::new(nodes.len()), vec![None; nodes.len()]);
-        Self { nodes: nodes.clone(), tally, answers, impatient: false }
+        Self { nodes: nodes.clone(), tally, answers, yields_early: false }
     }
 
     /// Waits until the round is decided, and a lost one until what is known about it is `enough`. A yes that is seen
     /// at the deadline or later is none, and ends the round: the clock is read again for every answer, and never
     /// before it.
-    async fn hear<T>(
+    async fn collect<T>(
         &mut self,
-        fan: &mut Fan<Result<T, BackendError>>,
+        fan: &mut FanOut<Result<T, BackendError>>,
         deadline: Option<Instant>,
         enough: impl Fn(&Tally) -> bool,
     ) -> Decision
@@ -324,7 +324,7 @@ impl Votes {
             }
             match self.tally.decision() {
                 Decision::Won => return Decision::Won,
-                Decision::Lost | Decision::Open if late || all_heard || self.hopeless() => break,
+                Decision::Lost | Decision::Open if late || all_heard || self.should_give_up() => break,
                 Decision::Lost | Decision::Open => {}
             }
         }
@@ -349,8 +349,8 @@ impl Votes {
         }
     }
 
-    fn hopeless(&self) -> bool {
-        self.impatient && self.tally.hopeless(|node| self.nodes.nodes[node].is_silent())
+    fn should_give_up(&self) -> bool {
+        self.yields_early && self.tally.should_give_up(|node| self.nodes.nodes[node].is_silent())
     }
 
     fn refused(&self) -> impl Iterator<Item = usize> {
@@ -364,10 +364,10 @@ impl Votes {
         self.nodes.answers(&self.answers)
     }
 
-    fn defeated(&self) -> Defeated {
-        Defeated {
+    fn defeated(&self) -> LostRound {
+        LostRound {
             defeat: self.tally.defeat(),
-            disproved: self.tally.disproved(),
+            no_quorum_holds: self.tally.no_quorum_holds(),
             attempts: 1,
             answers: self.answers(),
         }
@@ -375,8 +375,8 @@ impl Votes {
 }
 
 /// Who holds a lock has to know whether it is lost, and only the last answer may tell.
-fn settled_for_a_holder(tally: &Tally) -> bool {
-    tally.disproved() || tally.defeat() == Defeat::Rejected
+fn is_conclusive(tally: &Tally) -> bool {
+    tally.no_quorum_holds() || tally.defeat() == LossReason::Rejected
 }
 
 fn vote(answer: &NodeOutcome) -> Vote {

@@ -26,18 +26,18 @@ use crate::{
     error::{Error, NodeOutcome, NodeReply},
     lock::{Lock, UnlockOutcome},
     nodes::Nodes,
-    quorum::Defeat,
+    quorum::LossReason,
     resources::Resources,
     token::Token,
 };
 
 mod call;
 #[cfg(feature = "tracing")]
-mod condition;
+mod events;
 #[cfg(feature = "tracing")]
-mod lines;
+mod health;
 #[cfg(feature = "metrics")]
-mod numbers;
+mod metrics;
 
 /// What a node, or a round of nodes, is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ pub(crate) enum Loss {
 /// A lock manager was made.
 pub(crate) fn built() {
     #[cfg(feature = "metrics")]
-    numbers::describe();
+    metrics::describe();
 }
 
 /// Tells of a call of `lock`, from its first poll to its end.
@@ -109,33 +109,33 @@ pub(crate) async fn unlock(
 pub(crate) fn dropped(claim: &Claim) {
     in_a_destructor(|| {
         #[cfg(feature = "tracing")]
-        lines::dropped(claim);
+        events::dropped(claim);
         #[cfg(feature = "metrics")]
-        numbers::unlocked("dropped");
+        metrics::unlocked("dropped");
     });
 }
 
 /// A round was decided.
-pub(crate) fn round(verb: Verb, claim: &Claim, defeat: Option<Defeat>, answers: &[NodeReply]) {
+pub(crate) fn round(verb: Verb, claim: &Claim, defeat: Option<LossReason>, answers: &[NodeReply]) {
     let outcome = match defeat {
         None => "won",
-        Some(Defeat::Refused) => "refused",
-        Some(Defeat::NoQuorum) => "no_quorum",
-        Some(Defeat::Rejected) => "rejected",
+        Some(LossReason::Refused) => "refused",
+        Some(LossReason::NoQuorum) => "no_quorum",
+        Some(LossReason::Rejected) => "rejected",
     };
     #[cfg(feature = "tracing")]
-    lines::round(verb, claim, outcome, &Votes::count(answers));
+    events::round(verb, claim, outcome, &Votes::count(answers));
     #[cfg(feature = "metrics")]
-    numbers::round(verb, outcome);
+    metrics::round(verb, outcome);
 }
 
 /// A round was given up half-way, because its call was.
 pub(crate) fn round_cancelled(claim: &Claim) {
     in_a_destructor(|| {
         #[cfg(feature = "tracing")]
-        lines::round(Verb::Acquire, claim, "cancelled", &Votes::default());
+        events::round(Verb::Acquire, claim, "cancelled", &Votes::default());
         #[cfg(feature = "metrics")]
-        numbers::round(Verb::Acquire, "cancelled");
+        metrics::round(Verb::Acquire, "cancelled");
     });
 }
 
@@ -161,11 +161,11 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// `telling`: whether the answer says something about the node. A timeout that was cut short does not.
+    /// `informative`: whether the answer says something about the node. A timeout that was cut short does not.
     pub(crate) fn answered<T: Copy + Into<NodeOutcome>>(
         self,
         answer: &Result<T, BackendError>,
-        telling: bool,
+        informative: bool,
     ) {
         #[cfg(any(feature = "tracing", feature = "metrics"))]
         {
@@ -174,12 +174,12 @@ impl<'a> Request<'a> {
             let said = answer.as_ref().map(|answer| (*answer).into());
             let outcome = outcome_of_request(said.as_ref().map_err(|error| error.kind()));
             #[cfg(feature = "metrics")]
-            numbers::answered(watch.label(), self.verb, outcome, took);
+            metrics::answered(watch.label(), self.verb, outcome, took);
             #[cfg(feature = "tracing")]
             {
                 let error = answer.as_ref().err();
-                lines::answered(watch.label(), self.verb, outcome, took, error, self.token);
-                if telling {
+                events::answered(watch.label(), self.verb, outcome, took, error, self.token);
+                if informative {
                     watch.turned(self.nodes, now, error, self.token);
                 }
             }
@@ -189,30 +189,30 @@ impl<'a> Request<'a> {
 
 /// What is remembered of a node.
 #[derive(Debug)]
-pub(crate) struct NodeWatch {
+pub(crate) struct NodeTelemetry {
     /// Its name, or its position when it has none.
     #[cfg(any(feature = "tracing", feature = "metrics"))]
     label: Arc<str>,
     #[cfg(feature = "tracing")]
-    condition: condition::Watched,
+    condition: health::Watched,
     /// Whether it was told that it shares its server.
     #[cfg(feature = "tracing")]
     shares: AtomicBool,
     #[cfg(feature = "metrics")]
-    owed: numbers::Owed,
+    owed: metrics::Owed,
 }
 
-impl NodeWatch {
+impl NodeTelemetry {
     pub(crate) fn new(position: usize, name: Option<&str>) -> Self {
         #[cfg(any(feature = "tracing", feature = "metrics"))]
         let label: Arc<str> = name.map_or_else(|| position.to_string().into(), Into::into);
         Self {
             #[cfg(feature = "metrics")]
-            owed: numbers::Owed::new(label.clone()),
+            owed: metrics::Owed::new(label.clone()),
             #[cfg(any(feature = "tracing", feature = "metrics"))]
             label,
             #[cfg(feature = "tracing")]
-            condition: condition::Watched::default(),
+            condition: health::Watched::default(),
             #[cfg(feature = "tracing")]
             shares: AtomicBool::new(false),
         }
@@ -222,14 +222,14 @@ impl NodeWatch {
     pub(crate) fn shares_server_with(&self, other: &Self) {
         #[cfg(feature = "tracing")]
         if !self.shares.swap(true, Ordering::Relaxed) {
-            lines::shares_server(&self.label, &other.label);
+            events::shares_server(&self.label, &other.label);
         }
     }
 
     /// The node owes more releases than before, or fewer.
     pub(crate) fn owes(&self, before: usize, after: usize) {
         #[cfg(feature = "tracing")]
-        lines::owes(&self.label, before, after);
+        events::owes(&self.label, before, after);
         #[cfg(feature = "metrics")]
         self.owed.change(before, after);
     }
@@ -244,14 +244,14 @@ impl NodeWatch {
     fn turned(&self, nodes: &Nodes, now: Instant, error: Option<&BackendError>, token: &Token) {
         if let Some(turn) = self.condition.seen(now, error.map(BackendError::kind)) {
             let serving = nodes.nodes.iter().filter(|node| node.watch.condition.serves()).count();
-            lines::turned(&self.label, turn, error, token, serving, nodes.len());
+            events::turned(&self.label, turn, error, token, serving, nodes.len());
         }
     }
 }
 
 /// What is remembered of a lock that is held.
 #[derive(Debug)]
-pub(crate) struct HoldWatch {
+pub(crate) struct LockTelemetry {
     #[cfg(any(feature = "tracing", feature = "metrics"))]
     start: Instant,
     /// Whether its loss was told.
@@ -259,7 +259,7 @@ pub(crate) struct HoldWatch {
     lost: AtomicBool,
 }
 
-impl HoldWatch {
+impl LockTelemetry {
     pub(crate) fn begin(nodes: &Nodes) -> Self {
         Self {
             #[cfg(any(feature = "tracing", feature = "metrics"))]
@@ -274,9 +274,9 @@ impl HoldWatch {
         #[cfg(any(feature = "tracing", feature = "metrics"))]
         if !self.lost.swap(true, Ordering::Relaxed) {
             #[cfg(feature = "tracing")]
-            lines::lost(claim, loss.reason());
+            events::lost(claim, loss.reason());
             #[cfg(feature = "metrics")]
-            numbers::lost(loss);
+            metrics::lost(loss);
         }
     }
 
@@ -289,7 +289,7 @@ impl HoldWatch {
                 self.lost(claim, Loss::Expired);
             }
             #[cfg(feature = "metrics")]
-            numbers::held(now.saturating_duration_since(self.start));
+            metrics::held(now.saturating_duration_since(self.start));
         });
     }
 

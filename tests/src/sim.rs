@@ -105,7 +105,6 @@ impl Sim {
     }
 
     /// A source for one lock manager's tokens and jitter, from the seed; each call gives another one.
-    #[must_use]
     pub fn entropy(&self) -> impl FnMut(&mut [u8]) + Send + 'static {
         let mut rng = ChaCha20Rng::from_rng(&mut self.runtime.state().rng);
         move |bytes| rng.fill(bytes)

@@ -13,9 +13,9 @@ use super::keys::Keys;
 use crate::{
     backend::{BackendError, BackendErrorKind},
     inspect::KeyState,
+    latch::Latch,
     resources::Resources,
     runtime::Runtime,
-    signal::Signal,
     token::Token,
 };
 
@@ -64,7 +64,7 @@ impl Server {
     /// Takes a request in, in order, and runs what is due.
     pub(super) fn arrive(self: &Arc<Self>, order: Order) -> Result<Arc<Pending>, BackendError> {
         let now = self.runtime.now();
-        let answer = Arc::new(Pending { outcome: Mutex::default(), given: Signal::new() });
+        let answer = Arc::new(Pending { outcome: Mutex::default(), given: Latch::new() });
         let delay = {
             let mut state = self.state();
             state.requests += 1;
@@ -209,7 +209,7 @@ pub(super) enum Outcome {
 /// An answer that somebody may still wait for.
 pub(super) struct Pending {
     pub(super) outcome: Mutex<Option<Result<Outcome, BackendError>>>,
-    pub(super) given: Signal,
+    pub(super) given: Latch,
 }
 
 impl Pending {

@@ -4,11 +4,11 @@ use std::future::Future;
 #[cfg(any(feature = "tracing", feature = "metrics"))]
 use std::time::Instant;
 
-use super::in_a_destructor;
 #[cfg(feature = "tracing")]
-use super::lines;
+use super::events;
+use super::in_a_destructor;
 #[cfg(feature = "metrics")]
-use super::numbers;
+use super::metrics;
 use crate::{error::Error, nodes::Nodes, resources::Resources, token::Token};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +44,7 @@ impl<'a> Call<'a> {
             #[cfg(any(feature = "tracing", feature = "metrics"))]
             start: nodes.now(),
             #[cfg(feature = "tracing")]
-            span: lines::span(kind, resources, token),
+            span: events::span(kind, resources, token),
             ended: false,
         }
     }
@@ -55,13 +55,13 @@ impl<'a> Call<'a> {
         let watched = async move {
             let mut call = self;
             #[cfg(feature = "tracing")]
-            lines::begun(call.resources);
+            events::begun(call.resources);
             let output = work.await;
             call.end(&end(&output));
             output
         };
         #[cfg(feature = "tracing")]
-        let watched = lines::inside(span, watched);
+        let watched = events::inside(span, watched);
         watched.await
     }
 
@@ -71,12 +71,12 @@ impl<'a> Call<'a> {
         {
             let took = self.nodes.now().saturating_duration_since(self.start);
             #[cfg(feature = "tracing")]
-            lines::ended(&self.span, end, took);
+            events::ended(&self.span, end, took);
             #[cfg(feature = "metrics")]
             match self.kind {
-                Kind::Lock => numbers::locked(end.outcome, took),
-                Kind::Extend => numbers::extended(end.outcome),
-                Kind::Unlock => numbers::unlocked(end.outcome),
+                Kind::Lock => metrics::locked(end.outcome, took),
+                Kind::Extend => metrics::extended(end.outcome),
+                Kind::Unlock => metrics::unlocked(end.outcome),
             }
         }
     }

@@ -63,7 +63,7 @@ impl Capture {
     }
 
     /// The events with this message.
-    pub(crate) fn with_name(&self, text: &str) -> Vec<Line> {
+    pub(crate) fn named(&self, text: &str) -> Vec<Line> {
         self.lines().into_iter().filter(|line| line.text == text).collect()
     }
 

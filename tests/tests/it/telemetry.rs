@@ -13,8 +13,8 @@ use crate::{
 #[case::granted("granted", "1", "3/0/0/0/0", &[])]
 #[case::granted_at_last("granted", "2", "3/0/0/0/0", &[])]
 #[case::contended("contended", "4", "0/3/0/0/0", &[])]
-#[case::no_quorum("no_quorum", "4", "1/0/2/0/0", &["WARN node fails", "WARN node fails"])]
-#[case::rejected("rejected", "1", "1/0/0/2/0", &["WARN node fails", "WARN node fails"])]
+#[case::no_quorum("no_quorum", "4", "1/0/2/0/0", &["WARN node unhealthy", "WARN node unhealthy"])]
+#[case::rejected("rejected", "1", "1/0/0/2/0", &["WARN node unhealthy", "WARN node unhealthy"])]
 fn a_lock_is_one_span_with_its_outcome_attempts_and_votes(
     #[case] outcome: &str,
     #[case] attempts: &str,
@@ -39,9 +39,9 @@ fn a_lock_is_one_span_with_its_outcome_attempts_and_votes(
     let span = &spans[0];
     assert_eq!((span.text.as_str(), span.level, span.get("resources")), ("lock", Level::INFO, "2"));
     assert_eq!((span.get("outcome"), span.get("attempts")), (outcome, attempts));
-    assert_eq!(capture.with_name("round").len().to_string(), attempts);
+    assert_eq!(capture.named("round").len().to_string(), attempts);
     assert_eq!(span.votes(), votes);
-    assert_eq!(capture.with_name("begin")[0].get("names"), r#""x", "y""#);
+    assert_eq!(capture.named("begin")[0].get("names"), r#""x", "y""#);
     let holder = result.as_ref().map_or("", |lock| &lock.token().as_str()[..8]);
     assert_eq!(span.get("holder"), holder);
     assert_eq!(capture.loud(), loud, "contention is no error, and a dead node is told once");
@@ -61,7 +61,7 @@ fn a_node_that_leads_to_the_server_of_another_is_told_once() {
         }
     });
     assert_eq!(capture.loud(), ["WARN node has no vote of its own"]);
-    let told = &capture.with_name("node has no vote of its own")[0];
+    let told = &capture.named("node has no vote of its own")[0];
     assert_eq!((told.get("node"), told.get("same_server_as")), ("other way", "node 0"));
 }
 
@@ -71,7 +71,7 @@ fn a_call_that_makes_no_sense_is_told_too() {
     let (result, capture) = Capture::of(&bed, async { bed.redlock().lock("", s(10)).await });
     assert!(matches!(result, Err(Error::InvalidRequest(_))));
     assert_eq!(capture.last_span().get("outcome"), "invalid");
-    assert_eq!(capture.with_name("answer").len(), 0);
+    assert_eq!(capture.named("answer").len(), 0);
 }
 
 #[test]
@@ -87,8 +87,8 @@ fn a_dropped_call_is_cancelled_and_its_time_is_told() {
     let spans = capture.spans();
     assert_eq!(spans.len(), 1, "what was never polled was never asked for: {spans:?}");
     assert_eq!((spans[0].get("outcome"), spans[0].get("elapsed_ms")), ("cancelled", "120"));
-    assert_eq!(capture.with_name("round")[0].get("outcome"), "cancelled");
-    assert_eq!(capture.with_name("answer").len(), 6, "acquires and their releases are answered all the same");
+    assert_eq!(capture.named("round")[0].get("outcome"), "cancelled");
+    assert_eq!(capture.named("answer").len(), 6, "acquires and their releases are answered all the same");
     assert_eq!(capture.loud(), [""; 0]);
     bed.assert_free("x");
 }
@@ -113,11 +113,11 @@ fn an_extension_tells_whether_it_was_confirmed() {
     assert!(holders.iter().all(|holder| *holder == holders[0] && holder.len() == 8), "{holders:?}");
     assert_eq!(spans[2].votes(), "1/0/2/0/0");
 
-    let lost = capture.with_name("lock lost");
+    let lost = capture.named("lock lost");
     assert_eq!(lost.len(), 1, "once, although it is dropped later");
     assert_eq!((lost[0].level, lost[0].get("reason")), (Level::WARN, "gone"));
     assert_eq!((lost[0].get("holder"), lost[0].within.unwrap().0), (holders[0], "extend"));
-    assert_eq!(capture.with_name("lock dropped: it is released in the background").len(), 1);
+    assert_eq!(capture.named("lock dropped: it is released in the background").len(), 1);
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn an_unlock_tells_whether_the_lock_was_still_held() {
     let unlocks: Vec<_> = capture.spans().into_iter().filter(|span| span.text == "unlock").collect();
     let outcomes: Vec<_> = unlocks.iter().map(|span| span.get("outcome")).collect();
     assert_eq!(outcomes, ["released", "already_gone", "already_gone", "no_quorum"]);
-    let lost = capture.with_name("lock lost");
+    let lost = capture.named("lock lost");
     assert_eq!(lost.iter().map(|line| line.get("reason")).collect::<Vec<_>>(), ["gone", "expired"]);
 }
 
@@ -158,11 +158,11 @@ fn a_lock_that_expires_under_its_routine_is_told_once_at_its_deadline() {
         took
     });
     assert_eq!(took, ms(9_898));
-    let expected = ["WARN node fails", "WARN node fails", "WARN node fails", "WARN lock lost"];
+    let expected = ["WARN node unhealthy", "WARN node unhealthy", "WARN node unhealthy", "WARN lock lost"];
     assert_eq!(capture.loud(), expected);
-    assert_eq!(capture.with_name("lock lost")[0].get("reason"), "expired");
+    assert_eq!(capture.named("lock lost")[0].get("reason"), "expired");
     let failing: Vec<_> = capture
-        .with_name("node fails")
+        .named("node unhealthy")
         .iter()
         .map(|line| (line.get("node").to_owned(), line.get("serving").to_owned()))
         .collect();

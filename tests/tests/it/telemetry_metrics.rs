@@ -24,7 +24,7 @@ fn metrics_count_what_happened() {
         ("redlock_unlocks_total{outcome=dropped}", 1),
         ("redlock_lost_total{reason=gone}", 1),
         ("redlock_lost_total{reason=expired}", 0),
-        ("redlock_owed_releases{node=node 2}", 0),
+        ("redlock_pending_releases{node=node 2}", 0),
         ("redlock_lock_duration_seconds{outcome=granted}", 0),
         ("redlock_node_requests_total{node=node 0,verb=acquire,outcome=granted}", 4),
         ("redlock_node_requests_total{node=node 0,verb=acquire,outcome=rejected}", 1),
@@ -69,7 +69,7 @@ fn what_is_owed_is_a_gauge_that_comes_back_to_zero() {
             });
             kept = keep.then_some((redlock, bed));
         });
-        [0, 1, 2].map(|node| metrics[&format!("redlock_owed_releases{{node={node}}}")])
+        [0, 1, 2].map(|node| metrics[&format!("redlock_pending_releases{{node={node}}}")])
     };
     assert_eq!(owed(1, true), [1, 1, 1]);
     assert_eq!(owed(12, true), [0, 0, 0], "their keys have expired");

@@ -16,25 +16,25 @@ use crate::runtime::{BoxFuture, Runtime};
 /// The first poll asks *every* node before any answer is looked at: a combinator that returns at the first ready
 /// future would leave the others unasked. Once asked, a request is finished: what is still under way when the fan
 /// is dropped goes on in the background. A fan that is dropped before its first poll has asked nobody, and asks
-/// nobody, unless it was made with [`Fan::without_fail`].
-pub(crate) struct Fan<T: Send + 'static> {
+/// nobody, unless it was made with [`FanOut::run_on_drop`].
+pub(crate) struct FanOut<T: Send + 'static> {
     runtime: Arc<dyn Runtime>,
     requests: Vec<(usize, BoxFuture<T>)>,
     asked: bool,
-    without_fail: bool,
+    run_on_drop: bool,
 }
 
-impl<T: Send + 'static> Fan<T> {
+impl<T: Send + 'static> FanOut<T> {
     pub(crate) fn new(
         runtime: Arc<dyn Runtime>,
         requests: impl IntoIterator<Item = (usize, BoxFuture<T>)>,
     ) -> Self {
-        Self { runtime, requests: requests.into_iter().collect(), asked: false, without_fail: false }
+        Self { runtime, requests: requests.into_iter().collect(), asked: false, run_on_drop: false }
     }
 
     /// Asks in the background what has not been asked when the fan is dropped.
-    pub(crate) fn without_fail(mut self) -> Self {
-        self.without_fail = true;
+    pub(crate) fn run_on_drop(mut self) -> Self {
+        self.run_on_drop = true;
         self
     }
 
@@ -48,12 +48,12 @@ impl<T: Send + 'static> Fan<T> {
     }
 
     /// Asks every node, and returns at once with what was answered on the spot.
-    pub(crate) async fn ask(&mut self) -> Vec<(usize, T)> {
+    pub(crate) async fn start(&mut self) -> Vec<(usize, T)> {
         poll_fn(|cx| Poll::Ready(self.poll(cx))).await
     }
 
     /// Takes out the requests that are still under way.
-    pub(crate) fn take(&mut self) -> Vec<(usize, BoxFuture<T>)> {
+    pub(crate) fn take_pending(&mut self) -> Vec<(usize, BoxFuture<T>)> {
         mem::take(&mut self.requests)
     }
 
@@ -83,20 +83,20 @@ impl<T: Send + 'static> Fan<T> {
     }
 }
 
-impl<T: Send + 'static> Drop for Fan<T> {
+impl<T: Send + 'static> Drop for FanOut<T> {
     fn drop(&mut self) {
-        if self.requests.is_empty() || !(self.asked || self.without_fail) {
+        if self.requests.is_empty() || !(self.asked || self.run_on_drop) {
             return;
         }
-        let mut rest = Fan::new(self.runtime.clone(), self.take());
+        let mut rest = FanOut::new(self.runtime.clone(), self.take_pending());
         self.runtime.spawn(Box::pin(async move { while !rest.next().await.is_empty() {} }));
     }
 }
 
-impl<T: Send + 'static> fmt::Debug for Fan<T> {
+impl<T: Send + 'static> fmt::Debug for FanOut<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let under_way: Vec<usize> = self.requests.iter().map(|(node, _)| *node).collect();
-        f.debug_struct("Fan").field("under_way", &under_way).field("asked", &self.asked).finish()
+        f.debug_struct("FanOut").field("under_way", &under_way).field("asked", &self.asked).finish()
     }
 }
 
@@ -153,7 +153,7 @@ mod tests {
             (node, request)
         };
         let polls = || [0, 1, 2].map(|node: usize| polls[node].load(Ordering::Relaxed));
-        let mut fan = Fan::new(shelf.clone(), (0..3).map(request));
+        let mut fan = FanOut::new(shelf.clone(), (0..3).map(request));
         let mut cx = Context::from_waker(Waker::noop());
         let panic = catch_unwind(AssertUnwindSafe(|| fan.poll(&mut cx))).unwrap_err();
         assert_eq!(panic.downcast_ref::<&str>(), Some(&"out of order"), "the caller gets it");

@@ -14,7 +14,7 @@ use tracing::{Span, debug, field, info, info_span, trace, warn};
 use super::{
     Verb, Votes,
     call::{End, Kind},
-    condition::Turn,
+    health::Transition,
 };
 use crate::{
     backend::BackendError, claim::Claim, error::Chain, inspect::HOLDER, resources::Resources, token::Token,
@@ -125,20 +125,20 @@ pub(super) fn answered(
 
 pub(super) fn turned(
     node: &str,
-    turn: Turn,
+    turn: Transition,
     error: Option<&BackendError>,
     token: &Token,
     serving: usize,
     nodes: usize,
 ) {
     match turn {
-        Turn::Fails { kind, untold } => {
+        Transition::Fails { kind, suppressed } => {
             let error = error.map(|error| field::display(Scrubbed { error, token }));
-            warn!(target: "redlock", node, %kind, error, serving, nodes, untold, "node fails");
+            warn!(target: "redlock", node, %kind, error, serving, nodes, suppressed, "node unhealthy");
         }
-        Turn::Serves { failed_for, untold } => {
+        Transition::Serves { failed_for, suppressed } => {
             let failed_for_ms = millis(failed_for);
-            info!(target: "redlock", node, failed_for_ms, serving, nodes, untold, "node serves again");
+            info!(target: "redlock", node, failed_for_ms, serving, nodes, suppressed, "node recovered");
         }
     }
 }

@@ -24,7 +24,7 @@ pub(super) fn describe() {
     describe_histogram!(HOLD_DURATION, Unit::Seconds, "How long locks were held");
     describe_counter!(REQUESTS, "Requests to a node, by verb and outcome");
     describe_histogram!(REQUEST_DURATION, Unit::Seconds, "How long a node took for its answer");
-    describe_gauge!(OWED, "Releases that a node still owes, and is asked for again");
+    describe_gauge!(PENDING_RELEASES, "Releases that a node still owes, and is asked for again");
     // Counted from zero: an alert on an increase would not see the first one of a series that it begins.
     for loss in [Loss::Expired, Loss::Gone] {
         counter!(LOST, "reason" => loss.reason()).increment(0);
@@ -85,7 +85,7 @@ impl Owed {
     fn add(&self, more: i64) {
         if more != 0 {
             self.owed.fetch_add(more, Ordering::Relaxed);
-            gauge!(OWED, "node" => SharedString::from(self.node.clone())).increment(more as f64);
+            gauge!(PENDING_RELEASES, "node" => SharedString::from(self.node.clone())).increment(more as f64);
         }
     }
 }
@@ -106,4 +106,4 @@ const LOST: &str = "redlock_lost_total";
 const HOLD_DURATION: &str = "redlock_hold_duration_seconds";
 const REQUESTS: &str = "redlock_node_requests_total";
 const REQUEST_DURATION: &str = "redlock_node_request_duration_seconds";
-const OWED: &str = "redlock_owed_releases";
+const PENDING_RELEASES: &str = "redlock_pending_releases";

@@ -8,13 +8,13 @@ use std::{
 
 use crate::{backend::BackendErrorKind, claim::Claim, nodes::Nodes};
 
-/// One node's debts, oldest first. At most [`MOST_DEBTS`], each forgotten when its keys have expired.
+/// One node's debts, oldest first. At most [`MAX_PENDING`], each forgotten when its keys have expired.
 #[derive(Debug, Default)]
-pub(crate) struct Debts(Mutex<Book>);
+pub(crate) struct CleanupQueue(Mutex<Pending>);
 
 #[derive(Debug, Default)]
-struct Book {
-    owed: VecDeque<Debt>,
+struct Pending {
+    owed: VecDeque<PendingRelease>,
     /// The task that goes through them. There is at most one for each node.
     shift: Option<Shift>,
     /// How many tasks there have been.
@@ -30,7 +30,7 @@ struct Shift {
 }
 
 #[derive(Clone, Debug)]
-struct Debt {
+struct PendingRelease {
     claim: Arc<Claim>,
     /// Not earlier: what comes out of the buffers of a broken connection needs a moment too.
     due: Instant,
@@ -40,7 +40,7 @@ struct Debt {
     forgotten: Instant,
 }
 
-impl Debt {
+impl PendingRelease {
     fn new(claim: Arc<Claim>, now: Instant, due: Instant) -> Self {
         let ttl = claim.ttl().get();
         Self { claim, due, expires: now + ttl, forgotten: now + ttl * MAX_TTLS }
@@ -53,26 +53,26 @@ impl Debt {
     }
 }
 
-impl Book {
+impl Pending {
     /// Adds a debt, and forgets one in the middle when there are too many. The number of a new shift, if one has to begin.
-    fn add(&mut self, debt: Debt, now: Instant) -> Option<u64> {
-        if self.owed.len() >= MOST_DEBTS {
+    fn add(&mut self, debt: PendingRelease, now: Instant) -> Option<u64> {
+        if self.owed.len() >= MAX_PENDING {
             // The first ones of an outage have reached the node's buffers, and may take effect when it comes back; the last
             // ones are about to be asked of a node that is back. What lies between was asked of a node that was away.
-            self.owed.remove(MOST_DEBTS / 2);
+            self.owed.remove(MAX_PENDING / 2);
         }
         self.owed.push_back(debt);
         if self.shift.as_ref().is_some_and(|shift| now <= shift.back) {
             return None;
         }
         self.shifts += 1;
-        self.shift = Some(Shift { number: self.shifts, back: now + LONGEST_ABSENCE });
+        self.shift = Some(Shift { number: self.shifts, back: now + MAX_ABSENCE });
         Some(self.shifts)
     }
 
     /// The first debt in the queue that has not expired. When there is none, or another has taken over, the shift is
     /// over.
-    fn first(&mut self, shift: u64, now: Instant) -> Option<Debt> {
+    fn first(&mut self, shift: u64, now: Instant) -> Option<PendingRelease> {
         self.shift.as_ref().filter(|current| current.number == shift)?;
         self.owed.retain(|debt| debt.expires > now);
         let first = self.owed.front().cloned();
@@ -85,7 +85,7 @@ impl Book {
     /// A shift's task waits for an answer until `answered` at the latest, and pauses then.
     fn go(&mut self, shift: u64, answered: Instant) {
         if let Some(shift) = self.shift.as_mut().filter(|current| current.number == shift) {
-            shift.back = answered + LONGEST_ABSENCE;
+            shift.back = answered + MAX_ABSENCE;
         }
     }
 
@@ -93,36 +93,36 @@ impl Book {
         self.shift.take_if(|current| current.number == shift);
     }
 
-    fn settle(&mut self, settled: &Debt) {
+    fn settle(&mut self, settled: &PendingRelease) {
         self.owed.retain(|debt| !Arc::ptr_eq(&debt.claim, &settled.claim));
     }
 
     /// Lets the others have their turn before this one is tried again. One that has given way meanwhile is not taken
     /// up again: there is no room for it.
-    fn postpone(&mut self, failed: Debt) {
+    fn postpone(&mut self, failed: PendingRelease) {
         let before = self.owed.len();
         self.settle(&failed);
         if self.owed.len() < before {
             // Not at the end of a long book, where it would soon be the one that gives way.
-            self.owed.insert(self.owed.len().min(MOST_DEBTS / 2 - 1), failed);
+            self.owed.insert(self.owed.len().min(MAX_PENDING / 2 - 1), failed);
         }
     }
 }
 
 impl Nodes {
     /// Notes that a node has to be asked once more to remove the claim's keys.
-    pub(crate) fn owe(self: &Arc<Self>, node: usize, claim: &Arc<Claim>) {
+    pub(crate) fn schedule_release(self: &Arc<Self>, node: usize, claim: &Arc<Claim>) {
         let now = self.now();
-        let due = now + self.timeout(claim.ttl()).min(LONGEST_PAUSE);
-        let debt = Debt::new(claim.clone(), now, due);
-        if let Some(shift) = self.with_debts(node, |book| book.add(debt, now)) {
-            let collector = Collector { nodes: self.clone(), node, shift };
+        let due = now + self.timeout(claim.ttl()).min(MAX_PAUSE);
+        let debt = PendingRelease::new(claim.clone(), now, due);
+        if let Some(shift) = self.with_cleanup(node, |book| book.add(debt, now)) {
+            let collector = Reaper { nodes: self.clone(), node, shift };
             self.runtime.spawn(Box::pin(collector.run()));
         }
     }
 
     /// Reads or changes a node's book.
-    fn with_debts<T>(&self, node: usize, change: impl FnOnce(&mut Book) -> T) -> T {
+    fn with_cleanup<T>(&self, node: usize, change: impl FnOnce(&mut Pending) -> T) -> T {
         let (output, before, after) = {
             let mut book = self.nodes[node].debts.0.lock().unwrap_or_else(PoisonError::into_inner);
             let before = book.owed.len();
@@ -135,43 +135,43 @@ impl Nodes {
 }
 
 /// Asks one node for its debts, one after the other, and less and less often while it does not answer.
-struct Collector {
+struct Reaper {
     nodes: Arc<Nodes>,
     node: usize,
     shift: u64,
 }
 
-impl Collector {
+impl Reaper {
     async fn run(self) {
         let (nodes, node) = (&self.nodes, self.node);
         let mut pause = Duration::ZERO;
         loop {
             let now = nodes.now();
-            let Some(mut debt) = nodes.with_debts(node, |book| book.first(self.shift, now)) else { break };
+            let Some(mut debt) = nodes.with_cleanup(node, |book| book.first(self.shift, now)) else { break };
             let early = debt.due.saturating_duration_since(now);
             if !early.is_zero() {
                 nodes.runtime.sleep(early).await;
                 continue;
             }
             let timeout = nodes.timeout(debt.claim.ttl());
-            nodes.with_debts(node, |book| book.go(self.shift, now + timeout));
+            nodes.with_cleanup(node, |book| book.go(self.shift, now + timeout));
             match nodes.release(node, &debt.claim).await {
                 Err(error) => {
                     pause = match error.kind() {
                         // What a person has to mend takes its time.
-                        BackendErrorKind::Rejected => LONGEST_PAUSE,
+                        BackendErrorKind::Rejected => MAX_PAUSE,
                         BackendErrorKind::Indeterminate | BackendErrorKind::Transient => {
-                            (pause * 2).clamp(timeout.min(LONGEST_PAUSE), LONGEST_PAUSE)
+                            (pause * 2).clamp(timeout.min(MAX_PAUSE), MAX_PAUSE)
                         }
                     };
                     if debt.claim.is_unsettled(node) {
                         debt.keys_may_come_now(nodes.now());
                     }
-                    nodes.with_debts(node, |book| book.postpone(debt));
+                    nodes.with_cleanup(node, |book| book.postpone(debt));
                     nodes.runtime.sleep(pause).await;
                 }
                 Ok(_) => {
-                    nodes.with_debts(node, |book| book.settle(&debt));
+                    nodes.with_cleanup(node, |book| book.settle(&debt));
                     pause = Duration::ZERO;
                 }
             }
@@ -179,23 +179,23 @@ impl Collector {
     }
 }
 
-impl Drop for Collector {
+impl Drop for Reaper {
     /// A task that was dropped half-way leaves the rest to the next one.
     fn drop(&mut self) {
-        self.nodes.with_debts(self.node, |book| book.end(self.shift));
+        self.nodes.with_cleanup(self.node, |book| book.end(self.shift));
     }
 }
 
 /// The most debts that are kept for one node: a bound on memory.
-const MOST_DEBTS: usize = 1_024;
+const MAX_PENDING: usize = 1_024;
 /// For how many times its ttl a debt is kept for an acquire that may still come. One that comes later leaves its key for
 /// its ttl, which is little beside the time that its server was away.
 const MAX_TTLS: u32 = 10;
 /// How long a node that does not answer is left alone at most.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// So long after it had to have an answer, a task has looked at the debts again, unless it stands still: a pause, and what
 /// a busy machine takes.
-const LONGEST_ABSENCE: Duration = Duration::from_secs(3);
+const MAX_ABSENCE: Duration = Duration::from_secs(3);
 
 #[cfg(test)]
 mod tests {
@@ -203,59 +203,59 @@ mod tests {
     use crate::validity::{Drift, Ttl};
 
     #[allow(clippy::disallowed_methods)]
-    fn debts() -> impl Iterator<Item = Debt> {
+    fn debts() -> impl Iterator<Item = PendingRelease> {
         let (now, second) = (Instant::now(), Duration::from_secs(1));
         (0..).filter_map(move |number| {
             let ttl = Ttl::new(60 * second, Drift::new(0.01).ok()?).ok()?;
             let name = format!("{number}");
             let claim = Arc::new(Claim::new(name.as_str().into(), "0".repeat(40).parse().ok()?, ttl, 1));
-            Some(Debt::new(claim, now, now))
+            Some(PendingRelease::new(claim, now, now))
         })
     }
 
-    fn add(book: &mut Book, debt: Debt) -> Option<u64> {
+    fn add(book: &mut Pending, debt: PendingRelease) -> Option<u64> {
         let now = debt.due;
         book.add(debt, now)
     }
 
-    fn names(book: &Book) -> Vec<&str> {
+    fn names(book: &Pending) -> Vec<&str> {
         book.owed.iter().map(|debt| debt.claim.resources.as_slice()[0].as_str()).collect()
     }
 
     #[test]
     fn of_too_many_debts_the_first_and_the_last_are_kept() {
-        let (mut book, mut debts) = (Book::default(), debts());
-        for debt in debts.by_ref().take(3 * MOST_DEBTS) {
+        let (mut book, mut debts) = (Pending::default(), debts());
+        for debt in debts.by_ref().take(3 * MAX_PENDING) {
             add(&mut book, debt);
         }
         let numbers: Vec<usize> = names(&book).into_iter().map(|name| name.parse().unwrap()).collect();
-        let half = MOST_DEBTS / 2;
-        assert!(numbers.iter().copied().eq((0..half).chain(3 * MOST_DEBTS - half..3 * MOST_DEBTS)));
+        let half = MAX_PENDING / 2;
+        assert!(numbers.iter().copied().eq((0..half).chain(3 * MAX_PENDING - half..3 * MAX_PENDING)));
     }
 
     #[test]
     fn the_first_debts_are_kept_when_they_are_asked_for_and_fail() {
-        let (mut book, mut debts) = (Book::default(), debts());
-        for debt in debts.by_ref().take(MOST_DEBTS) {
+        let (mut book, mut debts) = (Pending::default(), debts());
+        for debt in debts.by_ref().take(MAX_PENDING) {
             add(&mut book, debt);
         }
-        for (number, new) in debts.take(3 * MOST_DEBTS).enumerate() {
+        for (number, new) in debts.take(3 * MAX_PENDING).enumerate() {
             if number % 4 == 0 {
                 let asked = book.first(1, new.due).unwrap();
                 book.postpone(asked);
             }
             add(&mut book, new);
         }
-        let mut first = names(&book)[..MOST_DEBTS / 2].to_vec();
+        let mut first = names(&book)[..MAX_PENDING / 2].to_vec();
         first.sort_by_key(|name| name.parse::<usize>().ok());
         assert!(
-            first.iter().map(ToString::to_string).eq((0..MOST_DEBTS / 2).map(|number| number.to_string()))
+            first.iter().map(ToString::to_string).eq((0..MAX_PENDING / 2).map(|number| number.to_string()))
         );
     }
 
     #[test]
     fn a_debt_whose_keys_may_still_come_is_kept_for_ten_times_its_ttl_at_most() {
-        let (mut book, mut debt) = (Book::default(), debts().next().unwrap());
+        let (mut book, mut debt) = (Pending::default(), debts().next().unwrap());
         let (start, ttl) = (debt.due, debt.claim.ttl().get());
         for (after, kept) in [(0, 1), (1, 2), (5, 6), (9, 10), (10, 10)] {
             debt.keys_may_come_now(start + after * ttl);
@@ -267,26 +267,26 @@ mod tests {
 
     #[test]
     fn a_debt_that_fails_does_not_come_back_when_it_has_given_way_meanwhile() {
-        let (mut book, mut debts) = (Book::default(), debts());
-        for debt in debts.by_ref().take(MOST_DEBTS) {
+        let (mut book, mut debts) = (Pending::default(), debts());
+        for debt in debts.by_ref().take(MAX_PENDING) {
             add(&mut book, debt);
         }
-        for new in debts.take(MOST_DEBTS) {
+        for new in debts.take(MAX_PENDING) {
             let now = new.due;
             let asked = book.first(1, now).unwrap();
             add(&mut book, new);
             book.postpone(asked);
-            assert!(book.owed.len() <= MOST_DEBTS, "{}", book.owed.len());
+            assert!(book.owed.len() <= MAX_PENDING, "{}", book.owed.len());
         }
         let asked = book.first(1, book.owed[0].due).unwrap();
         book.postpone(asked.clone());
-        let half = MOST_DEBTS / 2;
+        let half = MAX_PENDING / 2;
         assert!(Arc::ptr_eq(&book.owed[half - 1].claim, &asked.claim), "the others have their turn");
     }
 
     #[test]
     fn a_shift_that_stands_still_is_taken_over_and_ends_when_it_goes_on() {
-        let (mut book, mut debts) = (Book::default(), debts());
+        let (mut book, mut debts) = (Pending::default(), debts());
         let mut next = || debts.next().unwrap();
         let start = next().due;
         let s = Duration::from_secs;

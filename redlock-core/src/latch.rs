@@ -17,7 +17,7 @@ use futures_util::{
 };
 
 #[derive(Clone)]
-pub(crate) struct Signal {
+pub(crate) struct Latch {
     flag: Arc<Flag>,
     wait: Shared<BoxFuture<'static, ()>>,
 }
@@ -28,7 +28,7 @@ struct Flag {
     waker: AtomicWaker,
 }
 
-impl Signal {
+impl Latch {
     pub(crate) fn new() -> Self {
         let flag = Arc::new(Flag::default());
         let waiting = flag.clone();
@@ -51,9 +51,9 @@ impl Signal {
     }
 }
 
-impl fmt::Debug for Signal {
+impl fmt::Debug for Latch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Signal").field(&self.flag.set).finish()
+        f.debug_tuple("Latch").field(&self.flag.set).finish()
     }
 }
 
@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn every_waiter_sees_it_early_and_late() {
         let mut cx = Context::from_waker(futures_util::task::noop_waker_ref());
-        let signal = Signal::new();
+        let signal = Latch::new();
         let mut early = [signal.wait(), signal.wait()];
         for wait in &mut early {
             assert!(wait.poll_unpin(&mut cx).is_pending());
@@ -83,7 +83,7 @@ mod tests {
 
     #[tokio::test]
     async fn waiters_on_other_tasks_are_woken() {
-        let signal = Signal::new();
+        let signal = Latch::new();
         let tasks: Vec<_> = (0..3).map(|_| tokio::spawn(signal.wait())).collect();
         tokio::task::yield_now().await;
         signal.set();

@@ -13,7 +13,7 @@ pub(super) struct Watched(Mutex<Condition>);
 
 impl Watched {
     /// What to tell after an answer; without the lock, since telling is somebody else's code.
-    pub(super) fn seen(&self, now: Instant, failure: Option<BackendErrorKind>) -> Option<Turn> {
+    pub(super) fn seen(&self, now: Instant, failure: Option<BackendErrorKind>) -> Option<Transition> {
         self.condition().seen(now, failure)
     }
 
@@ -30,45 +30,45 @@ impl Watched {
 #[derive(Debug, Default)]
 struct Condition {
     is: Option<BackendErrorKind>,
-    told: Option<BackendErrorKind>,
+    logged: Option<BackendErrorKind>,
     /// When it was last told that the node fails.
     warned: Option<Instant>,
     /// How often it has changed without being told since.
-    untold: u32,
+    suppressed: u32,
 }
 
 /// Something to tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
-    /// It fails. `untold`: changes since the last line.
-    Fails { kind: BackendErrorKind, untold: u32 },
+pub(super) enum Transition {
+    /// It fails. `suppressed`: changes since the last line.
+    Fails { kind: BackendErrorKind, suppressed: u32 },
     /// It serves again, after it was said to fail for so long.
-    Serves { failed_for: Duration, untold: u32 },
+    Serves { failed_for: Duration, suppressed: u32 },
 }
 
 impl Condition {
-    fn seen(&mut self, now: Instant, failure: Option<BackendErrorKind>) -> Option<Turn> {
+    fn seen(&mut self, now: Instant, failure: Option<BackendErrorKind>) -> Option<Transition> {
         let changed = failure != self.is;
         self.is = failure;
         let since = |warned: Instant| now.saturating_duration_since(warned);
         let turn = match failure {
-            None if self.told.is_some() => {
+            None if self.logged.is_some() => {
                 let failed_for = self.warned.map(since).unwrap_or_default();
-                Turn::Serves { failed_for, untold: self.untold }
+                Transition::Serves { failed_for, suppressed: self.suppressed }
             }
             Some(kind)
-                if self.told != failure && self.warned.is_none_or(|at| since(at) >= BETWEEN_WARNINGS) =>
+                if self.logged != failure && self.warned.is_none_or(|at| since(at) >= BETWEEN_WARNINGS) =>
             {
                 self.warned = Some(now);
-                Turn::Fails { kind, untold: self.untold }
+                Transition::Fails { kind, suppressed: self.suppressed }
             }
             None | Some(_) => {
-                self.untold = self.untold.saturating_add(changed.into());
+                self.suppressed = self.suppressed.saturating_add(changed.into());
                 return None;
             }
         };
-        self.told = failure;
-        self.untold = 0;
+        self.logged = failure;
+        self.suppressed = 0;
         Some(turn)
     }
 }
@@ -96,12 +96,12 @@ mod tests {
     fn a_failure_and_its_end_are_told_once_each() {
         let (mut node, start) = (Condition::default(), some_instant());
         assert_eq!(node.seen(start, None), None, "a node is taken to serve until it fails");
-        let fails = Turn::Fails { kind: Indeterminate, untold: 0 };
+        let fails = Transition::Fails { kind: Indeterminate, suppressed: 0 };
         assert_eq!(node.seen(start, Some(Indeterminate)), Some(fails));
         for second in 1..600 {
             assert_eq!(node.seen(start + s(second), Some(Indeterminate)), None);
         }
-        let serves = Turn::Serves { failed_for: s(600), untold: 0 };
+        let serves = Transition::Serves { failed_for: s(600), suppressed: 0 };
         assert_eq!(node.seen(start + s(600), None), Some(serves));
         assert_eq!(node.seen(start + s(601), None), None);
     }
@@ -117,7 +117,7 @@ mod tests {
         assert_eq!(turns.len(), 20);
         assert_eq!(
             turns[2],
-            Turn::Fails { kind: Indeterminate, untold: 598 },
+            Transition::Fails { kind: Indeterminate, suppressed: 598 },
             "every change is accounted for"
         );
     }
@@ -129,7 +129,7 @@ mod tests {
         assert!(node.seen(start + s(1), None).is_some());
         assert_eq!(node.seen(start + s(2), Some(Rejected)), None);
         assert_eq!(node.seen(start + s(59), Some(Rejected)), None);
-        let fails = Turn::Fails { kind: Rejected, untold: 1 };
+        let fails = Transition::Fails { kind: Rejected, suppressed: 1 };
         assert_eq!(node.seen(start + s(60), Some(Rejected)), Some(fails));
     }
 
@@ -138,7 +138,7 @@ mod tests {
         let (mut node, start) = (Condition::default(), some_instant());
         assert!(node.seen(start, Some(Indeterminate)).is_some());
         assert_eq!(node.seen(start + s(10), Some(Transient)), None);
-        let fails = Turn::Fails { kind: Transient, untold: 1 };
+        let fails = Transition::Fails { kind: Transient, suppressed: 1 };
         assert_eq!(node.seen(start + s(70), Some(Transient)), Some(fails));
     }
 }

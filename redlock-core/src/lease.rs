@@ -10,21 +10,21 @@ use futures_util::future::{Either, select};
 use crate::{
     claim::Claim,
     error::Error,
+    latch::Latch,
     nodes::Nodes,
-    rounds::{self, Defeated},
-    signal::Signal,
-    telemetry::{self, HoldWatch, Loss},
+    rounds::{self, LostRound},
+    telemetry::{self, LockTelemetry, Loss},
     validity::Ttl,
 };
 
 /// What a lock, its leases and its keep-alive share.
 #[derive(Debug)]
-pub(crate) struct Hold {
+pub(crate) struct LeaseState {
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) claim: Arc<Claim>,
     state: Mutex<State>,
-    over: Signal,
-    pub(crate) watch: HoldWatch,
+    over: Latch,
+    pub(crate) watch: LockTelemetry,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -34,10 +34,10 @@ struct State {
     over: bool,
 }
 
-impl Hold {
+impl LeaseState {
     pub(crate) fn new(nodes: Arc<Nodes>, claim: Arc<Claim>, valid_until: Instant) -> Self {
-        let (state, watch) = (Mutex::new(State { valid_until, over: false }), HoldWatch::begin(&nodes));
-        Self { nodes, claim, state, over: Signal::new(), watch }
+        let (state, watch) = (Mutex::new(State { valid_until, over: false }), LockTelemetry::begin(&nodes));
+        Self { nodes, claim, state, over: Latch::new(), watch }
     }
 
     /// What is left of the validity; `None` when there is nothing left or the hold is over.
@@ -89,7 +89,7 @@ impl Hold {
         self.extend_within(ttl, Duration::MAX).await
     }
 
-    /// As [`Hold::extend`]; the answers are waited for no longer than `timeout`.
+    /// As [`LeaseState::extend`]; the answers are waited for no longer than `timeout`.
     pub(crate) async fn extend_within(&self, ttl: Ttl, timeout: Duration) -> Result<(), Error> {
         telemetry::extend(&self.nodes, &self.claim, self.confirm(ttl, timeout)).await
     }
@@ -102,26 +102,26 @@ impl Hold {
         let extended = if self.remaining().is_some() {
             rounds::extend(&self.nodes, &self.claim, ttl, start, deadline, timeout).await
         } else {
-            Err(Defeated::lapsed())
+            Err(LostRound::lapsed())
         };
         let defeated = match extended {
-            Ok((valid_until, _)) if self.prolong(valid_until) => return Ok(()),
-            Ok((_, answers)) => Defeated { attempts: 1, answers, ..Defeated::lapsed() },
+            Ok((valid_until, _)) if self.extend_to(valid_until) => return Ok(()),
+            Ok((_, answers)) => LostRound { attempts: 1, answers, ..LostRound::lapsed() },
             Err(defeated) => defeated,
         };
         let lapsed = self.remaining().is_none();
-        if defeated.disproved || lapsed {
+        if defeated.no_quorum_holds || lapsed {
             if !lapsed {
                 self.watch.lost(&self.claim, Loss::Gone);
             }
             self.end();
             return Err(Error::Lost(defeated.report(&self.claim)));
         }
-        Err(defeated.not_confirmed(&self.claim))
+        Err(defeated.into_holder_error(&self.claim))
     }
 
     /// Moves the deadline, unless it has passed: a hold that was lost once stays lost.
-    fn prolong(&self, valid_until: Instant) -> bool {
+    fn extend_to(&self, valid_until: Instant) -> bool {
         let mut state = self.state();
         // Read under the lock: whoever has seen it lapsed before has seen it for good.
         let now = self.nodes.now();
