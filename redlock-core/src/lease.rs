@@ -40,7 +40,7 @@ impl LeaseState {
         Self { nodes, claim, state, over: Latch::new(), watch }
     }
 
-    /// What is left of the validity; `None` when there is nothing left or the hold is over.
+    /// What is left of the validity; `None` when there is nothing left or the lease is over.
     pub(crate) fn remaining(&self) -> Option<Duration> {
         let state = self.state();
         let now = self.nodes.now();
@@ -55,7 +55,7 @@ impl LeaseState {
         self.state().valid_until
     }
 
-    /// The hold is over here: it is released, lost, or left to somebody else.
+    /// The lease is over here: it is released, lost, or left to somebody else.
     pub(crate) fn end(&self) {
         self.claim.close();
         let before = {
@@ -70,7 +70,7 @@ impl LeaseState {
         }
     }
 
-    /// Completes when the hold is over or its validity has run out, whatever the nodes do: the deadline is local.
+    /// Completes when the lease is over or its validity has run out, whatever the nodes do: the deadline is local.
     pub(crate) async fn ended(&self) {
         while let Some(left) = self.remaining() {
             if let Either::Left(_) = select(self.over.wait(), self.nodes.runtime.sleep(left)).await {
@@ -84,7 +84,7 @@ impl LeaseState {
 
     /// Asks all nodes to let the keys live for `ttl` from now, or for what is left when that is more: the validity has
     /// to rest on the keys that the nodes confirm now, since others may have been lost and put back. Only what a quorum
-    /// has confirmed while the hold was still valid counts; whatever else happens, the validity stays as it was.
+    /// has confirmed while the lease was still valid counts; whatever else happens, the validity stays as it was.
     pub(crate) async fn extend(&self, ttl: Ttl) -> Result<(), Error> {
         self.extend_within(ttl, Duration::MAX).await
     }
@@ -120,7 +120,7 @@ impl LeaseState {
         Err(defeated.into_holder_error(&self.claim))
     }
 
-    /// Moves the deadline, unless it has passed: a hold that was lost once stays lost.
+    /// Moves the deadline, unless it has passed: a lease that was lost once stays lost.
     fn extend_to(&self, valid_until: Instant) -> bool {
         let mut state = self.state();
         // Read under the lock: whoever has seen it lapsed before has seen it for good.

@@ -49,7 +49,7 @@ pub(crate) struct Nodes {
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) backend: Box<dyn LockBackend>,
-    pub(crate) debts: CleanupQueue,
+    pub(crate) cleanup: CleanupQueue,
     /// Whether the last request went without an answer, and nothing was answered since it was asked.
     silent: AtomicBool,
     answered: AtomicU64,
@@ -60,7 +60,7 @@ impl Node {
     pub(crate) fn new((position, backend): (usize, Box<dyn LockBackend>)) -> Self {
         let watch = NodeTelemetry::new(position, backend.name());
         let (silent, answered) = (AtomicBool::new(false), AtomicU64::new(0));
-        Self { backend, debts: CleanupQueue::default(), silent, answered, watch }
+        Self { backend, cleanup: CleanupQueue::default(), silent, answered, watch }
     }
 
     pub(crate) fn is_silent(&self) -> bool {

@@ -25,11 +25,11 @@ use redlock_core::{
 use tokio::{runtime::Handle, time::Instant};
 
 use crate::{
-    answer::{done, key_states},
-    class::{classify, classify_setup},
     client,
     connection::LazyConnection,
+    error::{classify, classify_setup},
     given::Given,
+    reply::{as_bool, key_states},
     scripts, url,
 };
 
@@ -124,7 +124,7 @@ impl FredBackend {
         timeout: Duration,
     ) -> Result<AcquireReply, BackendError> {
         let request = async {
-            let granted = self.run(arguments, timeout, done).await?;
+            let granted = self.run(arguments, timeout, as_bool).await?;
             Ok(if granted { AcquireReply::Granted } else { AcquireReply::Refused })
         };
         let link = match &self.line {
@@ -227,7 +227,7 @@ impl LockBackend for FredBackend {
 
     async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
         let arguments = scripts::arguments(scripts::RELEASE, request.resources, Some(request.token), None);
-        let removed = self.run(arguments, request.timeout, done).await?;
+        let removed = self.run(arguments, request.timeout, as_bool).await?;
         Ok(if removed { ReleaseReply::Removed } else { ReleaseReply::NotHeld })
     }
 

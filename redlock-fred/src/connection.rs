@@ -30,8 +30,8 @@ use tokio::{
 };
 
 use crate::{
-    class::asks_for_another_connection,
     client::{self, Sent},
+    error::asks_for_another_connection,
 };
 
 /// One connection to one server: made at the first command, replaced at the first command after it broke, when it has been

@@ -18,7 +18,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::class::classify;
+use crate::error::classify;
 
 /// A client that somebody else has made, and initializes.
 pub(crate) struct Given {

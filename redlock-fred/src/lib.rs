@@ -1,11 +1,11 @@
 #![doc = include_str!("../README.md")]
 
-mod answer;
 mod backend;
-mod class;
 mod client;
 mod connection;
+mod error;
 mod given;
+mod reply;
 mod scripts;
 mod url;
 

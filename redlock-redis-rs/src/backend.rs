@@ -15,10 +15,10 @@ use redlock_core::{
 };
 
 use crate::{
-    answer::{done, key_states, without_attributes},
-    class::classify,
     connection::LazyConnection,
-    exec::{Executor, unconstrained},
+    error::classify,
+    executor::{Executor, unconstrained},
+    reply::{as_bool, key_states, without_attributes},
     scripts,
 };
 
@@ -89,7 +89,7 @@ where
         timeout: Duration,
     ) -> Result<AcquireReply, BackendError> {
         let request = async {
-            let granted = self.run(command, timeout, done).await?;
+            let granted = self.run(command, timeout, as_bool).await?;
             Ok(if granted { AcquireReply::Granted } else { AcquireReply::Refused })
         };
         self.count(request, resources, timeout).await
@@ -184,7 +184,7 @@ where
 
     async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
         let command = scripts::eval(scripts::RELEASE, request.resources, Some(request.token), None);
-        let removed = self.run(command, request.timeout, done).await?;
+        let removed = self.run(command, request.timeout, as_bool).await?;
         Ok(if removed { ReleaseReply::Removed } else { ReleaseReply::NotHeld })
     }
 

@@ -14,8 +14,8 @@ use redlock_core::{PerRuntime, reconnect::Reconnect, redis::ServerId};
 use tokio::sync::oneshot;
 
 use crate::{
-    exec::{Executor, unconstrained},
-    source::{Connection, Source},
+    connector::{Connection, Connector},
+    executor::{Executor, unconstrained},
 };
 
 /// One connection to one node: made at the first command, replaced at the first command after it broke.
@@ -37,13 +37,13 @@ use crate::{
 /// of its own, and all other runtimes have one together: a connection stands still with a runtime that nobody drives.
 #[derive(Clone)]
 pub struct LazyConnection {
-    source: Arc<Source>,
+    source: Arc<Connector>,
     links: Arc<PerRuntime<Link>>,
 }
 
 /// What is on one runtime, or on all that have threads.
 pub(crate) struct Link {
-    source: Arc<Source>,
+    source: Arc<Connector>,
     state: Mutex<State>,
     server: ServerId,
 }
@@ -80,7 +80,7 @@ trait Wait: Send {
     fn is_given_up(&self) -> bool;
 
     /// Goes on with the connection, or ends with the error.
-    fn go_on(self: Box<Self>, connected: RedisResult<Used>, executor: &Executor);
+    fn go_on(self: Box<Self>, connected: RedisResult<Checkout>, executor: &Executor);
 }
 
 struct WaitingCommand<T, C> {
@@ -89,14 +89,14 @@ struct WaitingCommand<T, C> {
 }
 
 /// A connection, and which one it is.
-struct Used {
+struct Checkout {
     connection: Connection,
     number: u64,
 }
 
 impl LazyConnection {
     /// Connects to what `source` leads to; nothing is sent yet.
-    pub(crate) fn new(source: Source) -> Self {
+    pub(crate) fn new(source: Connector) -> Self {
         let source = Arc::new(source);
         let shared = source.clone();
         let links = PerRuntime::new(move || Link::new(shared.clone()));
@@ -125,7 +125,7 @@ impl LazyConnection {
 }
 
 impl Link {
-    fn new(source: Arc<Source>) -> Self {
+    fn new(source: Arc<Connector>) -> Self {
         let state = State {
             line: Line::Closed,
             made: 0,
@@ -158,7 +158,10 @@ impl Link {
     }
 
     /// The connection; or, while there is none, the answer of a command that waits for it.
-    fn connection_or_answer<T, C, F>(self: &Arc<Self>, command: impl FnOnce() -> C) -> Result<Used, Answer<T>>
+    fn connection_or_answer<T, C, F>(
+        self: &Arc<Self>,
+        command: impl FnOnce() -> C,
+    ) -> Result<Checkout, Answer<T>>
     where
         T: Send + 'static,
         C: FnOnce(Connection) -> F + Send + 'static,
@@ -174,7 +177,7 @@ impl Link {
             && !runtime.is_closed()
             && !(was_idle && connection.has_ended())
         {
-            return Ok(Used { connection: connection.clone(), number });
+            return Ok(Checkout { connection: connection.clone(), number });
         }
         let (waiting, answer) = wait_for_connection(command());
         if let Line::Connecting(queue) = &mut state.line {
@@ -228,12 +231,12 @@ where
         self.sender.is_closed()
     }
 
-    fn go_on(self: Box<Self>, connected: RedisResult<Used>, executor: &Executor) {
+    fn go_on(self: Box<Self>, connected: RedisResult<Checkout>, executor: &Executor) {
         let Self { command, sender } = *self;
         match connected {
             Err(error) => drop(sender.send((NO_CONNECTION, Err(error)))),
             Ok(_) if sender.is_closed() => {}
-            Ok(Used { connection, number }) => {
+            Ok(Checkout { connection, number }) => {
                 let mut sending = Box::pin(unconstrained(async move {
                     let result = command(connection).await;
                     drop(sender.send((number, result)));
@@ -300,7 +303,7 @@ impl Connecting {
                 let number = state.made;
                 // Under the lock, so that what arrives from now on comes behind; what waited does not take it.
                 for waiting in queue {
-                    waiting.go_on(Ok(Used { connection: connection.clone(), number }), &executor);
+                    waiting.go_on(Ok(Checkout { connection: connection.clone(), number }), &executor);
                 }
                 let (watch, replaced) = oneshot::channel();
                 executor.spawn(async move { drop(replaced.await) });
@@ -332,12 +335,12 @@ impl Drop for Connecting {
 }
 
 /// A command that has been asked for: dropped before its end, it was given up.
-struct Asking<'a> {
+struct InFlight<'a> {
     link: &'a Link,
     ended: bool,
 }
 
-impl<'a> Asking<'a> {
+impl<'a> InFlight<'a> {
     fn on(link: &'a Link) -> Self {
         link.state().asking += 1;
         Self { link, ended: false }
@@ -349,7 +352,7 @@ impl<'a> Asking<'a> {
     }
 }
 
-impl Drop for Asking<'_> {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         let mut state = self.link.state();
         state.asking -= 1;
@@ -383,7 +386,7 @@ impl ConnectionLike for LazyConnection {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         Box::pin(async move {
             let link = self.links.get();
-            let asking = Asking::on(&link);
+            let asking = InFlight::on(&link);
             let owned = || {
                 let command = command.clone();
                 |mut connection: Connection| async move { connection.req_packed_command(&command).await }
@@ -403,7 +406,7 @@ impl ConnectionLike for LazyConnection {
     ) -> RedisFuture<'a, Vec<Value>> {
         Box::pin(async move {
             let link = self.links.get();
-            let asking = Asking::on(&link);
+            let asking = InFlight::on(&link);
             let owned = || {
                 let pipeline = pipeline.clone();
                 move |mut connection: Connection| async move {

@@ -7,23 +7,23 @@ compile_error!(
 );
 
 #[cfg(any(feature = "smol", feature = "tokio"))]
-mod answer;
-#[cfg(any(feature = "smol", feature = "tokio"))]
 mod backend;
-#[cfg(any(feature = "smol", feature = "tokio"))]
-mod class;
 #[cfg(any(feature = "smol", feature = "tokio"))]
 mod connection;
 #[cfg(any(feature = "smol", feature = "tokio"))]
-mod exec;
+mod connector;
+#[cfg(any(feature = "smol", feature = "tokio"))]
+mod error;
+#[cfg(any(feature = "smol", feature = "tokio"))]
+mod executor;
 #[cfg(any(feature = "smol", feature = "tokio"))]
 mod login;
 #[cfg(all(feature = "cluster", any(feature = "smol", feature = "tokio")))]
-mod queue;
+mod ordered_cluster;
+#[cfg(any(feature = "smol", feature = "tokio"))]
+mod reply;
 #[cfg(any(feature = "smol", feature = "tokio"))]
 mod scripts;
-#[cfg(any(feature = "smol", feature = "tokio"))]
-mod source;
 #[cfg(any(feature = "smol", feature = "tokio"))]
 mod tls;
 #[cfg(any(feature = "smol", feature = "tokio"))]

@@ -9,7 +9,7 @@ use redis::{
 };
 
 use crate::{
-    class::{asks_for_another_connection, refusal, refuses_everybody},
+    error::{asks_for_another_connection, refusal, refuses_everybody},
     tls,
 };
 

@@ -2,12 +2,12 @@
 
 use redis::RedisError;
 
-use crate::source::Source;
+use crate::connector::Connector;
 
 /// Sees to it that there is cryptography for connections with TLS. redis-rs brings none, and rustls panics when it
 /// finds none, or two.
 #[cfg(any(feature = "smol-rustls", feature = "tokio-rustls"))]
-pub(crate) fn prepare(source: &Source) {
+pub(crate) fn prepare(source: &Connector) {
     use rustls::crypto::{CryptoProvider, ring};
 
     // What the program has installed is left alone, as is the choice of a program without TLS.
@@ -18,7 +18,7 @@ pub(crate) fn prepare(source: &Source) {
 }
 
 #[cfg(not(any(feature = "smol-rustls", feature = "tokio-rustls")))]
-pub(crate) fn prepare(_: &Source) {}
+pub(crate) fn prepare(_: &Connector) {}
 
 /// Whether one side does not accept the certificate of the other: then nothing was run, and nothing will be until
 /// somebody changes one of them.

@@ -7,11 +7,11 @@ pub mod adapter;
 pub mod chaos;
 pub mod cluster;
 pub mod fake;
-pub mod island;
+pub mod netns;
 pub mod proxy;
 pub mod sentinel;
 pub mod server;
-pub mod sim;
+pub mod sim_runtime;
 pub mod simulation;
 pub mod soak;
 

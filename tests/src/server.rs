@@ -22,7 +22,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::net::TcpSocket;
 
-use crate::island::Island;
+use crate::netns::Island;
 
 /// A server: running, unless it has been killed.
 pub struct Server {

@@ -21,15 +21,15 @@ pub use self::{
     faults::{Fault, Faults, Struck},
     timeline::Timeline,
 };
-use crate::sim::{Sim, SimRuntime};
+use crate::sim_runtime::{Sim, SimRuntime};
 
 mod checks;
 mod clients;
 mod faults;
 mod ledger;
+mod nemesis;
 mod network;
 mod timeline;
-mod troubles;
 
 /// One run: everything that happens in it follows from the seed and the faults.
 #[derive(Clone, Debug)]
@@ -232,7 +232,7 @@ impl World {
             };
             process.spawn(Box::pin(client.run()));
         }
-        troubles::begin(&self, seed);
+        nemesis::begin(&self, seed);
         let stormy = self.runtime.elapsed() + STORM;
         while !self.all_done() && self.runtime.elapsed() < stormy {
             self.runtime.sleep(STEP).await;

@@ -16,7 +16,7 @@ use redlock_core::{Error, Redlock};
 use tokio::runtime::{Builder, Handle};
 
 pub use self::{
-    flat::{Growth, growths},
+    growth::{Growth, growths},
     plot::draw,
 };
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
     chaos::{Fault, Fleet, Strike, now, rage},
 };
 
-mod flat;
+mod growth;
 mod plot;
 
 /// A run.

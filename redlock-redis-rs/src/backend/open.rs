@@ -10,7 +10,7 @@ use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo};
 use redlock_core::node_url::OpenError;
 
 use super::RedisBackend;
-use crate::{connection::LazyConnection, source::Source};
+use crate::{connection::LazyConnection, connector::Connector};
 
 impl RedisBackend {
     /// A node by its URL: `redis://[user:password@]host[:port][/database]`, `redis+unix://`, or `rediss://` with the
@@ -28,7 +28,7 @@ impl RedisBackend {
     ///
     /// When the URL makes no sense, or says what has no meaning here. No error has any of its text.
     pub fn open(url: impl AsRef<str>) -> Result<Self, OpenError> {
-        Source::server(url.as_ref()).map(Self::lazy)
+        Connector::server(url.as_ref()).map(Self::lazy)
     }
 
     /// A node by its `rediss://` URL, with a certificate authority in place of the system's, a certificate for the
@@ -55,14 +55,14 @@ impl RedisBackend {
     /// When the URL or a certificate makes no sense, or the URL is not one of `rediss://`.
     #[cfg(any(feature = "smol-rustls", feature = "tokio-rustls"))]
     pub fn open_tls(url: impl AsRef<str>, certificates: TlsCertificates) -> Result<Self, OpenError> {
-        Source::tls_server(url.as_ref(), certificates).map(Self::lazy)
+        Connector::tls_server(url.as_ref(), certificates).map(Self::lazy)
     }
 
     /// A node by a client, whose socket options are left as they are: see [`RedisBackend::open`] for those that
     /// a lock needs. Nothing is sent yet.
     #[must_use]
     pub fn from_client(client: Client) -> Self {
-        Self::lazy(Source::Server(client))
+        Self::lazy(Connector::Server(client))
     }
 
     /// A node that is a whole Redis Cluster, by the URLs of some of its servers.
@@ -79,7 +79,7 @@ impl RedisBackend {
     /// credentials, database or TLS.
     #[cfg(feature = "cluster")]
     pub fn open_cluster(urls: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self, OpenError> {
-        let (source, name) = Source::cluster(urls)?;
+        let (source, name) = Connector::cluster(urls)?;
         Ok(Self::lazy(source).with_name(name))
     }
 
@@ -90,7 +90,7 @@ impl RedisBackend {
     #[cfg(feature = "cluster")]
     #[must_use]
     pub fn from_cluster_client(client: ClusterClient) -> Self {
-        Self::lazy(Source::cluster_client(client))
+        Self::lazy(Connector::cluster_client(client))
     }
 
     /// A node that is the server which Sentinels, by their URLs, name as `master`; `login` is how to log in to it.
@@ -111,7 +111,7 @@ impl RedisBackend {
         master: impl Into<String>,
         login: SentinelNodeConnectionInfo,
     ) -> Result<Self, OpenError> {
-        let (source, name) = Source::sentinel(urls, master.into(), login)?;
+        let (source, name) = Connector::sentinel(urls, master.into(), login)?;
         Ok(Self::lazy(source).with_name(name))
     }
 
@@ -123,10 +123,10 @@ impl RedisBackend {
     #[cfg(feature = "sentinel")]
     #[must_use]
     pub fn from_sentinel_client(client: SentinelClient) -> Self {
-        Self::lazy(Source::sentinel_client(client))
+        Self::lazy(Connector::sentinel_client(client))
     }
 
-    fn lazy(source: Source) -> Self {
+    fn lazy(source: Connector) -> Self {
         let connection = LazyConnection::new(source);
         let name = connection.name();
         Self { own: Some(connection.clone()), connection, name }

@@ -1,6 +1,6 @@
 //! Properties of what the redlock crates take from outside. Each takes any bytes and panics when it does not hold.
 
-mod bench;
+mod harness;
 mod command;
 mod names;
 mod parts;
@@ -25,8 +25,8 @@ mod help;
 #[path = "../../../redlock-redis-rs/src/bin/redlock/nodes.rs"]
 mod nodes;
 #[allow(dead_code, unreachable_pub)]
-#[path = "../../../redlock-redis-rs/src/bin/redlock/voice.rs"]
-mod voice;
+#[path = "../../../redlock-redis-rs/src/bin/redlock/output.rs"]
+mod output;
 
 #[cfg(test)]
 mod tests {

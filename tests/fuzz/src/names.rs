@@ -12,7 +12,7 @@ use redlock_core::{
     MemoryBackend, Redlock, Release, ReleaseReply, Replace, AcquireReply, Resources, UnlockOutcome, async_trait,
 };
 
-use crate::bench::{Bench, Flaw, assert_not_too_long};
+use crate::harness::{Harness, Flaw, assert_not_too_long};
 
 pub fn check(data: &[u8]) {
     let Ok(scene) = Scene::arbitrary_take_rest(Unstructured::new(data)) else { return };
@@ -89,7 +89,7 @@ impl Span {
 
 impl Scene {
     fn play(self) {
-        let bench = Bench::new(self.seed, usize::from(self.nodes % 6));
+        let bench = Harness::new(self.seed, usize::from(self.nodes % 6));
         let heard = Heard::default();
         let built = self.settings.apply(bench.builder(), &bench.nodes, &heard).build();
         let Some(redlock) = self.settings.judge(bench.nodes.len(), built) else { return };
@@ -102,7 +102,7 @@ impl Scene {
         }
     }
 
-    async fn act(&self, bench: &Bench, redlock: &Redlock) {
+    async fn act(&self, bench: &Harness, redlock: &Redlock) {
         let drift = self.settings.drift.unwrap_or(0.01);
         let down = |(position, _): &(usize, &MemoryBackend)| self.down >> position & 1 == 1;
         let (off, on): (Vec<_>, Vec<_>) = bench.nodes.iter().enumerate().partition(down);
@@ -153,7 +153,7 @@ impl Scene {
     }
 
     /// While the lock is held: somebody else's request, and an extension.
-    async fn use_it(&self, bench: &Bench, redlock: &Redlock, mut lock: Lock, drift: f64) -> Lock {
+    async fn use_it(&self, bench: &Harness, redlock: &Redlock, mut lock: Lock, drift: f64) -> Lock {
         let token = lock.token().clone();
         let other = self.second.request(bench, redlock).await;
         let valid = lock.is_valid();
@@ -210,7 +210,7 @@ impl Scene {
         lock
     }
 
-    async fn end(&self, bench: &Bench, redlock: &Redlock, lock: Lock) {
+    async fn end(&self, bench: &Harness, redlock: &Redlock, lock: Lock) {
         let valid = lock.is_valid();
         match self.ending {
             Ending::Unlock => {
@@ -246,7 +246,7 @@ impl Asked {
     }
 
     /// None when it was given up.
-    async fn request(&self, bench: &Bench, redlock: &Redlock) -> Option<Result<Lock, Error>> {
+    async fn request(&self, bench: &Harness, redlock: &Redlock) -> Option<Result<Lock, Error>> {
         let mut request = redlock.lock(&self.names[..], self.ttl.get());
         request = self.retries.apply(request);
         if let Some(wait) = self.wait {

@@ -4,7 +4,7 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use redlock_core::{Error, LockParts, MAX_TTL, Token, UnlockOutcome};
 
-use crate::bench::{Bench, Flaw, assert_not_too_long};
+use crate::harness::{Harness, Flaw, assert_not_too_long};
 
 /// Four bytes decide on which nodes the lock stands, and for how long; the rest is what was handed over.
 pub fn check(data: &[u8]) {
@@ -50,7 +50,7 @@ fn take_over([nodes, standing, life, drift]: [u8; 4], parts: &LockParts) {
     parts.max_hold = None;
     parts.longest_ttl = parts.longest_ttl.min(MAX_TTL);
     let parts = &parts;
-    let bench = Bench::new(u64::from(nodes), usize::from(nodes % 5) + 1);
+    let bench = Harness::new(u64::from(nodes), usize::from(nodes % 5) + 1);
     let drift = f64::from(drift) / 256.0;
     let redlock = bench.builder().nodes(bench.nodes.clone()).drift_factor(drift).build().expect("a manager");
     let life = Duration::from_millis(u64::from(life) * 4);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use redlock_core::{Lease, MemoryBackend, Resources};
 
-use crate::sim::SimRuntime;
+use crate::sim_runtime::SimRuntime;
 
 /// All locks of a run, and what is known about them.
 #[derive(Debug, Default)]

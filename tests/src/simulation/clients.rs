@@ -6,7 +6,7 @@ use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng, seq::IndexedRandom};
 use redlock_core::{Error, Lease, Lock, LockRequest, Redlock, Runtime};
 
 use super::{Outcome, World, faults::Fault};
-use crate::sim::SimRuntime;
+use crate::sim_runtime::SimRuntime;
 
 /// One client: a process with a lock manager.
 pub(super) struct Client {

@@ -23,7 +23,7 @@ use super::{
     ledger::Ledger,
     timeline::Timeline,
 };
-use crate::sim::{SimRuntime, poll_once};
+use crate::sim_runtime::{SimRuntime, poll_once};
 
 /// What carries requests from clients to nodes and replies back.
 #[derive(Clone)]

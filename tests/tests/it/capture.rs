@@ -21,7 +21,7 @@ use tracing_subscriber::{
     registry::{LookupSpan, Registry},
 };
 
-use crate::bed::{Bed, s};
+use crate::harness::{Harness, s};
 
 /// Everything that was told, in order.
 #[derive(Clone, Debug, Default)]
@@ -52,9 +52,9 @@ impl Capture {
     }
 
     /// Runs `test` in the simulation, and gives everything that was told.
-    pub(crate) fn of<T>(bed: &Bed, test: impl Future<Output = T>) -> (T, Self) {
+    pub(crate) fn of<T>(harness: &Harness, test: impl Future<Output = T>) -> (T, Self) {
         let capture = Self::default();
-        let output = capture.during(Level::TRACE, || bed.run(test));
+        let output = capture.during(Level::TRACE, || harness.run(test));
         (output, capture)
     }
 
@@ -217,25 +217,25 @@ fn what_a_thread_without_a_subscriber_reaches_first_is_told_to_the_test_beside_i
 }
 
 /// A bit of everything that can be told, on the resource "secret".
-pub(crate) async fn lose_and_fail(bed: &Bed, redlock: &Redlock) {
+pub(crate) async fn lose_and_fail(harness: &Harness, redlock: &Redlock) {
     let mut lock = redlock.lock("secret", s(10)).await.unwrap();
     assert!(redlock.lock("secret", s(10)).await.is_err());
     lock.extend(s(10)).await.unwrap();
-    bed.nodes[0].clear();
+    harness.nodes[0].clear();
     lock.extend(s(10)).await.unwrap();
-    bed.nodes[2].shut_down();
+    harness.nodes[2].shut_down();
     assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
-    bed.sleep(2_000).await;
-    bed.nodes[2].start();
-    bed.sleep(12_000).await;
+    harness.sleep(2_000).await;
+    harness.nodes[2].start();
+    harness.sleep(12_000).await;
     for kind in [BackendErrorKind::Indeterminate, BackendErrorKind::Transient, BackendErrorKind::Rejected] {
-        bed.nodes.iter().for_each(|node| node.fail_next(1, kind));
+        harness.nodes.iter().for_each(|node| node.fail_next(1, kind));
         assert!(redlock.try_lock("secret", s(10)).await.is_err());
-        bed.sleep(61_000).await;
+        harness.sleep(61_000).await;
     }
     let lock = redlock.lock("secret", s(10)).await.unwrap();
-    bed.nodes.iter().for_each(|node| node.clear());
+    harness.nodes.iter().for_each(|node| node.clear());
     assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::NotHeld);
     drop(redlock.lock("secret", s(10)).await.unwrap());
-    bed.sleep(1_000).await;
+    harness.sleep(1_000).await;
 }

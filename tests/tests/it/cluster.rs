@@ -11,9 +11,9 @@ use redlock_redis_rs::{
     RedisBackend, Redlock, Release, ReleaseReply, Resources, SmolRuntime, Token, TokioRuntime, UnlockOutcome,
     redis::cluster::ClusterClientBuilder,
 };
-use redlock_tests::{adapter::Adapter, cluster::Cluster, server::eventually, sim::poll_once};
+use redlock_tests::{adapter::Adapter, cluster::Cluster, server::eventually, sim_runtime::poll_once};
 
-use crate::command_process::Line;
+use crate::cli_process::Line;
 
 const TTL: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(10);

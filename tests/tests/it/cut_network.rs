@@ -8,7 +8,7 @@ use std::{
 use redlock_core::{Acquire, BackendErrorKind, LockBackend, Redlock, Token};
 use redlock_tests::{
     adapter::Adapter,
-    island::Island,
+    netns::Island,
     server::{Server, eventually},
 };
 

@@ -25,7 +25,7 @@ use redlock_tests::{
     adapter::Adapter,
     proxy::Proxy,
     server::{Server, eventually, everywhere},
-    sim::poll_once,
+    sim_runtime::poll_once,
 };
 
 pub(crate) const TTL: Duration = Duration::from_secs(60);

@@ -32,12 +32,12 @@ pub(crate) trait Other: Send + Sync {
 pub(crate) const ADAPTERS: [Adapter; 2] = [Adapter::RedisRs, Adapter::Fred];
 
 /// Three servers, and how we reach them.
-pub(crate) struct Bed {
+pub(crate) struct Harness {
     pub(crate) servers: Vec<Server>,
     adapter: Adapter,
 }
 
-impl Bed {
+impl Harness {
     pub(crate) fn new(adapter: Adapter) -> Self {
         Self { servers: Server::start_some(3), adapter }
     }
@@ -86,9 +86,9 @@ macro_rules! respects_and_is_respected {
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $scenario() {
             for adapter in $crate::interop::ADAPTERS {
-                let bed = $crate::interop::Bed::new(adapter);
-                let theirs: std::sync::Arc<dyn $crate::interop::Other> = std::sync::Arc::new(($connect)(&bed.servers).await);
-                $crate::interop::$scenario(&bed, theirs).await;
+                let harness = $crate::interop::Harness::new(adapter);
+                let theirs: std::sync::Arc<dyn $crate::interop::Other> = std::sync::Arc::new(($connect)(&harness.servers).await);
+                $crate::interop::$scenario(&harness, theirs).await;
             }
         }
     )* };
@@ -96,13 +96,13 @@ macro_rules! respects_and_is_respected {
 pub(crate) use respects_and_is_respected;
 
 pub(crate) async fn what_they_hold_is_contended_at_once_and_we_leave_nothing(
-    bed: &Bed,
+    harness: &Harness,
     theirs: Arc<dyn Other>,
 ) {
-    let ours = bed.ours();
+    let ours = harness.ours();
     let held = theirs.lock(&["a"], TTL).await.expect("nobody holds it");
-    assert!(eventually(SOON, || bed.holder("a").is_some()).await);
-    let value = bed.holder("a");
+    assert!(eventually(SOON, || harness.holder("a").is_some()).await);
+    let value = harness.holder("a");
 
     for attempt in 0..10 {
         let start = Instant::now();
@@ -111,16 +111,16 @@ pub(crate) async fn what_they_hold_is_contended_at_once_and_we_leave_nothing(
         assert!(start.elapsed() < SOON / 2, "it waited: {:?}", start.elapsed());
         assert!(theirs.extend(held, TTL).await, "after attempt {attempt}");
     }
-    assert!(bed.has_only("a", value.as_deref()).await, "we left something");
-    assert_eq!(bed.holder("a"), value, "their key was touched");
+    assert!(harness.has_only("a", value.as_deref()).await, "we left something");
+    assert_eq!(harness.holder("a"), value, "their key was touched");
 
     theirs.unlock(held).await;
     let lock = soon(&ours, "a").await;
     assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
 }
 
-pub(crate) async fn what_we_hold_they_fail_to_get(bed: &Bed, theirs: Arc<dyn Other>) {
-    let mut lock = bed.ours().lock("a", TTL).await.unwrap();
+pub(crate) async fn what_we_hold_they_fail_to_get(harness: &Harness, theirs: Arc<dyn Other>) {
+    let mut lock = harness.ours().lock("a", TTL).await.unwrap();
     let token = lock.token().as_str().as_bytes().to_vec();
 
     let stop = Arc::new(AtomicBool::new(false));
@@ -140,25 +140,28 @@ pub(crate) async fn what_we_hold_they_fail_to_get(bed: &Bed, theirs: Arc<dyn Oth
     }
     stop.store(true, Ordering::SeqCst);
     pressing.await.unwrap();
-    assert!(bed.has_only("a", Some(&token)).await, "they left something");
-    assert_eq!(bed.holder("a"), Some(token), "our key was touched");
+    assert!(harness.has_only("a", Some(&token)).await, "they left something");
+    assert_eq!(harness.holder("a"), Some(token), "our key was touched");
 
     assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
     let held = they_soon(&*theirs, "a").await;
-    assert!(bed.ours().try_lock("a", TTL).await.is_err());
+    assert!(harness.ours().try_lock("a", TTL).await.is_err());
     theirs.unlock(held).await;
-    assert!(bed.has_only("a", None).await);
+    assert!(harness.has_only("a", None).await);
 }
 
-pub(crate) async fn several_resources_are_all_or_nothing_both_ways(bed: &Bed, theirs: Arc<dyn Other>) {
-    let ours = bed.ours();
+pub(crate) async fn several_resources_are_all_or_nothing_both_ways(
+    harness: &Harness,
+    theirs: Arc<dyn Other>,
+) {
+    let ours = harness.ours();
     for names in [["a", "b"], ["b", "a"]] {
         let held = theirs.lock(&names, TTL).await.expect("nobody holds them");
         for overlapping in [["b", "c"], ["c", "a"], ["a", "b"], ["b", "a"]] {
             let refused = ours.try_lock(overlapping, TTL).await.unwrap_err();
             assert!(matches!(refused, Error::Contended(_)), "{names:?}, {overlapping:?}: {refused}");
         }
-        assert!(bed.has_only("c", None).await, "{names:?}: we left something");
+        assert!(harness.has_only("c", None).await, "{names:?}: we left something");
         let beside = ours.try_lock(["d", "c"], TTL).await.unwrap();
         assert!(theirs.extend(held, TTL).await, "{names:?}");
         theirs.unlock(held).await;
@@ -169,29 +172,29 @@ pub(crate) async fn several_resources_are_all_or_nothing_both_ways(bed: &Bed, th
         for overlapping in [&["b", "c"][..], &["c", "a"], &["a", "b"], &["b", "a"], &["b"]] {
             assert_eq!(theirs.lock(overlapping, TTL).await, None, "{names:?}, {overlapping:?}");
         }
-        assert!(bed.has_only("c", None).await, "{names:?}: they left something");
+        assert!(harness.has_only("c", None).await, "{names:?}: they left something");
         for name in names {
-            assert_eq!(bed.holder(name).as_deref(), Some(token), "{names:?}");
+            assert_eq!(harness.holder(name).as_deref(), Some(token), "{names:?}");
         }
         assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
         for name in ["a", "b", "c", "d"] {
-            assert!(bed.has_only(name, None).await, "{name} is left");
+            assert!(harness.has_only(name, None).await, "{name} is left");
         }
     }
 }
 
 pub(crate) async fn what_lapses_is_the_others_and_a_late_unlock_leaves_it_alone(
-    bed: &Bed,
+    harness: &Harness,
     theirs: Arc<dyn Other>,
 ) {
-    let ours = bed.ours();
+    let ours = harness.ours();
     let start = Instant::now();
     let late = theirs.lock(&["a"], SHORT).await.expect("nobody holds it");
     let lock = soon(&ours, "a").await;
     assert!(start.elapsed() > SHORT - CLOCK, "their ttl was cut to {:?}", start.elapsed());
     let token = lock.token().as_str().as_bytes().to_vec();
     theirs.unlock(late).await;
-    assert_eq!(bed.holder("a"), Some(token), "their late unlock removed our key");
+    assert_eq!(harness.holder("a"), Some(token), "their late unlock removed our key");
     assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
 
     let start = Instant::now();
@@ -199,22 +202,22 @@ pub(crate) async fn what_lapses_is_the_others_and_a_late_unlock_leaves_it_alone(
     let held = they_soon(&*theirs, "a").await;
     assert!(start.elapsed() > SHORT - CLOCK, "our ttl was cut to {:?}", start.elapsed());
     assert!(!late.is_valid());
-    let value = bed.holder("a");
+    let value = harness.holder("a");
     assert!(value.is_some());
     assert_eq!(late.unlock().await.unwrap(), UnlockOutcome::NotHeld);
-    assert_eq!(bed.holder("a"), value, "our late unlock removed their key");
+    assert_eq!(harness.holder("a"), value, "our late unlock removed their key");
     assert!(theirs.extend(held, TTL).await);
     theirs.unlock(held).await;
 }
 
 pub(crate) async fn no_update_is_lost_between_three_of_ours_and_three_of_theirs(
-    bed: &Bed,
+    harness: &Harness,
     theirs: Arc<dyn Other>,
 ) {
     let counter = Arc::new(Counter::default());
     let mut tasks = Vec::new();
     for _ in 0..CONTENDERS {
-        let (ours, account) = (bed.ours(), counter.clone());
+        let (ours, account) = (harness.ours(), counter.clone());
         tasks.push(tokio::spawn(async move {
             for round in 0..ROUNDS {
                 let mut lock = soon(&ours, "counter").await;

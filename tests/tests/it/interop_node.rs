@@ -129,7 +129,7 @@ macro_rules! version {
             use redlock_tests::server::Server;
 
             use super::NodeRedlock;
-            use crate::interop::{ADAPTERS, Bed, TTL, respects_and_is_respected, soon};
+            use crate::interop::{ADAPTERS, Harness, TTL, respects_and_is_respected, soon};
 
             async fn connect(servers: &[Server]) -> NodeRedlock {
                 NodeRedlock::connect($version, servers).await
@@ -140,9 +140,9 @@ macro_rules! version {
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn it_waits_for_our_lock_and_gets_it_when_we_release_it() {
                 for adapter in ADAPTERS {
-                    let bed = Bed::new(adapter);
-                    let ours = bed.ours();
-                    let theirs = connect(&bed.servers).await;
+                    let harness = Harness::new(adapter);
+                    let ours = harness.ours();
+                    let theirs = connect(&harness.servers).await;
                     let lock = ours.lock(["a", "b"], TTL).await.unwrap();
 
                     let few = theirs.lock_with_retries(&["b"], TTL, 2).await;
@@ -163,16 +163,16 @@ macro_rules! version {
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn a_lock_of_theirs_can_be_handed_over_to_us() {
                 for adapter in ADAPTERS {
-                    let bed = Bed::new(adapter);
-                    let theirs = connect(&bed.servers).await;
+                    let harness = Harness::new(adapter);
+                    let theirs = connect(&harness.servers).await;
                     let held = theirs.ask_for_lock(&["a", "b"], TTL, 0).await.unwrap();
                     let token = held["value"].as_str().unwrap().parse().unwrap();
                     let parts = LockParts::new(["a", "b"], token, 2 * TTL);
-                    let lock = bed.ours().from_parts(&parts).await.unwrap();
+                    let lock = harness.ours().from_parts(&parts).await.unwrap();
                     assert!(lock.remaining() > TTL, "{:?}", lock.remaining());
                     assert_eq!(super::Other::lock(&theirs, &["b"], TTL).await, None);
                     assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
-                    assert!(bed.has_only("a", None).await && bed.has_only("b", None).await);
+                    assert!(harness.has_only("a", None).await && harness.has_only("b", None).await);
                 }
             }
         }

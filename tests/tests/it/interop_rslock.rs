@@ -13,7 +13,7 @@ use redlock_redis_rs::{Error, Inspect, KeyState, LockBackend, RedisBackend, Unlo
 use redlock_tests::server::{Server, eventually};
 use rslock::{Lock, LockManager};
 
-use crate::interop::{ADAPTERS, Bed, Other, SOON, TTL, respects_and_is_respected, soon};
+use crate::interop::{ADAPTERS, Harness, Other, SOON, TTL, respects_and_is_respected, soon};
 
 struct Rslock {
     manager: LockManager,
@@ -74,26 +74,26 @@ respects_and_is_respected!(Rslock::connect);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn several_names_given_to_it_are_one_key_and_do_not_exclude_ours() {
     for adapter in ADAPTERS {
-        let bed = Bed::new(adapter);
-        let theirs = manager(&bed.servers);
+        let harness = Harness::new(adapter);
+        let theirs = manager(&harness.servers);
         let held = theirs.lock(&["a", "b"][..], TTL).await.unwrap();
 
-        let beside = bed.ours().try_lock(["a", "b"], TTL).await.unwrap();
-        let refused = bed.ours().try_lock("ab", TTL).await.unwrap_err();
+        let beside = harness.ours().try_lock(["a", "b"], TTL).await.unwrap();
+        let refused = harness.ours().try_lock("ab", TTL).await.unwrap_err();
         assert!(matches!(refused, Error::Contended(_)), "{refused}");
         assert_eq!(beside.unlock().await.unwrap(), UnlockOutcome::Released);
 
         theirs.unlock(&held).await;
-        assert_eq!(soon(&bed.ours(), "ab").await.unlock().await.unwrap(), UnlockOutcome::Released);
+        assert_eq!(soon(&harness.ours(), "ab").await.unlock().await.unwrap(), UnlockOutcome::Released);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_waits_for_our_lock_and_gets_it_when_we_release_it() {
     for adapter in ADAPTERS {
-        let bed = Bed::new(adapter);
-        let lock = bed.ours().lock("a", TTL).await.unwrap();
-        let theirs = manager(&bed.servers);
+        let harness = Harness::new(adapter);
+        let lock = harness.ours().lock("a", TTL).await.unwrap();
+        let theirs = manager(&harness.servers);
         let waiting = tokio::spawn(async move { theirs.acquire("a", TTL).await });
         tokio::time::sleep(Duration::from_millis(500)).await;
         assert!(!waiting.is_finished(), "it did not wait");
@@ -102,21 +102,21 @@ async fn it_waits_for_our_lock_and_gets_it_when_we_release_it() {
         assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
         let guard = waiting.await.unwrap().unwrap();
         assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
-        assert!(matches!(bed.ours().try_lock("a", TTL).await.unwrap_err(), Error::Contended(_)));
+        assert!(matches!(harness.ours().try_lock("a", TTL).await.unwrap_err(), Error::Contended(_)));
         guard.release().await;
-        assert!(bed.has_only("a", None).await);
+        assert!(harness.has_only("a", None).await);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guard_of_theirs_that_is_dropped_is_not_released_and_one_of_ours_is() {
     for adapter in ADAPTERS {
-        let bed = Bed::new(adapter);
-        let ours = bed.ours();
+        let harness = Harness::new(adapter);
+        let ours = harness.ours();
         drop(ours.lock("a", TTL).await.unwrap());
-        assert!(bed.has_only("a", None).await);
+        assert!(harness.has_only("a", None).await);
 
-        let theirs = manager(&bed.servers);
+        let theirs = manager(&harness.servers);
         drop(theirs.acquire("a", TTL).await.unwrap());
         let refused = ours.try_lock("a", TTL).await.unwrap_err();
         assert!(matches!(refused, Error::Contended(_)), "{refused}");

@@ -4,7 +4,7 @@
 use std::{future::poll_fn, task::Poll, time::Duration};
 
 use redlock_core::Redlock;
-use redlock_tests::{adapter::Adapter, server::Server, sim::poll_once};
+use redlock_tests::{adapter::Adapter, server::Server, sim_runtime::poll_once};
 use rstest::rstest;
 
 const TTL: Duration = Duration::from_secs(30);

@@ -16,7 +16,7 @@ use redlock_tests::{
 use rstest::rstest;
 
 use crate::{
-    command_process::Line,
+    cli_process::Line,
     fred_connections::{SOON, proxy_to},
 };
 

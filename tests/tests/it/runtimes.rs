@@ -9,7 +9,7 @@ use std::{
 };
 
 use redlock_core::{Error, Lock, MemoryBackend, Redlock, TokioRuntime, UnlockOutcome};
-use redlock_tests::{adapter::Adapter, server::Server, sim::poll_once};
+use redlock_tests::{adapter::Adapter, server::Server, sim_runtime::poll_once};
 use rstest::rstest;
 use tokio::runtime::{Builder, Runtime};
 
@@ -32,13 +32,13 @@ enum Nodes {
 }
 
 /// A lock manager that was made, and warmed up, on one runtime.
-struct Bed {
+struct Harness {
     redlock: Redlock,
     memory: Vec<MemoryBackend>,
     servers: Vec<Server>,
 }
 
-impl Bed {
+impl Harness {
     fn on(runtime: &Runtime, nodes: Nodes) -> Self {
         let _inside = runtime.enter();
         let here = TokioRuntime::current();
@@ -54,10 +54,10 @@ impl Bed {
             }
         };
         let redlock = builder.node_timeout(NODE_TIMEOUT).build().unwrap();
-        let bed = Self { redlock, memory, servers };
+        let harness = Self { redlock, memory, servers };
         // With connections, where there are any.
-        runtime.block_on(bed.locked("warm up"));
-        bed
+        runtime.block_on(harness.locked("warm up"));
+        harness
     }
 
     fn is_free(&self, key: &str) -> bool {
@@ -148,10 +148,10 @@ fn a_manager_of_an_idle_runtime_serves_on_another(
 ) {
     bounded(move || {
         let idle = current_thread();
-        let bed = Bed::on(&idle, nodes);
-        other().block_on(bed.serves());
+        let harness = Harness::on(&idle, nodes);
+        other().block_on(harness.serves());
         // What the first one still has to do does not get into its way when it runs again.
-        idle.block_on(bed.locked("a"));
+        idle.block_on(harness.locked("a"));
     });
 }
 
@@ -162,12 +162,12 @@ fn a_manager_outlives_its_runtime(
 ) {
     bounded(move || {
         let first = runtime();
-        let bed = Bed::on(&first, nodes);
+        let harness = Harness::on(&first, nodes);
         drop(first);
         for _ in 0..2 {
-            runtime().block_on(bed.locked("a"));
+            runtime().block_on(harness.locked("a"));
         }
-        runtime().block_on(bed.serves());
+        runtime().block_on(harness.serves());
     });
 }
 
@@ -178,9 +178,9 @@ fn a_lock_outlives_its_runtime(
 ) {
     bounded(move || {
         let first = runtime();
-        let bed = Bed::on(&first, nodes);
+        let harness = Harness::on(&first, nodes);
         let (mut extended, dropped, guards) = first.block_on(async {
-            let lock = async |key, ttl| bed.redlock.lock(key, ttl).await.unwrap();
+            let lock = async |key, ttl| harness.redlock.lock(key, ttl).await.unwrap();
             let guards = [lock("kept alive", SHORT).await, lock("guard", SHORT).await].map(Lock::keep_alive);
             (lock("extended", TTL).await, lock("dropped", TTL).await, guards)
         });
@@ -198,7 +198,7 @@ fn a_lock_outlives_its_runtime(
         // Outside of every runtime.
         assert!(dropped.is_valid() && dropped_guard.is_valid());
         drop((dropped, dropped_guard));
-        assert!(bed.becomes_free("dropped") && bed.becomes_free("guard"));
+        assert!(harness.becomes_free("dropped") && harness.becomes_free("guard"));
     });
 }
 
@@ -208,15 +208,15 @@ fn a_call_that_was_begun_on_a_runtime_that_stands_still_goes_on_on_another(
 ) {
     bounded(move || {
         let idle = current_thread();
-        let bed = Bed::on(&idle, nodes);
-        let mut calls = ["a", "b"].map(|key| bed.redlock.lock(key, TTL).into_future());
-        bed.memory.iter().for_each(MemoryBackend::stop);
+        let harness = Harness::on(&idle, nodes);
+        let mut calls = ["a", "b"].map(|key| harness.redlock.lock(key, TTL).into_future());
+        harness.memory.iter().for_each(MemoryBackend::stop);
         idle.block_on(async {
             for call in &mut calls {
                 assert!(poll_once(call).await.is_pending());
             }
         });
-        bed.memory.iter().for_each(MemoryBackend::resume);
+        harness.memory.iter().for_each(MemoryBackend::resume);
         let [moved, dropped] = calls;
         current_thread().block_on(async {
             let lock = moved.await.unwrap();
@@ -224,7 +224,7 @@ fn a_call_that_was_begun_on_a_runtime_that_stands_still_goes_on_on_another(
             drop(dropped);
         });
         idle.block_on(async { tokio::time::sleep(Duration::from_millis(50)).await });
-        assert!(bed.becomes_free("a") && bed.becomes_free("b"));
+        assert!(harness.becomes_free("a") && harness.becomes_free("b"));
     });
 }
 
@@ -235,14 +235,14 @@ fn silent_nodes_are_given_up_whatever_became_of_the_first_runtime(
 ) {
     bounded(move || {
         let first = current_thread();
-        let bed = Bed::on(&first, nodes);
+        let harness = Harness::on(&first, nodes);
         let first = (!ended).then_some(first);
-        bed.memory.iter().for_each(MemoryBackend::stop);
-        bed.servers.iter().for_each(Server::pause);
+        harness.memory.iter().for_each(MemoryBackend::stop);
+        harness.servers.iter().for_each(Server::pause);
         let start = Instant::now();
         let (attempts, delay) = (2, Duration::from_millis(10));
         let call =
-            bed.redlock.lock("a", TTL).retry_count(attempts - 1).retry_delay(delay).retry_jitter(delay);
+            harness.redlock.lock("a", TTL).retry_count(attempts - 1).retry_delay(delay).retry_jitter(delay);
         let error = current_thread().block_on(call.into_future()).unwrap_err();
         assert!(matches!(error, Error::NoQuorum(_)), "{error}");
         let took = start.elapsed();
@@ -258,18 +258,18 @@ fn what_is_dropped_right_before_its_runtime_ends_is_released(
 ) {
     bounded(move || {
         let first = runtime();
-        let bed = Bed::on(&first, nodes);
+        let harness = Harness::on(&first, nodes);
         first.block_on(async {
-            let held = bed.redlock.lock("held by a task", TTL).await.unwrap();
+            let held = harness.redlock.lock("held by a task", TTL).await.unwrap();
             tokio::spawn(async move {
                 std::future::pending::<()>().await;
                 drop(held);
             });
-            drop(bed.redlock.lock("dropped", TTL).await.unwrap());
+            drop(harness.redlock.lock("dropped", TTL).await.unwrap());
         });
         drop(first);
         for key in ["dropped", "held by a task"] {
-            assert!(bed.becomes_free(key), "{key}");
+            assert!(harness.becomes_free(key), "{key}");
         }
     });
 }
@@ -280,9 +280,9 @@ fn what_is_dropped_on_a_plain_thread_while_its_runtime_is_idle_is_released(
 ) {
     bounded(move || {
         let idle = current_thread();
-        let bed = Bed::on(&idle, nodes);
-        let lock = idle.block_on(bed.redlock.lock("a", TTL).into_future()).unwrap();
+        let harness = Harness::on(&idle, nodes);
+        let lock = idle.block_on(harness.redlock.lock("a", TTL).into_future()).unwrap();
         drop(lock);
-        assert!(bed.becomes_free("a"));
+        assert!(harness.becomes_free("a"));
     });
 }

@@ -13,7 +13,7 @@ use redlock_redis_rs::{
 use redlock_tests::{
     sentinel::{MASTER, Watched},
     server::{Server, eventually},
-    sim::poll_once,
+    sim_runtime::poll_once,
 };
 
 const TTL: Duration = Duration::from_secs(60);

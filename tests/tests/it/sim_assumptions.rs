@@ -1,35 +1,35 @@
 //! What a lock rests on, shown by what happens without it.
 
-use crate::bed::{Bed, s};
+use crate::harness::{Harness, s};
 
 /// A majority that keeps everything is not enough: any two quorums have to share a node that remembers.
 #[test]
 fn one_node_of_a_quorum_that_forgets_before_the_ttl_is_enough_for_two_holders() {
-    let bed = Bed::new(3);
-    bed.run(async {
-        bed.nodes[2].shut_down();
-        let first = bed.redlock().lock("x", s(30)).await.unwrap();
-        bed.nodes[2].start();
+    let harness = Harness::new(3);
+    harness.run(async {
+        harness.nodes[2].shut_down();
+        let first = harness.redlock().lock("x", s(30)).await.unwrap();
+        harness.nodes[2].start();
         // Nodes 0 and 2, a majority, keep all that they have ever written.
-        bed.nodes[1].clear();
-        let second = bed.redlock().try_lock("x", s(30)).await.unwrap();
+        harness.nodes[1].clear();
+        let second = harness.redlock().try_lock("x", s(30)).await.unwrap();
         assert!(first.is_valid() && second.is_valid());
     });
 }
 
 #[test]
 fn a_node_that_stays_away_until_what_it_forgot_would_have_expired_does_no_harm() {
-    let bed = Bed::new(3);
-    bed.run(async {
-        bed.nodes[2].shut_down();
-        let first = bed.redlock().lock("x", s(30)).await.unwrap();
-        bed.nodes[2].start();
-        bed.nodes[1].clear();
-        bed.nodes[1].shut_down();
-        assert!(bed.redlock().try_lock("x", s(30)).await.is_err());
-        bed.sleep(30_000).await;
+    let harness = Harness::new(3);
+    harness.run(async {
+        harness.nodes[2].shut_down();
+        let first = harness.redlock().lock("x", s(30)).await.unwrap();
+        harness.nodes[2].start();
+        harness.nodes[1].clear();
+        harness.nodes[1].shut_down();
+        assert!(harness.redlock().try_lock("x", s(30)).await.is_err());
+        harness.sleep(30_000).await;
         assert!(!first.is_valid());
-        bed.nodes[1].start();
-        assert!(bed.redlock().try_lock("x", s(30)).await.is_ok());
+        harness.nodes[1].start();
+        assert!(harness.redlock().try_lock("x", s(30)).await.is_ok());
     });
 }

@@ -7,7 +7,7 @@ use redlock_core::{
     MemoryBackend, Release, ReleaseReply, Replace, Token, async_trait,
 };
 
-use crate::bed::{Bed, answers, attempts, ms, s};
+use crate::harness::{Harness, answers, attempts, ms, s};
 
 /// A node that repeats what it was asked in each of its errors, as some proxies do.
 #[derive(Debug)]
@@ -64,9 +64,9 @@ fn longest_run(error: &Error) -> usize {
 #[test]
 fn a_token_that_a_node_repeats_is_cut_to_its_first_digits() {
     for echo in [|| Echo::Message, || Echo::Source, || Echo::Panic, || Echo::Cut] {
-        let bed = Bed::new(1);
-        bed.run(async {
-            let redlock = bed.redlock_over(|_| echo());
+        let harness = Harness::new(1);
+        harness.run(async {
+            let redlock = harness.redlock_over(|_| echo());
             let error = redlock.try_lock("x", s(10)).await.unwrap_err();
             assert!(longest_run(&error) <= 7, "{:?}: {error:?}", echo());
             let token: Token = "00112233445566778899aabbccddeeff".parse().unwrap();
@@ -79,32 +79,32 @@ fn a_token_that_a_node_repeats_is_cut_to_its_first_digits() {
 
 #[test]
 fn a_report_counts_the_rounds_of_the_call_that_failed() {
-    let bed = Bed::new(3);
-    bed.run(async {
-        let redlock = bed.redlock();
+    let harness = Harness::new(3);
+    harness.run(async {
+        let redlock = harness.redlock();
         let mut lock = redlock.lock("x", s(10)).await.unwrap();
         let contended = redlock.lock("x", s(10)).retry_count(2).await.unwrap_err();
         assert_eq!(attempts(&contended), 3, "a lock, with its retries");
 
-        bed.nodes.iter().for_each(MemoryBackend::shut_down);
+        harness.nodes.iter().for_each(MemoryBackend::shut_down);
         assert_eq!(attempts(&lock.extend(s(10)).await.unwrap_err()), 1, "an extension");
         assert_eq!(attempts(&redlock.try_lock("y", s(10)).await.unwrap_err()), 1, "a single attempt");
         let parts = LockParts::new("x", lock.token().clone(), s(10));
         assert_eq!(attempts(&redlock.from_parts(&parts).await.unwrap_err()), 1, "a hand-over");
         assert_eq!(attempts(&lock.unlock().await.unwrap_err()), 1, "an unlock");
 
-        bed.nodes.iter().for_each(MemoryBackend::start);
+        harness.nodes.iter().for_each(MemoryBackend::start);
         let mut lock = redlock.lock("z", s(1)).await.unwrap();
-        bed.nodes.iter().for_each(|node| node.delay_replies(ms(2_000)));
+        harness.nodes.iter().for_each(|node| node.delay_replies(ms(2_000)));
         assert_eq!(attempts(&lock.extend(s(1)).await.unwrap_err()), 1, "an extension that came too late");
-        bed.sleep(1_000).await;
+        harness.sleep(1_000).await;
         let lapsed = lock.extend(s(1)).await.unwrap_err();
         assert!(matches!(lapsed, Error::Lost(_)), "{lapsed}");
         assert_eq!((attempts(&lapsed), answers(&lapsed).as_str()), (0, ""), "the lock had lapsed before");
 
-        bed.nodes.iter().for_each(|node| node.delay_replies(ms(0)));
+        harness.nodes.iter().for_each(|node| node.delay_replies(ms(0)));
         let lost = redlock.using("u", s(1), |_| async {
-            bed.nodes.iter().for_each(MemoryBackend::shut_down);
+            harness.nodes.iter().for_each(MemoryBackend::shut_down);
             std::future::pending::<()>().await;
         });
         let lost = lost.await.unwrap_err();

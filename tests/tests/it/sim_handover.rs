@@ -6,30 +6,30 @@ use redlock_core::{
     Acquire, AcquireReply, BackendError, BackendErrorKind, Error, Extend, LockBackend, LockParts,
     MemoryBackend, Release, ReleaseReply, Runtime, UnlockOutcome, async_trait,
 };
-use redlock_tests::sim::SimRuntime;
+use redlock_tests::sim_runtime::SimRuntime;
 
-use crate::bed::{Bed, ms, s};
+use crate::harness::{Harness, ms, s};
 
 #[test]
 fn the_taker_has_a_token_of_its_own() {
-    let bed = Bed::new(3);
-    bed.run(async {
-        let parts = bed.redlock().lock(["a", "b"], s(10)).await.unwrap().into_parts();
-        let lock = bed.redlock().from_parts(&parts).await.unwrap();
+    let harness = Harness::new(3);
+    harness.run(async {
+        let parts = harness.redlock().lock(["a", "b"], s(10)).await.unwrap().into_parts();
+        let lock = harness.redlock().from_parts(&parts).await.unwrap();
         assert_ne!(lock.token(), &parts.token);
         for name in ["a", "b"] {
-            assert_eq!(bed.values(name), vec![Some(lock.token().as_str().to_owned()); 3]);
+            assert_eq!(harness.values(name), vec![Some(lock.token().as_str().to_owned()); 3]);
         }
     });
 }
 
 #[test]
 fn parts_can_be_taken_once() {
-    let bed = Bed::new(3);
-    bed.run(async {
-        let parts = bed.redlock().lock("x", s(10)).await.unwrap().into_parts();
-        let first = bed.redlock().from_parts(&parts).await.unwrap();
-        let second = bed.redlock().from_parts(&parts).await.unwrap_err();
+    let harness = Harness::new(3);
+    harness.run(async {
+        let parts = harness.redlock().lock("x", s(10)).await.unwrap().into_parts();
+        let first = harness.redlock().from_parts(&parts).await.unwrap();
+        let second = harness.redlock().from_parts(&parts).await.unwrap_err();
         assert!(matches!(second, Error::Lost(_)), "{second}");
         assert!(first.is_valid());
         assert_eq!(first.unlock().await.unwrap(), UnlockOutcome::Released);
@@ -39,13 +39,13 @@ fn parts_can_be_taken_once() {
 #[test]
 fn of_takers_at_the_same_time_one_has_the_lock_at_most() {
     for seed in 0..200 {
-        let bed = Bed::seeded(seed, 3);
-        bed.run(async {
-            let parts = bed.redlock().lock("x", s(10)).await.unwrap().into_parts();
-            for (node, delay) in bed.nodes.iter().zip([1, 2, 3]) {
+        let harness = Harness::seeded(seed, 3);
+        harness.run(async {
+            let parts = harness.redlock().lock("x", s(10)).await.unwrap().into_parts();
+            for (node, delay) in harness.nodes.iter().zip([1, 2, 3]) {
                 node.delay_requests(ms(delay));
             }
-            let (one, two) = (bed.redlock(), bed.redlock());
+            let (one, two) = (harness.redlock(), harness.redlock());
             let (first, second) = tokio::join!(one.from_parts(&parts), two.from_parts(&parts));
             assert!(first.is_err() || second.is_err(), "both have it");
             assert!(first.is_ok() || second.is_ok(), "of three nodes, one of two takers has two");
@@ -57,13 +57,13 @@ fn of_takers_at_the_same_time_one_has_the_lock_at_most() {
 /// touches nobody else's.
 #[test]
 fn after_a_failed_unlock_neither_a_second_taker_nor_a_third_client_overlaps() {
-    let bed = Bed::new(3);
-    bed.run(async {
-        let (first, second, third) = (bed.redlock(), bed.redlock(), bed.redlock());
-        let parts = bed.redlock().lock("x", s(30)).await.unwrap().into_parts();
+    let harness = Harness::new(3);
+    harness.run(async {
+        let (first, second, third) = (harness.redlock(), harness.redlock(), harness.redlock());
+        let parts = harness.redlock().lock("x", s(30)).await.unwrap().into_parts();
         let lock = first.from_parts(&parts).await.unwrap();
         // The releases get lost, and are asked for again later.
-        bed.nodes.iter().for_each(|node| node.fail_next(1, BackendErrorKind::Indeterminate));
+        harness.nodes.iter().for_each(|node| node.fail_next(1, BackendErrorKind::Indeterminate));
         assert!(matches!(lock.unlock().await, Err(Error::NoQuorum(_))));
         let again = second.from_parts(&parts).await;
         assert!(matches!(again, Err(Error::Lost(_))), "{again:?}");
@@ -71,11 +71,11 @@ fn after_a_failed_unlock_neither_a_second_taker_nor_a_third_client_overlaps() {
         for _ in 0..30 {
             assert!(contender.is_valid());
             assert!(
-                bed.nodes.iter().filter(|node| node.get("x").is_some()).count() >= 2,
+                harness.nodes.iter().filter(|node| node.get("x").is_some()).count() >= 2,
                 "{:?}",
-                bed.values("x")
+                harness.values("x")
             );
-            bed.sleep(900).await;
+            harness.sleep(900).await;
         }
     });
 }
@@ -108,49 +108,49 @@ impl LockBackend for Slow {
 
 #[test]
 fn an_acquire_of_the_giver_that_is_still_under_way_leaves_no_key() {
-    let bed = Bed::new(3);
-    bed.run(async {
+    let harness = Harness::new(3);
+    harness.run(async {
         let delays = Cell::new(0);
-        let giver = bed.redlock_over(|node| {
+        let giver = harness.redlock_over(|node| {
             delays.set(delays.get() + 1);
             let delay = if delays.get() == 3 { ms(300) } else { ms(0) };
-            Slow { node, runtime: bed.runtime.clone(), delay }
+            Slow { node, runtime: harness.runtime.clone(), delay }
         });
         let parts = giver.lock("x", s(60)).await.unwrap().into_parts();
-        let lock = bed.redlock().from_parts(&parts).await.unwrap();
+        let lock = harness.redlock().from_parts(&parts).await.unwrap();
         assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
-        bed.sleep(3_000).await;
-        bed.assert_free("x");
+        harness.sleep(3_000).await;
+        harness.assert_free("x");
     });
 }
 
 #[test]
 fn what_only_an_extension_has_confirmed_is_handed_over_too() {
-    let bed = Bed::new(3);
-    bed.run(async {
-        bed.nodes[2].lose_next_replies(1);
-        let mut lock = bed.redlock().lock("x", s(30)).await.unwrap();
-        bed.sleep(10).await;
-        bed.nodes[1].clear();
+    let harness = Harness::new(3);
+    harness.run(async {
+        harness.nodes[2].lose_next_replies(1);
+        let mut lock = harness.redlock().lock("x", s(30)).await.unwrap();
+        harness.sleep(10).await;
+        harness.nodes[1].clear();
         lock.extend(s(30)).await.unwrap();
-        bed.nodes[1].clear();
+        harness.nodes[1].clear();
         let parts = lock.into_parts();
-        bed.sleep(100).await;
-        let lock = bed.redlock().from_parts(&parts).await.unwrap();
+        harness.sleep(100).await;
+        let lock = harness.redlock().from_parts(&parts).await.unwrap();
         assert!(lock.is_valid());
     });
 }
 
 #[test]
 fn a_handover_shortens_nothing() {
-    let bed = Bed::new(3);
-    bed.run(async {
-        let mut lock = bed.redlock().lock("x", s(10)).await.unwrap();
+    let harness = Harness::new(3);
+    harness.run(async {
+        let mut lock = harness.redlock().lock("x", s(10)).await.unwrap();
         lock.extend(s(3_600)).await.unwrap();
         lock.extend(s(10)).await.unwrap();
         let before = lock.remaining();
         assert!(before > s(3_500));
-        let lock = bed.redlock().from_parts(&lock.into_parts()).await.unwrap();
+        let lock = harness.redlock().from_parts(&lock.into_parts()).await.unwrap();
         assert!(lock.remaining() >= before, "{:?} of {before:?}", lock.remaining());
         assert_eq!(lock.into_parts().ttl, s(10));
     });
@@ -158,60 +158,60 @@ fn a_handover_shortens_nothing() {
 
 #[test]
 fn a_release_is_pending_for_as_long_as_a_key_of_the_giver_may_live() {
-    let bed = Bed::new(3);
-    bed.run(async {
-        let mut lock = bed.redlock().lock("x", s(10)).await.unwrap();
+    let harness = Harness::new(3);
+    harness.run(async {
+        let mut lock = harness.redlock().lock("x", s(10)).await.unwrap();
         lock.extend(s(3_600)).await.unwrap();
         lock.extend(s(10)).await.unwrap();
         let parts = lock.into_parts();
         // Down at the hand-over in the first case, at the unlock in the second.
-        bed.nodes[0].shut_down();
-        let lock = bed.redlock().from_parts(&parts).await.unwrap();
-        bed.nodes[1].shut_down();
-        bed.nodes[0].start();
+        harness.nodes[0].shut_down();
+        let lock = harness.redlock().from_parts(&parts).await.unwrap();
+        harness.nodes[1].shut_down();
+        harness.nodes[0].start();
         let _ = lock.unlock().await;
-        bed.sleep(60_000).await;
-        bed.nodes[1].start();
-        bed.sleep(5_000).await;
-        bed.assert_free("x");
+        harness.sleep(60_000).await;
+        harness.nodes[1].start();
+        harness.sleep(5_000).await;
+        harness.assert_free("x");
     });
 }
 
 #[test]
 fn the_old_token_does_not_stay_where_it_was_not_replaced() {
-    let bed = Bed::new(3);
-    bed.run(async {
-        let parts = bed.redlock().lock(["a", "b"], s(60)).await.unwrap().into_parts();
+    let harness = Harness::new(3);
+    harness.run(async {
+        let parts = harness.redlock().lock(["a", "b"], s(60)).await.unwrap().into_parts();
         // One node has lost one of the keys, so it cannot replace the other.
-        bed.nodes[0].remove("a");
-        let lock = bed.redlock().from_parts(&parts).await.unwrap();
-        bed.sleep(1).await;
+        harness.nodes[0].remove("a");
+        let lock = harness.redlock().from_parts(&parts).await.unwrap();
+        harness.sleep(1).await;
         for name in ["a", "b"] {
-            assert_eq!(bed.values(name), vec![Some(lock.token().as_str().to_owned()); 3], "{name}");
+            assert_eq!(harness.values(name), vec![Some(lock.token().as_str().to_owned()); 3], "{name}");
         }
         lock.unlock().await.unwrap();
-        bed.sleep(1).await;
-        bed.assert_free("b");
+        harness.sleep(1).await;
+        harness.assert_free("b");
     });
 }
 
 #[test]
 fn the_longest_hold_goes_with_the_lock() {
-    let bed = Bed::new(3);
-    bed.run(async {
-        let lock = bed.redlock().lock("x", s(2)).max_hold(s(10)).await.unwrap();
-        bed.sleep(1_000).await;
+    let harness = Harness::new(3);
+    harness.run(async {
+        let lock = harness.redlock().lock("x", s(2)).max_hold(s(10)).await.unwrap();
+        harness.sleep(1_000).await;
         let parts = lock.into_parts();
         assert_eq!(parts.max_hold, Some(s(9)));
-        let start = bed.now();
-        let kept = bed.redlock().from_parts(&parts).await.unwrap().keep_alive();
+        let start = harness.now();
+        let kept = harness.redlock().from_parts(&parts).await.unwrap().keep_alive();
         kept.lost().await;
-        let held = bed.now() - start;
+        let held = harness.now() - start;
         assert!((s(7)..=s(9)).contains(&held), "{held:?}");
 
-        let mut over = bed.redlock().lock("y", s(2)).max_hold(s(10)).await.unwrap().into_parts();
+        let mut over = harness.redlock().lock("y", s(2)).max_hold(s(10)).await.unwrap().into_parts();
         over.max_hold = Some(ms(1));
-        let error = bed.redlock().from_parts(&over).await.unwrap_err();
+        let error = harness.redlock().from_parts(&over).await.unwrap_err();
         assert!(matches!(error, Error::Lost(_)), "{error}");
     });
 }
@@ -219,17 +219,17 @@ fn the_longest_hold_goes_with_the_lock() {
 #[test]
 fn a_taker_that_gives_up_leaves_no_key_of_its_own() {
     for after in 0..5 {
-        let bed = Bed::new(3);
-        bed.run(async {
-            let parts = bed.redlock().lock("x", s(60)).await.unwrap().into_parts();
-            for node in &bed.nodes {
+        let harness = Harness::new(3);
+        harness.run(async {
+            let parts = harness.redlock().lock("x", s(60)).await.unwrap().into_parts();
+            for node in &harness.nodes {
                 node.delay_requests(ms(2));
                 node.delay_replies(ms(2));
             }
-            let redlock = bed.redlock();
-            assert!(bed.cancel_after(ms(after), redlock.from_parts(&parts)).await.is_none(), "{after}");
-            bed.sleep(2_000).await;
-            for value in bed.values("x").into_iter().flatten() {
+            let redlock = harness.redlock();
+            assert!(harness.cancel_after(ms(after), redlock.from_parts(&parts)).await.is_none(), "{after}");
+            harness.sleep(2_000).await;
+            for value in harness.values("x").into_iter().flatten() {
                 assert_eq!(value, parts.token.as_str(), "{after}");
             }
         });
@@ -242,10 +242,10 @@ fn parts_of_an_earlier_version_and_of_others_have_defaults() {
     let text = format!(r#"{{"resources":["a"],"token":"{token}","ttl":{{"secs":10,"nanos":0}}}}"#);
     let parts: LockParts = serde_json::from_str(&text).unwrap();
     assert_eq!((parts.remaining, parts.max_hold), (ms(0), None));
-    let bed = Bed::new(3);
-    bed.run(async {
-        bed.nodes.iter().for_each(|node| node.set("a", token.as_str(), s(5)));
-        let lock = bed.redlock().from_parts(&parts).await.unwrap();
+    let harness = Harness::new(3);
+    harness.run(async {
+        harness.nodes.iter().for_each(|node| node.set("a", token.as_str(), s(5)));
+        let lock = harness.redlock().from_parts(&parts).await.unwrap();
         assert!(lock.remaining() > s(9));
     });
 }
@@ -270,12 +270,12 @@ fn a_backend_without_the_ability_says_so() {
         }
     }
 
-    let bed = Bed::new(3);
-    bed.run(async {
-        let parts = bed.redlock().lock("x", s(10)).await.unwrap().into_parts();
-        let error = bed.redlock_over(Plain).from_parts(&parts).await.unwrap_err();
+    let harness = Harness::new(3);
+    harness.run(async {
+        let parts = harness.redlock().lock("x", s(10)).await.unwrap().into_parts();
+        let error = harness.redlock_over(Plain).from_parts(&parts).await.unwrap_err();
         assert!(matches!(error, Error::Rejected(_)), "{error}");
         assert!(error.to_string().contains("this backend cannot take over locks"), "{error}");
-        assert!(bed.redlock().from_parts(&parts).await.is_ok(), "nothing was lost");
+        assert!(harness.redlock().from_parts(&parts).await.is_ok(), "nothing was lost");
     });
 }

@@ -13,9 +13,9 @@ use redlock_core::{
     Acquire, AcquireReply, BackendError, BoxFuture, Extend, KeepAlive, LockBackend, MemoryBackend, Redlock,
     Release, ReleaseReply, Runtime, async_trait,
 };
-use redlock_tests::sim::SimRuntime;
+use redlock_tests::sim_runtime::SimRuntime;
 
-use crate::bed::{Bed, ms, s};
+use crate::harness::{Harness, ms, s};
 
 async fn hold(redlock: &Redlock, number: usize, ttl: Duration) -> Vec<KeepAlive> {
     let mut held = Vec::new();
@@ -27,41 +27,41 @@ async fn hold(redlock: &Redlock, number: usize, ttl: Duration) -> Vec<KeepAlive>
 
 #[test]
 fn locks_taken_together_are_not_extended_together() {
-    let bed = Bed::new(3);
-    bed.run(async {
-        let held = hold(&bed.redlock(), 300, s(6)).await;
-        let mut before = bed.nodes[0].requests();
-        bed.sleep(1_999).await;
-        assert_eq!(bed.nodes[0].requests(), before, "none before a third of the ttl");
+    let harness = Harness::new(3);
+    harness.run(async {
+        let held = hold(&harness.redlock(), 300, s(6)).await;
+        let mut before = harness.nodes[0].requests();
+        harness.sleep(1_999).await;
+        assert_eq!(harness.nodes[0].requests(), before, "none before a third of the ttl");
         // Each has its first one by half of the ttl.
         let mut tenths = Vec::new();
         for _ in 0..10 {
-            bed.sleep(100).await;
-            tenths.push(bed.nodes[0].requests() - before);
-            before = bed.nodes[0].requests();
+            harness.sleep(100).await;
+            tenths.push(harness.nodes[0].requests() - before);
+            before = harness.nodes[0].requests();
         }
         assert!(tenths.iter().all(|requests| (15..=60).contains(requests)), "{tenths:?}");
         drop(held);
-        bed.sleep(2_000).await;
+        harness.sleep(2_000).await;
     });
-    bed.assert_at_rest();
+    harness.assert_at_rest();
 }
 
 #[test]
 fn an_extension_that_is_not_answered_is_tried_again_in_time_however_long_the_node_timeout() {
     for share in [2, 3, 1] {
-        let bed = Bed::new(3);
-        bed.run(async {
-            let redlock = bed.builder().node_timeout(s(6) * share / 3).build().unwrap();
+        let harness = Harness::new(3);
+        harness.run(async {
+            let redlock = harness.builder().node_timeout(s(6) * share / 3).build().unwrap();
             let guard = redlock.lock("x", s(6)).await.unwrap().keep_alive();
-            bed.sleep(1_900).await;
+            harness.sleep(1_900).await;
             // They run what they are sent, and their answers come when nobody waits any more.
-            bed.nodes.iter().for_each(|node| node.delay_replies(s(60)));
-            while bed.nodes[0].requests() < 2 {
-                bed.sleep(10).await;
+            harness.nodes.iter().for_each(|node| node.delay_replies(s(60)));
+            while harness.nodes[0].requests() < 2 {
+                harness.sleep(10).await;
             }
-            bed.nodes.iter().for_each(|node| node.delay_replies(ms(0)));
-            bed.sleep(20_000).await;
+            harness.nodes.iter().for_each(|node| node.delay_replies(ms(0)));
+            harness.sleep(20_000).await;
             assert!(guard.is_valid(), "a node timeout of {share} thirds of the ttl");
         });
     }
@@ -70,24 +70,24 @@ fn an_extension_that_is_not_answered_is_tried_again_in_time_however_long_the_nod
 /// A process that holds more locks than it can extend, whenever it does so.
 #[test]
 fn an_overloaded_process_keeps_the_locks_that_it_can_bear() {
-    let bed = Bed::new(1);
-    bed.run(async {
-        let queue = Arc::new(Mutex::new(bed.now()));
+    let harness = Harness::new(1);
+    harness.run(async {
+        let queue = Arc::new(Mutex::new(harness.now()));
         let redlock =
-            bed.redlock_over(|node| Busy { node, runtime: bed.runtime.clone(), free: queue.clone() });
+            harness.redlock_over(|node| Busy { node, runtime: harness.runtime.clone(), free: queue.clone() });
         // It extends 1,500 of them in a ttl, and is asked for twice as many.
         let held = hold(&redlock, 2_000, s(30)).await;
         let alive = |held: &[KeepAlive]| held.iter().filter(|guard| guard.is_valid()).count();
         let mut course = BTreeMap::new();
         for second in 0..90 {
-            bed.sleep(1_000).await;
+            harness.sleep(1_000).await;
             course.insert(second, alive(&held));
         }
         assert!(alive(&held) > 900, "{course:?}");
         drop(held);
-        bed.sleep(120_000).await;
+        harness.sleep(120_000).await;
     });
-    bed.assert_at_rest();
+    harness.assert_at_rest();
 }
 
 /// A node that extends 50 locks a second, one after the other; the rest costs nothing.
@@ -149,20 +149,20 @@ impl Runtime for Moving {
 
 #[test]
 fn extensions_that_stand_still_with_their_runtime_do_not_keep_others_waiting() {
-    let bed = Bed::new(3);
-    let moving = Moving { runtimes: [(); 2].map(|()| bed.sim.process(0)), second: Arc::default() };
-    bed.run(async {
-        let builder = Redlock::builder(moving.clone()).nodes(bed.nodes.clone());
-        let redlock = builder.entropy(bed.sim.entropy()).node_timeout(s(4)).build().unwrap();
+    let harness = Harness::new(3);
+    let moving = Moving { runtimes: [(); 2].map(|()| harness.sim.process(0)), second: Arc::default() };
+    harness.run(async {
+        let builder = Redlock::builder(moving.clone()).nodes(harness.nodes.clone());
+        let redlock = builder.entropy(harness.sim.entropy()).node_timeout(s(4)).build().unwrap();
         // As many as may be under way at a time to begin with.
         let _standing_still = hold(&redlock, 16, s(10)).await;
-        bed.nodes.iter().for_each(MemoryBackend::stop);
-        bed.sleep(5_100).await;
+        harness.nodes.iter().for_each(MemoryBackend::stop);
+        harness.sleep(5_100).await;
         moving.runtimes[0].stop();
-        bed.nodes.iter().for_each(MemoryBackend::resume);
+        harness.nodes.iter().for_each(MemoryBackend::resume);
         moving.second.store(true, Ordering::Relaxed);
         let guard = redlock.lock("other", s(30)).await.unwrap().keep_alive();
-        bed.sleep(100_000).await;
+        harness.sleep(100_000).await;
         assert!(guard.is_valid(), "it waits for those that stand still");
     });
 }

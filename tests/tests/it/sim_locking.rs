@@ -2,100 +2,100 @@
 
 use redlock_core::{BackendErrorKind, Error, Lock, LockBackend, Resources, Runtime};
 
-use crate::bed::{Bed, Far, LateReleases, Resending, attempts, ms, s};
+use crate::harness::{Far, Harness, LateReleases, Resending, attempts, ms, s};
 
 #[test]
 fn a_tie_is_contended_at_once_and_leaves_no_key() {
     for (nodes, taken) in [(2, vec![1]), (4, vec![2, 3])] {
-        let bed = Bed::new(nodes);
-        bed.run(async {
+        let harness = Harness::new(nodes);
+        harness.run(async {
             for node in &taken {
-                bed.nodes[*node].set("x", "other", s(60));
+                harness.nodes[*node].set("x", "other", s(60));
             }
-            let (error, took) = bed.timed(bed.redlock().lock("x", s(10)).retry_count(0)).await;
+            let (error, took) = harness.timed(harness.redlock().lock("x", s(10)).retry_count(0)).await;
             assert!(matches!(error, Err(Error::Contended(_))), "{error:?}");
             assert_eq!(took, ms(0));
-            for (node, value) in bed.values("x").into_iter().enumerate() {
+            for (node, value) in harness.values("x").into_iter().enumerate() {
                 assert_eq!(value.as_deref(), taken.contains(&node).then_some("other"), "node {node}");
             }
         });
-        bed.assert_at_rest();
+        harness.assert_at_rest();
     }
 }
 
 #[test]
 fn the_own_key_of_a_lost_round_is_no_obstacle_to_the_next() {
-    let bed = Bed::new(3);
-    bed.run(async {
-        bed.nodes[1].set("x", "other", ms(250));
-        bed.nodes[2].shut_down();
+    let harness = Harness::new(3);
+    harness.run(async {
+        harness.nodes[1].set("x", "other", ms(250));
+        harness.nodes[2].shut_down();
         // Never before the other's key has expired.
         let request =
-            bed.redlock().lock("x", s(60)).retry_count(10).retry_delay(ms(280)).retry_jitter(ms(20));
-        let (lock, took) = bed.timed(request).await;
+            harness.redlock().lock("x", s(60)).retry_count(10).retry_delay(ms(280)).retry_jitter(ms(20));
+        let (lock, took) = harness.timed(request).await;
         let lock = lock.unwrap();
         assert_eq!(lock.attempts(), 2);
         assert!((ms(260)..=ms(300)).contains(&took), "{took:?}");
-        assert_eq!(bed.nodes[0].get("x").as_deref(), Some(lock.token().as_str()));
+        assert_eq!(harness.nodes[0].get("x").as_deref(), Some(lock.token().as_str()));
     });
 }
 
 #[test]
 fn three_contenders_that_split_the_nodes_all_get_their_turn_soon() {
     for seed in 0..50 {
-        let bed = Bed::seeded(seed, 3);
+        let harness = Harness::seeded(seed, 3);
         // Each is next door to another node, so that each gets that one and hears from the others too late.
         let contend = async |home: usize| {
-            let redlock = bed.redlock_over(|node| {
-                let delay = if node.name() == bed.nodes[home].name() { ms(0) } else { ms(1) };
-                Far { node, delay, runtime: bed.runtime.clone() }
+            let redlock = harness.redlock_over(|node| {
+                let delay = if node.name() == harness.nodes[home].name() { ms(0) } else { ms(1) };
+                Far { node, delay, runtime: harness.runtime.clone() }
             });
             let lock: Lock = redlock.lock("x", s(10)).retry_count(8).await.unwrap();
-            let from = bed.now();
-            bed.sleep(5).await;
-            let to = bed.now();
+            let from = harness.now();
+            harness.sleep(5).await;
+            let to = harness.now();
             let attempts = lock.attempts();
             lock.unlock().await.unwrap();
             (from, to, attempts)
         };
-        bed.run(async {
+        harness.run(async {
             let (a, b, c) = tokio::join!(contend(0), contend(1), contend(2));
             let mut holds = [a, b, c];
             holds.sort_unstable();
             assert!(holds.iter().all(|(_, _, attempts)| *attempts > 1), "seed {seed}: no split: {holds:?}");
             assert!(holds.windows(2).all(|pair| pair[0].1 <= pair[1].0), "seed {seed}: {holds:?}");
         });
-        assert!(bed.runtime.elapsed() < ms(1_500), "seed {seed}: {:?}", bed.runtime.elapsed());
+        assert!(harness.runtime.elapsed() < ms(1_500), "seed {seed}: {:?}", harness.runtime.elapsed());
     }
 }
 
 #[test]
 fn answers_that_come_after_the_validity_are_no_votes_and_are_cleaned_up() {
     for delay in [295, 299, 600] {
-        let bed = Bed::new(3);
-        bed.run(async {
-            for node in &bed.nodes {
+        let harness = Harness::new(3);
+        harness.run(async {
+            for node in &harness.nodes {
                 node.delay_replies(ms(delay));
             }
             // Long enough to hear them all: what refuses them has to be the validity.
-            let redlock = bed.builder().node_timeout(s(5)).build().unwrap();
+            let redlock = harness.builder().node_timeout(s(5)).build().unwrap();
             let error = redlock.lock("x", ms(300)).retry_count(0).await.unwrap_err();
             assert!(matches!(error, Error::NoQuorum(_)), "{delay}: {error}");
-            bed.sleep(700).await;
+            harness.sleep(700).await;
         });
         // Removed by a release, not by their ttl: every node was asked for both.
-        assert!(bed.requests().iter().all(|requests| *requests >= 2), "{:?}", bed.requests());
-        bed.assert_free("x");
+        assert!(harness.requests().iter().all(|requests| *requests >= 2), "{:?}", harness.requests());
+        harness.assert_free("x");
     }
 }
 
 #[test]
 fn a_lock_is_never_returned_without_validity() {
     for delay in 285..300 {
-        let bed = Bed::new(1);
-        bed.run(async {
-            bed.nodes[0].delay_replies(ms(delay));
-            let redlock = bed.builder().node_timeout(s(5)).build().unwrap();
+        let harness = Harness::new(1);
+        harness.run(async {
+            harness.nodes[0].delay_replies(ms(delay));
+            let redlock = harness.builder().node_timeout(s(5)).build().unwrap();
             // 300 ms, less 3 ms of drift, less 2 ms of precision.
             match redlock.try_lock("x", ms(300)).await {
                 Ok(lock) => {
@@ -110,12 +110,12 @@ fn a_lock_is_never_returned_without_validity() {
 
 #[test]
 fn validity_counts_from_the_round_that_won() {
-    let bed = Bed::new(3);
-    bed.run(async {
-        for node in &bed.nodes {
+    let harness = Harness::new(3);
+    harness.run(async {
+        for node in &harness.nodes {
             node.set("x", "other", ms(1_500));
         }
-        let lock = bed.redlock().lock("x", ms(500)).retry_count(20).await.unwrap();
+        let lock = harness.redlock().lock("x", ms(500)).retry_count(20).await.unwrap();
         assert!(lock.attempts() > 1);
         assert_eq!(lock.remaining(), ms(493));
     });
@@ -123,47 +123,47 @@ fn validity_counts_from_the_round_that_won() {
 
 #[test]
 fn an_acquire_that_the_client_library_sends_again_is_granted() {
-    let bed = Bed::new(3);
-    bed.run(async {
-        let redlock = bed.redlock_over(Resending);
+    let harness = Harness::new(3);
+    harness.run(async {
+        let redlock = harness.redlock_over(Resending);
         let mut lock = redlock.try_lock("x", s(10)).await.unwrap();
         lock.extend(s(10)).await.unwrap();
         lock.unlock().await.unwrap();
     });
-    bed.assert_free("x");
+    harness.assert_free("x");
 }
 
 #[test]
 fn nodes_that_reject_end_it_at_once() {
-    let bed = Bed::new(3);
-    bed.run(async {
-        for node in &bed.nodes[..2] {
+    let harness = Harness::new(3);
+    harness.run(async {
+        for node in &harness.nodes[..2] {
             node.fail_next(100, BackendErrorKind::Rejected);
         }
-        let (error, took) = bed.timed(bed.redlock().lock("x", s(10)).retry_forever()).await;
+        let (error, took) = harness.timed(harness.redlock().lock("x", s(10)).retry_forever()).await;
         let error = error.unwrap_err();
         assert!(matches!(error, Error::Rejected(_)), "{error}");
         assert_eq!((attempts(&error), took), (1, ms(0)));
         // A single one is outvoted.
-        bed.nodes[0].fail_next(0, BackendErrorKind::Rejected);
-        bed.redlock().try_lock("x", s(10)).await.unwrap().unlock().await.unwrap();
+        harness.nodes[0].fail_next(0, BackendErrorKind::Rejected);
+        harness.redlock().try_lock("x", s(10)).await.unwrap().unlock().await.unwrap();
     });
-    bed.assert_free("x");
+    harness.assert_free("x");
 }
 
 #[test]
 fn the_late_release_of_a_lost_round_deletes_nothing_that_counts() {
-    let bed = Bed::new(3);
-    bed.run(async {
-        let runtime = bed.runtime.clone();
-        let redlock = bed.redlock_over(|node| LateReleases { node, runtime: runtime.clone() });
+    let harness = Harness::new(3);
+    harness.run(async {
+        let runtime = harness.runtime.clone();
+        let redlock = harness.redlock_over(|node| LateReleases { node, runtime: runtime.clone() });
         // The first round gets the first node only. Its key goes before the second round, as a bare command can do
         // it, but the release is still under way.
-        bed.nodes[1].set("x", "other", ms(100));
-        bed.nodes[2].set("x", "other", ms(100));
-        let thief = bed.nodes[0].clone();
-        bed.runtime.spawn({
-            let runtime = bed.runtime.clone();
+        harness.nodes[1].set("x", "other", ms(100));
+        harness.nodes[2].set("x", "other", ms(100));
+        let thief = harness.nodes[0].clone();
+        harness.runtime.spawn({
+            let runtime = harness.runtime.clone();
             Box::pin(async move {
                 runtime.sleep(ms(50)).await;
                 thief.remove("x");
@@ -171,37 +171,40 @@ fn the_late_release_of_a_lost_round_deletes_nothing_that_counts() {
         });
         let lock = redlock.lock("x", s(10)).retry_delay(ms(200)).retry_jitter(ms(0)).await.unwrap();
         assert_eq!(lock.attempts(), 2);
-        bed.sleep(3_000).await;
+        harness.sleep(3_000).await;
         let token = lock.token().as_str();
-        assert_eq!(bed.values("x"), [Some(token.to_owned()), Some(token.to_owned()), Some(token.to_owned())]);
-        assert!(bed.redlock().try_lock("x", s(10)).await.is_err());
+        assert_eq!(
+            harness.values("x"),
+            [Some(token.to_owned()), Some(token.to_owned()), Some(token.to_owned())]
+        );
+        assert!(harness.redlock().try_lock("x", s(10)).await.is_err());
     });
 }
 
 #[test]
 fn several_resources_are_all_or_nothing() {
-    let bed = Bed::new(3);
-    bed.run(async {
-        let redlock = bed.redlock();
+    let harness = Harness::new(3);
+    harness.run(async {
+        let redlock = harness.redlock();
         let lock = redlock.try_lock(["a", "b"], s(10)).await.unwrap();
         let error = redlock.try_lock(["b", "c"], s(10)).await.unwrap_err();
         assert!(matches!(error, Error::Contended(_)), "{error}");
-        bed.assert_free("c");
+        harness.assert_free("c");
         let other = redlock.try_lock("c", s(10)).await.unwrap();
         assert_eq!(lock.unlock().await.unwrap(), redlock_core::UnlockOutcome::Released);
-        bed.assert_free("a");
-        bed.assert_free("b");
+        harness.assert_free("a");
+        harness.assert_free("b");
         drop(other);
     });
 }
 
 #[test]
 fn a_lock_tells_how_it_was_won() {
-    let bed = Bed::new(3);
-    bed.run(async {
-        bed.nodes[0].set("x", "other", s(60));
-        bed.nodes[2].delay_replies(ms(5));
-        let lock = bed.redlock().lock("x", s(10)).await.unwrap();
+    let harness = Harness::new(3);
+    harness.run(async {
+        harness.nodes[0].set("x", "other", s(60));
+        harness.nodes[2].delay_replies(ms(5));
+        let lock = harness.redlock().lock("x", s(10)).await.unwrap();
         let votes: Vec<String> = lock.replies().iter().map(ToString::to_string).collect();
         assert_eq!(votes, ["node 0: refused", "node 1: granted", "node 2: granted"]);
         assert_eq!(lock.attempts(), 1);
@@ -213,12 +216,12 @@ fn a_lock_tells_how_it_was_won() {
 #[test]
 fn the_same_seed_gives_the_same_tokens_and_delays() {
     let run = |seed| {
-        let bed = Bed::seeded(seed, 3);
-        bed.run(async {
-            bed.nodes[0].set("x", "other", ms(700));
-            bed.nodes[1].set("x", "other", ms(700));
-            let lock = bed.redlock().lock("x", s(10)).retry_forever().await.unwrap();
-            (lock.token().clone(), lock.attempts(), bed.runtime.elapsed())
+        let harness = Harness::seeded(seed, 3);
+        harness.run(async {
+            harness.nodes[0].set("x", "other", ms(700));
+            harness.nodes[1].set("x", "other", ms(700));
+            let lock = harness.redlock().lock("x", s(10)).retry_forever().await.unwrap();
+            (lock.token().clone(), lock.attempts(), harness.runtime.elapsed())
         })
     };
     assert_eq!(run(5), run(5));

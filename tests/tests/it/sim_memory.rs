@@ -2,7 +2,7 @@
 
 use redlock_core::{Acquire, AcquireReply, BackendErrorKind, LockBackend, MemoryBackend, Resources, Token};
 
-use crate::bed::{Bed, ms, s};
+use crate::harness::{Harness, ms, s};
 
 async fn acquire(node: &MemoryBackend) -> Result<AcquireReply, BackendErrorKind> {
     let (resources, token): (Resources, Token) = ("x".into(), "0".repeat(40).parse().unwrap());
@@ -14,62 +14,64 @@ async fn acquire(node: &MemoryBackend) -> Result<AcquireReply, BackendErrorKind>
 fn what_waits_for_a_stopped_node_is_answered_when_it_starts_or_resumes() {
     for goes_on in [MemoryBackend::start, MemoryBackend::resume] {
         for delay in [ms(0), ms(50), ms(2_000)] {
-            let bed = Bed::new(1);
-            let node = &bed.nodes[0];
-            bed.run(async {
+            let harness = Harness::new(1);
+            let node = &harness.nodes[0];
+            harness.run(async {
                 node.delay_requests(delay);
                 node.stop();
                 let going_on = async {
-                    bed.sleep(1_000).await;
+                    harness.sleep(1_000).await;
                     assert_eq!(node.get("x"), None);
                     goes_on(node);
                 };
-                let (both, ()) =
-                    tokio::join!(bed.timed(async { tokio::join!(acquire(node), acquire(node)) }), going_on);
+                let (both, ()) = tokio::join!(
+                    harness.timed(async { tokio::join!(acquire(node), acquire(node)) }),
+                    going_on
+                );
                 assert_eq!(
                     both,
                     ((Ok(AcquireReply::Granted), Ok(AcquireReply::Granted)), delay.max(s(1))),
                     "{delay:?}"
                 );
-                bed.sleep(1).await;
+                harness.sleep(1).await;
             });
-            bed.assert_at_rest();
+            harness.assert_at_rest();
         }
     }
 }
 
 #[test]
 fn what_waits_for_a_stopped_node_that_is_shut_down_fails_at_once_and_is_not_run_by_the_next() {
-    let bed = Bed::new(1);
-    let node = &bed.nodes[0];
-    bed.run(async {
+    let harness = Harness::new(1);
+    let node = &harness.nodes[0];
+    harness.run(async {
         node.stop();
         let ending = async {
-            bed.sleep(1_000).await;
+            harness.sleep(1_000).await;
             node.shut_down();
         };
-        let (failed, ()) = tokio::join!(bed.timed(acquire(node)), ending);
+        let (failed, ()) = tokio::join!(harness.timed(acquire(node)), ending);
         assert_eq!(failed, (Err(BackendErrorKind::Indeterminate), s(1)));
         node.start();
         assert_eq!(node.get("x"), None);
         assert_eq!(
-            bed.timed(acquire(node)).await,
+            harness.timed(acquire(node)).await,
             (Ok(AcquireReply::Granted), ms(0)),
             "it is not stopped any more"
         );
     });
-    bed.assert_at_rest();
+    harness.assert_at_rest();
 }
 
 #[test]
 fn what_waits_in_vain_ends_with_its_timeout_and_runs_all_the_same_when_the_node_goes_on() {
-    let bed = Bed::new(1);
-    let node = &bed.nodes[0];
-    bed.run(async {
+    let harness = Harness::new(1);
+    let node = &harness.nodes[0];
+    harness.run(async {
         node.stop();
-        assert_eq!(bed.timed(acquire(node)).await, (Err(BackendErrorKind::Indeterminate), s(5)));
+        assert_eq!(harness.timed(acquire(node)).await, (Err(BackendErrorKind::Indeterminate), s(5)));
         node.start();
         assert!(node.get("x").is_some());
     });
-    bed.assert_at_rest();
+    harness.assert_at_rest();
 }

@@ -12,67 +12,67 @@ use redlock_core::{
     Acquire, AcquireReply, BackendError, BackendErrorKind, Error, Extend, LockBackend, MemoryBackend,
     NodeOutcome, Redlock, Release, ReleaseReply, Runtime, async_trait,
 };
-use redlock_tests::sim::SimRuntime;
+use redlock_tests::sim_runtime::SimRuntime;
 
-use crate::bed::{Bed, answers, attempts, ms, s};
+use crate::harness::{Harness, answers, attempts, ms, s};
 
-/// A manager whose nodes lead to these of the bed's nodes.
-fn leading_to(bed: &Bed, nodes: &[usize]) -> Redlock {
+/// A manager whose nodes lead to these of the harness's nodes.
+fn leading_to(harness: &Harness, nodes: &[usize]) -> Redlock {
     let nodes =
-        (0..).zip(nodes).map(|(number, to)| bed.nodes[*to].clone().with_name(format!("way {number}")));
-    Redlock::builder(bed.runtime.clone()).nodes(nodes).entropy(bed.sim.entropy()).build().unwrap()
+        (0..).zip(nodes).map(|(number, to)| harness.nodes[*to].clone().with_name(format!("way {number}")));
+    Redlock::builder(harness.runtime.clone()).nodes(nodes).entropy(harness.sim.entropy()).build().unwrap()
 }
 
 #[test]
 fn one_server_is_no_majority_of_three_and_says_why() {
-    let bed = Bed::new(2);
-    bed.nodes[1].shut_down();
-    bed.run(async {
-        let error = leading_to(&bed, &[0, 0, 1]).lock("a", s(10)).await.unwrap_err();
+    let harness = Harness::new(2);
+    harness.nodes[1].shut_down();
+    harness.run(async {
+        let error = leading_to(&harness, &[0, 0, 1]).lock("a", s(10)).await.unwrap_err();
         assert!(matches!(error, Error::NoQuorum(_)), "{error}");
         let reason = "way 1: rejected: the same server as way 0, which has voted";
         assert!(error.to_string().contains(reason), "{error}");
-        bed.assert_free("a");
-        bed.nodes[1].start();
-        let lock = leading_to(&bed, &[0, 0, 1]).lock("a", s(10)).await.unwrap();
-        assert_eq!(bed.values("a"), [(); 2].map(|()| Some(lock.token().as_str().to_owned())));
+        harness.assert_free("a");
+        harness.nodes[1].start();
+        let lock = leading_to(&harness, &[0, 0, 1]).lock("a", s(10)).await.unwrap();
+        assert_eq!(harness.values("a"), [(); 2].map(|()| Some(lock.token().as_str().to_owned())));
         lock.unlock().await.unwrap();
-        bed.assert_free("a");
+        harness.assert_free("a");
         // Until what the node that was down may still hold has been removed.
-        bed.sleep(20_000).await;
+        harness.sleep(20_000).await;
     });
-    bed.assert_at_rest();
+    harness.assert_at_rest();
 }
 
 #[test]
 fn nodes_that_leave_no_quorum_of_servers_are_a_mistake_of_configuration() {
-    let bed = Bed::new(2);
-    bed.run(async {
+    let harness = Harness::new(2);
+    harness.run(async {
         for nodes in [&[0, 0, 0][..], &[0, 0], &[0, 0, 0, 1], &[0, 1, 0, 1, 0]] {
-            let redlock = leading_to(&bed, nodes);
+            let redlock = leading_to(&harness, nodes);
             let error = redlock.lock("a", s(10)).retry_forever().await.unwrap_err();
             assert!(matches!(error, Error::Rejected(_)) && attempts(&error) == 1, "{nodes:?}: {error}");
-            bed.sleep(1).await;
-            bed.assert_free("a");
+            harness.sleep(1).await;
+            harness.assert_free("a");
         }
         // Two servers are a quorum of three nodes.
-        drop(leading_to(&bed, &[0, 1, 0]).lock("a", s(10)).await.unwrap());
+        drop(leading_to(&harness, &[0, 1, 0]).lock("a", s(10)).await.unwrap());
     });
 }
 
 #[test]
 fn extensions_and_hand_overs_count_a_server_once_too() {
-    let bed = Bed::new(2);
-    bed.run(async {
-        let redlock = leading_to(&bed, &[0, 0, 1]);
+    let harness = Harness::new(2);
+    harness.run(async {
+        let redlock = leading_to(&harness, &[0, 0, 1]);
         let mut lock = redlock.lock("a", s(10)).await.unwrap();
-        bed.nodes[1].shut_down();
+        harness.nodes[1].shut_down();
         let error = lock.extend(s(10)).await.unwrap_err();
         assert!(matches!(error, Error::NoQuorum(_)) && answers(&error).contains('g'), "{error}");
-        bed.nodes[1].start();
+        harness.nodes[1].start();
         lock.extend(s(10)).await.unwrap();
         let parts = lock.into_parts();
-        bed.nodes[1].shut_down();
+        harness.nodes[1].shut_down();
         let error = redlock.from_parts(&parts).await.unwrap_err();
         assert!(matches!(error, Error::NoQuorum(_)), "{error}");
         assert!(error.to_string().contains("the same server as"), "{error}");
@@ -81,10 +81,10 @@ fn extensions_and_hand_overs_count_a_server_once_too() {
 
 #[test]
 fn the_order_of_the_answers_does_not_matter() {
-    let bed = Bed::new(2);
-    bed.nodes[1].shut_down();
-    bed.run(async {
-        let error = behind(&bed, Way::to(&bed, ms(5), false)).try_lock("a", s(10)).await.unwrap_err();
+    let harness = Harness::new(2);
+    harness.nodes[1].shut_down();
+    harness.run(async {
+        let error = behind(&harness, Way::to(&harness, ms(5), false)).try_lock("a", s(10)).await.unwrap_err();
         assert_eq!(answers(&error), "xgx", "{error}");
         let NodeOutcome::Failed(first) = &error.report().unwrap().replies[0].outcome else {
             panic!("{error}")
@@ -96,20 +96,25 @@ fn the_order_of_the_answers_does_not_matter() {
 
 #[test]
 fn a_node_that_did_not_grant_takes_no_vote_from_another_of_its_server() {
-    let bed = Bed::new(2);
-    bed.run(async {
-        let lock = behind(&bed, Way::to(&bed, ms(0), true)).try_lock("a", s(10)).await.unwrap();
+    let harness = Harness::new(2);
+    harness.run(async {
+        let lock = behind(&harness, Way::to(&harness, ms(0), true)).try_lock("a", s(10)).await.unwrap();
         assert!(matches!(lock.replies()[0].outcome, NodeOutcome::Refused), "{:?}", lock.replies());
     });
 }
 
-/// A manager of three nodes: this one, and the bed's.
-fn behind(bed: &Bed, way: Way) -> Redlock {
-    let nodes = bed.nodes.iter().map(|node| node.clone().with_name(""));
-    Redlock::builder(bed.runtime.clone()).node(way).nodes(nodes).entropy(bed.sim.entropy()).build().unwrap()
+/// A manager of three nodes: this one, and the harness's.
+fn behind(harness: &Harness, way: Way) -> Redlock {
+    let nodes = harness.nodes.iter().map(|node| node.clone().with_name(""));
+    Redlock::builder(harness.runtime.clone())
+        .node(way)
+        .nodes(nodes)
+        .entropy(harness.sim.entropy())
+        .build()
+        .unwrap()
 }
 
-/// Another way to the bed's first node, whose server is known from the first answer on.
+/// Another way to the harness's first node, whose server is known from the first answer on.
 #[derive(Debug)]
 struct Way {
     node: MemoryBackend,
@@ -120,8 +125,8 @@ struct Way {
 }
 
 impl Way {
-    fn to(bed: &Bed, delay: Duration, refuses: bool) -> Self {
-        let (node, runtime) = (bed.nodes[0].clone(), bed.runtime.clone());
+    fn to(harness: &Harness, delay: Duration, refuses: bool) -> Self {
+        let (node, runtime) = (harness.nodes[0].clone(), harness.runtime.clone());
         Self { node, runtime, delay, refuses, answered: AtomicBool::new(false) }
     }
 }

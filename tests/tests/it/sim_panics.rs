@@ -18,16 +18,16 @@ use redlock_core::{
     Acquire, AcquireReply, BackendError, BoxFuture, Error, Extend, LockBackend, MemoryBackend, Redlock,
     Release, ReleaseReply, Runtime, UnlockOutcome,
 };
-use redlock_tests::sim::SimRuntime;
+use redlock_tests::sim_runtime::SimRuntime;
 
-use crate::bed::{Bed, answers, s};
+use crate::harness::{Harness, answers, s};
 
 #[test]
 fn a_panic_in_one_request_is_one_failed_node() {
     for when in EVERY_PANIC {
-        let bed = Panicking::new(when, 1, &[1]);
-        bed.run(async {
-            let mut lock = bed.redlock().lock("x", s(10)).await.unwrap();
+        let harness = Panicking::new(when, 1, &[1]);
+        harness.run(async {
+            let mut lock = harness.redlock().lock("x", s(10)).await.unwrap();
             if when.verb == Verb::Acquire {
                 let vote = lock.replies()[1].to_string();
                 assert_eq!(vote, "node 1: indeterminate: the request panicked: out of order", "{when:?}");
@@ -35,34 +35,34 @@ fn a_panic_in_one_request_is_one_failed_node() {
             lock.extend(s(10)).await.unwrap();
             assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released, "{when:?}");
         });
-        bed.assert_over(when, 1);
+        harness.assert_over(when, 1);
     }
 }
 
 #[test]
 fn a_lock_that_is_dropped_leaves_no_panic_behind() {
     for when in EVERY_PANIC {
-        let bed = Panicking::new(when, 1, &[1]);
-        bed.run(async {
-            let guard = bed.redlock().lock("x", s(3)).await.unwrap().keep_alive();
-            bed.bed.sleep(1_500).await;
+        let harness = Panicking::new(when, 1, &[1]);
+        harness.run(async {
+            let guard = harness.redlock().lock("x", s(3)).await.unwrap().keep_alive();
+            harness.harness.sleep(1_500).await;
             assert!(guard.is_valid(), "{when:?}");
         });
-        bed.assert_over(when, 1);
+        harness.assert_over(when, 1);
     }
 }
 
 #[test]
 fn panics_on_too_many_nodes_are_told_by_node_and_what_the_others_hold_is_removed() {
     for when in EVERY_PANIC {
-        let bed = Panicking::new(when, 1, &[0, 1]);
-        bed.run(async {
+        let harness = Panicking::new(when, 1, &[0, 1]);
+        harness.run(async {
             let failed = |result: Result<(), Error>| {
                 let error = result.unwrap_err();
                 assert!(matches!(error, Error::NoQuorum(_)), "{when:?}: {error}");
                 answers(&error)
             };
-            let request = bed.redlock().try_lock("x", s(10));
+            let request = harness.redlock().try_lock("x", s(10));
             if when.verb == Verb::Acquire {
                 assert_eq!(failed(request.await.map(drop)), "xxg", "{when:?}");
                 return;
@@ -76,7 +76,7 @@ fn panics_on_too_many_nodes_are_told_by_node_and_what_the_others_hold_is_removed
                 assert_eq!(failed(lock.unlock().await.map(drop)), "xxm", "{when:?}");
             }
         });
-        bed.assert_over(when, 2);
+        harness.assert_over(when, 2);
     }
 }
 
@@ -84,15 +84,15 @@ fn panics_on_too_many_nodes_are_told_by_node_and_what_the_others_hold_is_removed
 fn a_node_that_panics_at_every_release_is_asked_at_a_bounded_rate_while_it_owes_one() {
     for moment in [Moment::Call, Moment::Poll] {
         let when = When { verb: Verb::Release, moment };
-        let bed = Panicking::new(when, usize::MAX, &[1]);
-        bed.run(async {
-            bed.redlock().lock("x", s(10)).await.unwrap().unlock().await.unwrap();
-            bed.bed.sleep(20_000).await;
+        let harness = Panicking::new(when, usize::MAX, &[1]);
+        harness.run(async {
+            harness.redlock().lock("x", s(10)).await.unwrap().unlock().await.unwrap();
+            harness.harness.sleep(20_000).await;
         });
         // At once, after half a second, and once a second until the key has expired.
-        let panics = bed.panicked();
+        let panics = harness.panicked();
         assert!((8..=13).contains(&panics), "{when:?}: {panics}");
-        bed.assert_over(when, panics);
+        harness.assert_over(when, panics);
     }
 }
 
@@ -100,40 +100,40 @@ fn a_node_that_panics_at_every_release_is_asked_at_a_bounded_rate_while_it_owes_
 fn a_panic_where_lost_keys_are_put_back_is_a_failed_node() {
     for moment in [Moment::Call, Moment::Poll] {
         let when = When { verb: Verb::Acquire, moment };
-        let bed = Panicking::new(when, 0, &[1]);
-        bed.run(async {
-            let mut lock = bed.redlock().lock("x", s(10)).await.unwrap();
-            bed.bed.nodes[1].clear();
-            bed.left.store(1, Ordering::Relaxed);
+        let harness = Panicking::new(when, 0, &[1]);
+        harness.run(async {
+            let mut lock = harness.redlock().lock("x", s(10)).await.unwrap();
+            harness.harness.nodes[1].clear();
+            harness.left.store(1, Ordering::Relaxed);
             lock.extend(s(10)).await.unwrap();
-            assert_eq!(bed.bed.values("x").iter().flatten().count(), 2, "{when:?}");
+            assert_eq!(harness.harness.values("x").iter().flatten().count(), 2, "{when:?}");
             lock.unlock().await.unwrap();
         });
-        bed.assert_over(when, 1);
+        harness.assert_over(when, 1);
     }
 }
 
 #[test]
 fn a_panic_in_a_routine_reaches_the_caller_and_the_lock_is_released() {
-    let bed = Bed::new(3);
-    bed.run(async {
-        let redlock = bed.redlock();
+    let harness = Harness::new(3);
+    harness.run(async {
+        let redlock = harness.redlock();
         let using = redlock.using("x", s(10), |lease| async move {
             assert!(!lease.is_valid(), "the routine is wrong");
         });
         let panic = caught(using).await.unwrap_err();
         assert_eq!(panic.downcast_ref::<&str>(), Some(&"the routine is wrong"));
-        bed.sleep(1).await;
-        bed.assert_free("x");
+        harness.sleep(1).await;
+        harness.assert_free("x");
         redlock.try_lock("x", s(10)).await.unwrap().unlock().await.unwrap();
-        bed.sleep(1).await;
+        harness.sleep(1).await;
     });
-    bed.assert_at_rest();
+    harness.assert_at_rest();
 }
 
 /// Three nodes of which some panic, on a runtime that survives its tasks' panics.
 struct Panicking {
-    bed: Bed,
+    harness: Harness,
     when: When,
     nodes: &'static [usize],
     /// How often each of them is still to panic, in sum.
@@ -147,25 +147,25 @@ impl Panicking {
     fn new(when: When, times: usize, nodes: &'static [usize]) -> Self {
         let left = Arc::new(AtomicUsize::new(times * nodes.len()));
         let (panicked, escaped) = Default::default();
-        Self { bed: Bed::new(3), when, nodes, left, panicked, escaped }
+        Self { harness: Harness::new(3), when, nodes, left, panicked, escaped }
     }
 
     fn redlock(&self) -> Redlock {
-        let runtime = Surviving { runtime: self.bed.runtime.clone(), panics: self.escaped.clone() };
+        let runtime = Surviving { runtime: self.harness.runtime.clone(), panics: self.escaped.clone() };
         let node = |(number, node): (usize, &MemoryBackend)| Faulty {
             node: node.clone(),
             when: self.nodes.contains(&number).then_some(self.when),
             left: self.left.clone(),
             panicked: self.panicked.clone(),
         };
-        let nodes = self.bed.nodes.iter().enumerate().map(node);
-        Redlock::builder(runtime).nodes(nodes).entropy(self.bed.sim.entropy()).build().unwrap()
+        let nodes = self.harness.nodes.iter().enumerate().map(node);
+        Redlock::builder(runtime).nodes(nodes).entropy(self.harness.sim.entropy()).build().unwrap()
     }
 
     fn run(&self, test: impl Future<Output = ()>) {
-        let outcome = self.bed.run(caught(test));
+        let outcome = self.harness.run(caught(test));
         // What is left behind has its time before anything is looked at.
-        self.bed.run(self.bed.sleep(5_000));
+        self.harness.run(self.harness.sleep(5_000));
         let escaped = self.escaped.load(Ordering::Relaxed);
         assert_eq!(escaped, 0, "{:?}: panics in the background, at most {MOST_PANICS}", self.when);
         assert!(outcome.is_ok(), "{:?}: {:?}", self.when, outcome.unwrap_err().downcast_ref::<String>());
@@ -178,15 +178,15 @@ impl Panicking {
     /// The panics were so many, nothing is left of them, and the next lock is won everywhere.
     fn assert_over(&self, when: When, panics: usize) {
         assert_eq!(self.panicked(), panics, "{when:?}");
-        self.bed.assert_free("x");
-        self.bed.assert_at_rest();
-        self.bed.run(async {
-            let lock = self.bed.redlock().try_lock("x", s(10)).await.unwrap();
-            assert_eq!(self.bed.values("x").iter().flatten().count(), 3, "{when:?}");
+        self.harness.assert_free("x");
+        self.harness.assert_at_rest();
+        self.harness.run(async {
+            let lock = self.harness.redlock().try_lock("x", s(10)).await.unwrap();
+            assert_eq!(self.harness.values("x").iter().flatten().count(), 3, "{when:?}");
             lock.unlock().await.unwrap();
-            self.bed.sleep(1).await;
+            self.harness.sleep(1).await;
         });
-        self.bed.assert_at_rest();
+        self.harness.assert_at_rest();
     }
 }
 

@@ -10,7 +10,7 @@ use rand::{RngExt, SeedableRng, rngs::ChaCha20Rng, seq::IndexedRandom};
 use redlock_core::{BackendErrorKind, Error, Lease, Lock, LockRequest, Redlock};
 use tokio::select;
 
-use crate::bed::{Bed, ms};
+use crate::harness::{Harness, ms};
 
 /// How many seeds are run. `REDLOCK_SEEDS` in the environment asks for more.
 const SEEDS: u64 = 200;
@@ -60,7 +60,7 @@ impl Drop for TellSeed {
 }
 
 struct World {
-    bed: Bed,
+    harness: Harness,
     seed: u64,
     /// Whether others take keys that are held: that breaks what a lock rests on.
     thefts: bool,
@@ -71,19 +71,19 @@ struct World {
 
 impl World {
     fn new(seed: u64, thefts: bool) -> Self {
-        let bed = Bed::seeded(seed, if seed.is_multiple_of(2) { 3 } else { 5 });
-        Self { bed, seed, thefts, leases: RefCell::default(), seen: Cell::default() }
+        let harness = Harness::seeded(seed, if seed.is_multiple_of(2) { 3 } else { 5 });
+        Self { harness, seed, thefts, leases: RefCell::default(), seen: Cell::default() }
     }
 
     fn run(self) -> Seen {
         let _told = TellSeed(self.seed);
-        self.bed.run(async {
+        self.harness.run(async {
             select! {
                 _ = async { tokio::join!(self.client(0), self.client(1), self.client(2), self.client(3)) } => {}
                 () = self.troubles() => unreachable!("they go on"),
                 () = self.watch() => unreachable!("it goes on"),
             }
-            for node in &self.bed.nodes {
+            for node in &self.harness.nodes {
                 node.start();
                 node.resume();
                 node.delay_requests(ms(0));
@@ -91,19 +91,19 @@ impl World {
                 node.fail_next(0, BackendErrorKind::Transient);
             }
             // What is owed is asked for once a second at least.
-            self.bed.sleep(3_000).await;
+            self.harness.sleep(3_000).await;
             for resource in RESOURCES {
-                self.bed.assert_free(resource);
+                self.harness.assert_free(resource);
             }
-            self.bed.sleep(60_000).await;
+            self.harness.sleep(60_000).await;
         });
-        self.bed.assert_at_rest();
+        self.harness.assert_at_rest();
         self.seen.get()
     }
 
     async fn client(&self, number: u64) {
         let rng = &mut ChaCha20Rng::seed_from_u64(self.seed * 100 + number);
-        let redlock = self.bed.builder().node_timeout(ms(rng.random_range(20..200))).build().unwrap();
+        let redlock = self.harness.builder().node_timeout(ms(rng.random_range(20..200))).build().unwrap();
         for _ in 0..10 {
             let request = self.request(rng, &redlock);
             if rng.random_bool(0.2) {
@@ -116,7 +116,7 @@ impl World {
                     Err(error) => self.failed(&error),
                 }
             }
-            self.bed.sleep(rng.random_range(0..50)).await;
+            self.harness.sleep(rng.random_range(0..50)).await;
         }
     }
 
@@ -134,14 +134,14 @@ impl World {
 
     async fn cancelled(&self, rng: &mut ChaCha20Rng, request: LockRequest) {
         let after = ms(rng.random_range(0..100));
-        drop(self.bed.cancel_after(after, request.into_future()).await);
+        drop(self.harness.cancel_after(after, request.into_future()).await);
     }
 
     async fn kept_alive(&self, rng: &mut ChaCha20Rng, request: LockRequest) {
         let length = rng.random_range(0..5_000);
         let used = request.using(async |lease| {
             self.won(lease);
-            self.bed.sleep(length).await;
+            self.harness.sleep(length).await;
         });
         match used.await {
             Ok(()) => {}
@@ -152,7 +152,7 @@ impl World {
     async fn held(&self, rng: &mut ChaCha20Rng, mut lock: Lock) {
         self.won(lock.lease());
         for _ in 0..rng.random_range(0..3) {
-            self.bed.sleep(rng.random_range(0..1_500)).await;
+            self.harness.sleep(rng.random_range(0..1_500)).await;
             if let Err(error) = lock.extend(ms(rng.random_range(100..5_000))).await {
                 self.failed(&error);
             }
@@ -195,7 +195,7 @@ impl World {
     async fn watch(&self) {
         loop {
             self.check();
-            self.bed.sleep(5).await;
+            self.harness.sleep(5).await;
         }
     }
 
@@ -203,8 +203,8 @@ impl World {
     async fn troubles(&self) {
         let rng = &mut ChaCha20Rng::seed_from_u64(!self.seed);
         loop {
-            self.bed.sleep(rng.random_range(1..300)).await;
-            let node = self.bed.nodes.choose(rng).unwrap();
+            self.harness.sleep(rng.random_range(1..300)).await;
+            let node = self.harness.nodes.choose(rng).unwrap();
             match rng.random_range(0..16) {
                 0 => node.stop(),
                 1 => node.shut_down(),

@@ -4,20 +4,20 @@ use std::{cell::Cell, time::Duration};
 
 use redlock_core::{BackendErrorKind, Error, Runtime, UnlockOutcome};
 
-use crate::bed::{Bed, ms, s};
+use crate::harness::{Harness, ms, s};
 
 /// How long `using` took, and what it gave, when somebody steals the keys 100 ms after the start.
 fn stolen(ttl: Duration) -> (Result<(), Error>, Duration) {
-    let bed = Bed::new(3);
-    bed.run(async {
-        let nodes = bed.nodes.clone();
-        let runtime = bed.runtime.clone();
-        bed.runtime.spawn(Box::pin(async move {
+    let harness = Harness::new(3);
+    harness.run(async {
+        let nodes = harness.nodes.clone();
+        let runtime = harness.runtime.clone();
+        harness.runtime.spawn(Box::pin(async move {
             runtime.sleep(ms(100)).await;
             nodes.iter().for_each(|node| node.set("x", "thief", s(60)));
         }));
-        let runtime = bed.runtime.clone();
-        bed.timed(bed.redlock().using("x", ttl, |_| async move { runtime.sleep(s(60)).await })).await
+        let runtime = harness.runtime.clone();
+        harness.timed(harness.redlock().using("x", ttl, |_| async move { runtime.sleep(s(60)).await })).await
     })
 }
 
@@ -33,26 +33,28 @@ fn a_routine_whose_lock_is_stolen_is_stopped_before_the_validity_ends() {
 
 #[test]
 fn a_routine_is_stopped_at_the_deadline_whatever_the_nodes_do() {
-    let troubles: [fn(&Bed); 4] = [
-        |bed| bed.nodes.iter().for_each(|node| node.stop()),
-        |bed| bed.nodes.iter().for_each(|node| node.shut_down()),
-        |bed| bed.nodes.iter().for_each(|node| node.delay_requests(s(600))),
-        |bed| bed.nodes.iter().for_each(|node| node.fail_next(usize::MAX, BackendErrorKind::Transient)),
+    let troubles: [fn(&Harness); 4] = [
+        |harness| harness.nodes.iter().for_each(|node| node.stop()),
+        |harness| harness.nodes.iter().for_each(|node| node.shut_down()),
+        |harness| harness.nodes.iter().for_each(|node| node.delay_requests(s(600))),
+        |harness| {
+            harness.nodes.iter().for_each(|node| node.fail_next(usize::MAX, BackendErrorKind::Transient))
+        },
     ];
     for (number, trouble) in troubles.into_iter().enumerate() {
-        let bed = Bed::new(3);
-        bed.run(async {
-            let (guard, runtime) = (Stopped::default(), bed.runtime.clone());
+        let harness = Harness::new(3);
+        harness.run(async {
+            let (guard, runtime) = (Stopped::default(), harness.runtime.clone());
             let stopped = guard.flag.clone();
-            let running = bed.redlock().lock("x", s(1)).using(|_| async move {
+            let running = harness.redlock().lock("x", s(1)).using(|_| async move {
                 let _guard = guard;
                 runtime.sleep(s(60)).await;
             });
             let troubled = async {
-                bed.sleep(10).await;
-                trouble(&bed);
+                harness.sleep(10).await;
+                trouble(&harness);
             };
-            let ((result, took), ()) = tokio::join!(bed.timed(running), troubled);
+            let ((result, took), ()) = tokio::join!(harness.timed(running), troubled);
             assert!(matches!(result, Err(Error::Lost(_))), "{number}: {result:?}");
             assert_eq!(took, ms(988), "{number}");
             assert!(stopped.get(), "{number}: the routine is dropped");
@@ -73,10 +75,10 @@ impl Drop for Stopped {
 
 #[test]
 fn a_routine_that_sees_the_loss_gives_its_own_result() {
-    let bed = Bed::new(3);
-    bed.run(async {
-        let nodes = bed.nodes.clone();
-        let result = bed.redlock().using("x", s(1), |lease| async move {
+    let harness = Harness::new(3);
+    harness.run(async {
+        let nodes = harness.nodes.clone();
+        let result = harness.redlock().using("x", s(1), |lease| async move {
             nodes.iter().for_each(|node| node.clear());
             lease.lost().await;
             assert!(!lease.is_valid());
@@ -89,10 +91,10 @@ fn a_routine_that_sees_the_loss_gives_its_own_result() {
 
 #[test]
 fn a_result_is_not_hidden_by_an_unlock_that_fails() {
-    let bed = Bed::new(3);
-    bed.run(async {
-        let nodes = bed.nodes.clone();
-        let result = bed.redlock().using("x", s(1), |_| async move {
+    let harness = Harness::new(3);
+    harness.run(async {
+        let nodes = harness.nodes.clone();
+        let result = harness.redlock().using("x", s(1), |_| async move {
             nodes.iter().for_each(|node| node.shut_down());
             42
         });
@@ -104,38 +106,38 @@ fn a_result_is_not_hidden_by_an_unlock_that_fails() {
 fn using_settles_at_once_when_the_routine_is_done_while_an_extension_hangs() {
     // One node hangs: nothing is waited for. All of them: no longer than the unlock's round, 300 ms.
     for (hanging, most) in [(1, ms(0)), (3, ms(300))] {
-        let bed = Bed::new(3);
-        bed.run(async {
-            let (nodes, runtime) = (bed.nodes.clone(), bed.runtime.clone());
-            let result = bed.redlock().using("x", s(6), |_| async move {
+        let harness = Harness::new(3);
+        harness.run(async {
+            let (nodes, runtime) = (harness.nodes.clone(), harness.runtime.clone());
+            let result = harness.redlock().using("x", s(6), |_| async move {
                 runtime.sleep(ms(1_900)).await;
                 nodes[..hanging].iter().for_each(|node| node.stop());
                 runtime.sleep(ms(200)).await;
                 "done"
             });
-            let (result, took) = bed.timed(result).await;
+            let (result, took) = harness.timed(result).await;
             assert_eq!(result.unwrap(), "done");
             assert!((ms(2_100)..=ms(2_100) + most).contains(&took), "{hanging}: {took:?}");
-            bed.nodes.iter().for_each(|node| node.resume());
-            bed.sleep(10_000).await;
-            bed.assert_free("x");
+            harness.nodes.iter().for_each(|node| node.resume());
+            harness.sleep(10_000).await;
+            harness.assert_free("x");
         });
-        bed.assert_at_rest();
+        harness.assert_at_rest();
     }
 }
 
 #[test]
 fn a_lock_is_extended_every_third_to_half_of_its_ttl_and_no_oftener() {
-    let bed = Bed::new(3);
-    bed.run(async {
-        let runtime = bed.runtime.clone();
-        bed.redlock().using("x", s(1), |_| async move { runtime.sleep(ms(500)).await }).await.unwrap();
-        assert_eq!(bed.requests(), [3, 3, 3], "acquire, one extension, release");
+    let harness = Harness::new(3);
+    harness.run(async {
+        let runtime = harness.runtime.clone();
+        harness.redlock().using("x", s(1), |_| async move { runtime.sleep(ms(500)).await }).await.unwrap();
+        assert_eq!(harness.requests(), [3, 3, 3], "acquire, one extension, release");
 
-        bed.nodes.iter().for_each(|node| node.delay_replies(ms(20)));
-        let runtime = bed.runtime.clone();
-        bed.redlock().using("x", s(1), |_| async move { runtime.sleep(s(100)).await }).await.unwrap();
-        for requests in bed.requests() {
+        harness.nodes.iter().for_each(|node| node.delay_replies(ms(20)));
+        let runtime = harness.runtime.clone();
+        harness.redlock().using("x", s(1), |_| async move { runtime.sleep(s(100)).await }).await.unwrap();
+        for requests in harness.requests() {
             assert!((220..=260).contains(&requests), "{requests} in a hundred ttls");
         }
     });
@@ -143,15 +145,15 @@ fn a_lock_is_extended_every_third_to_half_of_its_ttl_and_no_oftener() {
 
 #[test]
 fn failing_extensions_are_tried_again_at_a_bounded_rate() {
-    let bed = Bed::new(3);
-    bed.run(async {
-        let (nodes, runtime) = (bed.nodes.clone(), bed.runtime.clone());
-        let result = bed.redlock().using("x", s(10), |_| async move {
+    let harness = Harness::new(3);
+    harness.run(async {
+        let (nodes, runtime) = (harness.nodes.clone(), harness.runtime.clone());
+        let result = harness.redlock().using("x", s(10), |_| async move {
             nodes.iter().for_each(|node| node.fail_next(usize::MAX, BackendErrorKind::Transient));
             runtime.sleep(s(60)).await;
         });
         assert!(matches!(result.await, Err(Error::Lost(_))));
-        for requests in bed.requests() {
+        for requests in harness.requests() {
             assert!((6..=12).contains(&requests), "{requests} in one ttl");
         }
     });
@@ -159,18 +161,18 @@ fn failing_extensions_are_tried_again_at_a_bounded_rate() {
 
 #[test]
 fn one_failed_extension_is_no_loss() {
-    let troubles: [fn(&Bed); 3] = [
-        |bed| bed.nodes.iter().for_each(|node| node.lose_next_replies(1)),
-        |bed| bed.nodes.iter().for_each(|node| node.fail_next(1, BackendErrorKind::Transient)),
-        |bed| bed.nodes.iter().for_each(|node| node.fail_next(1, BackendErrorKind::Rejected)),
+    let troubles: [fn(&Harness); 3] = [
+        |harness| harness.nodes.iter().for_each(|node| node.lose_next_replies(1)),
+        |harness| harness.nodes.iter().for_each(|node| node.fail_next(1, BackendErrorKind::Transient)),
+        |harness| harness.nodes.iter().for_each(|node| node.fail_next(1, BackendErrorKind::Rejected)),
     ];
     for trouble in troubles {
-        let bed = Bed::new(3);
-        bed.run(async {
-            let (runtime, bed) = (bed.runtime.clone(), &bed);
-            let result = bed.redlock().using("x", s(1), |lease| async move {
+        let harness = Harness::new(3);
+        harness.run(async {
+            let (runtime, harness) = (harness.runtime.clone(), &harness);
+            let result = harness.redlock().using("x", s(1), |lease| async move {
                 runtime.sleep(ms(10)).await;
-                trouble(bed);
+                trouble(harness);
                 runtime.sleep(s(10)).await;
                 lease.is_valid()
             });
@@ -182,45 +184,49 @@ fn one_failed_extension_is_no_loss() {
 #[test]
 fn nothing_is_left_when_using_is_over() {
     for over_at in [ms(1), ms(333), ms(334), ms(5_000)] {
-        let bed = Bed::new(3);
-        bed.run(async {
-            bed.nodes.iter().for_each(|node| node.delay_replies(ms(2)));
-            let runtime = bed.runtime.clone();
-            bed.redlock().using("x", s(1), |_| async move { runtime.sleep(over_at).await }).await.unwrap();
-            bed.sleep(60).await;
-            bed.assert_at_rest();
+        let harness = Harness::new(3);
+        harness.run(async {
+            harness.nodes.iter().for_each(|node| node.delay_replies(ms(2)));
+            let runtime = harness.runtime.clone();
+            harness
+                .redlock()
+                .using("x", s(1), |_| async move { runtime.sleep(over_at).await })
+                .await
+                .unwrap();
+            harness.sleep(60).await;
+            harness.assert_at_rest();
         });
     }
 }
 
 #[test]
 fn using_that_is_dropped_drops_the_routine_and_releases() {
-    let bed = Bed::new(3);
-    bed.run(async {
-        let (guard, runtime) = (Stopped::default(), bed.runtime.clone());
+    let harness = Harness::new(3);
+    harness.run(async {
+        let (guard, runtime) = (Stopped::default(), harness.runtime.clone());
         let stopped = guard.flag.clone();
-        let redlock = bed.redlock();
+        let redlock = harness.redlock();
         let using = redlock.using("x", s(1), |_| async move {
             let _guard = guard;
             runtime.sleep(s(60)).await;
         });
-        assert!(bed.cancel_after(s(5), using).await.is_none());
+        assert!(harness.cancel_after(s(5), using).await.is_none());
         assert!(stopped.get());
-        bed.sleep(10).await;
-        bed.assert_free("x");
-        bed.assert_at_rest();
+        harness.sleep(10).await;
+        harness.assert_free("x");
+        harness.assert_at_rest();
     });
 }
 
 #[test]
 fn a_lock_is_held_no_longer_than_the_longest_hold() {
     for (ttl, longest) in [(s(1), s(5)), (s(10), s(5)), (s(4), s(5))] {
-        let bed = Bed::new(3);
-        bed.run(async {
-            let runtime = bed.runtime.clone();
-            let request = bed.redlock().lock("x", ttl).max_hold(longest);
+        let harness = Harness::new(3);
+        harness.run(async {
+            let runtime = harness.runtime.clone();
+            let request = harness.redlock().lock("x", ttl).max_hold(longest);
             let (result, took) =
-                bed.timed(request.using(|_| async move { runtime.sleep(s(60)).await })).await;
+                harness.timed(request.using(|_| async move { runtime.sleep(s(60)).await })).await;
             assert!(matches!(result, Err(Error::Lost(_))), "{result:?}");
             assert!(took <= longest && took >= longest - ms(60), "ttl {ttl:?}: {took:?}");
         });
@@ -229,38 +235,38 @@ fn a_lock_is_held_no_longer_than_the_longest_hold() {
 
 #[test]
 fn a_guard_keeps_a_lock_alive_until_it_is_stopped() {
-    let bed = Bed::new(3);
-    bed.run(async {
-        let guard = bed.redlock().lock("x", s(1)).await.unwrap().keep_alive();
+    let harness = Harness::new(3);
+    harness.run(async {
+        let guard = harness.redlock().lock("x", s(1)).await.unwrap().keep_alive();
         let lease = guard.lease();
-        bed.sleep(10_000).await;
+        harness.sleep(10_000).await;
         assert!(guard.is_valid() && lease.is_valid());
         assert!(lease.remaining() > ms(500) && lease.remaining() < s(1), "{:?}", lease.remaining());
         let lock = guard.stop();
         assert!(lock.is_valid());
-        bed.sleep(1_000).await;
+        harness.sleep(1_000).await;
         assert!(!lease.is_valid(), "nobody extends it any more");
         drop(lock);
 
-        let guard = bed.redlock().lock("x", s(1)).await.unwrap().keep_alive();
+        let guard = harness.redlock().lock("x", s(1)).await.unwrap().keep_alive();
         let lease = guard.lease();
-        bed.sleep(10_000).await;
+        harness.sleep(10_000).await;
         assert_eq!(guard.unlock().await.unwrap(), UnlockOutcome::Released);
         assert!(!lease.is_valid());
         lease.lost().await;
-        bed.sleep(100).await;
-        bed.assert_free("x");
-        bed.assert_at_rest();
+        harness.sleep(100).await;
+        harness.assert_free("x");
+        harness.assert_at_rest();
     });
 }
 
 #[test]
 fn a_node_that_flaps_does_not_bring_a_lock_down() {
-    let bed = Bed::new(3);
-    bed.run(async {
-        let node = bed.nodes[0].clone();
-        let runtime = bed.runtime.clone();
-        bed.runtime.spawn(Box::pin(async move {
+    let harness = Harness::new(3);
+    harness.run(async {
+        let node = harness.nodes[0].clone();
+        let runtime = harness.runtime.clone();
+        harness.runtime.spawn(Box::pin(async move {
             for _ in 0..600 {
                 node.shut_down();
                 runtime.sleep(ms(500)).await;
@@ -269,33 +275,33 @@ fn a_node_that_flaps_does_not_bring_a_lock_down() {
                 runtime.sleep(ms(500)).await;
             }
         }));
-        let runtime = bed.runtime.clone();
-        let held = bed.redlock().using("x", s(3), |lease| async move {
+        let runtime = harness.runtime.clone();
+        let held = harness.redlock().using("x", s(3), |lease| async move {
             runtime.sleep(s(600)).await;
             lease.is_valid()
         });
         assert!(held.await.unwrap());
-        assert!(bed.requests()[0] < 3 * 610, "{:?}", bed.requests());
-        bed.sleep(10_000).await;
+        assert!(harness.requests()[0] < 3 * 610, "{:?}", harness.requests());
+        harness.sleep(10_000).await;
     });
-    bed.assert_at_rest();
+    harness.assert_at_rest();
 }
 
 #[test]
 fn a_lock_that_is_kept_alive_late_is_extended_at_once() {
-    let bed = Bed::new(3);
-    bed.run(async {
-        let lock = bed.redlock().lock("x", s(10)).await.unwrap();
-        bed.sleep(7_000).await;
+    let harness = Harness::new(3);
+    harness.run(async {
+        let lock = harness.redlock().lock("x", s(10)).await.unwrap();
+        harness.sleep(7_000).await;
         let guard = lock.keep_alive();
-        bed.sleep(60_000).await;
+        harness.sleep(60_000).await;
         assert!(guard.is_valid());
         guard.unlock().await.unwrap();
 
         // Won so late that little is left.
-        bed.nodes.iter().for_each(|node| node.delay_replies(ms(700)));
-        let redlock = bed.builder().node_timeout(s(1)).build().unwrap();
-        let (nodes, runtime) = (bed.nodes.clone(), bed.runtime.clone());
+        harness.nodes.iter().for_each(|node| node.delay_replies(ms(700)));
+        let redlock = harness.builder().node_timeout(s(1)).build().unwrap();
+        let (nodes, runtime) = (harness.nodes.clone(), harness.runtime.clone());
         let routine = redlock.using("y", s(1), |lease| async move {
             nodes.iter().for_each(|node| node.delay_replies(ms(0)));
             runtime.sleep(s(5)).await;

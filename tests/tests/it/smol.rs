@@ -11,7 +11,7 @@ use redlock_redis_rs::{
 };
 use redlock_tests::{
     server::{Server, everywhere},
-    sim::poll_once,
+    sim_runtime::poll_once,
 };
 use smol::Timer;
 

@@ -5,8 +5,8 @@ use rstest::rstest;
 use tracing::Level;
 
 use crate::{
-    bed::{Bed, ms, s},
     capture::Capture,
+    harness::{Harness, ms, s},
 };
 
 #[rstest]
@@ -21,18 +21,18 @@ fn a_lock_is_one_span_with_its_outcome_attempts_and_votes(
     #[case] votes: &str,
     #[case] loud: &[&str],
 ) {
-    let bed = Bed::new(3);
-    let (result, capture) = Capture::of(&bed, async {
+    let harness = Harness::new(3);
+    let (result, capture) = Capture::of(&harness, async {
         match (outcome, attempts) {
-            ("granted", "2") => bed.nodes.iter().for_each(|node| node.set("x", "other", ms(50))),
-            ("contended", _) => bed.nodes.iter().for_each(|node| node.set("x", "other", s(60))),
-            ("no_quorum", _) => bed.nodes[1..].iter().for_each(|node| node.shut_down()),
+            ("granted", "2") => harness.nodes.iter().for_each(|node| node.set("x", "other", ms(50))),
+            ("contended", _) => harness.nodes.iter().for_each(|node| node.set("x", "other", s(60))),
+            ("no_quorum", _) => harness.nodes[1..].iter().for_each(|node| node.shut_down()),
             ("rejected", _) => {
-                bed.nodes[1..].iter().for_each(|node| node.fail_next(9, BackendErrorKind::Rejected));
+                harness.nodes[1..].iter().for_each(|node| node.fail_next(9, BackendErrorKind::Rejected));
             }
             _ => {}
         }
-        bed.redlock().lock(["x", "y"], s(10)).await
+        harness.redlock().lock(["x", "y"], s(10)).await
     });
     let spans = capture.spans();
     assert_eq!(spans.len(), 1, "{spans:?}");
@@ -49,15 +49,16 @@ fn a_lock_is_one_span_with_its_outcome_attempts_and_votes(
 
 #[test]
 fn a_node_that_leads_to_the_server_of_another_is_told_once() {
-    let bed = Bed::new(2);
-    let (_, capture) = Capture::of(&bed, async {
-        let redlock = bed.builder().node(bed.nodes[0].clone().with_name("other way")).build().unwrap();
+    let harness = Harness::new(2);
+    let (_, capture) = Capture::of(&harness, async {
+        let redlock =
+            harness.builder().node(harness.nodes[0].clone().with_name("other way")).build().unwrap();
         for _ in 0..3 {
             let mut lock = redlock.lock("x", s(10)).await.unwrap();
             lock.extend(s(10)).await.unwrap();
             lock.unlock().await.unwrap();
             // So that an answer that came behind the quorum is in.
-            bed.sleep(1_000).await;
+            harness.sleep(1_000).await;
         }
     });
     assert_eq!(capture.loud(), ["WARN node has no vote of its own"]);
@@ -67,8 +68,8 @@ fn a_node_that_leads_to_the_server_of_another_is_told_once() {
 
 #[test]
 fn a_call_that_makes_no_sense_is_told_too() {
-    let bed = Bed::new(3);
-    let (result, capture) = Capture::of(&bed, async { bed.redlock().lock("", s(10)).await });
+    let harness = Harness::new(3);
+    let (result, capture) = Capture::of(&harness, async { harness.redlock().lock("", s(10)).await });
     assert!(matches!(result, Err(Error::InvalidRequest(_))));
     assert_eq!(capture.last_span().get("outcome"), "invalid");
     assert_eq!(capture.named("answer").len(), 0);
@@ -76,13 +77,13 @@ fn a_call_that_makes_no_sense_is_told_too() {
 
 #[test]
 fn a_dropped_call_is_cancelled_and_its_time_is_told() {
-    let bed = Bed::new(3);
-    let (_, capture) = Capture::of(&bed, async {
-        bed.nodes.iter().for_each(|node| node.delay_replies(ms(200)));
-        let request = bed.redlock().lock("x", s(10)).into_future();
-        assert!(bed.cancel_after(ms(120), request).await.is_none());
-        let _never_polled = bed.redlock().lock("x", s(10)).into_future();
-        bed.sleep(1_000).await;
+    let harness = Harness::new(3);
+    let (_, capture) = Capture::of(&harness, async {
+        harness.nodes.iter().for_each(|node| node.delay_replies(ms(200)));
+        let request = harness.redlock().lock("x", s(10)).into_future();
+        assert!(harness.cancel_after(ms(120), request).await.is_none());
+        let _never_polled = harness.redlock().lock("x", s(10)).into_future();
+        harness.sleep(1_000).await;
     });
     let spans = capture.spans();
     assert_eq!(spans.len(), 1, "what was never polled was never asked for: {spans:?}");
@@ -90,18 +91,18 @@ fn a_dropped_call_is_cancelled_and_its_time_is_told() {
     assert_eq!(capture.named("round")[0].get("outcome"), "cancelled");
     assert_eq!(capture.named("answer").len(), 6, "acquires and their releases are answered all the same");
     assert_eq!(capture.loud(), [""; 0]);
-    bed.assert_free("x");
+    harness.assert_free("x");
 }
 
 #[test]
 fn an_extension_tells_whether_it_was_confirmed() {
-    let bed = Bed::new(3);
-    let (_, capture) = Capture::of(&bed, async {
-        let mut lock = bed.redlock().lock("x", s(10)).await.unwrap();
+    let harness = Harness::new(3);
+    let (_, capture) = Capture::of(&harness, async {
+        let mut lock = harness.redlock().lock("x", s(10)).await.unwrap();
         lock.extend(s(10)).await.unwrap();
-        bed.nodes[1..].iter().for_each(|node| node.fail_next(1, BackendErrorKind::Transient));
+        harness.nodes[1..].iter().for_each(|node| node.fail_next(1, BackendErrorKind::Transient));
         assert!(matches!(lock.extend(s(10)).await, Err(Error::NoQuorum(_))));
-        bed.nodes.iter().for_each(|node| node.clear());
+        harness.nodes.iter().for_each(|node| node.clear());
         assert!(matches!(lock.extend(s(10)).await, Err(Error::Lost(_))));
         drop(lock);
     });
@@ -122,18 +123,18 @@ fn an_extension_tells_whether_it_was_confirmed() {
 
 #[test]
 fn an_unlock_tells_whether_the_lock_was_still_held() {
-    let bed = Bed::new(3);
-    let (_, capture) = Capture::of(&bed, async {
-        let redlock = bed.redlock();
+    let harness = Harness::new(3);
+    let (_, capture) = Capture::of(&harness, async {
+        let redlock = harness.redlock();
         assert_eq!(redlock.lock("x", s(10)).await.unwrap().unlock().await.unwrap(), UnlockOutcome::Released);
         let lock = redlock.lock("x", s(10)).await.unwrap();
-        bed.nodes.iter().for_each(|node| node.clear());
+        harness.nodes.iter().for_each(|node| node.clear());
         assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::NotHeld);
         let lock = redlock.lock("x", s(10)).await.unwrap();
-        bed.sleep(10_000).await;
+        harness.sleep(10_000).await;
         assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::NotHeld);
         let lock = redlock.lock("x", s(10)).await.unwrap();
-        bed.nodes[1..].iter().for_each(|node| node.shut_down());
+        harness.nodes[1..].iter().for_each(|node| node.shut_down());
         assert!(matches!(lock.unlock().await, Err(Error::NoQuorum(_))));
     });
     let unlocks: Vec<_> = capture.spans().into_iter().filter(|span| span.text == "unlock").collect();
@@ -145,16 +146,16 @@ fn an_unlock_tells_whether_the_lock_was_still_held() {
 
 #[test]
 fn a_lock_that_expires_under_its_routine_is_told_once_at_its_deadline() {
-    let bed = Bed::new(3);
-    let (took, capture) = Capture::of(&bed, async {
-        let (nodes, runtime) = (bed.nodes.clone(), bed.runtime.clone());
+    let harness = Harness::new(3);
+    let (took, capture) = Capture::of(&harness, async {
+        let (nodes, runtime) = (harness.nodes.clone(), harness.runtime.clone());
         let routine = |_: Lease| async move {
             nodes.iter().for_each(|node| node.shut_down());
             runtime.sleep(s(60)).await;
         };
-        let (result, took) = bed.timed(bed.redlock().using("x", s(10), routine)).await;
+        let (result, took) = harness.timed(harness.redlock().using("x", s(10), routine)).await;
         assert!(matches!(result, Err(Error::Lost(_))));
-        bed.sleep(20_000).await;
+        harness.sleep(20_000).await;
         took
     });
     assert_eq!(took, ms(9_898));
@@ -172,21 +173,21 @@ fn a_lock_that_expires_under_its_routine_is_told_once_at_its_deadline() {
 
 #[test]
 fn a_lock_that_was_released_in_time_is_never_told_lost() {
-    let bed = Bed::new(3);
-    let (_, capture) = Capture::of(&bed, async {
-        let redlock = bed.redlock();
-        let runtime = bed.runtime.clone();
+    let harness = Harness::new(3);
+    let (_, capture) = Capture::of(&harness, async {
+        let redlock = harness.redlock();
+        let runtime = harness.runtime.clone();
         redlock.using("x", s(1), |_| async move { runtime.sleep(s(5)).await }).await.unwrap();
         let lock = redlock.lock("x", s(1)).await.unwrap();
         let lease = lock.lease();
         drop(lock);
         lease.lost().await;
         let guard = redlock.lock("y", s(1)).await.unwrap().keep_alive();
-        bed.sleep(500).await;
+        harness.sleep(500).await;
         guard.unlock().await.unwrap();
         let parts = redlock.lock("z", s(1)).await.unwrap().into_parts();
         redlock.from_parts(&parts).await.unwrap().forget();
-        bed.sleep(5_000).await;
+        harness.sleep(5_000).await;
     });
     assert_eq!(capture.loud(), [""; 0]);
 }

@@ -13,7 +13,7 @@ use redlock_core::{
     Acquire, AcquireReply, BackendError, Extend, Lease, LockBackend, MemoryBackend, Redlock, Release,
     ReleaseReply, Runtime, async_trait,
 };
-use redlock_tests::sim::poll_once;
+use redlock_tests::sim_runtime::poll_once;
 use tracing::Level;
 use tracing_subscriber::{
     fmt::format::FmtSpan,
@@ -22,14 +22,14 @@ use tracing_subscriber::{
 };
 
 use crate::{
-    bed::{Bed, ms, s},
     capture::{Capture, lose_and_fail, metered, telling},
+    harness::{Harness, ms, s},
 };
 
 /// A node that is away and back again every other second.
-fn flap(bed: &Bed, node: usize, seconds: u64) {
-    let (node, runtime) = (bed.nodes[node].clone(), bed.runtime.clone());
-    bed.runtime.spawn(Box::pin(async move {
+fn flap(harness: &Harness, node: usize, seconds: u64) {
+    let (node, runtime) = (harness.nodes[node].clone(), harness.runtime.clone());
+    harness.runtime.spawn(Box::pin(async move {
         for _ in 0..seconds / 2 {
             runtime.sleep(s(1)).await;
             node.shut_down();
@@ -41,14 +41,14 @@ fn flap(bed: &Bed, node: usize, seconds: u64) {
 
 #[test]
 fn ten_minutes_of_a_flapping_node_are_twenty_lines() {
-    let bed = Bed::new(3);
-    let (locks, capture) = Capture::of(&bed, async {
-        let redlock = bed.redlock();
-        flap(&bed, 2, 600);
+    let harness = Harness::new(3);
+    let (locks, capture) = Capture::of(&harness, async {
+        let redlock = harness.redlock();
+        flap(&harness, 2, 600);
         let mut locks = 0;
-        while bed.runtime.elapsed() < s(600) {
+        while harness.runtime.elapsed() < s(600) {
             redlock.lock("x", s(10)).await.unwrap().unlock().await.unwrap();
-            bed.sleep(100).await;
+            harness.sleep(100).await;
             locks += 1;
         }
         locks
@@ -68,14 +68,14 @@ fn ten_minutes_of_a_flapping_node_are_twenty_lines() {
 
 #[test]
 fn ten_minutes_without_a_quorum_are_a_line_for_each_node() {
-    let bed = Bed::new(3);
-    let (_, capture) = Capture::of(&bed, async {
-        let redlock = bed.redlock();
-        bed.nodes[1..].iter().for_each(|node| node.stop());
-        while bed.runtime.elapsed() < s(600) {
+    let harness = Harness::new(3);
+    let (_, capture) = Capture::of(&harness, async {
+        let redlock = harness.redlock();
+        harness.nodes[1..].iter().for_each(|node| node.stop());
+        while harness.runtime.elapsed() < s(600) {
             assert!(redlock.lock("x", s(10)).await.is_err());
         }
-        bed.nodes[1..].iter().for_each(|node| node.resume());
+        harness.nodes[1..].iter().for_each(|node| node.resume());
         redlock.lock("x", s(10)).await.unwrap().unlock().await.unwrap();
     });
     let loud = capture.loud();
@@ -86,12 +86,12 @@ fn ten_minutes_without_a_quorum_are_a_line_for_each_node() {
 
 #[test]
 fn a_timeout_that_was_cut_short_says_nothing_about_a_node() {
-    let bed = Bed::new(3);
-    let (_, capture) = Capture::of(&bed, async {
-        bed.nodes.iter().for_each(|node| node.delay_replies(ms(40)));
+    let harness = Harness::new(3);
+    let (_, capture) = Capture::of(&harness, async {
+        harness.nodes.iter().for_each(|node| node.delay_replies(ms(40)));
         // A lock of 20 ms leaves the nodes 17 ms.
-        assert!(bed.redlock().try_lock("x", ms(20)).await.is_err());
-        bed.sleep(1_000).await;
+        assert!(harness.redlock().try_lock("x", ms(20)).await.is_err());
+        harness.sleep(1_000).await;
     });
     assert!(!capture.named("failed request").is_empty());
     assert_eq!(capture.loud(), [""; 0]);
@@ -99,9 +99,9 @@ fn a_timeout_that_was_cut_short_says_nothing_about_a_node() {
 
 #[test]
 fn at_the_level_info_no_resource_is_named() {
-    let bed = Bed::new(3);
+    let harness = Harness::new(3);
     let capture = Capture::default();
-    capture.during(Level::INFO, || bed.run(lose_and_fail(&bed, &bed.redlock())));
+    capture.during(Level::INFO, || harness.run(lose_and_fail(&harness, &harness.redlock())));
     assert!(capture.loud().len() > 2, "{:?}", capture.loud());
     assert_eq!(capture.lines().len(), capture.loud().len());
     let all = format!("{:?} {:?}", capture.lines(), capture.spans());
@@ -156,7 +156,7 @@ impl io::Write for Output {
 
 #[test]
 fn no_token_is_told_whole_whatever_a_node_puts_into_its_errors() {
-    let (bed, output, tokens) = (Bed::new(3), Output::default(), Arc::new(Mutex::new(Vec::new())));
+    let (harness, output, tokens) = (Harness::new(3), Output::default(), Arc::new(Mutex::new(Vec::new())));
     let writer = output.clone();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(Level::TRACE)
@@ -165,8 +165,8 @@ fn no_token_is_told_whole_whatever_a_node_puts_into_its_errors() {
         .with_writer(move || writer.clone())
         .finish();
     let ((), metrics) = metered(|| {
-        let redlock = bed.redlock_over(|node| Telltale { node, tokens: tokens.clone() });
-        telling(subscriber, || bed.run(lose_and_fail(&bed, &redlock)));
+        let redlock = harness.redlock_over(|node| Telltale { node, tokens: tokens.clone() });
+        telling(subscriber, || harness.run(lose_and_fail(&harness, &redlock)));
     });
 
     let text = String::from_utf8(output.0.lock().unwrap().clone()).unwrap() + &format!("{metrics:?}");
@@ -182,20 +182,20 @@ fn no_token_is_told_whole_whatever_a_node_puts_into_its_errors() {
 
 #[test]
 fn spans_are_entered_only_while_their_own_call_is_polled() {
-    let bed = Bed::new(3);
-    let (_, capture) = Capture::of(&bed, async {
+    let harness = Harness::new(3);
+    let (_, capture) = Capture::of(&harness, async {
         // One node is slow: it is heard in the background, after the call is over.
-        bed.nodes[0].delay_replies(ms(30));
-        bed.nodes[1..].iter().for_each(|node| node.delay_replies(ms(5)));
-        let redlock = bed.redlock();
+        harness.nodes[0].delay_replies(ms(30));
+        harness.nodes[1..].iter().for_each(|node| node.delay_replies(ms(5)));
+        let redlock = harness.redlock();
         let one = async |resource: &str| {
             let lock = redlock.lock(resource, s(10)).await.unwrap();
             assert!(tracing::Span::current().is_none(), "nothing stays entered");
-            bed.sleep(50).await;
+            harness.sleep(50).await;
             lock.unlock().await.unwrap();
         };
         tokio::join!(one("a"), one("b"), one("c"));
-        bed.sleep(1_000).await;
+        harness.sleep(1_000).await;
     });
     for line in capture.named("round").iter().chain(&capture.named("done")) {
         assert!(line.within.is_some(), "{line:?}");
@@ -218,25 +218,25 @@ fn spans_are_entered_only_while_their_own_call_is_polled() {
 #[test]
 fn telling_changes_nothing() {
     let run = |seed, told: bool| {
-        let bed = Bed::seeded(seed, 5);
+        let harness = Harness::seeded(seed, 5);
         let work = || {
-            bed.run(async {
-                flap(&bed, 4, 20);
-                bed.nodes[3].delay_replies(ms(40));
-                let redlock = bed.redlock();
+            harness.run(async {
+                flap(&harness, 4, 20);
+                harness.nodes[3].delay_replies(ms(40));
+                let redlock = harness.redlock();
                 let one = async || {
                     let mut holds = Vec::new();
                     for _ in 0..5 {
                         let lock = redlock.lock("x", s(2)).retry_forever().await.unwrap();
-                        holds.push((bed.runtime.elapsed(), lock.token().as_str().to_owned()));
-                        bed.sleep(30).await;
+                        holds.push((harness.runtime.elapsed(), lock.token().as_str().to_owned()));
+                        harness.sleep(30).await;
                         let _ = lock.unlock().await;
                     }
                     holds
                 };
                 let holds = tokio::join!(one(), one(), one());
-                bed.sleep(30_000).await;
-                (holds, bed.requests(), bed.runtime.tasks())
+                harness.sleep(30_000).await;
+                (holds, harness.requests(), harness.runtime.tasks())
             })
         };
         if told { metered(|| Capture::default().during(Level::TRACE, work)).0 } else { work() }
@@ -268,21 +268,21 @@ impl<S: tracing::Subscriber> Layer<S> for Meddler {
 
 #[test]
 fn a_subscriber_may_use_the_library_since_it_is_called_without_a_lock() {
-    let bed = Bed::new(3);
-    let redlock = bed.redlock();
+    let harness = Harness::new(3);
+    let redlock = harness.redlock();
     let meddler = Meddler::default();
     let subscriber = Registry::default().with(meddler.clone());
     telling(subscriber, || {
-        bed.run(async {
+        harness.run(async {
             let lock = redlock.lock("x", s(10)).await.unwrap();
             *meddler.0.lock().unwrap() = Some((redlock.clone(), lock.lease()));
-            lose_and_fail(&bed, &redlock).await;
+            lose_and_fail(&harness, &redlock).await;
             assert!(meddler.1.swap(0, Ordering::Relaxed) > 100);
             // From here on what it asks for is owed at once, by the nodes whose debts it is told of.
-            bed.nodes[1..].iter().for_each(|node| node.shut_down());
+            harness.nodes[1..].iter().for_each(|node| node.shut_down());
             assert!(lock.unlock().await.is_err());
             assert!(redlock.try_lock("x", s(10)).await.is_err());
-            bed.sleep(30_000).await;
+            harness.sleep(30_000).await;
         });
     });
     assert!(meddler.1.load(Ordering::Relaxed) > 100);

@@ -1,14 +1,14 @@
 //! What is counted and timed.
 
 use crate::{
-    bed::{Bed, Stubborn, ms, s},
     capture::{lose_and_fail, metered},
+    harness::{Harness, Stubborn, ms, s},
 };
 
 #[test]
 fn metrics_count_what_happened() {
-    let bed = Bed::new(3);
-    let ((), metrics) = metered(|| bed.run(lose_and_fail(&bed, &bed.redlock())));
+    let harness = Harness::new(3);
+    let ((), metrics) = metered(|| harness.run(lose_and_fail(&harness, &harness.redlock())));
     let expected = [
         ("redlock_locks_total{outcome=granted}", 3),
         ("redlock_locks_total{outcome=contended}", 1),
@@ -37,16 +37,16 @@ fn metrics_count_what_happened() {
 
 #[test]
 fn metrics_time_waiting_and_holding_on_the_clock_of_the_runtime() {
-    let bed = Bed::new(1);
+    let harness = Harness::new(1);
     let ((), metrics) = metered(|| {
-        bed.run(async {
-            bed.nodes[0].delay_replies(ms(7));
-            let lock = bed.redlock().lock("x", s(10)).await.unwrap();
-            bed.sleep(500).await;
+        harness.run(async {
+            harness.nodes[0].delay_replies(ms(7));
+            let lock = harness.redlock().lock("x", s(10)).await.unwrap();
+            harness.sleep(500).await;
             drop(lock.into_parts());
-            let request = bed.redlock().lock("x", s(10)).into_future();
-            assert!(bed.cancel_after(ms(50), request).await.is_none());
-            bed.sleep(100).await;
+            let request = harness.redlock().lock("x", s(10)).into_future();
+            assert!(harness.cancel_after(ms(50), request).await.is_none());
+            harness.sleep(100).await;
         });
     });
     assert_eq!(metrics["redlock_lock_duration_seconds{outcome=granted}"], 7);
@@ -59,15 +59,15 @@ fn metrics_time_waiting_and_holding_on_the_clock_of_the_runtime() {
 #[test]
 fn what_is_owed_is_a_gauge_that_comes_back_to_zero() {
     let owed = |seconds: u64, keep: bool| {
-        let bed = Bed::new(3);
+        let harness = Harness::new(3);
         let mut kept = None;
         let ((), metrics) = metered(|| {
-            let redlock = bed.redlock_over(Stubborn);
-            bed.run(async {
+            let redlock = harness.redlock_over(Stubborn);
+            harness.run(async {
                 drop(redlock.lock("stubborn", s(10)).await.unwrap());
-                bed.sleep(seconds * 1_000).await;
+                harness.sleep(seconds * 1_000).await;
             });
-            kept = keep.then_some((redlock, bed));
+            kept = keep.then_some((redlock, harness));
         });
         [0, 1, 2].map(|node| metrics[&format!("redlock_pending_releases{{node={node}}}")])
     };

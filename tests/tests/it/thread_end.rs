@@ -15,7 +15,7 @@ use std::{
 
 use metrics_exporter_prometheus::PrometheusBuilder;
 use redlock_core::{MemoryBackend, Redlock, Runtime, SmolRuntime, TokioRuntime};
-use redlock_tests::sim::poll_once;
+use redlock_tests::sim_runtime::poll_once;
 use rstest::rstest;
 use tracing::Level;
 

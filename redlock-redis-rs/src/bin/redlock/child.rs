@@ -119,7 +119,7 @@ impl Running {
         if timeout_at(deadline, self.ended()).await.is_ok() {
             let empty = async {
                 while target.is_there() {
-                    sleep(LOOK_AGAIN).await;
+                    sleep(POLL_INTERVAL).await;
                 }
             };
             let of_a_group = matches!(target, Target::Group(_));
@@ -214,7 +214,7 @@ impl FromStr for Target {
     }
 }
 
-pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(20);
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 #[cfg(test)]
 mod tests {

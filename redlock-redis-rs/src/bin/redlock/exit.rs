@@ -28,7 +28,7 @@ pub(crate) fn of_signal(number: i32) -> u8 {
     u8::try_from(number).unwrap_or(0).saturating_add(128)
 }
 
-/// Why the command did not run, or not to its end.
+/// StopReason the command did not run, or not to its end.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) code: u8,

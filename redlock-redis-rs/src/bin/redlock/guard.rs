@@ -19,7 +19,7 @@ use rustix::{
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    child::{LOOK_AGAIN, Target},
+    child::{POLL_INTERVAL, Target},
     exit::{OS_ERROR, SUCCESS},
     processes::own_program,
     signals::PASSED_ON,
@@ -29,7 +29,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Guard {
     process: Child,
-    leash: Option<ChildStdin>,
+    pipe: Option<ChildStdin>,
 }
 
 impl Guard {
@@ -57,12 +57,12 @@ impl Guard {
         // What ends the group of `redlock run` must not end the guard with it.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut process = command.spawn()?;
-        let leash = process.stdin.take();
-        if let Some(leash) = &leash {
+        let pipe = process.stdin.take();
+        if let Some(pipe) = &pipe {
             // A guard that does not listen must not hold up what is guarded.
-            ioctl_fionbio(leash, true)?;
+            ioctl_fionbio(pipe, true)?;
         }
-        Ok(Self { process, leash })
+        Ok(Self { process, pipe })
     }
 
     pub(crate) fn protect(&mut self, target: Target) {
@@ -95,7 +95,7 @@ impl Guard {
 
     /// A guard that is stopped does not listen, but it can be killed.
     fn end(&mut self, patience: Duration) {
-        drop(self.leash.take());
+        drop(self.pipe.take());
         if !self.ends_within(patience) {
             let _ = self.process.kill();
             self.ends_within(PATIENCE);
@@ -114,9 +114,9 @@ impl Guard {
     }
 
     fn tell(&mut self, message: Message) {
-        if let Some(leash) = &mut self.leash {
+        if let Some(pipe) = &mut self.pipe {
             // In one piece: it is shorter than what pipes take as a whole.
-            let _ = leash.write_all(message.line().as_bytes());
+            let _ = pipe.write_all(message.line().as_bytes());
         }
     }
 }
@@ -199,8 +199,8 @@ fn listen(messages: &Receiver<Message>, grace: Duration) -> Option<(Target, Stop
         // `redlock run` begins `grace` before the end; when it has not by half of that, something is wrong with it.
         let act_at = kill_at.unwrap_or_else(|| valid_until.saturating_sub(grace / 2));
         let left = match target {
-            Some(_) => act_at.saturating_sub(now()).min(LONGEST_SLEEP),
-            None => LONGEST_SLEEP,
+            Some(_) => act_at.saturating_sub(now()).min(MAX_SLEEP),
+            None => MAX_SLEEP,
         };
         match messages.recv_timeout(left) {
             Ok(Message::Protect(which)) => target = Some(which),
@@ -238,7 +238,7 @@ fn stop(target: Target, stop: Stop) {
         if !target.is_there() {
             return;
         }
-        thread::sleep(LOOK_AGAIN.min(stop.kill_at.saturating_sub(now())));
+        thread::sleep(POLL_INTERVAL.min(stop.kill_at.saturating_sub(now())));
     }
     target.signal(Signal::KILL);
 }
@@ -254,7 +254,7 @@ fn now() -> Duration {
 }
 
 /// Timers stand still while the machine is suspended.
-const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+const MAX_SLEEP: Duration = Duration::from_secs(1);
 /// How many guards may be ended by what they do not yet ignore.
 const MAX_STARTS: u32 = 5;
 /// How long a guard may take to end.

@@ -9,11 +9,11 @@ mod exit;
 mod guard;
 mod help;
 mod nodes;
+mod output;
 mod processes;
 mod run;
 mod signals;
 mod status;
-mod voice;
 
 use std::{future::Future, io, process};
 
@@ -23,7 +23,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::{
     arguments::{Action, Arguments},
     exit::{Failure, OS_ERROR, SUCCESS, USAGE},
-    voice::Voice,
+    output::Output,
 };
 
 fn main() {
@@ -46,16 +46,17 @@ fn code() -> u8 {
     };
     match arguments.action {
         Action::Run(run) => {
-            let voice = Voice::new(run.verbose);
-            let code = on_threads(|| run::run(&run, &voice)).unwrap_or_else(|failure| voice.failed(&failure));
-            voice.finish();
+            let output = Output::new(run.verbose);
+            let code =
+                on_threads(|| run::run(&run, &output)).unwrap_or_else(|failure| output.failed(&failure));
+            output.finish();
             code
         }
         Action::Status(status) => {
-            let voice = Voice::new(false);
+            let output = Output::new(false);
             let code =
-                on_threads(|| status::status(&status)).unwrap_or_else(|failure| voice.failed(&failure));
-            voice.finish();
+                on_threads(|| status::status(&status)).unwrap_or_else(|failure| output.failed(&failure));
+            output.finish();
             code
         }
         Action::Guard(guard) => guard::stand(guard.grace()),

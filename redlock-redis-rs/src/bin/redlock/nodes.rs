@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout};
 use crate::{
     arguments,
     exit::{Failure, USAGE},
-    voice::Voice,
+    output::Output,
 };
 
 /// The nodes that the arguments or the environment name.
@@ -69,28 +69,35 @@ fn open_one(url: &str) -> Result<RedisBackend, OpenError> {
 }
 
 /// A lock manager over the nodes, and what listens to them.
-pub(crate) fn listen(nodes: Vec<RedisBackend>, voice: &Voice) -> Result<(Redlock, Arc<Ear>), Failure> {
+pub(crate) fn listen(
+    nodes: Vec<RedisBackend>,
+    output: &Output,
+) -> Result<(Redlock, Arc<NodeMonitor>), Failure> {
     let heard = nodes
         .iter()
-        .map(|node| Heard { name: node.name().unwrap_or_default().to_owned(), last: None, failing: false })
+        .map(|node| NodeStatus {
+            name: node.name().unwrap_or_default().to_owned(),
+            last: None,
+            failing: false,
+        })
         .collect();
-    let ear = Arc::new(Ear {
-        voice: voice.clone(),
+    let monitor = Arc::new(NodeMonitor {
+        output: output.clone(),
         under_way: AtomicUsize::new(0),
         warns: AtomicBool::new(false),
         heard: Mutex::new(Hearing { nodes: heard, no_quorum: false }),
     });
-    let runtime = Counting { runtime: TokioRuntime::current(), ear: ear.clone() };
+    let runtime = Counting { runtime: TokioRuntime::current(), monitor: monitor.clone() };
     let nodes = nodes.into_iter().enumerate();
-    let nodes = nodes.map(|(position, node)| ListenedTo { node, position, ear: ear.clone() });
+    let nodes = nodes.map(|(position, node)| ListenedTo { node, position, monitor: monitor.clone() });
     let redlock = Redlock::builder(runtime).nodes(nodes).build()?;
-    Ok((redlock, ear))
+    Ok((redlock, monitor))
 }
 
 /// Listens to what the nodes answer.
 #[derive(Debug)]
-pub(crate) struct Ear {
-    voice: Voice,
+pub(crate) struct NodeMonitor {
+    output: Output,
     /// Requests that are not answered yet, and tasks that have not asked theirs.
     under_way: AtomicUsize,
     /// Whether to say when a quorum fails: nothing else would tell before long.
@@ -100,27 +107,28 @@ pub(crate) struct Ear {
 
 #[derive(Debug)]
 struct Hearing {
-    nodes: Vec<Heard>,
+    nodes: Vec<NodeStatus>,
     /// Whether it has been said that there is no quorum.
     no_quorum: bool,
 }
 
 #[derive(Debug)]
-struct Heard {
+struct NodeStatus {
     name: String,
     last: Option<String>,
     failing: bool,
 }
 
-impl Ear {
+impl NodeMonitor {
     pub(crate) fn warn(&self, warns: bool) {
         self.warns.store(warns, Ordering::SeqCst);
     }
 
     /// What each node said last.
-    pub(crate) fn last_words(&self) -> String {
-        let words =
-            |heard: &Heard| format!("{}: {}", heard.name, heard.last.as_deref().unwrap_or("no answer yet"));
+    pub(crate) fn summary(&self) -> String {
+        let words = |heard: &NodeStatus| {
+            format!("{}: {}", heard.name, heard.last.as_deref().unwrap_or("no answer yet"))
+        };
         self.hearing().nodes.iter().map(words).collect::<Vec<_>>().join("; ")
     }
 
@@ -128,7 +136,7 @@ impl Ear {
     pub(crate) async fn all_answered(&self, patience: Duration) {
         let answered = async {
             while self.under_way.load(Ordering::SeqCst) > 0 {
-                sleep(LOOK_AGAIN).await;
+                sleep(POLL_INTERVAL).await;
             }
         };
         let _ = timeout(patience, answered).await;
@@ -148,11 +156,11 @@ impl Ear {
         }
         drop(hearing);
 
-        self.voice.tell(|| format!("{name}: {verb}: {answer} ({})", millis(took)));
+        self.output.verbose(|| format!("{name}: {verb}: {answer} ({})", millis(took)));
         if news && working < quorum {
-            self.voice.say(format!("no quorum of nodes works ({})", self.last_words()));
+            self.output.print(format!("no quorum of nodes works ({})", self.summary()));
         } else if news {
-            self.voice.say("a quorum of nodes works again");
+            self.output.print("a quorum of nodes works again");
         }
     }
 
@@ -166,7 +174,7 @@ impl Ear {
 struct ListenedTo {
     node: RedisBackend,
     position: usize,
-    ear: Arc<Ear>,
+    monitor: Arc<NodeMonitor>,
 }
 
 impl ListenedTo {
@@ -178,7 +186,7 @@ impl ListenedTo {
         told: impl FnOnce(&T) -> NodeOutcome,
     ) -> Result<T, BackendError> {
         let start = Instant::now();
-        let asked = Asked::new(&self.ear, self.position, verb, start);
+        let asked = Asked::new(&self.monitor, self.position, verb, start);
         let answer = request.await.map_err(|error| error.redact(token));
         let told = answer.as_ref().map_or_else(|error| NodeOutcome::Failed(error.clone()), told);
         asked.answered(&told);
@@ -219,7 +227,7 @@ impl LockBackend for ListenedTo {
 
 /// A request under way; one that is dropped was cut off.
 struct Asked<'a> {
-    ear: &'a Ear,
+    monitor: &'a NodeMonitor,
     node: usize,
     verb: &'a str,
     start: Instant,
@@ -227,14 +235,14 @@ struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
-    fn new(ear: &'a Ear, node: usize, verb: &'a str, start: Instant) -> Self {
-        ear.under_way.fetch_add(1, Ordering::SeqCst);
-        Self { ear, node, verb, start, heard: false }
+    fn new(monitor: &'a NodeMonitor, node: usize, verb: &'a str, start: Instant) -> Self {
+        monitor.under_way.fetch_add(1, Ordering::SeqCst);
+        Self { monitor, node, verb, start, heard: false }
     }
 
     fn answered(mut self, answer: &NodeOutcome) {
         self.heard = true;
-        self.ear.answered(self.node, self.verb, self.start.elapsed(), answer);
+        self.monitor.answered(self.node, self.verb, self.start.elapsed(), answer);
     }
 }
 
@@ -243,9 +251,9 @@ impl Drop for Asked<'_> {
         if !self.heard {
             let took = self.start.elapsed();
             let answer = NodeOutcome::Failed(BackendError::timed_out(took));
-            self.ear.answered(self.node, self.verb, took, &answer);
+            self.monitor.answered(self.node, self.verb, took, &answer);
         }
-        self.ear.under_way.fetch_sub(1, Ordering::SeqCst);
+        self.monitor.under_way.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -253,7 +261,7 @@ impl Drop for Asked<'_> {
 #[derive(Debug)]
 struct Counting {
     runtime: TokioRuntime,
-    ear: Arc<Ear>,
+    monitor: Arc<NodeMonitor>,
 }
 
 impl Runtime for Counting {
@@ -266,11 +274,11 @@ impl Runtime for Counting {
     }
 
     fn spawn(&self, mut task: BoxFuture<()>) {
-        let ear = self.ear.clone();
-        ear.under_way.fetch_add(1, Ordering::SeqCst);
+        let monitor = self.monitor.clone();
+        monitor.under_way.fetch_add(1, Ordering::SeqCst);
         self.runtime.spawn(Box::pin(async move {
             let begun = std::future::poll_fn(|cx| std::task::Poll::Ready(task.as_mut().poll(cx))).await;
-            ear.under_way.fetch_sub(1, Ordering::SeqCst);
+            monitor.under_way.fetch_sub(1, Ordering::SeqCst);
             if begun.is_pending() {
                 task.await;
             }
@@ -292,4 +300,4 @@ pub(crate) fn millis(duration: Duration) -> String {
 const VARIABLE: &str = "REDLOCK_NODES";
 /// Where a list has a user or a password in it.
 const ENCODE: &str = "; in a user name or password, commas, blanks and any of /?#@:% have to be percent-encoded (%2C, %20, ...)";
-const LOOK_AGAIN: Duration = Duration::from_millis(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(1);

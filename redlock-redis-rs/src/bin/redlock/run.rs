@@ -11,19 +11,19 @@ use crate::{
     child::{self, Running},
     exit::{self, Failure, LOST, OS_ERROR, TIMED_OUT, USAGE},
     guard::Guard,
-    nodes::{self, Ear, millis},
+    nodes::{self, NodeMonitor, millis},
+    output::Output,
     processes,
     signals::{PASSED_ON, Signals, ends_a_wait},
-    voice::Voice,
 };
 
 /// Runs the command under the lock. Gives the exit code.
-pub(crate) async fn run(arguments: &Run, voice: &Voice) -> Result<u8, Failure> {
+pub(crate) async fn run(arguments: &Run, output: &Output) -> Result<u8, Failure> {
     let grace = arguments.kill_after.unwrap_or(arguments.ttl / 3);
     if grace > arguments.ttl / 3 {
         return Err(Failure::new(USAGE, TOO_LONG_A_GRACE));
     }
-    let (redlock, ear) = nodes::listen(nodes::open(&arguments.nodes)?, voice)?;
+    let (redlock, monitor) = nodes::listen(nodes::open(&arguments.nodes)?, output)?;
     let mut wanted = PASSED_ON.to_vec();
     if !arguments.foreground {
         // In the foreground, the terminal stops the command as well.
@@ -35,32 +35,32 @@ pub(crate) async fn run(arguments: &Run, voice: &Voice) -> Result<u8, Failure> {
 
     let names = Some(arguments.resources.join("\n")).filter(|names| names.len() < MAX_NAMES);
     if names.is_none() {
-        voice.say(format!("the names are too long for the environment: {RESOURCES} is left out"));
+        output.print(format!("the names are too long for the environment: {RESOURCES} is left out"));
     }
     let request = request(arguments, redlock.lock(&arguments.resources[..], arguments.ttl));
-    ear.warn(arguments.wait.is_none() && !arguments.no_wait);
+    monitor.warn(arguments.wait.is_none() && !arguments.no_wait);
     let outcome = match acquire(request, &mut signals).await {
         Ok(lock) => {
-            ear.warn(true);
-            tell_of(&lock, voice);
-            let held = Held { arguments, voice, ear: &ear, names, grace };
+            monitor.warn(true);
+            tell_of(&lock, output);
+            let held = Held { arguments, output, monitor: &monitor, names, grace };
             held.run(lock, &mut signals).await
         }
-        Err(Unlucky::Failed(error @ Error::Contended(_))) => {
+        Err(NotAcquired::Failed(error @ Error::Contended(_))) => {
             if !arguments.quiet {
-                voice.say(error);
+                output.print(error);
             }
             Ok(arguments.conflict_exit_code)
         }
-        Err(Unlucky::Failed(error)) => Err(error.into()),
-        Err(Unlucky::Interrupted(signal)) => {
+        Err(NotAcquired::Failed(error)) => Err(error.into()),
+        Err(NotAcquired::Interrupted(signal)) => {
             let message = format!("{} came while waiting for the lock", name(signal));
             Err(Failure::new(exit::of_signal(signal.as_raw()), message))
         }
     };
-    ear.warn(false);
+    monitor.warn(false);
     // What is sent in the background would end with this process.
-    ear.all_answered(LAST_ANSWERS).await;
+    monitor.all_answered(LAST_ANSWERS).await;
     outcome
 }
 
@@ -75,23 +75,23 @@ fn request(arguments: &Run, request: LockRequest) -> LockRequest {
     }
 }
 
-enum Unlucky {
+enum NotAcquired {
     Failed(Error),
     Interrupted(Signal),
 }
 
 /// When it ends without a lock, its keys are removed in the background.
-async fn acquire(request: LockRequest, signals: &mut Signals) -> Result<Lock, Unlucky> {
+async fn acquire(request: LockRequest, signals: &mut Signals) -> Result<Lock, NotAcquired> {
     let mut request = request.into_future();
     loop {
         tokio::select! {
             biased;
             signal = signals.next() => match signal {
                 Signal::TSTP => stop_myself(),
-                signal if ends_a_wait(signal) => return Err(Unlucky::Interrupted(signal)),
+                signal if ends_a_wait(signal) => return Err(NotAcquired::Interrupted(signal)),
                 _ => {}
             },
-            won = &mut request => return won.map_err(Unlucky::Failed),
+            won = &mut request => return won.map_err(NotAcquired::Failed),
         }
     }
 }
@@ -99,8 +99,8 @@ async fn acquire(request: LockRequest, signals: &mut Signals) -> Result<Lock, Un
 /// A lock that is held, while its command runs.
 struct Held<'a> {
     arguments: &'a Run,
-    voice: &'a Voice,
-    ear: &'a Ear,
+    output: &'a Output,
+    monitor: &'a NodeMonitor,
     /// Of the resources, for the command, unless they are too long.
     names: Option<String>,
     /// Between SIGTERM and SIGKILL.
@@ -130,14 +130,14 @@ impl Held<'_> {
                     }
                 };
             guard.protect(running.target());
-            self.voice.tell(|| "the command runs, and is guarded".to_owned());
+            self.output.verbose(|| "the command runs, and is guarded".to_owned());
             let ended = self.watch(running, &lease, &mut guard, signals).await;
             guard.dismiss();
             Ok(ended)
         };
         let ran = ran.await;
         if let Ok((status, _)) = &ran {
-            self.voice.tell(|| format!("the command ended: {status}"));
+            self.output.verbose(|| format!("the command ended: {status}"));
         }
         let still_held = self.release(kept).await;
         let (status, why) = ran?;
@@ -159,7 +159,7 @@ impl Held<'_> {
         lease: &Lease,
         guard: &mut Guard,
         signals: &mut Signals,
-    ) -> (ExitStatus, Option<Why>) {
+    ) -> (ExitStatus, Option<StopReason>) {
         // Unlike tokio's, this clock counts the time in which the machine was suspended, as the lease does.
         let clock = TokioRuntime::current();
         let start = clock.now();
@@ -174,8 +174,8 @@ impl Held<'_> {
             let look_again = left
                 .saturating_sub(self.grace)
                 .min(self.arguments.ttl / LOOKS_PER_TTL)
-                .min(LONGEST_SLEEP)
-                .min(over.unwrap_or(LONGEST_SLEEP));
+                .min(MAX_SLEEP)
+                .min(over.unwrap_or(MAX_SLEEP));
             let mut came = None;
             let ended = tokio::select! {
                 biased;
@@ -197,15 +197,15 @@ impl Held<'_> {
                 return (status, left.is_zero().then(|| self.lapsed()));
             }
             let why = if left.is_zero() {
-                Why::Lost(Loss::Certain)
+                StopReason::Lost(Loss::Certain)
             } else if left <= self.grace {
-                Why::Lost(Loss::Feared(left))
+                StopReason::Lost(Loss::Feared(left))
             } else if self.arguments.at_most.is_some_and(|most| now - start >= most) {
-                Why::AtMost
+                StopReason::AtMost
             } else if let Some((by, _)) =
                 stopped_since.filter(|(_, since)| now.saturating_duration_since(*since) >= self.arguments.ttl)
             {
-                Why::Terminal(by)
+                StopReason::Terminal(by)
             } else {
                 if let Some(signal) = came {
                     self.pass_on(signal, &running);
@@ -214,8 +214,9 @@ impl Held<'_> {
                 stopped_since = running.stopped_by_terminal().map(|by| (by, since));
                 if !told_of_terminal && stopped_since.is_some() {
                     told_of_terminal = true;
-                    self.voice
-                        .say("the command wants the terminal, and is stopped: --foreground lets it have it");
+                    self.output.print(
+                        "the command wants the terminal, and is stopped: --foreground lets it have it",
+                    );
                 }
                 if guard.is_dead() {
                     self.replace(guard, &running, lease, &mut told_of_guard);
@@ -247,11 +248,11 @@ impl Held<'_> {
                 guard.valid_for(lease.remaining());
                 guard.protect(running.target());
                 *told = false;
-                self.voice.say("the guard was killed: there is another one");
+                self.output.print("the guard was killed: there is another one");
             }
             Err(error) if !*told => {
                 *told = true;
-                self.voice.say(format!("the guard was killed, and no other one starts: {error}"));
+                self.output.print(format!("the guard was killed, and no other one starts: {error}"));
             }
             Err(_) => {}
         }
@@ -270,7 +271,7 @@ impl Held<'_> {
         if by_terminal && in_front_of_a_terminal() {
             return;
         }
-        self.voice.tell(|| format!("{} is passed on", name(signal)));
+        self.output.verbose(|| format!("{} is passed on", name(signal)));
         running.signal(signal);
         // What is stopped, by Ctrl-Z or because it wants the terminal, would not hear of its end.
         if ends_a_wait(signal) {
@@ -278,31 +279,31 @@ impl Held<'_> {
         }
     }
 
-    fn lapsed(&self) -> Why {
-        let why = Why::Lost(Loss::Late);
+    fn lapsed(&self) -> StopReason {
+        let why = StopReason::Lost(Loss::Late);
         self.say_why(&why);
         why
     }
 
-    fn say_why(&self, why: &Why) {
-        let (resources, words) = (self.arguments.resources.join(", "), || self.ear.last_words());
+    fn say_why(&self, why: &StopReason) {
+        let (resources, words) = (self.arguments.resources.join(", "), || self.monitor.summary());
         match why {
-            Why::Lost(Loss::Certain) => {
-                self.voice.say(format!("the lock on {resources} is lost ({}): stopping the command", words()));
+            StopReason::Lost(Loss::Certain) => {
+                self.output.print(format!("the lock on {resources} is lost ({}): stopping the command", words()));
             }
-            Why::Lost(Loss::Feared(left)) => self.voice.say(format!(
+            StopReason::Lost(Loss::Feared(left)) => self.output.print(format!(
                 "no quorum extends the lock on {resources}, which is valid for {:.1} s ({}): stopping the command",
                 left.as_secs_f64(),
                 words()
             )),
-            Why::Lost(Loss::Late) => self.voice.say(format!(
+            StopReason::Lost(Loss::Late) => self.output.print(format!(
                 "the lock on {resources} was lost before the command had ended ({})",
                 words()
             )),
-            Why::Terminal(_) => self.voice.say(format!(
+            StopReason::Terminal(_) => self.output.print(format!(
                 "the command wants the terminal, and was stopped for a whole TTL: stopping it, so that {resources} gets free"
             )),
-            Why::AtMost => self.voice.say("--at-most is over: stopping the command"),
+            StopReason::AtMost => self.output.print("--at-most is over: stopping the command"),
         }
     }
 
@@ -312,12 +313,13 @@ impl Held<'_> {
         match kept.unlock().await {
             Ok(UnlockOutcome::NotHeld) => false,
             Ok(_) => {
-                self.voice.tell(|| "released".to_owned());
+                self.output.verbose(|| "released".to_owned());
                 true
             }
             Err(error) => {
                 if valid {
-                    self.voice.say(format!("the lock ends with its ttl, as it cannot be released: {error}"));
+                    self.output
+                        .print(format!("the lock ends with its ttl, as it cannot be released: {error}"));
                 }
                 true
             }
@@ -325,8 +327,8 @@ impl Held<'_> {
     }
 }
 
-/// Why the command was stopped.
-enum Why {
+/// StopReason the command was stopped.
+enum StopReason {
     Lost(Loss),
     AtMost,
     /// A signal stopped it when it wanted the terminal, and nobody let it go on.
@@ -342,7 +344,7 @@ enum Loss {
     Late,
 }
 
-impl Why {
+impl StopReason {
     fn code(&self) -> u8 {
         match self {
             Self::Lost(_) => LOST,
@@ -352,8 +354,8 @@ impl Why {
     }
 }
 
-fn tell_of(lock: &Lock, voice: &Voice) {
-    voice.tell(|| {
+fn tell_of(lock: &Lock, output: &Output) {
+    output.verbose(|| {
         let votes: Vec<String> = lock.replies().iter().map(ToString::to_string).collect();
         format!(
             "locked {} in round {}, which took {}, for {:.1} s ({})",
@@ -393,6 +395,6 @@ const LOOKS_PER_TTL: u32 = 20;
 const GUARD_STANDS: Duration = Duration::from_secs(5);
 const GUARD_STANDS_AGAIN: Duration = Duration::from_secs(1);
 /// Timers stand still while the machine is suspended.
-const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+const MAX_SLEEP: Duration = Duration::from_secs(1);
 /// How long nodes that are slower than the quorum are waited for in the end.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);

@@ -11,10 +11,10 @@ use redlock_core::BackendErrorKind;
 
 use super::{Answer, Exchange, Key, Said, Shape, Verb, failed, token};
 
-#[path = "../../../../redlock-fred/src/answer.rs"]
-mod answer;
-#[path = "../../../../redlock-fred/src/class.rs"]
-mod class;
+#[path = "../../../../redlock-fred/src/reply.rs"]
+mod reply;
+#[path = "../../../../redlock-fred/src/error.rs"]
+mod error;
 #[allow(dead_code)]
 #[path = "../../../../redlock-fred/src/scripts.rs"]
 mod scripts;
@@ -98,14 +98,14 @@ pub(super) fn check(exchange: &Exchange) {
         Answer::Fred(tree) => {
             let value = tree.value();
             let said = match exchange.verb {
-                Verb::Inspect => answer::key_states(&value, &resources).map(Said::Keys),
-                _ => answer::done(&value).map(|done| if done { Said::Yes } else { Said::No }),
+                Verb::Inspect => reply::key_states(&value, &resources).map(Said::Keys),
+                _ => reply::as_bool(&value).map(|done| if done { Said::Yes } else { Said::No }),
             };
             // The adapter's word for an answer of another type.
             let said = said.unwrap_or(Said::Failed(BackendErrorKind::Indeterminate));
             exchange.judge(&said, &shape(exchange.verb, &value));
         }
-        Answer::FredError(trouble) => trouble.judge(&failed(&class::classify(trouble.error()))),
+        Answer::FredError(trouble) => trouble.judge(&failed(&error::classify(trouble.error()))),
         Answer::Wire(_) | Answer::Tree(_) | Answer::Error(_) => {}
     }
 }

@@ -14,7 +14,7 @@ use redis::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use crate::exec::{Executor, unconstrained};
+use crate::executor::{Executor, unconstrained};
 
 /// A Cluster's connection. Commands for one slot take effect in the order of their first polls, since each is sent when
 /// the one before has been answered, or given up by the connection.

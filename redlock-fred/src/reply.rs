@@ -6,7 +6,7 @@ use fred::types::Value;
 use redlock_core::{KeyState, Resources};
 
 /// What a script answers: whether it did what it was asked. Nothing for what is none of its answers.
-pub(crate) fn done(answer: &Value) -> Option<bool> {
+pub(crate) fn as_bool(answer: &Value) -> Option<bool> {
     match answer {
         Value::Integer(1) => Some(true),
         Value::Integer(0) => Some(false),
@@ -38,12 +38,12 @@ mod tests {
 
     #[test]
     fn only_one_and_zero_are_answers() {
-        assert_eq!(done(&Value::Integer(1)), Some(true));
-        assert_eq!(done(&Value::Integer(0)), Some(false));
+        assert_eq!(as_bool(&Value::Integer(1)), Some(true));
+        assert_eq!(as_bool(&Value::Integer(0)), Some(false));
         for answer in
             [Value::Integer(2), Value::Boolean(true), Value::from("1"), Value::from("OK"), Value::Null]
         {
-            assert_eq!(done(&answer), None, "{answer:?}");
+            assert_eq!(as_bool(&answer), None, "{answer:?}");
         }
     }
 

@@ -3,15 +3,15 @@
 use std::{future::Future, pin::pin, task::Poll, time::Duration};
 
 use redlock_core::{RedlockBuilder, InvalidRequest, MAX_TTL, MemoryBackend, Redlock, Runtime};
-use redlock_tests::sim::{Sim, SimRuntime};
+use redlock_tests::sim_runtime::{Sim, SimRuntime};
 
-pub(crate) struct Bench {
+pub(crate) struct Harness {
     pub(crate) sim: Sim,
     pub(crate) runtime: SimRuntime,
     pub(crate) nodes: Vec<MemoryBackend>,
 }
 
-impl Bench {
+impl Harness {
     pub(crate) fn new(seed: u64, nodes: usize) -> Self {
         let sim = Sim::new(seed);
         let runtime = sim.runtime();

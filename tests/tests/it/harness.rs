@@ -10,15 +10,15 @@ use redlock_core::{
     Acquire, AcquireReply, BackendError, BackendErrorKind, Error, Extend, LockBackend, MemoryBackend,
     NodeOutcome, Redlock, RedlockBuilder, Release, ReleaseReply, Runtime, async_trait,
 };
-use redlock_tests::sim::{Sim, SimRuntime};
+use redlock_tests::sim_runtime::{Sim, SimRuntime};
 
-pub(crate) struct Bed {
+pub(crate) struct Harness {
     pub(crate) sim: Sim,
     pub(crate) runtime: SimRuntime,
     pub(crate) nodes: Vec<MemoryBackend>,
 }
 
-impl Bed {
+impl Harness {
     pub(crate) fn new(nodes: usize) -> Self {
         Self::seeded(1, nodes)
     }

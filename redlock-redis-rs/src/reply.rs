@@ -6,7 +6,7 @@ use redis::Value;
 use redlock_core::{KeyState, Resources};
 
 /// What a script answers: whether it did what it was asked. redis-rs would take many other answers for a yes.
-pub(crate) fn done(answer: &Value) -> Option<bool> {
+pub(crate) fn as_bool(answer: &Value) -> Option<bool> {
     match answer {
         Value::Int(1) => Some(true),
         Value::Int(0) => Some(false),

@@ -10,7 +10,7 @@ use redlock_tests::{
     adapter::Adapter,
     proxy::Then,
     server::{Server, eventually},
-    sim::poll_once,
+    sim_runtime::poll_once,
 };
 
 use crate::fred_connections::{

@@ -13,7 +13,7 @@ use crate::exit::Failure;
 /// Says things on a thread of its own: a reader that does not read must not hold up what extends the lock, or what
 /// stops the command.
 #[derive(Clone, Debug)]
-pub(crate) struct Voice {
+pub(crate) struct Output {
     verbose: bool,
     lines: SyncSender<Line>,
 }
@@ -23,28 +23,28 @@ enum Line {
     End(SyncSender<()>),
 }
 
-impl Voice {
+impl Output {
     pub(crate) fn new(verbose: bool) -> Self {
         let (lines, said) = sync_channel(UNHEARD);
         thread::spawn(move || speak(&said));
         Self { verbose, lines }
     }
 
-    pub(crate) fn say(&self, message: impl fmt::Display) {
+    pub(crate) fn print(&self, message: impl fmt::Display) {
         // What does not fit in any more is left out.
         let _ = self.lines.try_send(Line::Said(message.to_string()));
     }
 
     /// Says it when asked to be verbose.
-    pub(crate) fn tell(&self, message: impl FnOnce() -> String) {
+    pub(crate) fn verbose(&self, message: impl FnOnce() -> String) {
         if self.verbose {
-            self.say(message());
+            self.print(message());
         }
     }
 
     /// Says it, and gives the exit code.
     pub(crate) fn failed(&self, failure: &Failure) -> u8 {
-        self.say(&failure.message);
+        self.print(&failure.message);
         failure.code
     }
 

@@ -29,17 +29,17 @@ use redlock_core::PerRuntime;
 use redlock_core::node_url::OpenError;
 
 #[cfg(feature = "cluster")]
-use crate::queue::{Queued, TASK_ENDED};
+use crate::ordered_cluster::{Queued, TASK_ENDED};
 use crate::{
-    class::asks_for_another_connection,
-    exec::Executor,
+    error::asks_for_another_connection,
+    executor::Executor,
     login, tls,
     url::{self, refused},
 };
 
 /// Makes connections to one node.
 #[allow(clippy::large_enum_variant, reason = "a node has one, and keeps it behind a pointer")]
-pub(crate) enum Source {
+pub(crate) enum Connector {
     Server(Client),
     #[cfg(feature = "cluster")]
     Cluster(Box<ClusterClient>),
@@ -60,7 +60,7 @@ pub(crate) enum Connection {
     Cluster(Queued),
 }
 
-impl Source {
+impl Connector {
     /// A server at a URL.
     pub(crate) fn server(url: &str) -> Result<Self, OpenError> {
         let info = url::of_server(url)?;
