@@ -1,12 +1,12 @@
 //! The names that one lock covers.
 
-use std::fmt;
+use std::{fmt, iter::Map, slice};
 
 use crate::error::InvalidRequest;
 
 /// The resources of one lock, in the caller's order. Each name is the key on every node, byte for byte.
 ///
-/// Made from one name (`"a"`, `String`) or several (`["a", "b"]`, `Vec<String>`, `&[..]`); a request with no
+/// Made from one name (`"a"`, `String`) or several (`["a", "b"]`, `Vec<String>`, references to these, `&[..]`); a request with no
 /// name, an empty one or the same one twice fails with [`InvalidRequest`] before anything is sent.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Resources(Vec<String>);
@@ -95,6 +95,27 @@ impl<S: AsRef<str>> From<&[S]> for Resources {
     }
 }
 
+impl<S: AsRef<str>, const N: usize> From<&[S; N]> for Resources {
+    fn from(names: &[S; N]) -> Self {
+        names[..].into()
+    }
+}
+
+impl<S: AsRef<str>> From<&Vec<S>> for Resources {
+    fn from(names: &Vec<S>) -> Self {
+        names[..].into()
+    }
+}
+
+impl<'a> IntoIterator for &'a Resources {
+    type Item = &'a str;
+    type IntoIter = Map<slice::Iter<'a, String>, fn(&'a String) -> &'a str>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter().map(String::as_str)
+    }
+}
+
 impl<S: Into<String>> FromIterator<S> for Resources {
     fn from_iter<I: IntoIterator<Item = S>>(names: I) -> Self {
         Self(names.into_iter().map(Into::into).collect())
@@ -114,9 +135,12 @@ mod tests {
             Resources::from(["b", "a"]),
             Resources::from(vec!["b".to_owned(), "a".to_owned()]),
             Resources::from(&expected[..]),
+            Resources::from(&expected),
+            Resources::from(&expected.to_vec()),
             expected.into_iter().collect(),
         ] {
             assert_eq!(resources.as_slice(), expected);
+            assert_eq!((&resources).into_iter().collect::<Vec<_>>(), expected);
         }
         for resources in
             [Resources::from("b"), Resources::from("b".to_owned()), Resources::from(&"b".to_owned())]

@@ -10,6 +10,14 @@ mod scripts;
 mod url;
 
 pub use fred;
-pub use redlock_core::*;
+#[cfg(feature = "conformance")]
+pub use redlock_core::conformance;
+pub use redlock_core::{
+    Acquire, AcquireReply, BackendError, BackendErrorKind, BoxFuture, ConfigError, Error, Extend, Inspect,
+    InvalidRequest, InvalidToken, KeepAlive, KeyState, Lease, Lock, LockBackend, LockParts, LockRequest,
+    MAX_TTL, MemoryBackend, NoRuntime, NodeOutcome, NodeReply, PerRuntime, Redlock, RedlockBuilder, Release,
+    ReleaseReply, Replace, Resources, RoundReport, Runtime, Token, TokioRuntime, UnlockOutcome, async_trait,
+    node_url,
+};
 
 pub use self::backend::FredBackend;

@@ -29,9 +29,19 @@ mod tls;
 #[cfg(any(feature = "smol", feature = "tokio"))]
 mod url;
 
-// By its full path, which also hides the core's module of the same name: that one is for writers of backends.
 pub use ::redis;
-pub use redlock_core::*;
+#[cfg(feature = "smol")]
+pub use redlock_core::SmolRuntime;
+#[cfg(feature = "conformance")]
+pub use redlock_core::conformance;
+pub use redlock_core::{
+    Acquire, AcquireReply, BackendError, BackendErrorKind, BoxFuture, ConfigError, Error, Extend, Inspect,
+    InvalidRequest, InvalidToken, KeepAlive, KeyState, Lease, Lock, LockBackend, LockParts, LockRequest,
+    MAX_TTL, MemoryBackend, NodeOutcome, NodeReply, PerRuntime, Redlock, RedlockBuilder, Release,
+    ReleaseReply, Replace, Resources, RoundReport, Runtime, Token, UnlockOutcome, async_trait, node_url,
+};
+#[cfg(feature = "tokio")]
+pub use redlock_core::{NoRuntime, TokioRuntime};
 
 #[cfg(any(feature = "smol", feature = "tokio"))]
 pub use self::{backend::RedisBackend, connection::LazyConnection};
