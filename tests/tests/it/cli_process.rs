@@ -149,7 +149,7 @@ impl Process {
     }
 
     pub(crate) fn wait(&mut self) -> Ended {
-        assert!(soon(|| self.has_ended()), "it does not end: {}", self.err());
+        assert!(soon(|| self.has_ended()), "it does not end: {}\n{}", self.err(), processes());
         let took = self.start.elapsed();
         Ended { code: self.code.unwrap(), out: self.read(OUT), err: self.err(), took }
     }
@@ -162,6 +162,14 @@ impl Drop for Process {
             let _ = self.process.wait();
         }
     }
+}
+
+/// All processes, and what each waits for, to see what holds one up.
+fn processes() -> String {
+    let columns = "pid,ppid,pgid,sid,stat,wchan:20,pending,ignored,caught,args";
+    let output = Command::new("ps").args(["-e", "-o", columns]).output();
+    output
+        .map_or_else(|error| error.to_string(), |output| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Whether it comes true within a time that even a busy machine keeps.
