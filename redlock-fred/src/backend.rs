@@ -20,17 +20,18 @@ use redlock_core::{
     Acquire, AcquireReply, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend,
     PerRuntime, Release, ReleaseReply, Replace, Resources, Runtime as _, TokioRuntime,
     node_url::OpenError,
-    redis::{READ_SERVER_ID, ServerId, of_single_server},
+    redis::{Eval, ServerId, of_single_server},
 };
 use tokio::{runtime::Handle, time::Instant};
 
 use crate::{
     client,
+    command::to_arguments,
     connection::LazyConnection,
     error::{classify, classify_setup},
     given::Given,
     reply::{as_bool, key_states},
-    scripts, url,
+    url,
 };
 
 /// A Redis or Valkey server as a node, over a client of fred.
@@ -134,7 +135,7 @@ impl FredBackend {
         let Some(server) = link.server() else { return request.await };
         let (start, patience) = (Instant::now(), ServerId::patience(timeout));
         let ask = || async move {
-            let question = scripts::arguments(READ_SERVER_ID, resources, None, None);
+            let question = to_arguments(&Eval::server_id(resources));
             let left = patience.saturating_sub(start.elapsed());
             let read = |answer: &Value| Some(answer.as_bytes().and_then(ServerId::of_answer));
             self.run(question, left, read).await
@@ -214,33 +215,29 @@ impl FredBackend {
 #[async_trait]
 impl LockBackend for FredBackend {
     async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
-        let arguments =
-            scripts::arguments(scripts::ACQUIRE, request.resources, Some(request.token), Some(request.ttl));
-        self.ask_for_vote(arguments, request.resources, request.timeout).await
+        let asked = to_arguments(&Eval::acquire(&request));
+        self.ask_for_vote(asked, request.resources, request.timeout).await
     }
 
     async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
-        let arguments =
-            scripts::arguments(scripts::EXTEND, request.resources, Some(request.token), Some(request.ttl));
-        self.ask_for_vote(arguments, request.resources, request.timeout).await
+        let asked = to_arguments(&Eval::extend(&request));
+        self.ask_for_vote(asked, request.resources, request.timeout).await
     }
 
     async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
-        let arguments = scripts::arguments(scripts::RELEASE, request.resources, Some(request.token), None);
-        let removed = self.run(arguments, request.timeout, as_bool).await?;
+        let asked = to_arguments(&Eval::release(&request));
+        let removed = self.run(asked, request.timeout, as_bool).await?;
         Ok(if removed { ReleaseReply::Removed } else { ReleaseReply::NotHeld })
     }
 
     async fn replace(&self, request: Replace<'_>) -> Result<AcquireReply, BackendError> {
-        let mut arguments =
-            scripts::arguments(scripts::REPLACE, request.resources, Some(request.new), Some(request.ttl));
-        arguments.push(Value::from(request.old.as_str()));
-        self.ask_for_vote(arguments, request.resources, request.timeout).await
+        let asked = to_arguments(&Eval::replace(&request));
+        self.ask_for_vote(asked, request.resources, request.timeout).await
     }
 
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
-        let arguments = scripts::arguments(scripts::INSPECT, request.resources, None, None);
-        self.run(arguments, request.timeout, |answer| key_states(answer, request.resources)).await
+        let asked = to_arguments(&Eval::inspect(&request));
+        self.run(asked, request.timeout, |answer| key_states(answer, request.resources)).await
     }
 
     fn name(&self) -> Option<&str> {

@@ -14,7 +14,7 @@ use fred::{
 };
 use tokio::task::JoinHandle;
 
-use crate::scripts::FIRST_KEY;
+use redlock_core::redis::FIRST_KEY;
 
 /// An `EVAL` that is in the client's queue, or further.
 pub(crate) enum Sent {

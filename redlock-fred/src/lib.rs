@@ -2,11 +2,11 @@
 
 mod backend;
 mod client;
+mod command;
 mod connection;
 mod error;
 mod given;
 mod reply;
-mod scripts;
 mod url;
 
 pub use fred;

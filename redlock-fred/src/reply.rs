@@ -1,15 +1,15 @@
 //! What the scripts answer.
 
-use std::time::Duration;
-
 use fred::types::Value;
-use redlock_core::{KeyState, Resources};
+use redlock_core::{
+    KeyState, Resources,
+    redis::{is_done, key_state as state},
+};
 
 /// What a script answers: whether it did what it was asked. Nothing for what is none of its answers.
 pub(crate) fn as_bool(answer: &Value) -> Option<bool> {
     match answer {
-        Value::Integer(1) => Some(true),
-        Value::Integer(0) => Some(false),
+        Value::Integer(number) => is_done(*number),
         _ => None,
     }
 }
@@ -27,8 +27,8 @@ fn key_state(key: &Value) -> Option<KeyState> {
     let Value::Array(pair) = key else { return None };
     let [value, Value::Integer(ttl)] = &pair[..] else { return None };
     match value {
-        Value::Null => Some(KeyState::Free),
-        value => Some(KeyState::held(value.as_bytes()?, u64::try_from(*ttl).ok().map(Duration::from_millis))),
+        Value::Null => Some(state(None, *ttl)),
+        value => Some(state(Some(value.as_bytes()?), *ttl)),
     }
 }
 

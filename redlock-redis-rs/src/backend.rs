@@ -11,15 +11,15 @@ use redis::{Cmd, RedisError, Value, aio::ConnectionLike};
 use redlock_core::{
     Acquire, AcquireReply, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, Release,
     ReleaseReply, Replace, Resources,
-    redis::{READ_SERVER_ID, ServerId, of_single_server},
+    redis::{Eval, ServerId, of_single_server},
 };
 
 use crate::{
+    command::to_command,
     connection::LazyConnection,
     error::classify,
     executor::{Executor, unconstrained},
     reply::{as_bool, key_states, without_attributes},
-    scripts,
 };
 
 mod open;
@@ -106,7 +106,7 @@ where
         let Some(server) = link.server() else { return request.await };
         let (start, patience) = (Instant::now(), ServerId::patience(timeout));
         let ask = || async move {
-            let question = scripts::eval(READ_SERVER_ID, resources, None, None);
+            let question = to_command(&Eval::server_id(resources));
             let read = |answer: &Value| match answer {
                 Value::BulkString(id) => Some(ServerId::of_answer(id)),
                 _ => Some(None),
@@ -171,34 +171,30 @@ where
     C: ConnectionLike + Clone + Send + Sync + 'static,
 {
     async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
-        let command =
-            scripts::eval(scripts::ACQUIRE, request.resources, Some(request.token), Some(request.ttl));
-        self.ask_for_vote(command, request.resources, request.timeout).await
+        let asked = to_command(&Eval::acquire(&request));
+        self.ask_for_vote(asked, request.resources, request.timeout).await
     }
 
     async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
-        let command =
-            scripts::eval(scripts::EXTEND, request.resources, Some(request.token), Some(request.ttl));
-        self.ask_for_vote(command, request.resources, request.timeout).await
+        let asked = to_command(&Eval::extend(&request));
+        self.ask_for_vote(asked, request.resources, request.timeout).await
     }
 
     async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
-        let command = scripts::eval(scripts::RELEASE, request.resources, Some(request.token), None);
-        let removed = self.run(command, request.timeout, as_bool).await?;
+        let asked = to_command(&Eval::release(&request));
+        let removed = self.run(asked, request.timeout, as_bool).await?;
         Ok(if removed { ReleaseReply::Removed } else { ReleaseReply::NotHeld })
     }
 
     async fn replace(&self, request: Replace<'_>) -> Result<AcquireReply, BackendError> {
-        let mut command =
-            scripts::eval(scripts::REPLACE, request.resources, Some(request.new), Some(request.ttl));
-        command.arg(request.old.as_str());
-        self.ask_for_vote(command, request.resources, request.timeout).await
+        let asked = to_command(&Eval::replace(&request));
+        self.ask_for_vote(asked, request.resources, request.timeout).await
     }
 
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
         let Inspect { resources, timeout, .. } = request;
-        let command = scripts::eval(scripts::INSPECT, resources, None, None);
-        let looking = self.run(command, timeout, |answer| key_states(answer, resources));
+        let asked = to_command(&Eval::inspect(&request));
+        let looking = self.run(asked, timeout, |answer| key_states(answer, resources));
         self.count(looking, resources, timeout).await
     }
 

@@ -9,6 +9,8 @@ compile_error!(
 #[cfg(any(feature = "smol", feature = "tokio"))]
 mod backend;
 #[cfg(any(feature = "smol", feature = "tokio"))]
+mod command;
+#[cfg(any(feature = "smol", feature = "tokio"))]
 mod connection;
 #[cfg(any(feature = "smol", feature = "tokio"))]
 mod connector;
@@ -22,8 +24,6 @@ mod login;
 mod ordered_cluster;
 #[cfg(any(feature = "smol", feature = "tokio"))]
 mod reply;
-#[cfg(any(feature = "smol", feature = "tokio"))]
-mod scripts;
 #[cfg(any(feature = "smol", feature = "tokio"))]
 mod tls;
 #[cfg(any(feature = "smol", feature = "tokio"))]

@@ -1,15 +1,15 @@
 //! What the scripts answer.
 
-use std::time::Duration;
-
 use redis::Value;
-use redlock_core::{KeyState, Resources};
+use redlock_core::{
+    KeyState, Resources,
+    redis::{is_done, key_state as state},
+};
 
 /// What a script answers: whether it did what it was asked. redis-rs would take many other answers for a yes.
 pub(crate) fn as_bool(answer: &Value) -> Option<bool> {
     match answer {
-        Value::Int(1) => Some(true),
-        Value::Int(0) => Some(false),
+        Value::Int(number) => is_done(*number),
         _ => None,
     }
 }
@@ -26,10 +26,8 @@ pub(crate) fn key_states(answer: &Value, resources: &Resources) -> Option<Vec<Ke
 fn key_state(key: &Value) -> Option<KeyState> {
     let Value::Array(pair) = key else { return None };
     match &pair[..] {
-        [Value::Nil, Value::Int(_)] => Some(KeyState::Free),
-        [Value::BulkString(value), Value::Int(ttl)] => {
-            Some(KeyState::held(value, u64::try_from(*ttl).ok().map(Duration::from_millis)))
-        }
+        [Value::Nil, Value::Int(ttl)] => Some(state(None, *ttl)),
+        [Value::BulkString(value), Value::Int(ttl)] => Some(state(Some(value), *ttl)),
         _ => None,
     }
 }

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use redlock_core::redis::READ_SERVER_ID;
+use redlock_core::redis::Eval;
 
 /// A listener on loopback, with a thread for each connection.
 pub struct Fake {
@@ -45,7 +45,7 @@ pub struct Command {
 impl Command {
     /// Whether it is a request of a lock, and not one of what is asked besides.
     pub fn is_request(&self) -> bool {
-        self.words[0] == "EVAL" && self.words[1] != READ_SERVER_ID.trim_end()
+        self.words[0] == "EVAL" && self.words[1] != Eval::server_id(&"any".into()).script()
     }
 }
 

@@ -13,14 +13,6 @@ use futures_util::future::{Either, select};
 
 use crate::backend::{BackendError, BackendErrorKind};
 
-/// A script that answers with the server's `run_id`, which it draws when it starts, or with nil when that is not
-/// allowed. It is run as the scripts of a lock are, with a key of the request that it goes with, so that whoever may
-/// lock may ask it. [`ServerId::of_answer`] reads the answer.
-pub const READ_SERVER_ID: &str = r"
-local info = redis.pcall('INFO', 'server')
-return type(info) == 'string' and string.match(info, 'run_id:(%x+)') or false
-";
-
 /// What a backend knows of the server behind its present connection, for
 /// [`LockBackend::server_id`](crate::LockBackend::server_id). Each connection is asked once, beside its first request,
 /// which so takes no longer.
@@ -50,7 +42,7 @@ impl ServerId {
         self.known().id.clone()
     }
 
-    /// The identity in an answer to [`READ_SERVER_ID`]; none in what is no `run_id`, such as the zeros that some
+    /// The identity in an answer to [`Eval::server_id`](super::Eval::server_id); none in what is no `run_id`, such as the zeros that some
     /// services have in its place.
     #[must_use]
     pub fn of_answer(text: &[u8]) -> Option<Arc<str>> {
@@ -70,7 +62,7 @@ impl ServerId {
     /// Does a request that may grant, and asks for the server's identity when the connection is a new one: behind the
     /// request, which is polled first, or after its answer when that came over a connection that was made meanwhile.
     ///
-    /// `connection` is the number of connections that have been made. `ask` runs [`READ_SERVER_ID`], and ends within the
+    /// `connection` is the number of connections that have been made. `ask` runs [`Eval::server_id`](super::Eval::server_id), and ends within the
     /// [`patience`](Self::patience) that the request has for it. A server that does not say it keeps its vote, and is not
     /// asked again over this connection.
     ///

@@ -2,7 +2,7 @@
 
 use std::{future::Future, pin::pin, task::Poll, time::Duration};
 
-use redlock_core::{RedlockBuilder, InvalidRequest, MAX_TTL, MemoryBackend, Redlock, Runtime};
+use redlock_core::{InvalidRequest, MAX_TTL, MemoryBackend, Redlock, RedlockBuilder, Runtime};
 use redlock_tests::sim_runtime::{Sim, SimRuntime};
 
 pub(crate) struct Harness {

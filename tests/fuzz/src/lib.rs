@@ -1,7 +1,7 @@
 //! Properties of what the redlock crates take from outside. Each takes any bytes and panics when it does not hold.
 
-mod harness;
 mod command;
+mod harness;
 mod names;
 mod parts;
 mod replies;

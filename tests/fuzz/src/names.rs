@@ -8,11 +8,12 @@ use std::{
 
 use arbitrary::{Arbitrary, Unstructured};
 use redlock_core::{
-    Acquire, BackendError, RedlockBuilder, ConfigError, Error, Extend, Lock, LockBackend, LockRequest, MAX_TTL,
-    MemoryBackend, Redlock, Release, ReleaseReply, Replace, AcquireReply, Resources, UnlockOutcome, async_trait,
+    Acquire, AcquireReply, BackendError, ConfigError, Error, Extend, Lock, LockBackend, LockRequest, MAX_TTL,
+    MemoryBackend, Redlock, RedlockBuilder, Release, ReleaseReply, Replace, Resources, UnlockOutcome,
+    async_trait,
 };
 
-use crate::harness::{Harness, Flaw, assert_not_too_long};
+use crate::harness::{Flaw, Harness, assert_not_too_long};
 
 pub fn check(data: &[u8]) {
     let Ok(scene) = Scene::arbitrary_take_rest(Unstructured::new(data)) else { return };

@@ -4,7 +4,7 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use redlock_core::{Error, LockParts, MAX_TTL, Token, UnlockOutcome};
 
-use crate::harness::{Harness, Flaw, assert_not_too_long};
+use crate::harness::{Flaw, Harness, assert_not_too_long};
 
 /// Four bytes decide on which nodes the lock stands, and for how long; the rest is what was handed over.
 pub fn check(data: &[u8]) {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use arbitrary::{Arbitrary, Unstructured};
 use redlock_core::{
-    Acquire, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, MAX_TTL, Release,
-    ReleaseReply, AcquireReply, Resources, Token,
+    Acquire, AcquireReply, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, MAX_TTL,
+    Release, ReleaseReply, Resources, Token,
 };
 
 pub fn check(data: &[u8]) {

@@ -90,7 +90,7 @@ fn the_order_of_the_answers_does_not_matter() {
             panic!("{error}")
         };
         assert_eq!(first.kind(), BackendErrorKind::Rejected, "{error}");
-        assert!(first.message().starts_with("the same server as node 1"), "{error}");
+        assert!(first.message().starts_with("the same server as server 0"), "{error}");
     });
 }
 
@@ -105,7 +105,8 @@ fn a_node_that_did_not_grant_takes_no_vote_from_another_of_its_server() {
 
 /// A manager of three nodes: this one, and the harness's.
 fn behind(harness: &Harness, way: Way) -> Redlock {
-    let nodes = harness.nodes.iter().map(|node| node.clone().with_name(""));
+    let nodes = harness.nodes.iter().enumerate();
+    let nodes = nodes.map(|(number, node)| node.clone().with_name(format!("server {number}")));
     Redlock::builder(harness.runtime.clone())
         .node(way)
         .nodes(nodes)

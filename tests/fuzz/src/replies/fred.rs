@@ -2,22 +2,23 @@
 
 use std::collections::HashMap;
 
+use std::time::Duration;
+
 use arbitrary::Arbitrary;
 use fred::{
     error::{Error, ErrorKind},
     types::{Key as FredKey, Map, Value},
 };
-use redlock_core::BackendErrorKind;
+use redlock_core::{Acquire, BackendErrorKind, Extend, Inspect, Release, redis::Eval};
 
 use super::{Answer, Exchange, Key, Said, Shape, Verb, failed, token};
 
-#[path = "../../../../redlock-fred/src/reply.rs"]
-mod reply;
+#[path = "../../../../redlock-fred/src/command.rs"]
+mod command;
 #[path = "../../../../redlock-fred/src/error.rs"]
 mod error;
-#[allow(dead_code)]
-#[path = "../../../../redlock-fred/src/scripts.rs"]
-mod scripts;
+#[path = "../../../../redlock-fred/src/reply.rs"]
+mod reply;
 
 /// A value of fred.
 #[derive(Arbitrary, Debug)]
@@ -88,10 +89,14 @@ impl Trouble {
 }
 
 pub(super) fn check(exchange: &Exchange) {
-    let resources = exchange.resources();
-    let of_a_holder = (exchange.verb != Verb::Inspect).then(token);
-    let ttl = matches!(exchange.verb, Verb::Acquire | Verb::Extend).then_some(exchange.ttl);
-    let asked = scripts::arguments("the script", &resources, of_a_holder.as_ref(), ttl);
+    let (resources, token, any) = (exchange.resources(), token(), Duration::from_secs(1));
+    let eval = match exchange.verb {
+        Verb::Acquire => Eval::acquire(&Acquire::new(&resources, &token, exchange.ttl, any)),
+        Verb::Extend => Eval::extend(&Extend::new(&resources, &token, exchange.ttl, any)),
+        Verb::Release => Eval::release(&Release::new(&resources, &token, any)),
+        Verb::Inspect => Eval::inspect(&Inspect::new(&resources, any)),
+    };
+    let asked = command::to_arguments(&eval);
     let asked = asked[1..].iter().map(|value| value.as_bytes_str().expect("text").as_bytes().to_vec());
     assert_eq!(asked.collect::<Vec<_>>(), exchange.arguments());
     match &exchange.answer {
