@@ -2,6 +2,8 @@
 //!
 //!     cargo run -p redlock-tests --example own_backend -- redis://a:6379 redis://b:6379 redis://c:6379
 
+#![allow(clippy::print_stdout, reason = "an example tells what it does")]
+
 use std::{env, error::Error, time::Duration};
 
 use redis::{Client, RedisError, Value, aio::MultiplexedConnection};
