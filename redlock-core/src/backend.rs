@@ -13,32 +13,33 @@ use crate::{
 
 /// One node: a server that grants, extends and releases keys, independent of all other nodes.
 ///
-/// Implement it for a client of your own, with [`async_trait`](macro@async_trait); `redlock-redis-rs` does it for redis-rs, and
-/// [`MemoryBackend`](crate::memory::MemoryBackend) for a node that lives in the process.
+/// Implement it for a client of your own, with [`async_trait`](macro@async_trait); `redlock-redis-rs` does it
+/// for redis-rs, and [`MemoryBackend`](crate::memory::MemoryBackend) for a node that lives in the process.
 ///
 /// # Contract
 ///
-/// 1. **A key is held by a token.** `acquire` puts the token under each resource's key, for `ttl`, where no other
-///    token is. `extend` and `release` change a key only while it holds the request's token. A key that holds
-///    another token is never touched. Names and tokens are compared byte for byte, whatever is in them.
-/// 2. **All or nothing.** `acquire`, `extend` and `replace` of several resources happen on all of their keys or on
-///    none, at one instant. `release` removes every key that holds the token, also when others do not.
-/// 3. **Idempotent in the token.** An `acquire` that is executed twice (a client library sent it again) answers
-///    [`AcquireReply::Granted`] both times, and does not make the key live longer, or shorter, the second time. So does a
-///    `replace`, in its new token.
-/// 4. **Extend never shortens.** `extend` and `replace` make each key live until `ttl` from now. A key that lives longer
-///    already keeps its time: an extension that arrives late must not cut a newer one short.
-/// 5. **In order.** Requests for one key take effect in the order in which their futures were first polled, also
-///    when an earlier one was dropped or has timed out, for as long as the connection lasts. (It may never take
-///    effect at all; one that was never polled does not.) This is what puts a release behind the acquire that it undoes.
-/// 6. **One round trip, at most once.** A request is one command, sent at most once. The backend does not retry: a command that
-///    may have been sent is not sent again.
-/// 7. **Bounded by the timeout.** `timeout` is given to the client library, connecting included: an answer is waited for until then,
-///    and what has not been sent by then is not sent later. Dropping the future also ends a request, but not every
-///    client stops for it.
+/// 1. **A key is held by a token.** `acquire` puts the token under each resource's key, for `ttl`, where no
+///    other token is. `extend` and `release` change a key only while it holds the request's token. A key that
+///    holds another token is never touched. Names and tokens are compared byte for byte, whatever is in them.
+/// 2. **All or nothing.** `acquire`, `extend` and `replace` of several resources happen on all of their keys
+///    or on none, at one instant. `release` removes every key that holds the token, also when others do not.
+/// 3. **Idempotent in the token.** An `acquire` that is executed twice (a client library sent it again)
+///    answers [`AcquireReply::Granted`] both times, and does not make the key live longer, or shorter, the
+///    second time. So does a `replace`, in its new token.
+/// 4. **Extend never shortens.** `extend` and `replace` make each key live until `ttl` from now. A key that
+///    lives longer already keeps its time: an extension that arrives late must not cut a newer one short.
+/// 5. **In order.** Requests for one key take effect in the order in which their futures were first polled,
+///    also when an earlier one was dropped or has timed out, for as long as the connection lasts. (It may
+///    never take effect at all; one that was never polled does not.) This is what puts a release behind the
+///    acquire that it undoes.
+/// 6. **One round trip, at most once.** A request is one command, sent at most once. The backend does not
+///    retry: a command that may have been sent is not sent again.
+/// 7. **Bounded by the timeout.** `timeout` is given to the client library, connecting included: an answer is
+///    waited for until then, and what has not been sent by then is not sent later. Dropping the future also
+///    ends a request, but not every client stops for it.
 /// 8. **Classified errors.** An error says, by [`BackendErrorKind`], what is known about the request.
-/// 9. **One identity.** A server has the same [`server_id`](Self::server_id) over every connection behind which it has
-///    granted, and no two servers have one. A backend that does not know it says so, always.
+/// 9. **One identity.** A server has the same [`server_id`](Self::server_id) over every connection behind
+///    which it has granted, and no two servers have one. A backend that does not know it says so, always.
 ///
 /// A request that panics counts as [`BackendErrorKind::Indeterminate`], and is not polled again.
 ///
@@ -54,12 +55,13 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     /// Removes every resource's key that holds the token.
     async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError>;
 
-    /// Puts a new token in the place of the old one: under every resource's key, if all of them hold the old token or
-    /// the new one. The keys then live for `ttl` from now at least; one that lives longer keeps its time.
+    /// Puts a new token in the place of the old one: under every resource's key, if all of them hold the old
+    /// token or the new one. The keys then live for `ttl` from now at least; one that lives longer keeps its
+    /// time.
     ///
-    /// It is how a lock that was handed over is taken, [`Redlock::from_parts`](crate::Redlock::from_parts): whoever
-    /// replaces the token on a majority has the lock for itself, and what is still under way for the old token touches
-    /// nothing any more. Idempotent in the new token, all or nothing.
+    /// It is how a lock that was handed over is taken, [`Redlock::from_parts`](crate::Redlock::from_parts):
+    /// whoever replaces the token on a majority has the lock for itself, and what is still under way for the
+    /// old token touches nothing any more. Idempotent in the new token, all or nothing.
     ///
     /// An optional ability. The default answers that the backend cannot, as [`BackendErrorKind::Rejected`].
     async fn replace(&self, request: Replace<'_>) -> Result<AcquireReply, BackendError> {
@@ -67,8 +69,8 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
         Err(BackendError::new(BackendErrorKind::Rejected, "this backend cannot take over locks"))
     }
 
-    /// Tells what stands under each resource's key, in their order, and changes nothing. It is for people to look at:
-    /// the answer is old when it arrives, so nothing may be decided by it.
+    /// Tells what stands under each resource's key, in their order, and changes nothing. It is for people to
+    /// look at: the answer is old when it arrives, so nothing may be decided by it.
     ///
     /// An optional ability. The default answers that the backend cannot, as [`BackendErrorKind::Rejected`].
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
@@ -82,13 +84,13 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
         None
     }
 
-    /// Which server gave the last answer: an identity that no other server has, and that is the same through whatever
-    /// addresses and connections it is reached. One server behind two nodes then has one vote in a round, and not two:
-    /// a majority of nodes would else be no majority of servers.
+    /// Which server gave the last answer: an identity that no other server has, and that is the same through
+    /// whatever addresses and connections it is reached. One server behind two nodes then has one vote in a
+    /// round, and not two: a majority of nodes would else be no majority of servers.
     ///
-    /// The lock manager looks right behind an answer that grants, so it has to be known by then. A backend around another
-    /// one hands it on. The default is `None`, for a backend that does not know it, or a node that is not one server: the
-    /// node then has its vote whatever the others lead to.
+    /// The lock manager looks right behind an answer that grants, so it has to be known by then. A backend
+    /// around another one hands it on. The default is `None`, for a backend that does not know it, or a node
+    /// that is not one server: the node then has its vote whatever the others lead to.
     fn server_id(&self) -> Option<Arc<str>> {
         None
     }
@@ -262,11 +264,11 @@ impl BackendError {
         self
     }
 
-    /// The error with its text cut where it repeats the token: to the token's first digits, as its `Debug` shows it. Some
-    /// servers, and proxies, answer with what they were asked.
+    /// The error with its text cut where it repeats the token: to the token's first digits, as its `Debug`
+    /// shows it. Some servers, and proxies, answer with what they were asked.
     ///
-    /// A lock manager does it with what its nodes answer. It is for who shows an error before that, as a backend that
-    /// wraps another may.
+    /// A lock manager does it with what its nodes answer. It is for who shows an error before that, as a
+    /// backend that wraps another may.
     #[must_use]
     pub fn redact(mut self, token: &Token) -> Self {
         if let Some(cut) = token.cut_in(&self.message) {
@@ -329,16 +331,16 @@ struct Redacted(String);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BackendErrorKind {
-    /// The outcome is unknown: connection refused, reset or timed out, or an answer that cannot be read, is of no known
-    /// meaning, or is none that such a server gives. Counts as a "no" for the vote, and as "maybe held" for the
-    /// clean-up, and the request is retried.
+    /// The outcome is unknown: connection refused, reset or timed out, or an answer that cannot be read, is
+    /// of no known meaning, or is none that such a server gives. Counts as a "no" for the vote, and as "maybe
+    /// held" for the clean-up, and the request is retried.
     Indeterminate,
     /// The node answered that it cannot do it now, and wrote nothing: it is loading its data, a read-only
     /// replica, out of memory, busy. It may heal, so the request is retried.
     Transient,
-    /// The node will not do it until somebody changes its configuration or the request: no or wrong credentials, no
-    /// permission, keys of different slots, a key of another type, or an unknown command. When so many nodes reject that
-    /// no quorum is left, the request fails at once.
+    /// The node will not do it until somebody changes its configuration or the request: no or wrong
+    /// credentials, no permission, keys of different slots, a key of another type, or an unknown command.
+    /// When so many nodes reject that no quorum is left, the request fails at once.
     Rejected,
 }
 

@@ -45,8 +45,8 @@ impl RedlockBuilder {
         }
     }
 
-    /// Adds a node. Nodes must be independent of each other: no replicas, no shared disk. Use an odd number, three
-    /// or five: a fourth node helps no more than the third.
+    /// Adds a node. Nodes must be independent of each other: no replicas, no shared disk. Use an odd number,
+    /// three or five: a fourth node helps no more than the third.
     pub fn node(mut self, backend: impl LockBackend) -> Self {
         self.backends.push(Box::new(backend));
         self
@@ -57,8 +57,8 @@ impl RedlockBuilder {
         backends.into_iter().fold(self, Self::node)
     }
 
-    /// The share of a ttl by which the clocks of nodes and clients may drift apart while a lock lives, from 0 to
-    /// less than 1. `ttl x drift_factor + 2 ms` is taken off every validity. The default is 0.01.
+    /// The share of a ttl by which the clocks of nodes and clients may drift apart while a lock lives, from 0
+    /// to less than 1. `ttl x drift_factor + 2 ms` is taken off every validity. The default is 0.01.
     pub fn drift_factor(mut self, factor: f64) -> Self {
         self.drift_factor = factor;
         self
@@ -82,15 +82,15 @@ impl RedlockBuilder {
         self
     }
 
-    /// The most that is randomly added to or taken from the delay, so that clients that collided do not collide
-    /// again. The default is 100 ms.
+    /// The most that is randomly added to or taken from the delay, so that clients that collided do not
+    /// collide again. The default is 100 ms.
     pub fn retry_jitter(mut self, jitter: Duration) -> Self {
         self.retry.delay.set_jitter(jitter);
         self
     }
 
-    /// Delays of your own in place of delay and jitter: `delays` is called for each lock that is asked for, and
-    /// retrying ends when its iterator does, or with the retry count.
+    /// Delays of your own in place of delay and jitter: `delays` is called for each lock that is asked for,
+    /// and retrying ends when its iterator does, or with the retry count.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -109,19 +109,19 @@ impl RedlockBuilder {
         self
     }
 
-    /// How long each node has for its answer in each round. The default is a twentieth of the ttl, at least 50 ms and
-    /// at most 2 s; it is never more than the validity that a lock of that ttl starts with.
+    /// How long each node has for its answer in each round. The default is a twentieth of the ttl, at least
+    /// 50 ms and at most 2 s; it is never more than the validity that a lock of that ttl starts with.
     ///
-    /// Healthy nodes do not wait for it: it bounds what a round takes when so many nodes are silent that nothing is
-    /// decided without them.
+    /// Healthy nodes do not wait for it: it bounds what a round takes when so many nodes are silent that
+    /// nothing is decided without them.
     pub fn node_timeout(mut self, timeout: Duration) -> Self {
         self.node_timeout = Some(timeout);
         self
     }
 
-    /// Where tokens and jitter come from: a function that fills a slice with random bytes, good enough for secrets. The
-    /// default is the operating system's, which two processes never share, not even after a fork or when a virtual machine
-    /// is cloned. Give a seeded one to replay a test.
+    /// Where tokens and jitter come from: a function that fills a slice with random bytes, good enough for
+    /// secrets. The default is the operating system's, which two processes never share, not even after a fork
+    /// or when a virtual machine is cloned. Give a seeded one to replay a test.
     pub fn entropy(mut self, fill: impl FnMut(&mut [u8]) + Send + 'static) -> Self {
         self.entropy = Some(Entropy::new(fill));
         self
@@ -131,8 +131,8 @@ impl RedlockBuilder {
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] when there are no nodes, two with the same name, a value is out of its range, or the runtime has
-    /// no timer that works.
+    /// [`ConfigError`] when there are no nodes, two with the same name, a value is out of its range, or the
+    /// runtime has no timer that works.
     pub fn build(self) -> Result<Redlock, ConfigError> {
         let drift = Drift::new(self.drift_factor)?;
         if self.node_timeout.is_some_and(|timeout| timeout.is_zero()) {

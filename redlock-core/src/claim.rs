@@ -11,8 +11,8 @@ use crate::{
 
 /// Resources, and the token of the one round that claims them.
 ///
-/// Every round has a token of its own: with one for all rounds, the late release of the first would delete the
-/// key of the second.
+/// Every round has a token of its own: with one for all rounds, the late release of the first would delete
+/// the key of the second.
 #[derive(Debug)]
 pub(crate) struct Claim {
     pub(crate) resources: Resources,
@@ -43,8 +43,8 @@ struct NodeState {
     put: Write,
     /// What was there before the keys were put there (again).
     before: Write,
-    /// Whether the node said to the last extension that it holds the keys. Then they were put there, whatever became
-    /// of the answer to that.
+    /// Whether the node said to the last extension that it holds the keys. Then they were put there, whatever
+    /// became of the answer to that.
     confirmed: bool,
     undo: Removal,
 }
@@ -102,8 +102,8 @@ impl Claim {
         self.book().entries[node].put = Write::UnderWay;
     }
 
-    /// As [`Claim::putting`], unless the lock has ended or its removal has begun: then nothing may be put there any
-    /// more. Of the keys some may be there, so a refusal says nothing about them.
+    /// As [`Claim::putting`], unless the lock has ended or its removal has begun: then nothing may be put
+    /// there any more. Of the keys some may be there, so a refusal says nothing about them.
     #[must_use]
     pub(crate) fn begin_rewrite(&self, node: usize) -> bool {
         let mut book = self.book();
@@ -242,7 +242,8 @@ mod tests {
         Claim::new("a".into(), "0".repeat(40).parse().unwrap(), ttl, 1)
     }
 
-    /// Rows: removed, not held, indeterminate, transient, rejected. Columns: granted, refused, indeterminate, ...
+    /// Rows: removed, not held, indeterminate, transient, rejected. Columns: granted, refused, indeterminate,
+    /// ...
     const OWED_BEHIND: [[bool; 5]; 5] = [
         [false, false, false, false, false],
         [true, false, true, false, false],

@@ -8,7 +8,8 @@ use std::{
 
 use crate::{backend::BackendErrorKind, claim::Claim, nodes::Nodes};
 
-/// One node's pending releases, oldest first. At most [`MAX_PENDING`], each forgotten when its keys have expired.
+/// One node's pending releases, oldest first. At most [`MAX_PENDING`], each forgotten when its keys have
+/// expired.
 #[derive(Debug, Default)]
 pub(crate) struct CleanupQueue(Mutex<Queue>);
 
@@ -46,19 +47,21 @@ impl PendingRelease {
         Self { claim, due, expires: now + ttl, forgotten: now + ttl * MAX_TTLS }
     }
 
-    /// The node did not do it: as far as is known its keys may still come, out of the buffers of a server that is
-    /// stopped, and then live from now on.
+    /// The node did not do it: as far as is known its keys may still come, out of the buffers of a server
+    /// that is stopped, and then live from now on.
     fn keys_may_come_now(&mut self, now: Instant) {
         self.expires = (now + self.claim.ttl().get()).min(self.forgotten);
     }
 }
 
 impl Queue {
-    /// Adds a pending release, and forgets one in the middle when there are too many. The number of a new shift, if one has to begin.
+    /// Adds a pending release, and forgets one in the middle when there are too many. The number of a new
+    /// shift, if one has to begin.
     fn add(&mut self, pending: PendingRelease, now: Instant) -> Option<u64> {
         if self.releases.len() >= MAX_PENDING {
-            // The first ones of an outage have reached the node's buffers, and may take effect when it comes back; the last
-            // ones are about to be asked of a node that is back. What lies between was asked of a node that was away.
+            // The first ones of an outage have reached the node's buffers, and may take effect when it comes
+            // back; the last ones are about to be asked of a node that is back. What lies between was asked
+            // of a node that was away.
             self.releases.remove(MAX_PENDING / 2);
         }
         self.releases.push_back(pending);
@@ -70,8 +73,8 @@ impl Queue {
         Some(self.shifts)
     }
 
-    /// The first pending release in the queue that has not expired. When there is none, or another has taken over, the shift is
-    /// over.
+    /// The first pending release in the queue that has not expired. When there is none, or another has taken
+    /// over, the shift is over.
     fn first(&mut self, shift: u64, now: Instant) -> Option<PendingRelease> {
         self.shift.as_ref().filter(|current| current.number == shift)?;
         self.releases.retain(|pending| pending.expires > now);
@@ -97,8 +100,8 @@ impl Queue {
         self.releases.retain(|pending| !Arc::ptr_eq(&pending.claim, &settled.claim));
     }
 
-    /// Lets the others have their turn before this one is tried again. One that has given way meanwhile is not taken
-    /// up again: there is no room for it.
+    /// Lets the others have their turn before this one is tried again. One that has given way meanwhile is
+    /// not taken up again: there is no room for it.
     fn postpone(&mut self, failed: PendingRelease) {
         let before = self.releases.len();
         self.settle(&failed);
@@ -134,7 +137,8 @@ impl Nodes {
     }
 }
 
-/// Asks one node for its pending releases, one after the other, and less and less often while it does not answer.
+/// Asks one node for its pending releases, one after the other, and less and less often while it does not
+/// answer.
 struct Reaper {
     nodes: Arc<Nodes>,
     node: usize,
@@ -190,13 +194,13 @@ impl Drop for Reaper {
 
 /// The most pending releases that are kept for one node: a bound on memory.
 const MAX_PENDING: usize = 1_024;
-/// For how many times its ttl a pending release is kept for an acquire that may still come. One that comes later leaves its key for
-/// its ttl, which is little beside the time that its server was away.
+/// For how many times its ttl a pending release is kept for an acquire that may still come. One that comes
+/// later leaves its key for its ttl, which is little beside the time that its server was away.
 const MAX_TTLS: u32 = 10;
 /// How long a node that does not answer is left alone at most.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
-/// So long after it had to have an answer, a task has looked at the pending releases again, unless it stands still: a pause, and what
-/// a busy machine takes.
+/// So long after it had to have an answer, a task has looked at the pending releases again, unless it stands
+/// still: a pause, and what a busy machine takes.
 const MAX_ABSENCE: Duration = Duration::from_secs(3);
 
 #[cfg(test)]

@@ -15,15 +15,17 @@
 //! }
 //! ```
 //!
-//! What only shows under trouble needs more: a [`NodeControl`], by which the suite stops the node, takes it down and counts its
-//! commands, and a second instance of the backend. [`Suite`] takes both, and has the other settings. Checks that would
-//! need what it was not given are not passed over in silence: [`Passed::skipped`] names them.
+//! What only shows under trouble needs more: a [`NodeControl`], by which the suite stops the node, takes it
+//! down and counts its commands, and a second instance of the backend. [`Suite`] takes both, and has the
+//! other settings. Checks that would need what it was not given are not passed over in silence:
+//! [`Passed::skipped`] names them.
 //!
 //! Every check is a function too, for running one again: `conformance::an_extension_prolongs(&suite).await`.
 //!
-//! The suite does not flake: a busy machine makes it slow or undecided, but not wrong. A key that is found gone counts
-//! against the backend only if the answer came before the key's time, and one that is found there only if the question
-//! came after it. It uses names and tokens of its own, different ones in each run, and removes its keys at the end.
+//! The suite does not flake: a busy machine makes it slow or undecided, but not wrong. A key that is found
+//! gone counts against the backend only if the answer came before the key's time, and one that is found there
+//! only if the question came after it. It uses names and tokens of its own, different ones in each run, and
+//! removes its keys at the end.
 
 #![allow(clippy::missing_errors_doc, reason = "a check has one error, and its docs are those of `Outcome`")]
 
@@ -61,8 +63,8 @@ use crate::{backend::LockBackend, runtime::Runtime};
 ///
 /// # Errors
 ///
-/// [`Violations`]: what the backend did against its contract. Its `Debug` is as readable as its `Display`, so that
-/// `unwrap` and `?` in a test tell all.
+/// [`Violations`]: what the backend did against its contract. Its `Debug` is as readable as its `Display`, so
+/// that `unwrap` and `?` in a test tell all.
 pub async fn check(backend: &dyn LockBackend, runtime: &dyn Runtime) -> Result<Passed, Violations> {
     Suite::new(backend, runtime).check().await
 }

@@ -16,7 +16,8 @@ pub enum Error {
     /// Too few nodes answered in time for a quorum: page someone.
     #[error("no quorum of nodes for {} ({_0})", .0.resources)]
     NoQuorum(Box<RoundReport>),
-    /// So many nodes reject the request that no quorum is left: fix the configuration, retrying does not help.
+    /// So many nodes reject the request that no quorum is left: fix the configuration, retrying does not
+    /// help.
     #[error("rejected by the nodes for {} ({_0})", .0.resources)]
     Rejected(Box<RoundReport>),
     /// The lock is not yours any more: stop what it guards.
@@ -52,8 +53,8 @@ impl Error {
 pub struct RoundReport {
     /// What was asked for.
     pub resources: Resources,
-    /// How many rounds the call that failed has made. Zero when it made none: the lock had lapsed before, or under the
-    /// routine of [`using`](crate::Redlock::using), which others have tried to extend.
+    /// How many rounds the call that failed has made. Zero when it made none: the lock had lapsed before, or
+    /// under the routine of [`using`](crate::Redlock::using), which others have tried to extend.
     pub attempts: u32,
     /// The last round's replies, in the order of the nodes. Empty when there was no round.
     pub replies: Vec<NodeReply>,
@@ -175,7 +176,8 @@ pub enum ConfigError {
     /// With a timeout of zero no node can answer.
     #[error("the node timeout is zero")]
     ZeroNodeTimeout,
-    /// The runtime's timer panics: a tokio runtime without `enable_time`, say, or one that has been shut down.
+    /// The runtime's timer panics: a tokio runtime without `enable_time`, say, or one that has been shut
+    /// down.
     #[error("the runtime's timer does not work: {panic}")]
     Timer {
         /// What it says.
@@ -201,7 +203,8 @@ fn in_one_line(text: &str) -> String {
     lines.collect::<Vec<_>>().join(" ")
 }
 
-/// An error and its sources. A source is left out when the text has it already: some errors print theirs themselves.
+/// An error and its sources. A source is left out when the text has it already: some errors print theirs
+/// themselves.
 pub(crate) struct Chain<'a>(pub(crate) &'a BackendError);
 
 impl fmt::Display for Chain<'_> {

@@ -1,5 +1,5 @@
-//! Whose turn it is to extend. When extensions fall behind, the nearest deadlines go first, so that a process that is
-//! overloaded loses the locks that it cannot bear, and not all of them.
+//! Whose turn it is to extend. When extensions fall behind, the nearest deadlines go first, so that a process
+//! that is overloaded loses the locks that it cannot bear, and not all of them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -53,10 +53,11 @@ pub(crate) struct Turn<'a> {
 }
 
 impl<'a> Turn<'a> {
-    /// Waits until few enough others are under way. Who waits beyond its deadline is let go, to see that it has lost.
+    /// Waits until few enough others are under way. Who waits beyond its deadline is let go, to see that it
+    /// has lost.
     ///
-    /// Those that are under way may stand still, on a runtime that nobody drives: when none of them ends for longer than
-    /// an extension can take, they count no more.
+    /// Those that are under way may stand still, on a runtime that nobody drives: when none of them ends for
+    /// longer than an extension can take, they count no more.
     pub(crate) async fn wait(nodes: &'a Nodes, deadline: Instant) -> Self {
         let (key, waits) = nodes.extensions.state().begin(deadline);
         let mut turn = Self { nodes, key, waits, since: nodes.now(), heard: None };
@@ -145,8 +146,8 @@ impl State {
         self.next(now)
     }
 
-    /// Whose turn it is: those with the nearest deadlines that can still be met. Those whose deadline has passed are let
-    /// go, beyond the bound: nothing is sent for them.
+    /// Whose turn it is: those with the nearest deadlines that can still be met. Those whose deadline has
+    /// passed are let go, beyond the bound: nothing is sent for them.
     fn next(&mut self, now: Instant) -> Vec<Waker> {
         let alive = self.waiting.split_off(&(now, u64::MAX));
         let lapsed = mem::replace(&mut self.waiting, alive);
@@ -192,7 +193,8 @@ impl Default for State {
 const MAX_UNDER_WAY: usize = 512;
 /// To begin with, and while no answers come.
 const LEAST_LIMIT: usize = 16;
-/// So long after its nodes had to have answered, an extension has ended, unless it stands still: what a busy machine takes.
+/// So long after its nodes had to have answered, an extension has ended, unless it stands still: what a busy
+/// machine takes.
 const MAX_ABSENCE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

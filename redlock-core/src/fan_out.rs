@@ -13,10 +13,10 @@ use crate::runtime::{BoxFuture, Runtime};
 
 /// Requests under way, each with the position of its node.
 ///
-/// The first poll asks *every* node before any answer is looked at: a combinator that returns at the first ready
-/// future would leave the others unasked. Once asked, a request is finished: what is still under way when the fan
-/// is dropped goes on in the background. A fan that is dropped before its first poll has asked nobody, and asks
-/// nobody, unless it was made with [`FanOut::run_on_drop`].
+/// The first poll asks *every* node before any answer is looked at: a combinator that returns at the first
+/// ready future would leave the others unasked. Once asked, a request is finished: what is still under way
+/// when the fan is dropped goes on in the background. A fan that is dropped before its first poll has asked
+/// nobody, and asks nobody, unless it was made with [`FanOut::run_on_drop`].
 pub(crate) struct FanOut<T: Send + 'static> {
     runtime: Arc<dyn Runtime>,
     requests: Vec<(usize, BoxFuture<T>)>,
@@ -57,8 +57,8 @@ impl<T: Send + 'static> FanOut<T> {
         mem::take(&mut self.requests)
     }
 
-    /// A panic is passed on when all others have been asked. What has panicked is not polled again, nor left to be
-    /// spawned: it would panic without an end.
+    /// A panic is passed on when all others have been asked. What has panicked is not polled again, nor left
+    /// to be spawned: it would panic without an end.
     fn poll(&mut self, cx: &mut Context<'_>) -> Vec<(usize, T)> {
         self.asked = true;
         let mut answers = Vec::new();

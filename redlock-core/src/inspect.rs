@@ -31,7 +31,8 @@ pub enum KeyState {
     /// A value.
     #[non_exhaustive]
     Held {
-        /// The beginning of the value: enough to tell two holders apart, too little to release or extend with.
+        /// The beginning of the value: enough to tell two holders apart, too little to release or extend
+        /// with.
         holder: String,
         /// How long the key still lives; `None` when it never expires.
         remaining: Option<Duration>,

@@ -18,11 +18,11 @@ use crate::{
     validity::Ttl,
 };
 
-/// A lock that a task of its own extends: between a third and a half of its ttl after the last extension, and, while
-/// that fails, every tenth of the ttl until it works or the validity has run out.
+/// A lock that a task of its own extends: between a third and a half of its ttl after the last extension,
+/// and, while that fails, every tenth of the ttl until it works or the validity has run out.
 ///
-/// When is drawn at random each time, so that locks taken together are not extended together. When a process holds so
-/// many that extensions fall behind, the nearest deadlines go first.
+/// When is drawn at random each time, so that locks taken together are not extended together. When a process
+/// holds so many that extensions fall behind, the nearest deadlines go first.
 ///
 /// The task ends with the guard. Dropping the guard releases the lock in the background.
 #[derive(Debug)]
@@ -152,8 +152,8 @@ fn within(ttl: Ttl, longest: Option<Instant>, now: Instant) -> Option<Duration> 
     }
 }
 
-/// When to extend. Counted from the last success, not from what is left of the validity: a third of what is left,
-/// again and again, would come closer and closer to the deadline without an end.
+/// When to extend. Counted from the last success, not from what is left of the validity: a third of what is
+/// left, again and again, would come closer and closer to the deadline without an end.
 #[derive(Debug)]
 struct RenewalSchedule {
     next: Instant,
@@ -161,8 +161,9 @@ struct RenewalSchedule {
 }
 
 impl RenewalSchedule {
-    /// `start` is when the round began that gave the hold its validity, if that was for `ttl`; a longer validity, of
-    /// an earlier extension, is no reason to wait longer. `draw` gives a random number from 0 to its argument.
+    /// `start` is when the round began that gave the hold its validity, if that was for `ttl`; a longer
+    /// validity, of an earlier extension, is no reason to wait longer. `draw` gives a random number from 0 to
+    /// its argument.
     fn new(now: Instant, start: Instant, ttl: Ttl, draw: impl FnOnce(u64) -> u64) -> Self {
         let mut pace = Self { next: now, ttl };
         pace.extended(start.min(now), draw);
@@ -183,8 +184,8 @@ impl RenewalSchedule {
         self.next = now + self.ttl.get() / TRIES_PER_TTL;
     }
 
-    /// How long an extension may wait for answers when so much is left of the validity: half of it, so that there is
-    /// time for another try, or all when that one would come too late.
+    /// How long an extension may wait for answers when so much is left of the validity: half of it, so that
+    /// there is time for another try, or all when that one would come too late.
     fn timeout(&self, left: Duration) -> Duration {
         if left / 2 > self.ttl.get() / TRIES_PER_TTL { left / 2 } else { left }
     }

@@ -70,7 +70,8 @@ impl LeaseState {
         }
     }
 
-    /// Completes when the lease is over or its validity has run out, whatever the nodes do: the deadline is local.
+    /// Completes when the lease is over or its validity has run out, whatever the nodes do: the deadline is
+    /// local.
     pub(crate) async fn ended(&self) {
         while let Some(left) = self.remaining() {
             if let Either::Left(_) = select(self.over.wait(), self.nodes.runtime.sleep(left)).await {
@@ -82,9 +83,10 @@ impl LeaseState {
         }
     }
 
-    /// Asks all nodes to let the keys live for `ttl` from now, or for what is left when that is more: the validity has
-    /// to rest on the keys that the nodes confirm now, since others may have been lost and put back. Only what a quorum
-    /// has confirmed while the lease was still valid counts; whatever else happens, the validity stays as it was.
+    /// Asks all nodes to let the keys live for `ttl` from now, or for what is left when that is more: the
+    /// validity has to rest on the keys that the nodes confirm now, since others may have been lost and put
+    /// back. Only what a quorum has confirmed while the lease was still valid counts; whatever else happens,
+    /// the validity stays as it was.
     pub(crate) async fn extend(&self, ttl: Ttl) -> Result<(), Error> {
         self.extend_within(ttl, Duration::MAX).await
     }

@@ -18,8 +18,8 @@ use crate::{
 
 /// A lock: yours for as long as [`is_valid`](Lock::is_valid) says so.
 ///
-/// Dropping it releases it in the background, on a runtime that runs its tasks; [`unlock`](Lock::unlock) releases it and
-/// says whether it was still held. [`forget`](Lock::forget) leaves it to its ttl.
+/// Dropping it releases it in the background, on a runtime that runs its tasks; [`unlock`](Lock::unlock)
+/// releases it and says whether it was still held. [`forget`](Lock::forget) leaves it to its ttl.
 #[derive(Debug)]
 #[must_use = "a lock that is dropped is released"]
 pub struct Lock {
@@ -65,8 +65,8 @@ impl Lock {
         self.hold.remaining().is_some()
     }
 
-    /// How long the lock stays valid without an extension: ttl, less what acquiring took, less clock drift. Zero
-    /// when it is not valid any more.
+    /// How long the lock stays valid without an extension: ttl, less what acquiring took, less clock drift.
+    /// Zero when it is not valid any more.
     #[must_use]
     pub fn remaining(&self) -> Duration {
         self.hold.remaining().unwrap_or_default()
@@ -96,17 +96,17 @@ impl Lock {
         Lease::new(self.hold.clone())
     }
 
-    /// Makes the lock last for `ttl` from now. It never makes it shorter: when more than that is left, it asks the nodes
-    /// for what is left.
+    /// Makes the lock last for `ttl` from now. It never makes it shorter: when more than that is left, it
+    /// asks the nodes for what is left.
     ///
     /// One round: it is not retried. Nodes that have lost the lock's keys get them back.
     ///
     /// # Errors
     ///
-    /// * [`Error::Lost`] when the validity has run out, before or meanwhile, or when the nodes say that the keys
-    ///   are gone. The lock is over: stop what it guards.
-    /// * [`Error::NoQuorum`] or [`Error::Rejected`] when no quorum confirmed it. The lock keeps the validity that
-    ///   it had, so it can be tried again.
+    /// * [`Error::Lost`] when the validity has run out, before or meanwhile, or when the nodes say that the
+    ///   keys are gone. The lock is over: stop what it guards.
+    /// * [`Error::NoQuorum`] or [`Error::Rejected`] when no quorum confirmed it. The lock keeps the validity
+    ///   that it had, so it can be tried again.
     /// * [`Error::InvalidRequest`] for a ttl that is too short or too long.
     ///
     /// # Cancellation
@@ -124,7 +124,8 @@ impl Lock {
     /// # Errors
     ///
     /// [`Error::NoQuorum`] or [`Error::Rejected`] when no quorum said whether the lock was still held. It is
-    /// over all the same; nodes that did not release it are asked again in the background, until its keys have expired.
+    /// over all the same; nodes that did not release it are asked again in the background, until its keys
+    /// have expired.
     ///
     /// # Cancellation
     ///
@@ -147,11 +148,11 @@ impl Lock {
     }
 
     /// Takes the lock apart, to hand it to another process, which makes a lock of it again by
-    /// [`Redlock::from_parts`](crate::Redlock::from_parts). Here it ends, for its leases too. If nobody takes it over, it
-    /// ends with its ttl.
+    /// [`Redlock::from_parts`](crate::Redlock::from_parts). Here it ends, for its leases too. If nobody takes
+    /// it over, it ends with its ttl.
     ///
-    /// Nodes that have not said that they hold the lock's keys are left out: keys that may still get there are removed
-    /// in the background.
+    /// Nodes that have not said that they hold the lock's keys are left out: keys that may still get there
+    /// are removed in the background.
     #[must_use]
     pub fn into_parts(mut self) -> LockParts {
         self.armed = false;
@@ -196,8 +197,8 @@ pub enum UnlockOutcome {
     NotHeld,
 }
 
-/// A lock that is held, but by nobody in this process. Anyone who knows its token can take, extend and release the
-/// lock, so treat it as a secret. It can be taken once.
+/// A lock that is held, but by nobody in this process. Anyone who knows its token can take, extend and
+/// release the lock, so treat it as a secret. It can be taken once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -208,8 +209,8 @@ pub struct LockParts {
     pub token: Token,
     /// The ttl that the lock had last.
     pub ttl: Duration,
-    /// What was left of the validity when the lock was taken apart. Taking it does not make that shorter. The default
-    /// is zero.
+    /// What was left of the validity when the lock was taken apart. Taking it does not make that shorter. The
+    /// default is zero.
     #[cfg_attr(feature = "serde", serde(default))]
     pub remaining: Duration,
     /// The longest ttl that nodes were asked for: how long a key may still live. The default is `ttl`.
@@ -222,8 +223,8 @@ pub struct LockParts {
 }
 
 impl LockParts {
-    /// The parts of a lock of another library, or of one that was written down: its resources, the value under their
-    /// keys, and the ttl that it is to have. The rest has its defaults.
+    /// The parts of a lock of another library, or of one that was written down: its resources, the value
+    /// under their keys, and the ttl that it is to have. The rest has its defaults.
     #[must_use]
     pub fn new(resources: impl Into<Resources>, token: Token, ttl: Duration) -> Self {
         let resources = resources.into().as_slice().to_vec();

@@ -19,11 +19,11 @@ use crate::{
 mod keys;
 mod server;
 
-/// A node that lives in the process, on the runtime's clock. It keeps the contract of [`LockBackend`], as a server
-/// does, and fails on command.
+/// A node that lives in the process, on the runtime's clock. It keeps the contract of [`LockBackend`], as a
+/// server does, and fails on command.
 ///
-/// Cheap to clone; clones are the same node, so a test keeps one and gives another to the lock manager. Two clones in
-/// one lock manager are one server, which has one vote.
+/// Cheap to clone; clones are the same node, so a test keeps one and gives another to the lock manager. Two
+/// clones in one lock manager are one server, which has one vote.
 ///
 /// ```
 /// use std::time::Duration;
@@ -65,8 +65,8 @@ impl MemoryBackend {
         self
     }
 
-    /// Stops the node as SIGSTOP does a process: requests wait, and run when it [resumes](Self::resume), also those
-    /// that nobody waits for any more.
+    /// Stops the node as SIGSTOP does a process: requests wait, and run when it [resumes](Self::resume), also
+    /// those that nobody waits for any more.
     pub fn stop(&self) {
         self.node.state().stopped = true;
     }
@@ -77,8 +77,9 @@ impl MemoryBackend {
         self.node.run_due();
     }
 
-    /// Ends the node: requests fail at once as [`BackendErrorKind::Indeterminate`], those that waited as well. It
-    /// keeps its keys, which go on expiring; [`clear`](Self::clear) them for a node that restarts empty.
+    /// Ends the node: requests fail at once as [`BackendErrorKind::Indeterminate`], those that waited as
+    /// well. It keeps its keys, which go on expiring; [`clear`](Self::clear) them for a node that restarts
+    /// empty.
     pub fn shut_down(&self) {
         let waiting = {
             let mut state = self.node.state();

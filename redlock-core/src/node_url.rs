@@ -1,9 +1,9 @@
 //! What a node's URL may say, for whoever writes a backend that opens one.
 //!
-//! Client libraries pass over what they do not know: a database in the query, say, so that two programs lock in
-//! different databases and do not exclude each other. And they print what they do not understand, which may be a
-//! part of a password. [`check`] comes before them: it takes nothing that the client would ignore, and its errors
-//! have no text of the URL.
+//! Client libraries pass over what they do not know: a database in the query, say, so that two programs lock
+//! in different databases and do not exclude each other. And they print what they do not understand, which
+//! may be a part of a password. [`check`] comes before them: it takes nothing that the client would ignore,
+//! and its errors have no text of the URL.
 
 /// Refuses a URL that says something that has no meaning to the client, or that no URL can mean.
 ///
@@ -144,7 +144,8 @@ pub enum OpenError {
     /// The URL.
     #[error("invalid URL: {0}")]
     Url(#[from] InvalidUrl),
-    /// What else the client library does not accept: no TLS without its feature, a certificate, no URLs at all.
+    /// What else the client library does not accept: no TLS without its feature, a certificate, no URLs at
+    /// all.
     #[error("{0}")]
     Client(String),
 }

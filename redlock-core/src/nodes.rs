@@ -263,9 +263,9 @@ impl Nodes {
         answer
     }
 
-    /// A backend that does not keep its time is cut off: a round must end. One that panics has failed, as one without
-    /// an answer: its panic must not end a round half-way. The call of its method belongs in `request`, too.
-    /// Nobody is told of a whole token, whatever the backend says.
+    /// A backend that does not keep its time is cut off: a round must end. One that panics has failed, as one
+    /// without an answer: its panic must not end a round half-way. The call of its method belongs in
+    /// `request`, too. Nobody is told of a whole token, whatever the backend says.
     async fn with_timeout<T: Copy + Into<NodeOutcome>>(
         &self,
         node: usize,

@@ -70,15 +70,16 @@ impl Tally {
         }
     }
 
-    /// Whether it is better to give up: somebody else is after the same, and only nodes that are `silent` could still
-    /// tip it. Waiting for them would keep our keys in the other's way, and theirs in ours, for nothing.
+    /// Whether it is better to give up: somebody else is after the same, and only nodes that are `silent`
+    /// could still tip it. Waiting for them would keep our keys in the other's way, and theirs in ours, for
+    /// nothing.
     pub(crate) fn should_give_up(&self, silent: impl Fn(usize) -> bool) -> bool {
         let silence = |(node, vote): (usize, &Option<Vote>)| vote.is_some() || silent(node);
         self.number(Vote::No) > 0 && self.votes.iter().enumerate().all(silence)
     }
 
-    /// Why the round was not won. A missing vote counts as a node that did not answer, so that `NoQuorum` may become
-    /// another answer with the next vote; the others stand.
+    /// Why the round was not won. A missing vote counts as a node that did not answer, so that `NoQuorum` may
+    /// become another answer with the next vote; the others stand.
     pub(crate) fn defeat(&self) -> LossReason {
         let quorum = quorum(self.votes.len());
         let yes = self.number(Vote::Yes);
@@ -97,7 +98,8 @@ impl Tally {
         self.number(Vote::No) > self.votes.len() - quorum(self.votes.len())
     }
 
-    /// Whether the decision and its reason stand. Too few answers are a reason that stands when all have been heard.
+    /// Whether the decision and its reason stand. Too few answers are a reason that stands when all have been
+    /// heard.
     pub(crate) fn is_certain(&self) -> bool {
         self.missing() == 0 || self.decision() != Decision::Open && self.defeat() != LossReason::NoQuorum
     }

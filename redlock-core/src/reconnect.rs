@@ -1,15 +1,17 @@
-//! When a connection to a node is replaced, and when a new one may be made. No clock, no async: the time goes in.
+//! When a connection to a node is replaced, and when a new one may be made. No clock, no async: the time goes
+//! in.
 
 use std::time::{Duration, Instant};
 
-/// What an adapter keeps about the connections of one node, for the author of a [`LockBackend`](crate::LockBackend)
-/// whose connections are made on demand.
+/// What an adapter keeps about the connections of one node, for the author of a
+/// [`LockBackend`](crate::LockBackend) whose connections are made on demand.
 ///
-/// * A connection that has left requests without an answer for 2 seconds, and answered none meanwhile, is silent: it
-///   is to be replaced, since nothing else tells that what is between us and the server has lost it.
-/// * Connections are made at a bounded rate: at once after one that served for a second, else after a pause that
-///   grows from 50 ms to half a second. So a server that restarts is found again soon, and one that closes each
-///   connection is not stormed by everybody who waits for it.
+/// * A connection that has left requests without an answer for 2 seconds, and answered none meanwhile, is
+///   silent: it is to be replaced, since nothing else tells that what is between us and the server has lost
+///   it.
+/// * Connections are made at a bounded rate: at once after one that served for a second, else after a pause
+///   that grows from 50 ms to half a second. So a server that restarts is found again soon, and one that
+///   closes each connection is not stormed by everybody who waits for it.
 #[derive(Clone, Debug, Default)]
 pub struct Reconnect {
     /// When the last connection was begun.
@@ -29,8 +31,8 @@ impl Reconnect {
 
     /// A connection is wanted: how long to wait before it is begun. It counts from then.
     ///
-    /// It is to be used when the server has said something over it, whatever that is: one that is stopped takes
-    /// connections, too, as its kernel does that.
+    /// It is to be used when the server has said something over it, whatever that is: one that is stopped
+    /// takes connections, too, as its kernel does that.
     pub fn begin(&mut self, now: Instant) -> Duration {
         let delay = self.delay(now);
         self.begun = Some(now + delay);
@@ -47,7 +49,8 @@ impl Reconnect {
     /// A request got an answer over the present connection.
     pub fn answered(&mut self, now: Instant) {
         self.silent_since = None;
-        // One answer is not enough: a server that closes behind each answer would be connected to for each request.
+        // One answer is not enough: a server that closes behind each answer would be connected to for each
+        // request.
         if self.begun.is_some_and(|begun| now.saturating_duration_since(begun) >= STEADY) {
             self.pause = Duration::ZERO;
         }

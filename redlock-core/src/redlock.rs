@@ -85,12 +85,12 @@ impl Redlock {
         self.lock(resources, ttl).retry_count(0)
     }
 
-    /// Runs `routine` under a lock that is extended while it runs and released afterwards. When the lock is lost,
-    /// the routine is dropped where it awaits, no later than the validity runs out.
+    /// Runs `routine` under a lock that is extended while it runs and released afterwards. When the lock is
+    /// lost, the routine is dropped where it awaits, no later than the validity runs out.
     ///
-    /// The extending is a task of its own: on a runtime with several threads it goes on while the routine blocks.
-    /// The routine's result always comes through, also when the lock was lost meanwhile or cannot be released; a
-    /// routine that has to know asks its [`Lease`] before it commits.
+    /// The extending is a task of its own: on a runtime with several threads it goes on while the routine
+    /// blocks. The routine's result always comes through, also when the lock was lost meanwhile or cannot be
+    /// released; a routine that has to know asks its [`Lease`] before it commits.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -151,21 +151,21 @@ impl Redlock {
 
     /// Takes over a lock that another process took apart with [`Lock::into_parts`].
     ///
-    /// The lock gets a new token: it takes the place of the old one on a quorum of nodes. That uses the parts up: of
-    /// several that take the same parts one at most has the lock, and the others get [`Error::Lost`].
+    /// The lock gets a new token: it takes the place of the old one on a quorum of nodes. That uses the parts
+    /// up: of several that take the same parts one at most has the lock, and the others get [`Error::Lost`].
     ///
-    /// The clocks of two processes have nothing in common, so the lock is valid only from here on, when a quorum
-    /// of nodes still holds it: for its ttl, or for what was left of a longer validity when it was taken apart. When
-    /// the hand-over took longer than the validity that was left, another client may, in rare cases, have held the
-    /// lock in between.
+    /// The clocks of two processes have nothing in common, so the lock is valid only from here on, when a
+    /// quorum of nodes still holds it: for its ttl, or for what was left of a longer validity when it was
+    /// taken apart. When the hand-over took longer than the validity that was left, another client may, in
+    /// rare cases, have held the lock in between.
     ///
     /// One round: it is not retried.
     ///
     /// # Errors
     ///
     /// * [`Error::Lost`] when no quorum holds it any more: it lapsed, or somebody else took the parts.
-    /// * [`Error::NoQuorum`] when no quorum said so. What was taken is released; it can be tried again, and works where
-    ///   a quorum of nodes still has the parts.
+    /// * [`Error::NoQuorum`] when no quorum said so. What was taken is released; it can be tried again, and
+    ///   works where a quorum of nodes still has the parts.
     /// * [`Error::Rejected`] when so many nodes reject it that no quorum is left, as backends do that cannot
     ///   [replace](crate::LockBackend::replace) tokens.
     /// * [`Error::InvalidRequest`] for parts that make no sense; nothing was sent.

@@ -23,7 +23,8 @@ use crate::{
     telemetry::{self, Verb},
 };
 
-/// A lock that is asked for, from [`Redlock::lock`](crate::Redlock::lock): await it, or change its options first.
+/// A lock that is asked for, from [`Redlock::lock`](crate::Redlock::lock): await it, or change its options
+/// first.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is locked until the request is awaited"]
 pub struct LockRequest {
@@ -75,19 +76,21 @@ impl LockRequest {
         self
     }
 
-    /// Gives up after `wait` at the latest (or 50 ms, when that is longer), counted from the first poll. The retry
-    /// count still bounds the attempts: to wait for all of this time, add
+    /// Gives up after `wait` at the latest (or 50 ms, when that is longer), counted from the first poll. The
+    /// retry count still bounds the attempts: to wait for all of this time, add
     /// [`retry_forever`](LockRequest::retry_forever). The default is no bound.
     ///
-    /// Enough of it is kept for the last round: half as much again as the longest round of this call took, but at least
-    /// 50 ms; until one has shown how long it takes, the last quarter, or the node timeout when that is shorter.
+    /// Enough of it is kept for the last round: half as much again as the longest round of this call took,
+    /// but at least 50 ms; until one has shown how long it takes, the last quarter, or the node timeout when
+    /// that is shorter.
     pub fn acquire_timeout(mut self, wait: Duration) -> Self {
         self.wait = Some(wait);
         self
     }
 
-    /// The longest that [`using`](LockRequest::using) and [`Lock::keep_alive`] hold the lock, counted from the
-    /// round that won it: a ttl that is longer is cut to it, and no extension goes past it. The default is no bound.
+    /// The longest that [`using`](LockRequest::using) and [`Lock::keep_alive`] hold the lock, counted from
+    /// the round that won it: a ttl that is longer is cut to it, and no extension goes past it. The default
+    /// is no bound.
     pub fn max_hold(mut self, longest: Duration) -> Self {
         self.longest = Some(longest);
         self
@@ -225,8 +228,8 @@ impl TimeBudget {
         self.node_timeout.min(self.left(now))
     }
 
-    /// The delay, cut so that the last round still has the time that it needs; `None` when there is no time for
-    /// another, or no other.
+    /// The delay, cut so that the last round still has the time that it needs; `None` when there is no time
+    /// for another, or no other.
     fn for_a_delay(&self, now: Instant, delay: Option<Duration>) -> Option<Duration> {
         let left = self.left(now).saturating_sub(self.for_the_last_round());
         delay.filter(|_| left >= MIN_DELAY).map(|delay| delay.min(left))

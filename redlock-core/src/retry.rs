@@ -99,8 +99,8 @@ pub(crate) struct Retries {
 impl Retries {
     /// The delay before the next round; `None` when there is none. Never below [`MIN_DELAY`].
     ///
-    /// `draw` gives a random number from 0 to its argument. A custom delay is the user's code: it must not run under
-    /// the lock of the generator, so that one is only taken for the draw.
+    /// `draw` gives a random number from 0 to its argument. A custom delay is the user's code: it must not
+    /// run under the lock of the generator, so that one is only taken for the draw.
     pub(crate) fn next(&mut self, draw: impl FnOnce(u64) -> u64) -> Option<Duration> {
         if let Some(left) = &mut self.left {
             *left = left.checked_sub(1)?;
@@ -123,7 +123,8 @@ fn jittered(delay: Duration, jitter: Duration, draw: impl FnOnce(u64) -> u64) ->
 
 const MAX_JITTER: Duration = Duration::from_nanos(u64::MAX / 2);
 
-/// Keeps a policy without delays from spinning: a round against a node in the process may take no time at all.
+/// Keeps a policy without delays from spinning: a round against a node in the process may take no time at
+/// all.
 pub(crate) const MIN_DELAY: Duration = Duration::from_millis(1);
 
 #[cfg(test)]

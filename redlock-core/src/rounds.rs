@@ -19,8 +19,8 @@ use crate::{
     validity::Ttl,
 };
 
-/// A round that acquires. Made before the first request, so that whatever ends it early also undoes it: when it
-/// is dropped without having been won, its keys are removed in the background.
+/// A round that acquires. Made before the first request, so that whatever ends it early also undoes it: when
+/// it is dropped without having been won, its keys are removed in the background.
 #[derive(Debug)]
 pub(crate) struct AcquireRound {
     nodes: Arc<Nodes>,
@@ -50,8 +50,8 @@ impl AcquireRound {
         Self { nodes: nodes.clone(), claim, valid_until, fan, votes, settled: false }
     }
 
-    /// Whether the round is won, as soon as that is certain. A round that others follow is given up early; in the last
-    /// one the silent nodes are waited for when nothing else says why it was lost.
+    /// Whether the round is won, as soon as that is certain. A round that others follow is given up early; in
+    /// the last one the silent nodes are waited for when nothing else says why it was lost.
     pub(crate) async fn decide(&mut self, last: bool) -> bool {
         self.votes.yields_early = !last;
         let enough = |tally: &Tally| !last || tally.defeat() != LossReason::NoQuorum;
@@ -121,8 +121,9 @@ impl Rollback {
     }
 }
 
-/// A round that takes over a lock that was handed over: it puts a token of its own in the place of the old one. Whoever
-/// does so on a quorum has used the old token up, and nothing that is still under way for it touches the lock.
+/// A round that takes over a lock that was handed over: it puts a token of its own in the place of the old
+/// one. Whoever does so on a quorum has used the old token up, and nothing that is still under way for it
+/// touches the lock.
 ///
 /// When it is dropped without having been won, what it took is removed in the background.
 #[derive(Debug)]
@@ -166,8 +167,8 @@ impl Taking {
         Err(defeated.into_holder_error(&claim))
     }
 
-    /// Removes the old token from the nodes that did not replace it, behind the requests that are under way, and puts
-    /// the new one on those that said so. Asked here, finished in the background.
+    /// Removes the old token from the nodes that did not replace it, behind the requests that are under way,
+    /// and puts the new one on those that said so. Asked here, finished in the background.
     async fn clear_up(&mut self) {
         let Self { old, round, ttl, timeout } = self;
         let nodes = &round.nodes;
@@ -180,8 +181,8 @@ impl Taking {
     }
 }
 
-/// Extends the claim's keys, and gives the new end of the validity, and the votes. A quorum has to confirm it before
-/// `deadline`; each node has no longer than `timeout`.
+/// Extends the claim's keys, and gives the new end of the validity, and the votes. A quorum has to confirm it
+/// before `deadline`; each node has no longer than `timeout`.
 ///
 /// Nodes that do not have the keys any more (they have lost their data, say) get them back, but have no vote.
 pub(crate) async fn extend(
@@ -286,8 +287,8 @@ struct Votes {
     nodes: Arc<Nodes>,
     tally: Tally,
     answers: Vec<Option<NodeOutcome>>,
-    /// Whether a contended round is given up when only nodes that went silent could still tip it: another round is
-    /// cheap then, and keys in each other's way are not.
+    /// Whether a contended round is given up when only nodes that went silent could still tip it: another
+    /// round is cheap then, and keys in each other's way are not.
     yields_early: bool,
 }
 
@@ -297,9 +298,9 @@ impl Votes {
         Self { nodes: nodes.clone(), tally, answers, yields_early: false }
     }
 
-    /// Waits until the round is decided, and a lost one until what is known about it is `enough`. A yes that is seen
-    /// at the deadline or later is none, and ends the round: the clock is read again for every answer, and never
-    /// before it.
+    /// Waits until the round is decided, and a lost one until what is known about it is `enough`. A yes that
+    /// is seen at the deadline or later is none, and ends the round: the clock is read again for every
+    /// answer, and never before it.
     async fn collect<T>(
         &mut self,
         fan: &mut FanOut<Result<T, BackendError>>,
@@ -331,8 +332,9 @@ impl Votes {
         Decision::Lost
     }
 
-    /// What a node's grant counts for. Of the nodes that lead to one server, the first to grant has its vote: two would
-    /// make a majority of nodes that is none of servers. What the others hold is removed as if they had voted.
+    /// What a node's grant counts for. Of the nodes that lead to one server, the first to grant has its vote:
+    /// two would make a majority of nodes that is none of servers. What the others hold is removed as if they
+    /// had voted.
     fn one_vote_for_each_server(&self, node: usize) -> NodeOutcome {
         let nodes = &self.nodes.nodes;
         let Some(server) = nodes[node].backend.server_id() else { return NodeOutcome::Granted };

@@ -33,11 +33,11 @@ pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
 /// # Contract
 ///
 /// * `now` never goes back, and moves together with `sleep`: after `sleep(d)`, `now` is later by `d` or more.
-///   It should count the time in which the machine was suspended, since the servers' clocks do; a clock that does
-///   not lets a holder believe after a resume in a lock that has expired meanwhile.
+///   It should count the time in which the machine was suspended, since the servers' clocks do; a clock that
+///   does not lets a holder believe after a resume in a lock that has expired meanwhile.
 /// * `sleep` takes any duration up to [`Duration::MAX`] and does not panic.
-/// * `spawn` runs the task to its end in the background. It never panics, also when it is called outside of the
-///   runtime or when the runtime is gone; then it may drop the task.
+/// * `spawn` runs the task to its end in the background. It never panics, also when it is called outside of
+///   the runtime or when the runtime is gone; then it may drop the task.
 pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// The current time of the monotonic clock.
     fn now(&self) -> Instant;

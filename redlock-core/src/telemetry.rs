@@ -1,6 +1,8 @@
-//! What operators are told: the only place that knows of `tracing` and `metrics`. Without these features it does nothing.
+//! What operators are told: the only place that knows of `tracing` and `metrics`. Without these features it
+//! does nothing.
 //!
-//! Nothing in here is awaited, decides anything, or is called under a lock: a subscriber is somebody else's code.
+//! Nothing in here is awaited, decides anything, or is called under a lock: a subscriber is somebody else's
+//! code.
 
 // Features that are off leave arguments unused.
 #![cfg_attr(not(all(feature = "tracing", feature = "metrics")), allow(unused_variables, dead_code))]
@@ -161,7 +163,8 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// `informative`: whether the answer says something about the node. A timeout that was cut short does not.
+    /// `informative`: whether the answer says something about the node. A timeout that was cut short does
+    /// not.
     pub(crate) fn answered<T: Copy + Into<NodeOutcome>>(
         self,
         answer: &Result<T, BackendError>,
@@ -297,8 +300,9 @@ impl LockTelemetry {
     pub(crate) fn ended(&self, nodes: &Nodes, claim: &Claim, valid_until: std::time::Instant) {}
 }
 
-/// Tells of something where a panic would do harm. Subscribers and recorders use thread-locals, and at the end of a
-/// thread, when another thread-local is dropped that holds a lock, theirs may be gone: a panic there ends the process.
+/// Tells of something where a panic would do harm. Subscribers and recorders use thread-locals, and at the
+/// end of a thread, when another thread-local is dropped that holds a lock, theirs may be gone: a panic there
+/// ends the process.
 fn in_a_destructor(tell: impl FnOnce()) {
     drop(catch_unwind(AssertUnwindSafe(tell)));
 }

@@ -6,8 +6,8 @@ use crate::entropy::Entropy;
 
 /// The value that a round writes under each of its keys: only who knows it can extend or release them.
 ///
-/// Tokens made here are 160 random bits as 40 lower-case hex digits. Tokens of other implementations are taken
-/// by [`FromStr`] when they are 32 to 128 ASCII hex digits (at least 128 bits).
+/// Tokens made here are 160 random bits as 40 lower-case hex digits. Tokens of other implementations are
+/// taken by [`FromStr`] when they are 32 to 128 ASCII hex digits (at least 128 bits).
 ///
 /// `Debug` shows the first digits only: whoever reads a whole token in a log can release the lock.
 #[derive(Clone, PartialEq, Eq, Hash)]

@@ -47,7 +47,8 @@ impl Drift {
         Ok(Self { billionths: (factor * 1e9).ceil() as u64 })
     }
 
-    /// `ttl x factor + 2 ms`, rounded up. The 2 ms are for the nodes' expiry, which counts whole milliseconds.
+    /// `ttl x factor + 2 ms`, rounded up. The 2 ms are for the nodes' expiry, which counts whole
+    /// milliseconds.
     pub(crate) fn of(self, ttl: Ttl) -> Duration {
         // At most 100 years x 1e9, well within 128 bits; the quotient is at most the ttl, plus one.
         let nanos = (ttl.0.as_nanos() * u128::from(self.billionths)).div_ceil(1_000_000_000);

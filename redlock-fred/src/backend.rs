@@ -73,17 +73,17 @@ impl FredBackend {
     /// `redis-cluster://`, `redis-sentinel://`, and with the feature `rustls` `rediss://` and its kin.
     ///
     /// In the user and the password, what has a meaning in a URL (`/`, `?`, `#`, `@`, `:`, `%`, a blank) is
-    /// percent-encoded. What fred would not heed, such as a database in the query, is an error: two programs that lock
-    /// in different databases do not exclude each other.
+    /// percent-encoded. What fred would not heed, such as a database in the query, is an error: two programs
+    /// that lock in different databases do not exclude each other.
     ///
-    /// Nothing is sent yet: a server that is down is no error here. The connection has `TCP_NODELAY` on, keep-alive
-    /// probes and, on Linux, a user timeout of 2 seconds; it is made at the first request, and made again at the
-    /// first request after it broke.
+    /// Nothing is sent yet: a server that is down is no error here. The connection has `TCP_NODELAY` on,
+    /// keep-alive probes and, on Linux, a user timeout of 2 seconds; it is made at the first request, and
+    /// made again at the first request after it broke.
     ///
     /// # Errors
     ///
-    /// When the URL makes no sense, says what has no meaning here, or asks for TLS without the feature `rustls`. No error
-    /// has any of its text.
+    /// When the URL makes no sense, says what has no meaning here, or asks for TLS without the feature
+    /// `rustls`. No error has any of its text.
     pub fn open(url: &str) -> Result<Self, OpenError> {
         let config = url::config(url)?;
         let name = url::name(&config);
@@ -92,16 +92,17 @@ impl FredBackend {
     }
 
     /// A node by a client that has been initialized, and stays so for as long as the node is used. Its
-    /// [`ConnectionConfig`](fred::types::config::ConnectionConfig) is left as it is: see [`FredBackend::open`] for
-    /// what a lock needs. While it is not connected, requests fail at once, with the reason.
+    /// [`ConnectionConfig`](fred::types::config::ConnectionConfig) is left as it is: see
+    /// [`FredBackend::open`] for what a lock needs. While it is not connected, requests fail at once, with
+    /// the reason.
     ///
-    /// Which server is behind it is not asked, as it may be another one at any time: see [`LockBackend::server_id`].
-    /// Two nodes that lead to one server are then not noticed.
+    /// Which server is behind it is not asked, as it may be another one at any time: see
+    /// [`LockBackend::server_id`]. Two nodes that lead to one server are then not noticed.
     ///
     /// # Errors
     ///
-    /// Of the kind [`ErrorKind::Config`] when the client has no reconnect policy: after the first lost connection it
-    /// would never work again.
+    /// Of the kind [`ErrorKind::Config`] when the client has no reconnect policy: after the first lost
+    /// connection it would never work again.
     pub fn new(client: Client) -> FredResult<Self> {
         if !client.has_reconnect_policy() {
             return Err(Error::new(ErrorKind::Config, "a client for locks needs a reconnect policy"));
@@ -193,8 +194,8 @@ impl FredBackend {
         }
     }
 
-    /// Not an answer of ours: it may be to another request, by a proxy, or come after the script has run. The answers
-    /// that follow on this connection may be to other requests, too.
+    /// Not an answer of ours: it may be to another request, by a proxy, or come after the script has run. The
+    /// answers that follow on this connection may be to other requests, too.
     fn unexpected(&self) -> BackendError {
         match &self.line {
             Line::Own(links) => links.get().replace(),
@@ -261,7 +262,8 @@ impl fmt::Debug for FredBackend {
 
 /// What comes of the future. None when it takes longer than `timeout`.
 ///
-/// The timer is not one of tokio's own, which fires only while its runtime is driven: a request may move to another.
+/// The timer is not one of tokio's own, which fires only while its runtime is driven: a request may move to
+/// another.
 async fn within<T>(timeout: Duration, mut future: impl Future<Output = T> + Unpin) -> Option<T> {
     let mut timer = TokioRuntime::current().sleep(timeout);
     poll_fn(|cx| match Pin::new(&mut future).poll(cx) {

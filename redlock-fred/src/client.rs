@@ -40,8 +40,8 @@ pub(crate) fn eval(
     let options = Options {
         // In a cluster a second one, for a server that says MOVED, and so has not executed the first.
         max_attempts: Some(if client.is_clustered() { 2 } else { 1 }),
-        // fred goes back to the same server after ASK. When attempts run out over that, it ends the whole client;
-        // when redirections do, only the command.
+        // fred goes back to the same server after ASK. When attempts run out over that, it ends the whole
+        // client; when redirections do, only the command.
         max_redirections: Some(1),
         // Takes the command out of the queue when it was not sent by then. Nothing else does.
         timeout: Some(timeout),
@@ -63,8 +63,8 @@ pub(crate) fn eval(
     }
 }
 
-/// Polls an [`eval`] once, now, so that its place in the queue is taken when this returns. Must be called on a tokio
-/// runtime.
+/// Polls an [`eval`] once, now, so that its place in the queue is taken when this returns. Must be called on
+/// a tokio runtime.
 pub(crate) fn start(eval: impl Future<Output = FredResult<Value>> + Send + 'static) -> Sent {
     let mut eval = Box::pin(eval);
     match eval.as_mut().poll(&mut Context::from_waker(Waker::noop())) {

@@ -34,13 +34,14 @@ use crate::{
     error::asks_for_another_connection,
 };
 
-/// One connection to one server: made at the first command, replaced at the first command after it broke, when it has been
-/// asked for two seconds without a single answer, or when the server says that it is not the one to ask, or what nobody
-/// understands. Connections are made at a bounded rate: see [`Reconnect`].
+/// One connection to one server: made at the first command, replaced at the first command after it broke,
+/// when it has been asked for two seconds without a single answer, or when the server says that it is not the
+/// one to ask, or what nobody understands. Connections are made at a bounded rate: see [`Reconnect`].
 ///
-/// Each connection has a client of its own, and none of them reconnects: what was in a client's queues when its
-/// connection broke goes away with it, and cannot come out later. Commands that arrive while a connection is made wait
-/// for it, and are sent in the order of their arrival; those that nobody waits for any more by then are not sent.
+/// Each connection has a client of its own, and none of them reconnects: what was in a client's queues when
+/// its connection broke goes away with it, and cannot come out later. Commands that arrive while a connection
+/// is made wait for it, and are sent in the order of their arrival; those that nobody waits for any more by
+/// then are not sent.
 pub(crate) struct LazyConnection {
     config: Config,
     line: Mutex<Line>,
@@ -72,7 +73,8 @@ struct Connected {
     ended: watch::Receiver<()>,
     /// Set when a command has found that the connection is lost.
     broken: AtomicBool,
-    /// Set when a command has found that the connection leads to the wrong server: another may lead to the right one.
+    /// Set when a command has found that the connection leads to the wrong server: another may lead to the
+    /// right one.
     misled: AtomicBool,
     /// Set when answers may be to other commands.
     out_of_step: AtomicBool,
@@ -102,7 +104,8 @@ impl LazyConnection {
         self.made.load(Ordering::Acquire)
     }
 
-    /// Forgets the connection: its answers may be one behind what is asked, those included that are still to come.
+    /// Forgets the connection: its answers may be one behind what is asked, those included that are still to
+    /// come.
     pub(crate) fn replace(&self) {
         if let Line::Open(connected) = &*self.line() {
             connected.out_of_step.store(true, Ordering::Release);
@@ -110,8 +113,8 @@ impl LazyConnection {
         }
     }
 
-    /// Sends an `EVAL`; or, while there is no connection, says where it will be found when it has been sent, or when
-    /// connecting has failed. Must be called on a tokio runtime.
+    /// Sends an `EVAL`; or, while there is no connection, says where it will be found when it has been sent,
+    /// or when connecting has failed. Must be called on a tokio runtime.
     pub(crate) fn send(
         self: &Arc<Self>,
         arguments: Vec<Value>,
@@ -235,14 +238,14 @@ impl Connected {
             }
             answer => answer,
         };
-        // Before the one who asked hears of it, and before fred's task has come to its end: the next command, a
-        // release say, is to go over a new connection.
+        // Before the one who asked hears of it, and before fred's task has come to its end: the next command,
+        // a release say, is to go over a new connection.
         if answer.as_ref().is_err_and(is_broken) {
             self.broken.store(true, Ordering::Release);
         }
         link.note(number, &answer);
-        // A Cluster's client finds its servers anew by itself. A wrong server is kept while the next request would have to
-        // wait for the right one.
+        // A Cluster's client finds its servers anew by itself. A wrong server is kept while the next request
+        // would have to wait for the right one.
         if answer.as_ref().is_err_and(asks_for_another_connection)
             && !self.client.is_clustered()
             && link.reconnect().may_begin(Instant::now().into_std())
@@ -333,9 +336,9 @@ fn connection_config() -> ConnectionConfig {
             // Each request is small and waits for nothing else.
             nodelay: Some(true),
             keepalive: Some(TcpKeepalive::new().with_time(SILENCE)),
-            // What the kernel could not deliver for so long is thrown away with the connection. Else it would deliver
-            // every acquire of a network cut when the network heals, each of them long given up and good for a whole
-            // ttl.
+            // What the kernel could not deliver for so long is thrown away with the connection. Else it would
+            // deliver every acquire of a network cut when the network heals, each of them long given up and
+            // good for a whole ttl.
             #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
             user_timeout: Some(SILENCE),
             ..TcpConfig::default()

@@ -15,7 +15,8 @@ pub(crate) fn classify(error: Error) -> BackendError {
         ErrorKind::Config | ErrorKind::Url | ErrorKind::InvalidArgument => {
             (BackendErrorKind::Rejected, "invalid configuration")
         }
-        // In the handshake: nothing was run, and nothing will be until somebody changes one of the certificates.
+        // In the handshake: nothing was run, and nothing will be until somebody changes one of the
+        // certificates.
         #[cfg(feature = "rustls")]
         ErrorKind::IO | ErrorKind::Tls if is_refused_certificate(error.details()) => {
             (BackendErrorKind::Rejected, "TLS failed")
@@ -38,14 +39,15 @@ pub(crate) fn classify_setup(error: Error) -> BackendError {
     }
 }
 
-/// Whether an answer asks for another connection, by the words of a server that is not, or no longer, the one to ask, or
-/// by words that are on no list.
+/// Whether an answer asks for another connection, by the words of a server that is not, or no longer, the one
+/// to ask, or by words that are on no list.
 pub(crate) fn asks_for_another_connection(error: &Error) -> bool {
     server_line(error).is_some_and(|line| server::classify(line).connection == server::Connection::Replace)
 }
 
-/// What a server says, or nothing for words of fred's own. fred keeps the server's line as it was. A line without
-/// a code that is known here gets the kind `Unknown`, as do some words of fred's own, which tell as little.
+/// What a server says, or nothing for words of fred's own. fred keeps the server's line as it was. A line
+/// without a code that is known here gets the kind `Unknown`, as do some words of fred's own, which tell as
+/// little.
 fn server_line(error: &Error) -> Option<&str> {
     let line = error.details();
     if line == "No response!" {
@@ -68,8 +70,8 @@ fn is_refused_certificate(text: &str) -> bool {
         })
 }
 
-/// The code with which fred closes a connection. It is then told to every request that was under way, also to those
-/// that the server has executed, or will.
+/// The code with which fred closes a connection. It is then told to every request that was under way, also to
+/// those that the server has executed, or will.
 const SHARED: &str = "CLUSTERDOWN";
 
 #[cfg(test)]
@@ -78,7 +80,8 @@ mod tests {
 
     use super::*;
 
-    /// What becomes of a server's line. fred gives most lines the kind `Unknown`; of the others the kind does not matter.
+    /// What becomes of a server's line. fred gives most lines the kind `Unknown`; of the others the kind does
+    /// not matter.
     fn told(line: &str) -> BackendError {
         classify(Error::new(ErrorKind::Unknown, line.to_owned()))
     }

@@ -49,8 +49,8 @@ impl Given {
         Self { client, events: Mutex::new(events) }
     }
 
-    /// Why a request would fail, or only be sent when there is a connection again: fred takes requests until its first
-    /// attempt to connect again, which may be late.
+    /// Why a request would fail, or only be sent when there is a connection again: fred takes requests until
+    /// its first attempt to connect again, which may be late.
     pub(crate) fn why_not_connected(&self) -> Option<BackendError> {
         let mut events = self.events();
         events.catch_up();
@@ -89,8 +89,8 @@ impl Given {
 }
 
 impl Events {
-    /// Takes in what has been reported. Of an error and a connection nobody says which came first: then the connection
-    /// counts, as one that is lost again is found out by the request.
+    /// Takes in what has been reported. Of an error and a connection nobody says which came first: then the
+    /// connection counts, as one that is lost again is found out by the request.
     fn catch_up(&mut self) {
         let error = latest(&mut self.errors).map(|(error, _)| error);
         if latest(&mut self.connections).is_some() {

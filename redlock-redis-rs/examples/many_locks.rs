@@ -1,5 +1,5 @@
-//! How many locks a process can keep alive: takes so many as fast as it can, and tells how many of them it still holds,
-//! and how many extensions the servers answer.
+//! How many locks a process can keep alive: takes so many as fast as it can, and tells how many of them it
+//! still holds, and how many extensions the servers answer.
 //!
 //!     cargo run --release -p redlock-redis-rs --example many_locks -- 100000 60 redis://a redis://b redis://c
 #![allow(clippy::print_stdout, reason = "it is what the example is for")]

@@ -43,8 +43,9 @@ mod open;
 /// # }
 /// ```
 ///
-/// Requests need to be polled on a runtime that is compiled in, as redis-rs' commands do: on tokio with the feature
-/// `tokio`, anywhere with `smol`. With both, a request that is polled inside of tokio runs there, others on smol.
+/// Requests need to be polled on a runtime that is compiled in, as redis-rs' commands do: on tokio with the
+/// feature `tokio`, anywhere with `smol`. With both, a request that is polled inside of tokio runs there,
+/// others on smol.
 #[derive(Clone)]
 pub struct RedisBackend<C = LazyConnection> {
     connection: C,
@@ -58,23 +59,25 @@ where
     C: ConnectionLike + Clone + Send + Sync + 'static,
 {
     /// A node over an existing connection: `MultiplexedConnection` (which stays broken when it breaks),
-    /// `ConnectionManager` (better with `set_number_of_retries(0)`: else every request to a node that is down waits
-    /// for its retries; its first request after an outage fails, with an error of the outage), `ClusterConnection` (better with
-    /// `retries(0)`: else it may send a command twice), or one of your own. All are better with `set_response_timeout(None)`, since each request has a timeout of its own, and with
-    /// `set_pipeline_buffer_size`, far above how many requests are under way at a time: beyond it (by default 50)
-    /// redis-rs does not keep their order.
+    /// `ConnectionManager` (better with `set_number_of_retries(0)`: else every request to a node that is down
+    /// waits for its retries; its first request after an outage fails, with an error of the outage),
+    /// `ClusterConnection` (better with `retries(0)`: else it may send a command twice), or one of your own.
+    /// All are better with `set_response_timeout(None)`, since each request has a timeout of its own, and
+    /// with `set_pipeline_buffer_size`, far above how many requests are under way at a time: beyond it (by
+    /// default 50) redis-rs does not keep their order.
     ///
     /// Which server is behind it is not asked, as it may be another one at any time: see
     /// [`LockBackend::server_id`]. Two nodes that lead to one server are then not noticed.
     ///
-    /// The connection keeps commands for a key in order, writes them to one server, and does not send one twice. When
-    /// it does, a key of this node's own is never taken for somebody else's, and lives no longer; but an acquire that
-    /// is sent again after its release leaves its key for a whole ttl.
+    /// The connection keeps commands for a key in order, writes them to one server, and does not send one
+    /// twice. When it does, a key of this node's own is never taken for somebody else's, and lives no longer;
+    /// but an acquire that is sent again after its release leaves its key for a whole ttl.
     pub fn new(connection: C) -> Self {
         Self { connection, name: None, own: None }
     }
 
-    /// What errors call this node. The default is the address for a URL or a client, and nothing for a connection.
+    /// What errors call this node. The default is the address for a URL or a client, and nothing for a
+    /// connection.
     #[must_use]
     pub fn with_name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
@@ -126,8 +129,8 @@ where
         let executor = Executor::current().ok_or_else(|| {
             BackendError::new(BackendErrorKind::Rejected, "asked outside of the tokio runtime")
         })?;
-        // Unconstrained: a task that has done much already would find redis-rs' queue "full", and what it asks later
-        // would overtake this.
+        // Unconstrained: a task that has done much already would find redis-rs' queue "full", and what it
+        // asks later would overtake this.
         match unconstrained(executor.within(timeout, command.query_async(&mut self.connection.clone()))).await
         {
             Some(Ok(answer)) => read(without_attributes(&answer)).ok_or_else(|| self.unexpected()),
@@ -145,8 +148,8 @@ where
         }
     }
 
-    /// Not an answer of ours: it may be to another request, by a proxy, or come after the script has run. The answers
-    /// that follow on this connection may be to other requests, too.
+    /// Not an answer of ours: it may be to another request, by a proxy, or come after the script has run. The
+    /// answers that follow on this connection may be to other requests, too.
     fn unexpected(&self) -> BackendError {
         if let Some(own) = &self.own {
             own.link().replace();
@@ -154,8 +157,8 @@ where
         BackendError::new(BackendErrorKind::Indeterminate, "an answer of another type")
     }
 
-    /// What waited in vain for a connection is told why there is none: the pause before the next attempt may be longer
-    /// than the timeout.
+    /// What waited in vain for a connection is told why there is none: the pause before the next attempt may
+    /// be longer than the timeout.
     fn timed_out(&self, timeout: Duration) -> BackendError {
         let error = BackendError::timed_out(timeout);
         match self.own.as_ref().and_then(LazyConnection::failure) {
@@ -284,7 +287,8 @@ mod tests {
         assert_eq!(written.load(Ordering::Relaxed), 3, "one for each request");
     }
 
-    /// What the three requests that count make of an answer: whether they are granted, or the class of the error.
+    /// What the three requests that count make of an answer: whether they are granted, or the class of the
+    /// error.
     async fn taken_for(answer: &Value) -> [Result<bool, BackendErrorKind>; 3] {
         taken_by(&RedisBackend::new(Answering(answer.clone()))).await
     }

@@ -20,21 +20,22 @@ use crate::{
 
 /// One connection to one node: made at the first command, replaced at the first command after it broke.
 ///
-/// To a server it is a multiplexed connection. To a Cluster it is redis-rs' cluster connection, which mends itself. To
-/// the master that a Sentinel names it is a multiplexed one again, and the Sentinel is asked anew before each is made.
-/// Whatever it leads to, it is replaced when it has been asked for two seconds without a single answer; to a server, also
-/// when that says that it is not the one to ask, or what nobody understands. Connections are made at a bounded rate: see
-/// [`Reconnect`].
+/// To a server it is a multiplexed connection. To a Cluster it is redis-rs' cluster connection, which mends
+/// itself. To the master that a Sentinel names it is a multiplexed one again, and the Sentinel is asked anew
+/// before each is made. Whatever it leads to, it is replaced when it has been asked for two seconds without a
+/// single answer; to a server, also when that says that it is not the one to ask, or what nobody understands.
+/// Connections are made at a bounded rate: see [`Reconnect`].
 ///
-/// A command is sent once or not at all: the one that breaks with the connection fails. One that comes later, or to a
-/// connection that has ended while nobody asked, is the first of the next connection. Commands that arrive while
-/// a connection is made wait for it, and are sent in the order of their arrival; those that nobody waits for any more
-/// by then are not sent. Unlike redis-rs' `ConnectionManager` it never answers with the error of an earlier attempt,
-/// whatever the error was.
+/// A command is sent once or not at all: the one that breaks with the connection fails. One that comes later,
+/// or to a connection that has ended while nobody asked, is the first of the next connection. Commands that
+/// arrive while a connection is made wait for it, and are sent in the order of their arrival; those that
+/// nobody waits for any more by then are not sent. Unlike redis-rs' `ConnectionManager` it never answers with
+/// the error of an earlier attempt, whatever the error was.
 ///
-/// Cheap to clone; clones share the connection. Its commands need to be polled on a runtime that is compiled in; the
-/// connection lives on the one of the command that makes it. So each of tokio's current-thread runtimes has a connection
-/// of its own, and all other runtimes have one together: a connection stands still with a runtime that nobody drives.
+/// Cheap to clone; clones share the connection. Its commands need to be polled on a runtime that is compiled
+/// in; the connection lives on the one of the command that makes it. So each of tokio's current-thread
+/// runtimes has a connection of its own, and all other runtimes have one together: a connection stands still
+/// with a runtime that nobody drives.
 #[derive(Clone)]
 pub struct LazyConnection {
     source: Arc<Connector>,
@@ -148,7 +149,8 @@ impl Link {
         self.state().made
     }
 
-    /// Forgets the connection: its answers may be one behind what is asked, those included that are still to come.
+    /// Forgets the connection: its answers may be one behind what is asked, those included that are still to
+    /// come.
     pub(crate) fn replace(&self) {
         let mut state = self.state();
         if matches!(state.line, Line::Open(..)) {
@@ -255,8 +257,9 @@ impl Link {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets a connection that turned out to be broken, or to lead to the wrong server, unless it has been replaced
-    /// already. What is under way over it keeps it, and gets its answer. An answer out of step is none.
+    /// Forgets a connection that turned out to be broken, or to lead to the wrong server, unless it has been
+    /// replaced already. What is under way over it keeps it, and gets its answer. An answer out of step is
+    /// none.
     fn note<T: Values>(&self, number: u64, result: RedisResult<T>) -> RedisResult<T> {
         let answer = result.as_ref().map(Values::values);
         let (is_over, is_misled) = (self.source.is_over(answer), self.source.is_misled(answer));
@@ -301,7 +304,8 @@ impl Connecting {
                 state.reconnect.connected();
                 state.failure = None;
                 let number = state.made;
-                // Under the lock, so that what arrives from now on comes behind; what waited does not take it.
+                // Under the lock, so that what arrives from now on comes behind; what waited does not take
+                // it.
                 for waiting in queue {
                     waiting.go_on(Ok(Checkout { connection: connection.clone(), number }), &executor);
                 }
@@ -436,5 +440,6 @@ impl fmt::Debug for LazyConnection {
 
 /// The number of no connection: they are counted from 1.
 const NO_CONNECTION: u64 = 0;
-/// From when on a connection is looked at before it is used: more than what passes while one request follows the other.
+/// From when on a connection is looked at before it is used: more than what passes while one request follows
+/// the other.
 const IDLE: Duration = Duration::from_millis(1);

@@ -47,8 +47,9 @@ pub(crate) enum Connector {
     Sentinel(Sentinels),
 }
 
-/// The client to ask on the caller's runtime. It keeps connections to Sentinels, and is locked by whoever looks for the
-/// master, which is one at a time: on a runtime that nobody drives it must not be in the way of the others.
+/// The client to ask on the caller's runtime. It keeps connections to Sentinels, and is locked by whoever
+/// looks for the master, which is one at a time: on a runtime that nobody drives it must not be in the way of
+/// the others.
 #[cfg(feature = "sentinel")]
 type Sentinels = Box<dyn Fn() -> Arc<Mutex<SentinelClient>> + Send + Sync>;
 
@@ -127,7 +128,8 @@ impl Connector {
         Self::Sentinel(Box::new(move || client.clone()))
     }
 
-    /// What to tell of a server in errors: its address and database, without credentials. Nothing of other sources.
+    /// What to tell of a server in errors: its address and database, without credentials. Nothing of other
+    /// sources.
     pub(crate) fn name(&self) -> Option<String> {
         match self {
             Self::Server(client) => {
@@ -172,7 +174,8 @@ impl Connector {
         }
     }
 
-    /// Connects; what the connection needs to run on runs on `executor`. The server has said something by then.
+    /// Connects; what the connection needs to run on runs on `executor`. The server has said something by
+    /// then.
     pub(crate) async fn connect(&self, executor: &Executor) -> RedisResult<Connection> {
         tls::prepare(self);
         match self {
@@ -195,8 +198,9 @@ impl Connector {
     /// Whether a connection that has answered so is broken.
     pub(crate) fn is_over(&self, answer: Result<&[Value], &RedisError>) -> bool {
         match self {
-            // It mends itself when one of its servers has gone away, and keeps its order with the others. Only when its
-            // task has ended, with the runtime that it was made on, it takes no command any more.
+            // It mends itself when one of its servers has gone away, and keeps its order with the others.
+            // Only when its task has ended, with the runtime that it was made on, it takes no command any
+            // more.
             #[cfg(feature = "cluster")]
             Self::Cluster(_) => answer.is_err_and(|error| {
                 let text = error.to_string();
@@ -206,11 +210,12 @@ impl Connector {
         }
     }
 
-    /// Whether a connection that has answered so works, and leads to the wrong server: then another may lead to the right
-    /// one, behind an address or a Sentinel.
+    /// Whether a connection that has answered so works, and leads to the wrong server: then another may lead
+    /// to the right one, behind an address or a Sentinel.
     pub(crate) fn is_misled(&self, answer: Result<&[Value], &RedisError>) -> bool {
         match self {
-            // It finds its servers anew by itself, and what one of them says is no reason to leave the others.
+            // It finds its servers anew by itself, and what one of them says is no reason to leave the
+            // others.
             #[cfg(feature = "cluster")]
             Self::Cluster(_) => false,
             _ => asks_for_another_connection(answer),
@@ -219,9 +224,9 @@ impl Connector {
 }
 
 impl Connection {
-    /// Whether the connection has ended: what it is given now is never sent. redis-rs says so only to who gives it a
-    /// command, and then not whether it has been sent. So it is given one that does no harm when it is, and that is
-    /// taken back at once otherwise.
+    /// Whether the connection has ended: what it is given now is never sent. redis-rs says so only to who
+    /// gives it a command, and then not whether it has been sent. So it is given one that does no harm when
+    /// it is, and that is taken back at once otherwise.
     pub(crate) fn has_ended(&self) -> bool {
         match self {
             Self::Server(connection) => {
@@ -288,14 +293,16 @@ fn tcp_settings() -> TcpSettings {
     let keep_alive = TcpKeepalive::new().with_time(SILENCE);
     // Without delay, as each request is small and waits for nothing else.
     let settings = TcpSettings::default().set_nodelay(true).set_keepalive(keep_alive);
-    // What the kernel could not deliver for so long is thrown away with the connection. Else it would deliver every
-    // acquire of a network cut when the network heals, each of them long given up and good for a whole ttl.
+    // What the kernel could not deliver for so long is thrown away with the connection. Else it would deliver
+    // every acquire of a network cut when the network heals, each of them long given up and good for a whole
+    // ttl.
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "fuchsia"))]
     let settings = settings.set_user_timeout(SILENCE);
     settings
 }
 
-/// How many commands may wait to be written. A queue that is full lets later commands overtake those that wait for room.
+/// How many commands may wait to be written. A queue that is full lets later commands overtake those that
+/// wait for room.
 const QUEUE: usize = 1 << 16;
 /// How long making a connection may take, the login included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);

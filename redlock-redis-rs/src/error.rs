@@ -61,8 +61,8 @@ fn code_of_refused_select(text: &str) -> &'static str {
     codes.into_iter().find(|(words, _)| text.contains(words)).map_or("ERR", |(_, code)| code)
 }
 
-/// Whether an answer asks for another connection, by the words of a server that is not, or no longer, the one to ask, or
-/// by words that are on no list.
+/// Whether an answer asks for another connection, by the words of a server that is not, or no longer, the one
+/// to ask, or by words that are on no list.
 pub(crate) fn asks_for_another_connection(answer: Result<&[Value], &RedisError>) -> bool {
     let asks = |code, detail| server::classify(&line(code, detail)).connection == server::Connection::Replace;
     match answer {

@@ -1,5 +1,5 @@
-//! The async runtime that requests run on: tokio, smol, or, with both compiled in, tokio inside of its context and
-//! smol elsewhere. That is what redis-rs does, too.
+//! The async runtime that requests run on: tokio, smol, or, with both compiled in, tokio inside of its
+//! context and smol elsewhere. That is what redis-rs does, too.
 
 use std::{future::Future, pin::pin, time::Duration};
 
@@ -58,7 +58,8 @@ impl Executor {
     }
 }
 
-/// The future without tokio's budget: a task that has done much already would find every channel "full" or "empty".
+/// The future without tokio's budget: a task that has done much already would find every channel "full" or
+/// "empty".
 #[cfg(feature = "tokio")]
 pub(crate) fn unconstrained<F: Future>(future: F) -> impl Future<Output = F::Output> {
     tokio::task::unconstrained(future)

@@ -15,8 +15,8 @@ use crate::{
 
 /// Connects to the client's server, and logs in. The server has said something when that is done.
 ///
-/// Not by redis-rs' own set-up: it loses the words of most refusals, takes any refusal of a login for a wrong password, and
-/// sends `CLIENT SETINFO`, at which some proxies close the connection.
+/// Not by redis-rs' own set-up: it loses the words of most refusals, takes any refusal of a login for a wrong
+/// password, and sends `CLIENT SETINFO`, at which some proxies close the connection.
 pub(crate) async fn connect(
     client: &Client,
     config: &AsyncConnectionConfig,
@@ -43,9 +43,9 @@ async fn open(
 
 /// Why a server has closed a connection without a word, if it says so over another one.
 ///
-/// A multiplexed connection drops what comes before its first command: the words of a server that refuses everybody, or
-/// the alert of one that does not accept a certificate. redis-rs' own set-up does not, and a `HELLO` is the one whose
-/// refusal it hands on.
+/// A multiplexed connection drops what comes before its first command: the words of a server that refuses
+/// everybody, or the alert of one that does not accept a certificate. redis-rs' own set-up does not, and a
+/// `HELLO` is the one whose refusal it hands on.
 async fn reason(info: &ConnectionInfo, config: &AsyncConnectionConfig) -> Option<RedisError> {
     let error = open(info, ProtocolVersion::RESP3, config).await.err()?;
     // Other words are about the `HELLO`: it comes before the login, and not everyone knows it.
@@ -96,8 +96,8 @@ fn login(settings: &RedisConnectionInfo, user: Option<&str>) -> Vec<Cmd> {
     commands
 }
 
-/// Says them all at once, for one trip; each for itself, as the first refusal says why, also when the connection is closed
-/// behind it.
+/// Says them all at once, for one trip; each for itself, as the first refusal says why, also when the
+/// connection is closed behind it.
 async fn say(connection: &MultiplexedConnection, commands: &[Cmd]) -> RedisResult<()> {
     let answers = commands.iter().map(|command| {
         let mut connection = connection.clone();

@@ -1,5 +1,5 @@
-//! A queue in front of a Cluster's connection. That one takes only so many commands at a time, and then lets some overtake
-//! others; a release must not overtake its acquire.
+//! A queue in front of a Cluster's connection. That one takes only so many commands at a time, and then lets
+//! some overtake others; a release must not overtake its acquire.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -16,8 +16,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::executor::{Executor, unconstrained};
 
-/// A Cluster's connection. Commands for one slot take effect in the order of their first polls, since each is sent when
-/// the one before has been answered, or given up by the connection.
+/// A Cluster's connection. Commands for one slot take effect in the order of their first polls, since each is
+/// sent when the one before has been answered, or given up by the connection.
 #[derive(Clone)]
 pub(crate) struct Queued(mpsc::UnboundedSender<Event>);
 
@@ -142,8 +142,8 @@ async fn finish(sending: Sending, turn: Turn) {
     sending.await;
 }
 
-/// A command's time at the head of its slot. Its end, whatever ends it, is the turn of the next: a task that panics must
-/// not let those behind it wait for ever.
+/// A command's time at the head of its slot. Its end, whatever ends it, is the turn of the next: a task that
+/// panics must not let those behind it wait for ever.
 struct Turn {
     slot: Option<Slot>,
     answered: mpsc::WeakUnboundedSender<Event>,

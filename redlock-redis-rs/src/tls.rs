@@ -4,8 +4,8 @@ use redis::RedisError;
 
 use crate::connector::Connector;
 
-/// Sees to it that there is cryptography for connections with TLS. redis-rs brings none, and rustls panics when it
-/// finds none, or two.
+/// Sees to it that there is cryptography for connections with TLS. redis-rs brings none, and rustls panics
+/// when it finds none, or two.
 #[cfg(any(feature = "smol-rustls", feature = "tokio-rustls"))]
 pub(crate) fn prepare(source: &Connector) {
     use rustls::crypto::{CryptoProvider, ring};
@@ -20,8 +20,8 @@ pub(crate) fn prepare(source: &Connector) {
 #[cfg(not(any(feature = "smol-rustls", feature = "tokio-rustls")))]
 pub(crate) fn prepare(_: &Connector) {}
 
-/// Whether one side does not accept the certificate of the other: then nothing was run, and nothing will be until
-/// somebody changes one of them.
+/// Whether one side does not accept the certificate of the other: then nothing was run, and nothing will be
+/// until somebody changes one of them.
 pub(crate) fn is_refusal(error: &RedisError) -> bool {
     let text = error.to_string();
     text.contains("invalid peer certificate")

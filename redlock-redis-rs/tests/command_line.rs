@@ -1,5 +1,5 @@
-//! What the `redlock` command says without a server. That it is here also makes `cargo test` build the command, which
-//! the tests on real servers run.
+//! What the `redlock` command says without a server. That it is here also makes `cargo test` build the
+//! command, which the tests on real servers run.
 
 use std::{
     ffi::OsStr,

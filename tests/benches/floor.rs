@@ -1,7 +1,8 @@
-//! What a lock and its unlock cost on three servers, against the floor: the same two round trips written by hand.
+//! What a lock and its unlock cost on three servers, against the floor: the same two round trips written by
+//! hand.
 //!
-//! `cargo bench -p redlock-tests --bench floor`. Both take turns in blocks of one run, so that a noisy machine is noisy
-//! for both; the figure to look at is the ratio.
+//! `cargo bench -p redlock-tests --bench floor`. Both take turns in blocks of one run, so that a noisy
+//! machine is noisy for both; the figure to look at is the ratio.
 
 #![allow(clippy::print_stdout, reason = "printing is what a benchmark is for")]
 

@@ -1,8 +1,9 @@
-//! What requests leave behind in memory while a proxy swallows them, and when their connection has been replaced.
+//! What requests leave behind in memory while a proxy swallows them, and when their connection has been
+//! replaced.
 //!
-//! `cargo bench -p redlock-tests --bench silence`. Each adapter asks 2,000 times a second for half a minute over connections that
-//! never answer again as soon as they are made. The process may not grow with the requests: what is under way is bounded
-//! by the two seconds after which a connection is replaced.
+//! `cargo bench -p redlock-tests --bench silence`. Each adapter asks 2,000 times a second for half a minute
+//! over connections that never answer again as soon as they are made. The process may not grow with the
+//! requests: what is under way is bounded by the two seconds after which a connection is replaced.
 
 #![allow(clippy::print_stdout, reason = "printing is what a benchmark is for")]
 

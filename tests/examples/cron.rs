@@ -5,16 +5,16 @@
 //! cargo run -p redlock-tests --example cron -- redis://127.0.0.1:7001 redis://127.0.0.1:7002 redis://127.0.0.1:7003
 //! ```
 //!
-//! Replicas wake at the same moment; one gets the lock and runs the job, the others skip the tick. Start the second
-//! form in several terminals: they share the ticks.
+//! Replicas wake at the same moment; one gets the lock and runs the job, the others skip the tick. Start the
+//! second form in several terminals: they share the ticks.
 //!
-//! **The lock is kept after the job is done.** Clocks of machines differ: were it released after a job of 10 ms, a
-//! replica whose clock is 50 ms behind would find it free and run the tick again. It is kept until `hold` after the
-//! tick, which has to be longer than clocks differ and replicas try, together.
+//! **The lock is kept after the job is done.** Clocks of machines differ: were it released after a job of 10
+//! ms, a replica whose clock is 50 ms behind would find it free and run the tick again. It is kept until
+//! `hold` after the tick, which has to be longer than clocks differ and replicas try, together.
 //!
-//! A replica that dies in the middle does not release: its lock ends with its ttl, shorter than the period, and at the
-//! next tick another replica takes over. What it left half-done is not repeated: jobs that need that write down how
-//! far they came, where the next tick finds it. At most once per tick, not at least once.
+//! A replica that dies in the middle does not release: its lock ends with its ttl, shorter than the period,
+//! and at the next tick another replica takes over. What it left half-done is not repeated: jobs that need
+//! that write down how far they came, where the next tick finds it. At most once per tick, not at least once.
 
 #![allow(clippy::print_stdout, reason = "printing is what an example is for")]
 
@@ -29,8 +29,8 @@ struct Schedule {
     period: Duration,
     /// How long after the tick the lock is kept at least.
     hold: Duration,
-    /// How long a replica tries: replicas that ask at the same moment may split the nodes, so that none gets a
-    /// majority at first.
+    /// How long a replica tries: replicas that ask at the same moment may split the nodes, so that none gets
+    /// a majority at first.
     patience: Duration,
     /// How long a dead replica is in the way. A job may take longer: its lock is extended.
     ttl: Duration,

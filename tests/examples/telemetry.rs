@@ -5,8 +5,9 @@
 //! RUST_LOG=redlock=debug cargo run -p redlock-tests --example telemetry -- redis://127.0.0.1:7001 ...
 //! ```
 //!
-//! Workers contend for one lock for three seconds. Without URLs the nodes live in the process, and one of them is down
-//! for the second of these seconds. At the end the metrics are printed as Prometheus would read them.
+//! Workers contend for one lock for three seconds. Without URLs the nodes live in the process, and one of
+//! them is down for the second of these seconds. At the end the metrics are printed as Prometheus would read
+//! them.
 //!
 //! In your own service, depend on an adapter with `features = ["tracing", "metrics"]`.
 
@@ -75,7 +76,8 @@ fn manager(urls: &[String]) -> Result<(Redlock, Vec<MemoryBackend>), Failed> {
     Ok((builder.nodes(ours.clone()).build()?, ours))
 }
 
-/// For ever, until it is cut off. The library tells what it does; here only what is the service's own is logged.
+/// For ever, until it is cut off. The library tells what it does; here only what is the service's own is
+/// logged.
 async fn work(redlock: Redlock) {
     loop {
         let request = redlock.lock("telemetry-example", TTL).retry_delay(Duration::from_millis(60));

@@ -1,12 +1,13 @@
 //! Real processes on real servers, while everything goes wrong: nobody's update may be lost.
 //!
-//! Workers take locks and, under each, replace a number in a file by the next one, without any other protection. They
-//! write down what they do. When the run is over the histories are checked: no two of them relied on a lock at one
-//! instant, and each saw the number that the one before had written.
+//! Workers take locks and, under each, replace a number in a file by the next one, without any other
+//! protection. They write down what they do. When the run is over the histories are checked: no two of them
+//! relied on a lock at one instant, and each saw the number that the one before had written.
 //!
-//! A lock alone cannot keep a process that was stopped between its last look at the validity and its write from
-//! writing late. So workers are not stopped just then (they are killed then, though), and a write after which the lock
-//! turns out to be no longer valid is counted apart: the lock did not promise anything about it.
+//! A lock alone cannot keep a process that was stopped between its last look at the validity and its write
+//! from writing late. So workers are not stopped just then (they are killed then, though), and a write after
+//! which the lock turns out to be no longer valid is counted apart: the lock did not promise anything about
+//! it.
 //!
 //! All times are read from one clock, which all processes of the machine share.
 
@@ -151,8 +152,9 @@ pub fn run(plan: &Plan, program: &Path) -> io::Result<Report> {
     Ok(report)
 }
 
-/// The requests that went wrong because of it: they were under way while it lasted, and a node that it struck failed
-/// them, or too few nodes were left. Of a worker that was stopped or killed: the holds that it cut into.
+/// The requests that went wrong because of it: they were under way while it lasted, and a node that it struck
+/// failed them, or too few nodes were left. Of a worker that was stopped or killed: the holds that it cut
+/// into.
 fn bites(strike: &Strike, entries: &[Entry]) -> u64 {
     // A request takes no longer than this.
     let first = entries.partition_point(|entry| entry.at < strike.from);
@@ -194,8 +196,8 @@ struct Worker<'a> {
 impl<'a> Fleet<'a> {
     /// Nodes without workers.
     pub(crate) fn of_nodes(nodes: usize) -> Self {
-        // Every change is on disk before it is answered, so that a restart loses nothing; and a script that runs
-        // for long is told of at once.
+        // Every change is on disk before it is answered, so that a restart loses nothing; and a script that
+        // runs for long is told of at once.
         let options = ["--appendonly", "yes", "--appendfsync", "always", "--lua-time-limit", "5"];
         let servers = Server::start_some_with(nodes, &options);
         let with_proxy = |server: Server| Mutex::new(Node { proxy: Proxy::forgetful(&server), server });

@@ -1,4 +1,5 @@
-//! A network of its own for one server, which the kernel can cut off: what is sent then is dropped without a word.
+//! A network of its own for one server, which the kernel can cut off: what is sent then is dropped without a
+//! word.
 
 use std::{
     fmt,
@@ -59,8 +60,8 @@ impl Island {
         format!("198.18.{}.2", self.network)
     }
 
-    /// Lets nothing through, in either direction. Nobody is told: each side sends to a hardware address that nobody
-    /// has, so its kernel sends, and sends again, and the other's drops it.
+    /// Lets nothing through, in either direction. Nobody is told: each side sends to a hardware address that
+    /// nobody has, so its kernel sends, and sends again, and the other's drops it.
     pub fn cut(&self) {
         self.neighbours(NOBODY, NOBODY);
     }

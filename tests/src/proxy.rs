@@ -1,5 +1,5 @@
-//! A TCP proxy in front of a server: it cuts, holds, delays and eats what passes. It runs on a thread of its own, for
-//! tests on any runtime.
+//! A TCP proxy in front of a server: it cuts, holds, delays and eats what passes. It runs on a thread of its
+//! own, for tests on any runtime.
 #![allow(
     clippy::missing_panics_doc,
     clippy::must_use_candidate,

@@ -1,4 +1,5 @@
-//! Real `redis-server` processes: each on a free loopback port, in a folder of its own, gone when it is dropped.
+//! Real `redis-server` processes: each on a free loopback port, in a folder of its own, gone when it is
+//! dropped.
 #![allow(
     clippy::missing_errors_doc,
     clippy::missing_panics_doc,
@@ -338,7 +339,8 @@ impl Drop for Process {
     }
 }
 
-/// A port that nobody else gets, also while no server listens on it: a socket is bound to it, but does not listen.
+/// A port that nobody else gets, also while no server listens on it: a socket is bound to it, but does not
+/// listen.
 #[derive(Debug)]
 pub struct ReservedPort {
     number: u16,
@@ -369,8 +371,8 @@ impl ReservedPort {
 pub struct Monitor(BufReader<TcpStream>);
 
 impl Monitor {
-    /// The names of the commands that clients sent, up to the first one that mentions `mark`, which is left out, as
-    /// is what scripts ran.
+    /// The names of the commands that clients sent, up to the first one that mentions `mark`, which is left
+    /// out, as is what scripts ran.
     pub fn until(&mut self, mark: &str) -> Vec<String> {
         let mut names = Vec::new();
         loop {

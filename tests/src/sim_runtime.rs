@@ -1,4 +1,5 @@
-//! A deterministic runtime: one thread, a clock that jumps from timer to timer, and an order that a seed decides.
+//! A deterministic runtime: one thread, a clock that jumps from timer to timer, and an order that a seed
+//! decides.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -19,8 +20,8 @@ mod clock;
 
 /// A run of the simulation. Two runs with the same seed and the same program do the same, step by step.
 ///
-/// Time stands still while anything can run, and jumps to the next timer when nothing can. Which of several tasks
-/// that can run is next is drawn from the seed.
+/// Time stands still while anything can run, and jumps to the next timer when nothing can. Which of several
+/// tasks that can run is next is drawn from the seed.
 ///
 /// Tasks belong to processes, each with a clock of its own, which can be stopped and killed.
 pub struct Sim {
@@ -110,13 +111,13 @@ impl Sim {
         move |bytes| rng.fill(bytes)
     }
 
-    /// Runs `main`, and every task that it spawns, until `main` is done. Tasks that are left stay as they are and go
-    /// on in the next run.
+    /// Runs `main`, and every task that it spawns, until `main` is done. Tasks that are left stay as they are
+    /// and go on in the next run.
     ///
     /// # Panics
     ///
-    /// When nothing can ever run again, or when it takes more steps than any test needs: both are bugs of what is
-    /// tested, a hang and a spin.
+    /// When nothing can ever run again, or when it takes more steps than any test needs: both are bugs of
+    /// what is tested, a hang and a spin.
     pub fn run<T>(&self, main: impl Future<Output = T>) -> T {
         self.run_watched(main, || ())
     }
@@ -152,8 +153,8 @@ impl Sim {
 }
 
 impl Drop for Sim {
-    /// Tasks hold the runtime, and the runtime holds the tasks. Dropped without the lock, and again while what is
-    /// dropped leaves tasks behind.
+    /// Tasks hold the runtime, and the runtime holds the tasks. Dropped without the lock, and again while
+    /// what is dropped leaves tasks behind.
     fn drop(&mut self) {
         loop {
             let tasks = std::mem::take(&mut self.runtime.state().tasks);

@@ -1,5 +1,5 @@
-//! A whole fleet in one thread: clients that run the unchanged library, nodes, and a network in between, all from one
-//! seed, with every fault that a lock has to survive, and checks after every step.
+//! A whole fleet in one thread: clients that run the unchanged library, nodes, and a network in between, all
+//! from one seed, with every fault that a lock has to survive, and checks after every step.
 
 use std::{
     fmt,
@@ -378,8 +378,8 @@ const STORM: Duration = Duration::from_secs(20);
 const STEP: Duration = Duration::from_millis(50);
 /// How long a client may need to finish what it does when nothing goes wrong any more.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long after the last fault, or the end of the last client, a key may stay that a release would get through to:
-/// nodes that have not answered are asked again once a second.
+/// How long after the last fault, or the end of the last client, a key may stay that a release would get
+/// through to: nodes that have not answered are asked again once a second.
 const PROMPTLY: Duration = Duration::from_secs(2);
 /// When everything that is under way has arrived, and what it left has expired.
 const AFTERMATH: Duration = Duration::from_secs(60);

@@ -1,8 +1,9 @@
-//! A node that is a folder: on a disk of its own, or a mount from another machine. Copy it to write a backend of yours.
+//! A node that is a folder: on a disk of its own, or a mount from another machine. Copy it to write a backend
+//! of yours.
 //!
-//! Its limits: keys expire by the wall clock, so machines that share the folders need clocks that agree, to much less
-//! than the shortest ttl, and that do not jump; and the file system has to have locks and renames that hold between
-//! these machines, as local ones and NFS 4 do.
+//! Its limits: keys expire by the wall clock, so machines that share the folders need clocks that agree, to
+//! much less than the shortest ttl, and that do not jump; and the file system has to have locks and renames
+//! that hold between these machines, as local ones and NFS 4 do.
 
 use std::{
     collections::BTreeMap,
@@ -42,7 +43,8 @@ impl LockFolder {
         Self { name, queue }
     }
 
-    /// Queues a change of the keys at the first poll, before anything is awaited: that is what orders requests.
+    /// Queues a change of the keys at the first poll, before anything is awaited: that is what orders
+    /// requests.
     async fn ask<T: Send + 'static>(
         &self,
         (names, token, within): (&Resources, &Token, Duration),
@@ -111,7 +113,8 @@ impl LockBackend for LockFolder {
     }
 }
 
-/// Changes the keys of a folder, alone among all processes (clause 2); `None` when there was no time left (clause 7).
+/// Changes the keys of a folder, alone among all processes (clause 2); `None` when there was no time left
+/// (clause 7).
 fn run<T>(
     folder: &Path,
     deadline: Instant,

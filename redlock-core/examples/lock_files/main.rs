@@ -1,7 +1,8 @@
 //! A lock on three folders, without any server: a backend of one's own, checked by the conformance suite.
 //!
-//! `cargo run -p redlock-core --example lock_files --features conformance,tokio` takes temporary folders; name your own,
-//! on three disks or mounts, behind `--`. Run it twice at the same time with the same folders to see one wait.
+//! `cargo run -p redlock-core --example lock_files --features conformance,tokio` takes temporary folders;
+//! name your own, on three disks or mounts, behind `--`. Run it twice at the same time with the same folders
+//! to see one wait.
 
 #![allow(clippy::print_stdout, reason = "it is there to show something")]
 #![allow(clippy::disallowed_methods, reason = "nodes have clocks of their own")]

@@ -48,7 +48,8 @@ pub async fn a_request_is_one_command(suite: &Suite<'_>) -> Outcome {
         .await
 }
 
-/// A request that went without an answer is not sent again. Needs [`NodeControl::commands`] and [`NodeControl::stop`].
+/// A request that went without an answer is not sent again. Needs [`NodeControl::commands`] and
+/// [`NodeControl::stop`].
 pub async fn a_request_is_not_sent_again(suite: &Suite<'_>) -> Outcome {
     suite
         .case(Clause::OneRoundTrip, "a_request_is_not_sent_again", |case| async move {
@@ -119,8 +120,8 @@ pub async fn a_long_timeout_is_no_trouble(suite: &Suite<'_>) -> Outcome {
         .await
 }
 
-/// While the node is stopped, requests end within their timeout, as unreachable, and the first one after it works.
-/// Needs [`NodeControl::stop`].
+/// While the node is stopped, requests end within their timeout, as unreachable, and the first one after it
+/// works. Needs [`NodeControl::stop`].
 pub async fn a_stopped_node_is_unreachable_in_time(suite: &Suite<'_>) -> Outcome {
     suite
         .case(Clause::BoundedByTimeout, "a_stopped_node_is_unreachable_in_time", |case| async move {
@@ -168,8 +169,8 @@ pub async fn a_slow_answer_is_waited_for(suite: &Suite<'_>) -> Outcome {
         .await
 }
 
-/// A release that was polled behind an acquire that timed out, or was dropped, on a stopped node leaves no key when the
-/// node goes on. Needs [`NodeControl::stop`].
+/// A release that was polled behind an acquire that timed out, or was dropped, on a stopped node leaves no
+/// key when the node goes on. Needs [`NodeControl::stop`].
 pub async fn a_release_behind_an_acquire_that_timed_out_leaves_no_key(suite: &Suite<'_>) -> Outcome {
     let check = "a_release_behind_an_acquire_that_timed_out_leaves_no_key";
     suite
@@ -206,8 +207,8 @@ pub async fn a_release_behind_an_acquire_that_timed_out_leaves_no_key(suite: &Su
         .await
 }
 
-/// While the node is down, requests fail within their timeout, as unreachable or unavailable, and work again soon after
-/// it is up. Needs [`NodeControl::shut_down`].
+/// While the node is down, requests fail within their timeout, as unreachable or unavailable, and work again
+/// soon after it is up. Needs [`NodeControl::shut_down`].
 pub async fn a_node_that_is_down_is_told_in_time(suite: &Suite<'_>) -> Outcome {
     suite
         .case(Clause::BoundedByTimeout, "a_node_that_is_down_is_told_in_time", |case| async move {

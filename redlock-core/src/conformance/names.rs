@@ -7,7 +7,8 @@ use super::{
 };
 use crate::backend::{AcquireReply, ReleaseReply};
 
-/// Names that look alike are different keys: with spaces, controls, NUL, letters beyond ASCII, of 1 KiB and more.
+/// Names that look alike are different keys: with spaces, controls, NUL, letters beyond ASCII, of 1 KiB and
+/// more.
 pub async fn names_are_taken_byte_for_byte(suite: &Suite<'_>) -> Outcome {
     suite
         .case(Clause::HeldByToken, "names_are_taken_byte_for_byte", |case| async move {

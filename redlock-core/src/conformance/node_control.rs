@@ -6,14 +6,14 @@ use async_trait::async_trait;
 
 use crate::memory::MemoryBackend;
 
-/// The node behind a backend: what a test can do to it from outside. Every ability is optional; the checks that need a
-/// missing one are skipped, and say so.
+/// The node behind a backend: what a test can do to it from outside. Every ability is optional; the checks
+/// that need a missing one are skipped, and say so.
 ///
 /// A disturbance may block its thread for as long as it takes. It is over when the method returns.
 #[async_trait]
 pub trait NodeControl: fmt::Debug + Send + Sync {
-    /// How many requests the node has run so far: those of the backend and nobody else's, what failed included. After
-    /// [`NodeControl::start`] it may begin again. The default is that it does not count.
+    /// How many requests the node has run so far: those of the backend and nobody else's, what failed
+    /// included. After [`NodeControl::start`] it may begin again. The default is that it does not count.
     async fn commands(&self) -> Option<u64> {
         None
     }
@@ -28,8 +28,8 @@ pub trait NodeControl: fmt::Debug + Send + Sync {
 
     /// Ends the node: connections break, and new ones are refused.
     ///
-    /// Afterwards the backend has [`RECOVERY`](super::RECOVERY) to work again. One that stays broken by design, because
-    /// it was given a connection that nobody makes again, goes without this ability.
+    /// Afterwards the backend has [`RECOVERY`](super::RECOVERY) to work again. One that stays broken by
+    /// design, because it was given a connection that nobody makes again, goes without this ability.
     async fn shut_down(&self) -> FaultOutcome {
         FaultOutcome::NotPossible
     }

@@ -115,8 +115,8 @@ pub async fn answers_belong_to_their_requests(suite: &Suite<'_>) -> Outcome {
         .await
 }
 
-/// 300 requests for one key, begun by one task in one go, take effect in order. (Runtimes let a task do only so much
-/// before it has to yield, and tell it then that its queues are full or empty.)
+/// 300 requests for one key, begun by one task in one go, take effect in order. (Runtimes let a task do only
+/// so much before it has to yield, and tell it then that its queues are full or empty.)
 pub async fn order_is_kept_in_a_busy_task(suite: &Suite<'_>) -> Outcome {
     suite
         .case(Clause::InOrder, "order_is_kept_in_a_busy_task", |case| async move {
@@ -157,7 +157,8 @@ async fn all_must(requests: Vec<Asked<'_, Judge<'_>>>) -> Result<(), Violation> 
     together(requests).await.into_iter().try_for_each(|judge| judge())
 }
 
-/// A request, and what it has to be answered. That is judged when all have been: a violation then tells them all.
+/// A request, and what it has to be answered. That is judged when all have been: a violation then tells them
+/// all.
 fn later<'a, T: Debug + PartialEq + Send + 'a>(
     request: impl Future<Output = Seen<'a, T>> + Send + 'a,
     expected: T,

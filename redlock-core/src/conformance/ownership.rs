@@ -218,7 +218,8 @@ pub async fn another_instance_knows_the_server_by_the_same_identity(suite: &Suit
         .await
 }
 
-/// An inspection tells in order what stands there, and changes nothing. A backend without this ability rejects it.
+/// An inspection tells in order what stands there, and changes nothing. A backend without this ability
+/// rejects it.
 pub async fn an_inspection_tells_the_truth(suite: &Suite<'_>) -> Outcome {
     suite
         .case(Clause::HeldByToken, "an_inspection_tells_the_truth", |case| async move {

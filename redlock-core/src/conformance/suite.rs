@@ -74,16 +74,17 @@ impl<'a> Suite<'a> {
         self
     }
 
-    /// The ttl of keys whose end is watched, at least 20 ms. The default is [`DEFAULT_TTL`]. Longer for a node that removes its
-    /// keys late: one may live for [`LATE_SHARE`] of its ttl too long. On a busy machine, up to 16 times as long.
+    /// The ttl of keys whose end is watched, at least 20 ms. The default is [`DEFAULT_TTL`]. Longer for a
+    /// node that removes its keys late: one may live for [`LATE_SHARE`] of its ttl too long. On a busy
+    /// machine, up to 16 times as long.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl.max(Duration::from_millis(20));
         self
     }
 
-    /// What makes the names and tokens of this run different from those of others. The default is random; set it
-    /// to have every run use the same ones, in a simulation for example.
+    /// What makes the names and tokens of this run different from those of others. The default is random; set
+    /// it to have every run use the same ones, in a simulation for example.
     #[must_use]
     pub fn run(mut self, run: u64) -> Self {
         self.run = run;
@@ -94,8 +95,8 @@ impl<'a> Suite<'a> {
     ///
     /// # Errors
     ///
-    /// [`Violations`]: what the backend did against its contract. When it cannot even take and release one key, that
-    /// is all it says.
+    /// [`Violations`]: what the backend did against its contract. When it cannot even take and release one
+    /// key, that is all it says.
     ///
     /// # Cancellation
     ///

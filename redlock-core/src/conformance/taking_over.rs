@@ -9,7 +9,8 @@ use super::{
 };
 use crate::backend::{AcquireReply, BackendErrorKind, ReleaseReply};
 
-/// A replacement gives the keys to the new token: the old one can do nothing to them any more, nor be replaced again.
+/// A replacement gives the keys to the new token: the old one can do nothing to them any more, nor be
+/// replaced again.
 pub async fn a_replacement_gives_the_keys_to_the_new_token(suite: &Suite<'_>) -> Outcome {
     suite
         .case(Clause::HeldByToken, "a_replacement_gives_the_keys_to_the_new_token", |case| async move {
@@ -90,7 +91,8 @@ pub async fn a_replacement_of_several_is_all_or_nothing(suite: &Suite<'_>) -> Ou
         .await
 }
 
-/// A replacement that is executed again is granted again, also when some of the keys have been replaced already.
+/// A replacement that is executed again is granted again, also when some of the keys have been replaced
+/// already.
 pub async fn a_replacement_again_is_granted(suite: &Suite<'_>) -> Outcome {
     suite
         .case(Clause::Idempotent, "a_replacement_again_is_granted", |case| async move {

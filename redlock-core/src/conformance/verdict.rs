@@ -77,8 +77,8 @@ impl Verdict {
     }
 }
 
-/// What a backend did against its contract. Its text tells which clause, which check, what was asked and answered
-/// last, what should have come, and what came.
+/// What a backend did against its contract. Its text tells which clause, which check, what was asked and
+/// answered last, what should have come, and what came.
 #[derive(Clone, Debug)]
 pub struct Violation {
     pub(super) clause: Clause,

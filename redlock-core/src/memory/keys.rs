@@ -6,8 +6,8 @@ use std::{
     time::Instant,
 };
 
-/// Keys that expire. Nothing walks over all of them: each change takes logarithmic time, and the expired ones are
-/// found from the front of an index by time.
+/// Keys that expire. Nothing walks over all of them: each change takes logarithmic time, and the expired ones
+/// are found from the front of an index by time.
 #[derive(Debug)]
 pub(super) struct Keys<T = Instant> {
     by_name: BTreeMap<Arc<str>, Key<T>>,

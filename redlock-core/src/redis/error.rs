@@ -20,8 +20,8 @@ pub struct ServerError {
 pub enum Connection {
     /// Another connection would get the same answer.
     Keep,
-    /// It leads to the wrong server, the server closes it, or the line is not understood: make a new one, at a bounded
-    /// rate.
+    /// It leads to the wrong server, the server closes it, or the line is not understood: make a new one, at
+    /// a bounded rate.
     Replace,
 }
 
@@ -31,9 +31,9 @@ impl From<ServerError> for BackendError {
     }
 }
 
-/// What an error means when the node is a server by itself, as far as the backend knows: one that speaks of other servers'
-/// slots is a part of a Cluster. Nobody follows it there, so that lasts until somebody opens the Cluster, as one node:
-/// `how_to_open_it` says how.
+/// What an error means when the node is a server by itself, as far as the backend knows: one that speaks of
+/// other servers' slots is a part of a Cluster. Nobody follows it there, so that lasts until somebody opens
+/// the Cluster, as one node: `how_to_open_it` says how.
 ///
 /// ```
 /// use redlock_core::{BackendError, BackendErrorKind, redis::{classify, of_single_server}};
@@ -53,8 +53,8 @@ pub fn of_single_server(error: BackendError, how_to_open_it: &str) -> BackendErr
     BackendError::new(BackendErrorKind::Rejected, message)
 }
 
-/// What an error line means: what is known to last is rejected, what is known to pass (with nothing written) is
-/// transient, all else leaves the outcome open.
+/// What an error line means: what is known to last is rejected, what is known to pass (with nothing written)
+/// is transient, all else leaves the outcome open.
 ///
 /// ```
 /// use redlock_core::{BackendErrorKind, redis::{Connection, classify}};
@@ -91,8 +91,8 @@ pub fn classify(line: &str) -> ServerError {
     ServerError { kind, connection, message: one_line(line) }
 }
 
-/// What an error line means that greets a connection, or answers its set-up (`AUTH`, `HELLO`, `SELECT`): as [`classify`],
-/// but what is not known is transient, as no request has been sent by then.
+/// What an error line means that greets a connection, or answers its set-up (`AUTH`, `HELLO`, `SELECT`): as
+/// [`classify`], but what is not known is transient, as no request has been sent by then.
 ///
 /// ```
 /// use redlock_core::{BackendErrorKind, redis::classify_setup};

@@ -1,7 +1,8 @@
-//! What a node runs: one `EVAL` for each request, so that it is one round trip, all or nothing, and idempotent.
+//! What a node runs: one `EVAL` for each request, so that it is one round trip, all or nothing, and
+//! idempotent.
 //!
-//! `EVAL` and not `EVALSHA`: for scripts this short it takes the same time, and it has no state on the server that
-//! a restart, a failover or `SCRIPT FLUSH` could take away from a release.
+//! `EVAL` and not `EVALSHA`: for scripts this short it takes the same time, and it has no state on the server
+//! that a restart, a failover or `SCRIPT FLUSH` could take away from a release.
 
 use std::{fmt, time::Duration};
 
@@ -12,8 +13,8 @@ use crate::{
     token::Token,
 };
 
-/// A request as one `EVAL`: `EVAL`, the [script](Self::script), how many [keys](Self::keys) there are, the keys, and the
-/// [arguments](Self::arguments).
+/// A request as one `EVAL`: `EVAL`, the [script](Self::script), how many [keys](Self::keys) there are, the
+/// keys, and the [arguments](Self::arguments).
 ///
 /// ```
 /// use std::time::Duration;
@@ -68,23 +69,24 @@ impl<'a> Eval<'a> {
         Self::new(RELEASE, request.resources, [Some(text(request.token)), None, None])
     }
 
-    /// Answers 1 when every key now holds the new token, for the ttl at least, 0 when one did not hold one of the two.
+    /// Answers 1 when every key now holds the new token, for the ttl at least, 0 when one did not hold one of
+    /// the two.
     #[must_use]
     pub fn replace(request: &Replace<'a>) -> Self {
         let arguments = [Some(text(request.new)), Some(ms(request.ttl)), Some(text(request.old))];
         Self::new(REPLACE, request.resources, arguments)
     }
 
-    /// Answers an array with, for each key, an array of the beginning of its value (or nil) and its ttl in ms: see
-    /// [`key_state`].
+    /// Answers an array with, for each key, an array of the beginning of its value (or nil) and its ttl in
+    /// ms: see [`key_state`].
     #[must_use]
     pub fn inspect(request: &Inspect<'a>) -> Self {
         Self::new(INSPECT, request.resources, [None; MAX_ARGUMENTS])
     }
 
-    /// Answers with the server's `run_id`, which it draws when it starts, or with nil when that is not allowed: see
-    /// [`ServerId::of_answer`](super::ServerId::of_answer). It is asked with the keys of the request that it goes with, so
-    /// that whoever may lock may ask it.
+    /// Answers with the server's `run_id`, which it draws when it starts, or with nil when that is not
+    /// allowed: see [`ServerId::of_answer`](super::ServerId::of_answer). It is asked with the keys of the
+    /// request that it goes with, so that whoever may lock may ask it.
     #[must_use]
     pub fn server_id(keys: &'a Resources) -> Self {
         Self::new(SERVER_ID, keys, [None; MAX_ARGUMENTS])
@@ -151,7 +153,8 @@ pub fn is_done(answer: i64) -> Option<bool> {
     }
 }
 
-/// What is stored at a key, by the beginning of its value, if it has one, and its ttl in ms (negative without an end).
+/// What is stored at a key, by the beginning of its value, if it has one, and its ttl in ms (negative without
+/// an end).
 #[must_use]
 pub fn key_state(value: Option<&[u8]>, ttl: i64) -> KeyState {
     match value {
@@ -175,7 +178,8 @@ return 1";
 
 /// KEYS: the resources. ARGV: token, ttl in ms.
 ///
-/// A key that lives longer already is left alone: an extension that comes late must not cut a newer one short.
+/// A key that lives longer already is left alone: an extension that comes late must not cut a newer one
+/// short.
 const EXTEND: &str = "\
 for _, key in ipairs(KEYS) do
   if redis.call('GET', key) ~= ARGV[1] then return 0 end
@@ -187,8 +191,8 @@ return 1";
 
 /// KEYS: the resources. ARGV: token.
 ///
-/// When one key does not hold the token, those that do are removed all the same, and an error (a key of another type) is
-/// answered only after that.
+/// When one key does not hold the token, those that do are removed all the same, and an error (a key of
+/// another type) is answered only after that.
 const RELEASE: &str = "\
 local reply = 1
 for _, key in ipairs(KEYS) do

@@ -14,8 +14,8 @@ use futures_util::future::{Either, select};
 use crate::backend::{BackendError, BackendErrorKind};
 
 /// What a backend knows of the server behind its present connection, for
-/// [`LockBackend::server_id`](crate::LockBackend::server_id). Each connection is asked once, beside its first request,
-/// which so takes no longer.
+/// [`LockBackend::server_id`](crate::LockBackend::server_id). Each connection is asked once, beside its first
+/// request, which so takes no longer.
 #[derive(Debug, Default)]
 pub struct ServerId {
     known: Mutex<Known>,
@@ -42,8 +42,8 @@ impl ServerId {
         self.known().id.clone()
     }
 
-    /// The identity in an answer to [`Eval::server_id`](super::Eval::server_id); none in what is no `run_id`, such as the zeros that some
-    /// services have in its place.
+    /// The identity in an answer to [`Eval::server_id`](super::Eval::server_id); none in what is no `run_id`,
+    /// such as the zeros that some services have in its place.
     #[must_use]
     pub fn of_answer(text: &[u8]) -> Option<Arc<str>> {
         let text = std::str::from_utf8(text).ok()?;
@@ -52,19 +52,21 @@ impl ServerId {
         (is_id && text.chars().any(|digit| digit != first)).then(|| text.into())
     }
 
-    /// How long after its start a request with this timeout may still wait for the identity: not to its end, at which it
-    /// would be given up with what it was granted.
+    /// How long after its start a request with this timeout may still wait for the identity: not to its end,
+    /// at which it would be given up with what it was granted.
     #[must_use]
     pub fn patience(timeout: Duration) -> Duration {
         timeout - timeout / 8
     }
 
-    /// Does a request that may grant, and asks for the server's identity when the connection is a new one: behind the
-    /// request, which is polled first, or after its answer when that came over a connection that was made meanwhile.
+    /// Does a request that may grant, and asks for the server's identity when the connection is a new one:
+    /// behind the request, which is polled first, or after its answer when that came over a connection that
+    /// was made meanwhile.
     ///
-    /// `connection` is the number of connections that have been made. `ask` runs [`Eval::server_id`](super::Eval::server_id), and ends within the
-    /// [`patience`](Self::patience) that the request has for it. A server that does not say it keeps its vote, and is not
-    /// asked again over this connection.
+    /// `connection` is the number of connections that have been made. `ask` runs
+    /// [`Eval::server_id`](super::Eval::server_id), and ends within the [`patience`](Self::patience) that the
+    /// request has for it. A server that does not say it keeps its vote, and is not asked again over this
+    /// connection.
     ///
     /// # Errors
     ///

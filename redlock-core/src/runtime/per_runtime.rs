@@ -7,13 +7,13 @@ use std::{
 use super::tokio::Driven;
 
 /// Something that lives on a runtime, say a connection with its task, for the author of a
-/// [`LockBackend`](crate::LockBackend): one for each of tokio's current-thread runtimes (with the feature `tokio`), and
-/// one for all else.
+/// [`LockBackend`](crate::LockBackend): one for each of tokio's current-thread runtimes (with the feature
+/// `tokio`), and one for all else.
 ///
-/// What lives on a current-thread runtime stands still when nobody drives that, and would let the others wait for it.
-/// A multi-thread runtime, as smol's executor, has threads of its own, so what lives there serves everybody. What has
-/// ended with a multi-thread runtime has to be noticed, and replaced, by its user; what is on a current-thread runtime is
-/// dropped with that.
+/// What lives on a current-thread runtime stands still when nobody drives that, and would let the others wait
+/// for it. A multi-thread runtime, as smol's executor, has threads of its own, so what lives there serves
+/// everybody. What has ended with a multi-thread runtime has to be noticed, and replaced, by its user; what
+/// is on a current-thread runtime is dropped with that.
 pub struct PerRuntime<T> {
     make: Box<dyn Fn() -> T + Send + Sync>,
     shared: OnceLock<Arc<T>>,

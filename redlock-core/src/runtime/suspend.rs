@@ -1,5 +1,5 @@
-//! How long the machine has been suspended: Linux' monotonic clock, which `Instant` and tokio read, stands still
-//! meanwhile, but the servers' keys go on expiring.
+//! How long the machine has been suspended: Linux' monotonic clock, which `Instant` and tokio read, stands
+//! still meanwhile, but the servers' keys go on expiring.
 
 use std::{
     sync::{
@@ -11,8 +11,8 @@ use std::{
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
-/// For how long the machine has been suspended since the first call. Never goes back; the same for every clock in the
-/// process, so that their times can be compared.
+/// For how long the machine has been suspended since the first call. Never goes back; the same for every
+/// clock in the process, so that their times can be compared.
 pub(super) fn suspended_time() -> Duration {
     static COUNTED: LazyLock<SuspendedTime> = LazyLock::new(SuspendedTime::default);
     let counted = COUNTED.since_start();
@@ -45,8 +45,8 @@ impl SuspendedTime {
         self.count(since_boot())
     }
 
-    /// Takes the highest of all readings: a reading is too low by what passed between its two clocks, never too
-    /// high, and a clock made of it must not go back.
+    /// Takes the highest of all readings: a reading is too low by what passed between its two clocks, never
+    /// too high, and a clock made of it must not go back.
     fn count(&self, suspended: Duration) -> Duration {
         let more = suspended.saturating_sub(self.at_start);
         let nanos = u64::try_from(more.as_nanos()).unwrap_or(u64::MAX);

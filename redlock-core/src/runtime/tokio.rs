@@ -15,24 +15,26 @@ pub(super) use self::driven::Driven;
 /// Runs on tokio. Needs tokio runtimes whose time driver is enabled (`enable_time` or `enable_all`);
 /// [`RedlockBuilder::build`](crate::RedlockBuilder::build) fails without.
 ///
-/// Whoever locks, extends, waits or unlocks is served by the runtime that it is in, whichever that is. So a lock manager,
-/// its locks and guards can be used on any runtime and any thread, also when the runtime that they were made on is not
-/// driven any more, or has ended: a `static` one serves every `#[tokio::test]`. A paused tokio clock pauses it.
+/// Whoever locks, extends, waits or unlocks is served by the runtime that it is in, whichever that is. So a
+/// lock manager, its locks and guards can be used on any runtime and any thread, also when the runtime that
+/// they were made on is not driven any more, or has ended: a `static` one serves every `#[tokio::test]`. A
+/// paused tokio clock pauses it.
 ///
 /// What is left to the background, as the release of a lock that is dropped, runs
 ///
 /// * on the runtime that the caller is in, and when that ends it moves to a thread of ours;
-/// * outside of every runtime, as on a plain thread, on the runtime of the handle if that is a multi-thread one, else on
-///   a thread of ours.
+/// * outside of every runtime, as on a plain thread, on the runtime of the handle if that is a multi-thread
+///   one, else on a thread of ours.
 ///
-/// That thread, named `redlock`, is started when it is first needed. A current-thread runtime runs what it was given
-/// only while it is driven, by a `block_on`: a lock that is dropped right before it stands still is released when it
-/// goes on, or ends.
+/// That thread, named `redlock`, is started when it is first needed. A current-thread runtime runs what it
+/// was given only while it is driven, by a `block_on`: a lock that is dropped right before it stands still is
+/// released when it goes on, or ends.
 ///
-/// On Linux and Android its clock also counts the time in which the machine was suspended; on other systems tokio's
-/// clock decides, which on macOS and the BSDs stands still meanwhile. Even where the clock counts suspended time, a timer
-/// that was set before the machine was suspended fires late: after a resume `is_valid` and `remaining` are right at
-/// once, but what waits for the loss of a lock is woken only when its timer has run out.
+/// On Linux and Android its clock also counts the time in which the machine was suspended; on other systems
+/// tokio's clock decides, which on macOS and the BSDs stands still meanwhile. Even where the clock counts
+/// suspended time, a timer that was set before the machine was suspended fires late: after a resume
+/// `is_valid` and `remaining` are right at once, but what waits for the loss of a lock is woken only when its
+/// timer has run out.
 #[derive(Clone, Debug)]
 pub struct TokioRuntime {
     handle: Handle,

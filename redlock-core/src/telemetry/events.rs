@@ -50,7 +50,8 @@ pub(super) fn span(kind: Kind, resources: &Resources, token: Option<&Token>) -> 
     span
 }
 
-/// Polls and drops the work in the span. A guard across an await would leave the span entered for whoever is polled next.
+/// Polls and drops the work in the span. A guard across an await would leave the span entered for whoever is
+/// polled next.
 pub(super) async fn inside<F: Future>(span: Span, work: F) -> F::Output {
     let mut work = pin!(Some(work));
     let mut inside = Inside { span, work: work.as_mut() };

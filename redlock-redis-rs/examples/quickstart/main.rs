@@ -1,18 +1,20 @@
-//! Six workers share one account, on nodes of which two fail on the way. The account is written without any guard
-//! but the lock: what is read before a pause is written back after it, so two workers at a time would lose updates.
+//! Six workers share one account, on nodes of which two fail on the way. The account is written without any
+//! guard but the lock: what is read before a pause is written back after it, so two workers at a time would
+//! lose updates.
 //!
 //! ```text
 //! cargo run --example quickstart
 //! cargo run --example quickstart redis://127.0.0.1:7001 redis://127.0.0.1:7002 redis://127.0.0.1:7003
 //! ```
 //!
-//! Without arguments the nodes live in the process, and the example stops one and shuts down another. With the URLs
-//! of servers it fails none of them: stop, kill and continue them yourself while it runs, and watch. A server that
-//! restarts without its data has to stay away for the ttl first, 1 s here, as always with Redlock.
+//! Without arguments the nodes live in the process, and the example stops one and shuts down another. With
+//! the URLs of servers it fails none of them: stop, kill and continue them yourself while it runs, and watch.
+//! A server that restarts without its data has to stay away for the ttl first, 1 s here, as always with
+//! Redlock.
 //!
-//! At the end it checks, from what it has recorded, that no two holds overlapped and that no update was lost, and
-//! shows that rounds do not take longer while nodes are down. The exit code is 0 when all is well, 1 when it is not,
-//! and 2 when the arguments make no sense.
+//! At the end it checks, from what it has recorded, that no two holds overlapped and that no update was lost,
+//! and shows that rounds do not take longer while nodes are down. The exit code is 0 when all is well, 1 when
+//! it is not, and 2 when the arguments make no sense.
 
 #![allow(clippy::print_stdout, reason = "printing is what an example is for")]
 
@@ -181,8 +183,8 @@ impl Run {
         Ok(())
     }
 
-    /// Fails a node after a third of the holds, and another after two thirds: while the lock is held, so that its
-    /// release is the first to meet the failure.
+    /// Fails a node after a third of the holds, and another after two thirds: while the lock is held, so that
+    /// its release is the first to meet the failure.
     fn fail_nodes(&self) {
         let [_, b, _, d, _] = &self.ours[..] else { return };
         let begun = self.begun.fetch_add(1, Ordering::Relaxed) + 1;

@@ -50,9 +50,9 @@ impl Summary<'_> {
         writeln!(f)
     }
 
-    /// A node that fails must not slow down the rounds that are won. What may grow is the time in which nobody holds
-    /// the lock: after a split vote only the timeout of a silent node ends the round, and the next vote may be split
-    /// again.
+    /// A node that fails must not slow down the rounds that are won. What may grow is the time in which
+    /// nobody holds the lock: after a split vote only the timeout of a silent node ends the round, and the
+    /// next vote may be split again.
     fn phases(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut phases: Vec<(BTreeSet<usize>, Vec<Duration>, Vec<Duration>)> = Vec::new();
         for (position, hold) in self.holds.iter().enumerate() {

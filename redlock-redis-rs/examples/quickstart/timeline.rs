@@ -35,8 +35,8 @@ impl Timeline {
         println!("{:>5}  {:<WHO$}  {:<WHAT$}  {}", "ms", "who", "what", letters.join(" "));
     }
 
-    /// Two workers' lines come in the order of their holds: one prints before it releases, the other after it was
-    /// granted.
+    /// Two workers' lines come in the order of their holds: one prints before it releases, the other after it
+    /// was granted.
     pub(crate) fn say(&self, at: Duration, who: &str, what: &str, votes: &[NodeReply]) {
         let votes: Vec<&str> = votes.iter().map(|vote| mark(&vote.outcome)).collect();
         let line = format!("{:>5}  {who:<WHO$}  {what:<WHAT$}  {}", at.as_millis(), votes.join(" "));

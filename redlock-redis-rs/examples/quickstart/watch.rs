@@ -1,5 +1,6 @@
-//! Which nodes work. A round that is won does not wait for the others, so its votes cannot tell a node that is
-//! down from one that was a little slower; the requests go on in the background, and here they are heard to the end.
+//! Which nodes work. A round that is won does not wait for the others, so its votes cannot tell a node that
+//! is down from one that was a little slower; the requests go on in the background, and here they are heard
+//! to the end.
 
 use std::{
     collections::BTreeSet,

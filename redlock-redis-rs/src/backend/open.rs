@@ -13,16 +13,17 @@ use super::RedisBackend;
 use crate::{connection::LazyConnection, connector::Connector};
 
 impl RedisBackend {
-    /// A node by its URL: `redis://[user:password@]host[:port][/database]`, `redis+unix://`, or `rediss://` with the
-    /// feature `tokio-rustls` or `smol-rustls`. For a [`redis::ConnectionInfo`] see [`RedisBackend::from_client`].
+    /// A node by its URL: `redis://[user:password@]host[:port][/database]`, `redis+unix://`, or `rediss://`
+    /// with the feature `tokio-rustls` or `smol-rustls`. For a [`redis::ConnectionInfo`] see
+    /// [`RedisBackend::from_client`].
     ///
     /// In the user and the password, what has a meaning in a URL (`/`, `?`, `#`, `@`, `:`, `%`, a blank) is
-    /// percent-encoded. What redis-rs would not heed, such as a database in the query, is an error: two programs that
-    /// lock in different databases do not exclude each other.
+    /// percent-encoded. What redis-rs would not heed, such as a database in the query, is an error: two
+    /// programs that lock in different databases do not exclude each other.
     ///
-    /// Nothing is sent yet: a server that is down is no error here. The connection has `TCP_NODELAY` on, keep-alive
-    /// probes and, on Linux, a user timeout of 2 seconds; it is made at the first request, and made again when it
-    /// broke.
+    /// Nothing is sent yet: a server that is down is no error here. The connection has `TCP_NODELAY` on,
+    /// keep-alive probes and, on Linux, a user timeout of 2 seconds; it is made at the first request, and
+    /// made again when it broke.
     ///
     /// # Errors
     ///
@@ -31,8 +32,8 @@ impl RedisBackend {
         Connector::server(url.as_ref()).map(Self::lazy)
     }
 
-    /// A node by its `rediss://` URL, with a certificate authority in place of the system's, a certificate for the
-    /// client, or both. Otherwise as [`RedisBackend::open`].
+    /// A node by its `rediss://` URL, with a certificate authority in place of the system's, a certificate
+    /// for the client, or both. Otherwise as [`RedisBackend::open`].
     ///
     /// ```no_run
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -58,8 +59,8 @@ impl RedisBackend {
         Connector::tls_server(url.as_ref(), certificates).map(Self::lazy)
     }
 
-    /// A node by a client, whose socket options are left as they are: see [`RedisBackend::open`] for those that
-    /// a lock needs. Nothing is sent yet.
+    /// A node by a client, whose socket options are left as they are: see [`RedisBackend::open`] for those
+    /// that a lock needs. Nothing is sent yet.
     #[must_use]
     pub fn from_client(client: Client) -> Self {
         Self::lazy(Connector::Server(client))
@@ -67,16 +68,16 @@ impl RedisBackend {
 
     /// A node that is a whole Redis Cluster, by the URLs of some of its servers.
     ///
-    /// Nothing is sent yet. Its connections have the socket options of [`RedisBackend::open`], and send each command
-    /// once. A server of the Cluster has 2 seconds for an answer, also when a request is given more.
+    /// Nothing is sent yet. Its connections have the socket options of [`RedisBackend::open`], and send each
+    /// command once. A server of the Cluster has 2 seconds for an answer, also when a request is given more.
     ///
     /// A request's resources have to be in one slot, as those with the same hash tag are
     /// (`{account:1}:balance`, `{account:1}:history`); else the node rejects it with CROSSSLOT.
     ///
     /// # Errors
     ///
-    /// When there is no URL, when one makes no sense as for [`RedisBackend::open`], or when they differ in their
-    /// credentials, database or TLS.
+    /// When there is no URL, when one makes no sense as for [`RedisBackend::open`], or when they differ in
+    /// their credentials, database or TLS.
     #[cfg(feature = "cluster")]
     pub fn open_cluster(urls: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self, OpenError> {
         let (source, name) = Connector::cluster(urls)?;
@@ -85,26 +86,27 @@ impl RedisBackend {
 
     /// A node that is a whole Redis Cluster, by a client with settings of its own. Nothing is sent yet.
     ///
-    /// The client needs `retries(0)`, since a command must not be sent twice, and a `response_timeout`; for the socket
-    /// options that a lock needs see [`RedisBackend::open`].
+    /// The client needs `retries(0)`, since a command must not be sent twice, and a `response_timeout`; for
+    /// the socket options that a lock needs see [`RedisBackend::open`].
     #[cfg(feature = "cluster")]
     #[must_use]
     pub fn from_cluster_client(client: ClusterClient) -> Self {
         Self::lazy(Connector::cluster_client(client))
     }
 
-    /// A node that is the server which Sentinels, by their URLs, name as `master`; `login` is how to log in to it.
+    /// A node that is the server which Sentinels, by their URLs, name as `master`; `login` is how to log in
+    /// to it.
     ///
-    /// Nothing is sent yet. The Sentinels are asked for the address before each connection is made: at the first
-    /// request, when the connection broke or is silent, and when the server turned out to be no master. Socket options
-    /// are those of [`RedisBackend::open`], also where `login` has others.
+    /// Nothing is sent yet. The Sentinels are asked for the address before each connection is made: at the
+    /// first request, when the connection broke or is silent, and when the server turned out to be no master.
+    /// Socket options are those of [`RedisBackend::open`], also where `login` has others.
     ///
     /// A replica that is promoted may lack the latest keys. It counts as a server that has lost them.
     ///
     /// # Errors
     ///
-    /// When there is no URL, or when one makes no sense as for [`RedisBackend::open`], or has a database: the master's is
-    /// in `login`.
+    /// When there is no URL, or when one makes no sense as for [`RedisBackend::open`], or has a database: the
+    /// master's is in `login`.
     #[cfg(feature = "sentinel")]
     pub fn open_sentinel(
         urls: impl IntoIterator<Item = impl AsRef<str>>,
@@ -115,11 +117,12 @@ impl RedisBackend {
         Ok(Self::lazy(source).with_name(name))
     }
 
-    /// A node that is the server which Sentinels name, by a client for its master with settings of its own (say,
-    /// certificates). Nothing is sent yet. For the socket options that a lock needs see [`RedisBackend::open`].
+    /// A node that is the server which Sentinels name, by a client for its master with settings of its own
+    /// (say, certificates). Nothing is sent yet. For the socket options that a lock needs see
+    /// [`RedisBackend::open`].
     ///
-    /// The client keeps connections to Sentinels, which live on the runtime that made them: with tokio, better a
-    /// multi-thread one.
+    /// The client keeps connections to Sentinels, which live on the runtime that made them: with tokio,
+    /// better a multi-thread one.
     #[cfg(feature = "sentinel")]
     #[must_use]
     pub fn from_sentinel_client(client: SentinelClient) -> Self {

@@ -1,4 +1,5 @@
-//! An HTTP service that books a withdrawal on an account, never two at a time, however many processes serve it.
+//! An HTTP service that books a withdrawal on an account, never two at a time, however many processes serve
+//! it.
 //!
 //! ```text
 //! cargo run -p redlock-tests --example web                  # until Ctrl-C; nodes in memory
@@ -50,11 +51,12 @@ impl Bank {
         Self { redlock, ttl, check, balances: Arc::default() }
     }
 
-    /// `None` when the lease ended: then nothing is booked. A database would be asked to check more: the balance that
-    /// was read, or a version of the row, in the statement that writes.
+    /// `None` when the lease ended: then nothing is booked. A database would be asked to check more: the
+    /// balance that was read, or a version of the row, in the statement that writes.
     async fn withdraw(&self, account: &str, amount: i64, lease: Lease) -> Option<i64> {
         sleep(self.check).await;
-        // After the last wait and before the commit, which is one step: a client that hangs up drops the handler.
+        // After the last wait and before the commit, which is one step: a client that hangs up drops the
+        // handler.
         lease.is_valid().then(|| {
             let mut balances = self.balances.lock().unwrap_or_else(PoisonError::into_inner);
             let balance = balances.entry(account.to_owned()).or_insert(100);

@@ -131,15 +131,16 @@ fn open(given: &[String], listed: &str) -> Option<usize> {
     }
 }
 
-/// Lines: scheme, user, what the password begins with, what it ends with, and the rest behind the `@`. Whether the
-/// address makes sense or not, nobody is told the password.
+/// Lines: scheme, user, what the password begins with, what it ends with, and the rest behind the `@`.
+/// Whether the address makes sense or not, nobody is told the password.
 fn secret(text: &str) {
     let mut lines = text.split('\n');
     let [Some(scheme), Some(user), Some(begin), Some(end), Some(rest)] = [(); 5].map(|()| lines.next())
     else {
         return;
     };
-    // A socket's address has no user: all of it is a path. And what is behind a password's own address is another one.
+    // A socket's address has no user: all of it is a path. And what is behind a password's own address is
+    // another one.
     let is_path = scheme.contains("unix") || scheme.contains(|letter: char| !letter.is_ascii_graphic());
     if is_path || text.contains("://") || rest.contains('@') {
         return;

@@ -88,7 +88,8 @@ impl Flaw {
         }
     }
 
-    /// Panics unless the refusal is for this flaw, or for the rounding of a ttl of which hardly anything is left.
+    /// Panics unless the refusal is for this flaw, or for the rounding of a ttl of which hardly anything is
+    /// left.
     pub(crate) fn assert_told(self, told: &InvalidRequest, ttl: Duration, drift: f64) {
         let right = match told {
             InvalidRequest::NoResources => self == Self::NoResources,
@@ -111,7 +112,8 @@ fn most_validity(millis: u128, drift: f64) -> f64 {
     millis - millis * drift - 2.0
 }
 
-/// By how much, in ms, the core may round the validity down: the factor to billionths, and floating point here.
+/// By how much, in ms, the core may round the validity down: the factor to billionths, and floating point
+/// here.
 fn rounding(ttl: Duration) -> f64 {
     ttl.as_secs_f64() * 2e-6 + 1e-3
 }

@@ -1,4 +1,5 @@
-//! Properties of what the redlock crates take from outside. Each takes any bytes and panics when it does not hold.
+//! Properties of what the redlock crates take from outside. Each takes any bytes and panics when it does not
+//! hold.
 
 mod command;
 mod harness;
@@ -10,8 +11,8 @@ pub use self::{
     command::check as command, names::check as names, parts::check as parts, replies::check as replies,
 };
 
-// The modules of the `redlock` command that read what people write. It is no library, and they look for each other
-// at the root.
+// The modules of the `redlock` command that read what people write. It is no library, and they look for each
+// other at the root.
 #[allow(dead_code, unreachable_pub)]
 #[path = "../../../redlock-redis-rs/src/bin/redlock/arguments.rs"]
 mod arguments;

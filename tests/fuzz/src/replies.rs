@@ -81,7 +81,8 @@ impl Exchange {
         said.unwrap_or_else(|error| failed(&error))
     }
 
-    /// What a node has to make of a value: only 1 and 0 are answers, and of a look at keys one state for each name.
+    /// What a node has to make of a value: only 1 and 0 are answers, and of a look at keys one state for each
+    /// name.
     fn judge(&self, said: &Said, shape: &Shape) {
         let expected = match (self.verb, shape) {
             (Verb::Inspect, Shape::Keys(keys)) if keys.len() == self.names.len() => {

@@ -1,4 +1,5 @@
-//! Lets real processes lock things on real servers while everything goes wrong, and checks that no update is lost.
+//! Lets real processes lock things on real servers while everything goes wrong, and checks that no update is
+//! lost.
 
 use std::{
     env,

@@ -17,8 +17,8 @@ pub struct Verdict {
     pub holds: u64,
     /// Records that were replaced while the lock was valid.
     pub writes: u64,
-    /// Records that were replaced, but the lock was not valid any more when that was done: what only a fencing token
-    /// prevents.
+    /// Records that were replaced, but the lock was not valid any more when that was done: what only a
+    /// fencing token prevents.
     pub late: u64,
     /// Holds whose worker was killed while it replaced the record: it may have been replaced, or not.
     pub uncertain: u64,
@@ -153,8 +153,8 @@ fn exclusion(verdict: &mut Verdict, resource: usize, holds: &mut [Hold]) {
     }
 }
 
-/// Each write saw the one before, and the last one is there. What was written late may have been overtaken, and may
-/// have undone what came after it: from there on the chain begins anew.
+/// Each write saw the one before, and the last one is there. What was written late may have been overtaken,
+/// and may have undone what came after it: from there on the chain begins anew.
 fn updates(verdict: &mut Verdict, resource: usize, holds: &mut [Hold], record: u64) {
     holds.sort_by_key(|hold| hold.write.map(|write| write.at));
     let late = |hold: &Hold| hold.write.filter(|write| write.in_time == Some(false));

@@ -86,7 +86,8 @@ impl History {
     }
 }
 
-/// What a worker has written. A last line that is not whole, because the worker was killed in it, is left out.
+/// What a worker has written. A last line that is not whole, because the worker was killed in it, is left
+/// out.
 pub(super) fn read(folder: &Path, worker: usize) -> io::Result<Vec<Entry>> {
     let text = fs::read_to_string(path(folder, worker))?;
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);

@@ -117,8 +117,8 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Which faults strike, from a list of names with commas between them: `all` are those that a lock survives, and
-/// `-name` takes one away.
+/// Which faults strike, from a list of names with commas between them: `all` are those that a lock survives,
+/// and `-name` takes one away.
 #[derive(Clone, Debug)]
 pub struct Faults(pub Vec<Fault>);
 

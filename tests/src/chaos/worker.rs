@@ -270,8 +270,8 @@ impl Holding<'_> {
         self.history.note_at(at, self.hold, Event::Until { until: at + left })
     }
 
-    /// Replaces the record by the next number. Nobody checks that it still is what was read: that is what the lock is
-    /// for.
+    /// Replaces the record by the next number. Nobody checks that it still is what was read: that is what the
+    /// lock is for.
     fn write(&mut self, lease: &Lease, read: u64) -> io::Result<()> {
         flock(self.busy, FlockOperation::LockExclusive)?;
         if lease.remaining() > MARGIN {

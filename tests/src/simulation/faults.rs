@@ -214,7 +214,8 @@ impl Struck {
     }
 }
 
-/// A generator for each fault and one for latencies, so that switching one fault off leaves the others as they are.
+/// A generator for each fault and one for latencies, so that switching one fault off leaves the others as
+/// they are.
 pub(super) struct Dice {
     pub(super) latency: ChaCha8Rng,
     faults: [ChaCha8Rng; Fault::ALL.len()],

@@ -52,8 +52,8 @@ impl Ledger {
         self.link(request).under_way += 1;
     }
 
-    /// Notes that a request which would arrive has done so, so long after it was sent, and whether its node carried
-    /// it out.
+    /// Notes that a request which would arrive has done so, so long after it was sent, and whether its node
+    /// carried it out.
     pub(super) fn answered(&mut self, now: Duration, took: Duration, request: &Request, executed: bool) {
         let link = self.link(request);
         link.under_way -= 1;
@@ -74,8 +74,8 @@ impl Ledger {
 
     /// The client whose key this is, when it ought to have been removed by `now`.
     ///
-    /// It need not have been when the network brought the acquire late: after the release, or when the client may
-    /// take the key for expired. Nor when it has served them badly in the last `grace`.
+    /// It need not have been when the network brought the acquire late: after the release, or when the client
+    /// may take the key for expired. Nor when it has served them badly in the last `grace`.
     pub(super) fn owner_of_leftover(
         &self,
         now: Duration,

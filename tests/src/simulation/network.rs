@@ -1,4 +1,5 @@
-//! The network between clients and nodes: a connection for each pair, and all that happens to what it carries.
+//! The network between clients and nodes: a connection for each pair, and all that happens to what it
+//! carries.
 
 use std::{
     collections::BTreeMap,
@@ -254,7 +255,8 @@ impl Network {
         }
     }
 
-    /// Brings a request to its node, and leaves the rest to a task: the next one need not wait for the answer.
+    /// Brings a request to its node, and leaves the rest to a task: the next one need not wait for the
+    /// answer.
     async fn deliver_at(&self, message: Message) {
         let runtime = &self.0.runtime;
         let early = message.due.saturating_sub(runtime.elapsed());

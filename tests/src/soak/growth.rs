@@ -34,8 +34,8 @@ impl fmt::Display for Growth {
 
 /// The growth of each number, from the second fifth of the run to the last.
 ///
-/// Of each fifth the level is the lower quartile: what a fault adds for a moment is not looked at, what never goes away
-/// again is. A tenth more is allowed, and a little for each number.
+/// Of each fifth the level is the lower quartile: what a fault adds for a moment is not looked at, what never
+/// goes away again is. A tenth more is allowed, and a little for each number.
 #[must_use]
 pub fn growths(samples: &[Sample]) -> Vec<Growth> {
     let fifth = samples.len() / 5;

@@ -155,8 +155,9 @@ pub(crate) fn telling<T>(subscriber: impl Subscriber + Send + Sync + 'static, te
     tracing::subscriber::with_default(subscriber, test)
 }
 
-/// Takes nothing, and keeps every event and span to be asked for. Whether anybody wants one is kept for all threads at
-/// once: what a test reached first while no subscriber was there would stay off in the test beside it.
+/// Takes nothing, and keeps every event and span to be asked for. Whether anybody wants one is kept for all
+/// threads at once: what a test reached first while no subscriber was there would stay off in the test beside
+/// it.
 struct Standing;
 
 impl Subscriber for Standing {
@@ -183,8 +184,8 @@ impl Subscriber for Standing {
     fn exit(&self, _: &span::Id) {}
 }
 
-/// What `test` gives, and the metrics that it left, as `name{label=value,...}`. A histogram is the sum of what was
-/// recorded, in milliseconds.
+/// What `test` gives, and the metrics that it left, as `name{label=value,...}`. A histogram is the sum of
+/// what was recorded, in milliseconds.
 pub(crate) fn metered<T>(test: impl FnOnce() -> T) -> (T, BTreeMap<String, i64>) {
     let recorder = DebuggingRecorder::new();
     let output = metrics::with_local_recorder(&recorder, test);

@@ -195,7 +195,8 @@ pub(crate) fn state_of(pid: &str) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-/// Whether this process ignores a signal, and with it all that it starts, as a job in the background of a script does.
+/// Whether this process ignores a signal, and with it all that it starts, as a job in the background of a
+/// script does.
 pub(crate) fn is_ignored(signal: Signal) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -213,7 +214,8 @@ fn binary() -> &'static Path {
         // What builds the command; and the tests themselves, so that no feature is another than theirs.
         cargo.args(BUILD.split(' '));
         cargo.arg("--target-dir").arg(folder.parent().unwrap());
-        // Build scripts that look at these would run again, and all that depends on them would be built again.
+        // Build scripts that look at these would run again, and all that depends on them would be built
+        // again.
         for (name, _) in env::vars_os() {
             if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|start| name.to_string_lossy().starts_with(start))
             {

@@ -120,8 +120,8 @@ fn a_signal_that_is_ignored_stays_ignored() {
 #[test]
 fn stopping_redlock_from_the_terminal_stops_the_command_until_both_go_on() {
     let servers = Server::start_some(3);
-    // Starts nothing once it is up: a shell whose child is stopped between its fork and its exec waits for that, and is not
-    // seen as stopped itself.
+    // Starts nothing once it is up: a shell whose child is stopped between its fork and its exec waits for
+    // that, and is not seen as stopped itself.
     let script = "mkfifo go; echo $$ >up; read go <>go; exit 6";
     let mut process = Line::new(&servers, "run --ttl 1m x").script(script).start();
     let pid = process.wait_for("up");

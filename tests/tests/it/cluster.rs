@@ -263,7 +263,8 @@ async fn a_release_stays_behind_its_acquire_while_the_connection_is_made_and_in_
         let redlock = if number % 2 == 0 { shared.clone() } else { manager_of(open(&cluster)) };
         let task = tokio::spawn(async move {
             let mut request = redlock.lock(format!("key {number}"), TTL).into_future();
-            // Tokio lets a task do so much before it has to yield; from then on its channels say that they are full.
+            // Tokio lets a task do so much before it has to yield; from then on its channels say that they
+            // are full.
             let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
             (0..1_000).for_each(|_| sender.send(()).unwrap());
             poll_fn(|cx| {

@@ -1,5 +1,5 @@
-//! Every backend keeps the contract of `LockBackend`, on a real server that is stopped, killed and started again
-//! meanwhile. A further backend is one line in one of the tests.
+//! Every backend keeps the contract of `LockBackend`, on a real server that is stopped, killed and started
+//! again meanwhile. A further backend is one line in one of the tests.
 
 use std::{
     sync::{Mutex, MutexGuard},

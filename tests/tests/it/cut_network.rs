@@ -104,7 +104,8 @@ async fn what_was_asked_of_a_node_while_the_network_was_cut_never_appears_there(
     for client in &clients {
         assert!(client.uses_again(&servers[0]).await, "{:?} does not use the node again", client.adapter);
     }
-    // The kernels send again what they still have within two minutes at most, mostly at once; ours have nothing.
+    // The kernels send again what they still have within two minutes at most, mostly at once; ours have
+    // nothing.
     let ghosts = || -> Vec<String> {
         let keys: Vec<String> = servers[0].command(&["KEYS", "*"]);
         keys.into_iter().filter(|key| !before.contains(key)).collect()

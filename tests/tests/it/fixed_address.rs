@@ -1,5 +1,5 @@
-//! Nodes behind an address that stays, and leads new connections to whichever server is the primary now, as managed
-//! services, DNS names and proxies do. Nothing closes the connections to the former primary.
+//! Nodes behind an address that stays, and leads new connections to whichever server is the primary now, as
+//! managed services, DNS names and proxies do. Nothing closes the connections to the former primary.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -43,7 +43,8 @@ impl Service {
         Self { servers: [primary, replica], address }
     }
 
-    /// The replica becomes the primary. The former one follows it and says READONLY, or cannot, and says MASTERDOWN.
+    /// The replica becomes the primary. The former one follows it and says READONLY, or cannot, and says
+    /// MASTERDOWN.
     fn fail_over(&self, cut_off: bool) {
         let [former, primary] = &self.servers;
         self.address.lead_to(primary);

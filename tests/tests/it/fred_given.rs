@@ -1,4 +1,5 @@
-//! Clients of the users' that are not connected: requests fail at once, with the reason, and work when there is none.
+//! Clients of the users' that are not connected: requests fail at once, with the reason, and work when there
+//! is none.
 
 use std::time::Instant;
 

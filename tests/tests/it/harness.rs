@@ -97,7 +97,8 @@ impl Harness {
     }
 }
 
-/// What each node said, in short: `g`ranted, `r`efused, re`m`oved, `n`ot held, `x` failed, `l`ate, `.` not waited for.
+/// What each node said, in short: `g`ranted, `r`efused, re`m`oved, `n`ot held, `x` failed, `l`ate, `.` not
+/// waited for.
 pub(crate) fn answers(error: &Error) -> String {
     let answer = |answer: &redlock_core::NodeReply| match answer.outcome {
         NodeOutcome::Granted => 'g',
@@ -236,8 +237,8 @@ impl LockBackend for Buffered {
     }
 }
 
-/// A node whose acquires take 10 ms where the key is free. Its releases take another, faster way, but their answers a
-/// slower one.
+/// A node whose acquires take 10 ms where the key is free. Its releases take another, faster way, but their
+/// answers a slower one.
 pub(crate) struct Overtaking {
     pub(crate) node: MemoryBackend,
     pub(crate) runtime: SimRuntime,

@@ -1,6 +1,8 @@
-//! One lock, seen through this library and through other clients on the same servers: each respects the other.
+//! One lock, seen through this library and through other clients on the same servers: each respects the
+//! other.
 //!
-//! The scenarios stand here; the other clients are in `interop_bare.rs`, `interop_rslock.rs` and `interop_node.rs`.
+//! The scenarios stand here; the other clients are in `interop_bare.rs`, `interop_rslock.rs` and
+//! `interop_node.rs`.
 
 use std::{
     sync::{

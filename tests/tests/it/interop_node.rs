@@ -105,7 +105,8 @@ impl Other for NodeRedlock {
     }
 }
 
-/// Gives each answer to the one who waits for it. Who still waits when the driver ends is told so by the dropped sender.
+/// Gives each answer to the one who waits for it. Who still waits when the driver ends is told so by the
+/// dropped sender.
 async fn hand_out(
     mut answers: Lines<BufReader<ChildStdout>>,
     waiting: Arc<Mutex<HashMap<u64, oneshot::Sender<Value>>>>,

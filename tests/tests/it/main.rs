@@ -1,4 +1,5 @@
-//! The integration tests: in the simulation what needs time or faults, on real servers what only they can show.
+//! The integration tests: in the simulation what needs time or faults, on real servers what only they can
+//! show.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 #![allow(clippy::future_not_send, reason = "the simulation has one thread")]

@@ -1,4 +1,5 @@
-//! Answers that a Redis server never gives, or that nobody has heard of: by a server that says whatever it is told to.
+//! Answers that a Redis server never gives, or that nobody has heard of: by a server that says whatever it is
+//! told to.
 
 use std::{
     env,
@@ -37,9 +38,9 @@ const ABORTED: i32 = 6;
 const BREAK: char = '✂';
 const LATE: char = '⌛';
 
-/// Answers each request as it is told, in the protocol's bytes without the last line break. An answer that ends in
-/// [`BREAK`] is cut off there, and the connection closed. What is behind [`LATE`] comes when the next command is there,
-/// before its answer.
+/// Answers each request as it is told, in the protocol's bytes without the last line break. An answer that
+/// ends in [`BREAK`] is cut off there, and the connection closed. What is behind [`LATE`] comes when the next
+/// command is there, before its answer.
 struct Odd {
     server: Fake,
     said: Arc<Mutex<String>>,
@@ -209,8 +210,8 @@ async fn what_comes_before_an_answer_is_none(#[case] adapter: Adapter, #[case] p
     }
 }
 
-/// Behind an answer that is to nothing of ours the answers may be one behind what is asked: the grant of one request
-/// must not become that of the next.
+/// Behind an answer that is to nothing of ours the answers may be one behind what is asked: the grant of one
+/// request must not become that of the next.
 #[rstest]
 #[case(Adapter::RedisRs, "")]
 #[case(Adapter::RedisRs, "/?protocol=resp3")]
@@ -245,8 +246,8 @@ async fn arrays_nested_many_thousand_deep_fail_one_request_over_redis_rs() {
     assert_eq!(acquire(&*node).await.ok(), Some(AcquireReply::Granted));
 }
 
-/// What fred's README says of it: its decoder has no limit, and a thread's stack has. When this fails, fred has one, and
-/// the README can do without.
+/// What fred's README says of it: its decoder has no limit, and a thread's stack has. When this fails, fred
+/// has one, and the README can do without.
 #[test]
 fn arrays_nested_many_thousand_deep_end_a_process_that_uses_fred() {
     let name = "odd_answers::arrays_nested_many_thousand_deep_over_fred";

@@ -1,5 +1,5 @@
-//! Requests take effect in the order in which they were first polled: else a release overtakes the acquire that it
-//! undoes, and the key stays.
+//! Requests take effect in the order in which they were first polled: else a release overtakes the acquire
+//! that it undoes, and the key stays.
 
 use std::{future::poll_fn, task::Poll, time::Duration};
 
@@ -15,8 +15,8 @@ fn redlock(adapter: Adapter, server: &Server) -> Redlock {
     adapter.manager([server]).node_timeout(Duration::from_secs(10)).build().unwrap()
 }
 
-/// How many of the keys are there when all releases have had their time, but none has been asked for again: that is
-/// a second later.
+/// How many of the keys are there when all releases have had their time, but none has been asked for again:
+/// that is a second later.
 async fn keys_left(server: &Server) -> usize {
     tokio::time::sleep(Duration::from_millis(300)).await;
     server.command(&["DBSIZE"])
@@ -50,7 +50,8 @@ async fn a_release_stays_behind_its_acquire_in_a_task_that_has_used_up_its_budge
         let redlock = redlock.clone();
         let task = tokio::spawn(async move {
             let mut request = redlock.lock(format!("key {number}"), TTL).into_future();
-            // Tokio lets a task do so much before it has to yield; from then on its channels say that they are empty.
+            // Tokio lets a task do so much before it has to yield; from then on its channels say that they
+            // are empty.
             let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
             (0..1_000).for_each(|_| sender.send(()).unwrap());
             poll_fn(|cx| {

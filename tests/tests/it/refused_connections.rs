@@ -1,5 +1,5 @@
-//! Servers, and what stands in front of them, that refuse a connection: with words, or by closing it at a command that no
-//! lock needs.
+//! Servers, and what stands in front of them, that refuse a connection: with words, or by closing it at a
+//! command that no lock needs.
 
 use std::{io::Read, net::TcpStream, time::Duration};
 

@@ -1,4 +1,5 @@
-//! Replies that are lost: what has been sent is not sent again by us, and does no harm when a client library does so.
+//! Replies that are lost: what has been sent is not sent again by us, and does no harm when a client library
+//! does so.
 
 use std::{
     future::IntoFuture,
@@ -23,8 +24,8 @@ use redlock_tests::{
 
 const TTL: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(10);
-/// A cluster client that sends again waits longer and longer before it does, where the machine is slow for over ten
-/// seconds in all.
+/// A cluster client that sends again waits longer and longer before it does, where the machine is slow for
+/// over ten seconds in all.
 const PATIENTLY: Duration = Duration::from_secs(40);
 /// How long the cluster client waits for a reply before it sends the command again.
 const PATIENCE: Duration = Duration::from_millis(400);
@@ -39,8 +40,8 @@ async fn acquire(node: &(impl LockBackend + ?Sized)) -> Result<AcquireReply, Bac
     node.acquire(Acquire::new(&"a".into(), &token, TTL, SOON)).await
 }
 
-/// A reply is lost with its connection: the command has been sent once, the error says that nobody knows, and the
-/// same acquire later is granted.
+/// A reply is lost with its connection: the command has been sent once, the error says that nobody knows, and
+/// the same acquire later is granted.
 async fn acquire_once(proxies: &[Proxy], node: &(impl LockBackend + ?Sized)) {
     assert_eq!(acquire(node).await.unwrap(), AcquireReply::Granted);
     eat_one(proxies, "EVAL");

@@ -1,4 +1,5 @@
-//! Lock managers, locks and guards that outlive the tokio runtime they were made on, or are used while it stands still.
+//! Lock managers, locks and guards that outlive the tokio runtime they were made on, or are used while it
+//! stands still.
 
 use std::{
     future::IntoFuture,

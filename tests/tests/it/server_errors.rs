@@ -161,8 +161,9 @@ async fn a_held_key_that_became_another_type_is_left_alone_and_its_neighbours_ar
     }
 }
 
-/// While the servers are `broken` no lock is got, for want of nodes, and the error has the server's own `word`; once
-/// they are `healed` the same manager works. A lock that was held already can be released where `releases` says so.
+/// While the servers are `broken` no lock is got, for want of nodes, and the error has the server's own
+/// `word`; once they are `healed` the same manager works. A lock that was held already can be released where
+/// `releases` says so.
 async fn unavailable(
     adapter: Adapter,
     servers: &[Server],

@@ -12,8 +12,8 @@ use rstest::rstest;
 const TTL: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(10);
 
-/// The message with the parts comes again after the first taker could not unlock. Neither does the second taker get the
-/// lock, nor do the releases that are still pending touch what a third client locks.
+/// The message with the parts comes again after the first taker could not unlock. Neither does the second
+/// taker get the lock, nor do the releases that are still pending touch what a third client locks.
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn parts_that_come_again_after_a_failed_unlock_give_nobody_a_second_lock(

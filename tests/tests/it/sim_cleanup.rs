@@ -112,8 +112,8 @@ fn a_release_that_overtook_its_acquire_is_asked_again_whichever_of_them_is_answe
     }
 }
 
-/// A server that is stopped for longer than the ttl, and that has acquires in its buffers which come out at last, after
-/// the releases that came over the next connection.
+/// A server that is stopped for longer than the ttl, and that has acquires in its buffers which come out at
+/// last, after the releases that came over the next connection.
 #[test]
 fn an_acquire_that_comes_out_of_a_stopped_server_after_its_ttl_is_removed() {
     for outage in [s(10), s(30)] {

@@ -310,7 +310,8 @@ fn a_handover_that_finds_the_lock_lost_does_not_keep_the_rest_alive() {
     });
 }
 
-/// The validity has to rest on keys that a quorum has now: one that was lost and put back is as good as the others.
+/// The validity has to rest on keys that a quorum has now: one that was lost and put back is as good as the
+/// others.
 #[test]
 fn a_short_extension_asks_for_what_is_left_of_a_longer_validity() {
     let harness = Harness::new(3);

@@ -53,8 +53,8 @@ fn of_takers_at_the_same_time_one_has_the_lock_at_most() {
     }
 }
 
-/// The message with the parts comes again after the first taker could not unlock: what is still pending for its lock
-/// touches nobody else's.
+/// The message with the parts comes again after the first taker could not unlock: what is still pending for
+/// its lock touches nobody else's.
 #[test]
 fn after_a_failed_unlock_neither_a_second_taker_nor_a_third_client_overlaps() {
     let harness = Harness::new(3);

@@ -101,8 +101,8 @@ fn waiting_for_an_hour_takes_constant_memory_and_a_bounded_rate() {
                 most = most.max((harness.runtime.tasks(), harness.runtime.timers()));
             }
             assert!(most.0 <= 8 && most.1 <= 16, "tasks and timers: {most:?}");
-            // A round takes 100 ms at least, or with the silent node 200: an acquire and a release, and at most one
-            // request a second for what is owed.
+            // A round takes 100 ms at least, or with the silent node 200: an acquire and a release, and at
+            // most one request a second for what is owed.
             for requests in harness.requests() {
                 assert!(requests <= 3_600 * 21, "{requests}");
             }

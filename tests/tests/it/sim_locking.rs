@@ -157,8 +157,8 @@ fn the_late_release_of_a_lost_round_deletes_nothing_that_counts() {
     harness.run(async {
         let runtime = harness.runtime.clone();
         let redlock = harness.redlock_over(|node| LateReleases { node, runtime: runtime.clone() });
-        // The first round gets the first node only. Its key goes before the second round, as a bare command can do
-        // it, but the release is still under way.
+        // The first round gets the first node only. Its key goes before the second round, as a bare command
+        // can do it, but the release is still under way.
         harness.nodes[1].set("x", "other", ms(100));
         harness.nodes[2].set("x", "other", ms(100));
         let thief = harness.nodes[0].clone();

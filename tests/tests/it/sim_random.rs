@@ -1,4 +1,5 @@
-//! Many clients, random troubles, one seed: nobody ever sees a lock that another sees as well, and nothing is left.
+//! Many clients, random troubles, one seed: nobody ever sees a lock that another sees as well, and nothing is
+//! left.
 
 use std::{
     cell::{Cell, RefCell},

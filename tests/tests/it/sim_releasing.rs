@@ -1,4 +1,5 @@
-//! What is left behind on the nodes: by lost rounds, cancelled calls, dropped locks and failing nodes. Nothing.
+//! What is left behind on the nodes: by lost rounds, cancelled calls, dropped locks and failing nodes.
+//! Nothing.
 
 use redlock_core::{Error, LockBackend, UnlockOutcome};
 use redlock_tests::sim_runtime::poll_once;
@@ -84,8 +85,8 @@ fn an_uncontended_lock_and_unlock_is_one_request_each_for_every_node() {
     }
 }
 
-/// The call is dropped after every possible time, with every kind of node trouble, for a lone client and against
-/// another's keys.
+/// The call is dropped after every possible time, with every kind of node trouble, for a lone client and
+/// against another's keys.
 #[test]
 fn a_lock_that_is_cancelled_anywhere_leaves_no_key_behind() {
     for (trouble, taken) in [(0, 0), (1, 0), (2, 0), (3, 0), (0, 1), (0, 2), (1, 1), (2, 1), (3, 1)] {

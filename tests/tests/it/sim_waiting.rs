@@ -103,8 +103,8 @@ fn delays_of_ones_own_are_waited_for() {
     });
 }
 
-/// Four live nodes split two to two by two contenders, and a fifth that is silent: each round could still be tipped by
-/// that one. Waiting for it, each contender keeps the other from winning.
+/// Four live nodes split two to two by two contenders, and a fifth that is silent: each round could still be
+/// tipped by that one. Waiting for it, each contender keeps the other from winning.
 #[test]
 fn contenders_do_not_wait_for_a_silent_node_with_their_keys_in_each_others_way() {
     for seed in 0..20 {
@@ -260,7 +260,8 @@ fn nodes_that_are_back_shortly_before_the_end_of_a_bounded_wait_are_asked() {
     });
 }
 
-/// What is learnt about the length of a round must not take the time from a last round that is slow, nor end it late.
+/// What is learnt about the length of a round must not take the time from a last round that is slow, nor end
+/// it late.
 #[test]
 fn nodes_that_turn_slow_or_silent_during_a_bounded_wait_do_not_prolong_it() {
     for seed in 0..20 {

@@ -1,5 +1,5 @@
-//! The simulation of whole fleets is exact, and its checks see what they are there to see. `./tests/run` runs many more
-//! seeds, in a release build.
+//! The simulation of whole fleets is exact, and its checks see what they are there to see. `./tests/run` runs
+//! many more seeds, in a release build.
 
 use redlock_tests::simulation::{Fault, Faults, Outcome, Run, Struck, Summary, Timeline};
 

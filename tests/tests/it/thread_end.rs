@@ -1,6 +1,8 @@
-//! What is dropped at the very end of a thread, when the thread-locals of tokio and of the subscriber are gone.
+//! What is dropped at the very end of a thread, when the thread-locals of tokio and of the subscriber are
+//! gone.
 //!
-//! Each case is a process of its own: what goes wrong there ends it, and the subscriber is one of the whole process.
+//! Each case is a process of its own: what goes wrong there ends it, and the subscriber is one of the whole
+//! process.
 
 use std::{
     any::Any,

@@ -13,9 +13,8 @@ use tokio::runtime::{Builder, Handle};
 use super::has_threads;
 use crate::runtime::BoxFuture;
 
-/// Runs a task on the runtime that the caller is in. Outside of every runtime on `home`, if that has threads of its
-/// own, else on our own: nobody knows whether a
-/// current-thread one is being driven.
+/// Runs a task on the runtime that the caller is in. Outside of every runtime on `home`, if that has threads
+/// of its own, else on our own: nobody knows whether a current-thread one is being driven.
 pub(super) fn spawn(home: &Handle, task: BoxFuture<()>) {
     let runtime = Handle::try_current().ok().or_else(|| has_threads(home).then(|| home.clone()));
     let task = Moving(Some(task));
@@ -25,8 +24,8 @@ pub(super) fn spawn(home: &Handle, task: BoxFuture<()>) {
     }
 }
 
-/// A task that moves to our own runtime when the one that it is on ends, or has ended: a release that was under way is
-/// made there.
+/// A task that moves to our own runtime when the one that it is on ends, or has ended: a release that was
+/// under way is made there.
 struct Moving(Option<BoxFuture<()>>);
 
 impl Future for Moving {
@@ -53,8 +52,8 @@ impl Drop for Moving {
     }
 }
 
-/// A runtime with one thread of its own that never ends, made when it is first needed. None when no thread is to be
-/// had; that is tried anew each time.
+/// A runtime with one thread of its own that never ends, made when it is first needed. None when no thread is
+/// to be had; that is tried anew each time.
 pub(super) fn own_runtime() -> Option<Handle> {
     static OWN: Mutex<Option<Handle>> = Mutex::new(None);
     let mut own = OWN.lock().unwrap_or_else(PoisonError::into_inner);

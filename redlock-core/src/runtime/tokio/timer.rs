@@ -21,7 +21,8 @@ use crate::runtime::BoxFuture;
 pub(super) fn now(home: &Handle) -> Instant {
     match Handle::try_current() {
         Ok(_) => Instant::now(),
-        // At the end of a thread, where tokio cannot be asked any more. A clock that is paused is missed then.
+        // At the end of a thread, where tokio cannot be asked any more. A clock that is paused is missed
+        // then.
         Err(none) if none.is_thread_local_destroyed() => Instant::from_std(std::time::Instant::now()),
         Err(_) => {
             // Entered, so that a paused clock is seen from other threads too.
@@ -33,8 +34,8 @@ pub(super) fn now(home: &Handle) -> Instant {
 
 /// Completes after `duration`, counted from the call on the clock of [`now`].
 ///
-/// A timer of tokio's fires only while its runtime is driven, and panics when that has ended. So the deadline is
-/// fixed here, and the timer for it is one of the runtime that polls.
+/// A timer of tokio's fires only while its runtime is driven, and panics when that has ended. So the deadline
+/// is fixed here, and the timer for it is one of the runtime that polls.
 ///
 /// # Panics
 ///

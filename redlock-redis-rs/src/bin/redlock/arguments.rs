@@ -69,8 +69,8 @@ pub(crate) struct Run {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) at_most: Option<Duration>,
 
-    /// Leave the command in this process group, so that it can use the terminal. Then only the command itself is
-    /// stopped, and not what it has started.
+    /// Leave the command in this process group, so that it can use the terminal. Then only the command itself
+    /// is stopped, and not what it has started.
     #[arg(long)]
     pub(crate) foreground: bool,
 
@@ -85,7 +85,8 @@ pub(crate) struct Run {
 
 /// Tells which nodes hold a key, for whom and for how long.
 ///
-/// It is for people: the answer is old when it is printed. To do something only while nobody else does, use `run`.
+/// It is for people: the answer is old when it is printed. To do something only while nobody else does, use
+/// `run`.
 #[derive(Debug, Args)]
 #[command(after_help = help::STATUS)]
 pub(crate) struct Status {
@@ -103,8 +104,9 @@ pub(crate) struct Status {
 
 #[derive(Debug, Args)]
 pub(crate) struct Nodes {
-    /// A node, as redis://host:port or host:port, once for each. Instead, the environment variable REDLOCK_NODES can
-    /// list them, with commas or blanks in between: it hides passwords from the process list.
+    /// A node, as redis://host:port or host:port, once for each. Instead, the environment variable
+    /// REDLOCK_NODES can list them, with commas or blanks in between: it hides passwords from the process
+    /// list.
     #[arg(long = "node", value_name = "URL")]
     pub(crate) urls: Vec<String>,
 }

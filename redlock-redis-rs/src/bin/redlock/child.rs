@@ -35,8 +35,9 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts the command, whose environment is this process' with some variables set or left out: in a process group of its own, so that signals reach what it starts, unless it is to stay in
-    /// the `foreground`.
+    /// Starts the command, whose environment is this process' with some variables set or left out: in a
+    /// process group of its own, so that signals reach what it starts, unless it is to stay in the
+    /// `foreground`.
     pub(crate) fn start(
         command: &[OsString],
         environment: impl IntoIterator<Item = (&'static str, Option<String>)>,
@@ -96,7 +97,8 @@ impl Running {
         if let Some(status) = self.status {
             return status;
         }
-        // Waiting for a child of one's own fails when somebody has told the system not to keep what became of it.
+        // Waiting for a child of one's own fails when somebody has told the system not to keep what became of
+        // it.
         let status =
             self.child.wait().await.unwrap_or_else(|_| ExitStatus::from_raw(i32::from(u8::MAX) << 8));
         self.status = Some(status);
@@ -143,8 +145,8 @@ impl Running {
     }
 }
 
-/// Where the file is that the system could not run because it does not begin with `#!`: a script for sh, as shells and
-/// env(1) see it. For sh a name without a slash would be in the current folder first.
+/// Where the file is that the system could not run because it does not begin with `#!`: a script for sh, as
+/// shells and env(1) see it. For sh a name without a slash would be in the current folder first.
 fn script(error: &io::Error, program: &OsStr) -> Option<OsString> {
     if error.raw_os_error() != Some(rustix::io::Errno::NOEXEC.raw_os_error()) {
         return None;

@@ -1,7 +1,7 @@
 //! A process beside `redlock run`, for when that one cannot stop the command: it was killed, or hangs.
 //!
-//! It learns over a pipe until when the lock is valid, and what to stop. Clocks are the system's, so that both
-//! processes mean the same instant.
+//! It learns over a pipe until when the lock is valid, and what to stop. Clocks are the system's, so that
+//! both processes mean the same instant.
 
 use std::{
     io::{self, BufRead, Read, Write},
@@ -33,11 +33,11 @@ pub(crate) struct Guard {
 }
 
 impl Guard {
-    /// Starts a guard that gives what it stops `grace` between SIGTERM and SIGKILL, and waits for up to `patience` until it
-    /// stands.
+    /// Starts a guard that gives what it stops `grace` between SIGTERM and SIGKILL, and waits for up to
+    /// `patience` until it stands.
     ///
-    /// A signal that is sent to all processes at once can end a guard before it has learnt to ignore it; then there is
-    /// another one.
+    /// A signal that is sent to all processes at once can end a guard before it has learnt to ignore it; then
+    /// there is another one.
     pub(crate) fn start(grace: Duration, patience: Duration) -> io::Result<Self> {
         let start = Instant::now();
         for _ in 0..MAX_STARTS {
@@ -190,13 +190,15 @@ pub(crate) fn stand(grace: Duration) -> u8 {
     SUCCESS
 }
 
-/// What is to be stopped, until when and why, unless `redlock run` has said why; `None` when all has ended well.
+/// What is to be stopped, until when and why, unless `redlock run` has said why; `None` when all has ended
+/// well.
 fn listen(messages: &Receiver<Message>, grace: Duration) -> Option<(Target, Stop, Option<&'static str>)> {
     let mut target = None;
     let mut valid_until = now();
     let mut kill_at = None;
     loop {
-        // `redlock run` begins `grace` before the end; when it has not by half of that, something is wrong with it.
+        // `redlock run` begins `grace` before the end; when it has not by half of that, something is wrong
+        // with it.
         let act_at = kill_at.unwrap_or_else(|| valid_until.saturating_sub(grace / 2));
         let left = match target {
             Some(_) => act_at.saturating_sub(now()).min(MAX_SLEEP),
@@ -243,7 +245,8 @@ fn stop(target: Target, stop: Stop) {
     target.signal(Signal::KILL);
 }
 
-/// The same clock for all processes; where there is one, one that counts the time in which the machine was suspended.
+/// The same clock for all processes; where there is one, one that counts the time in which the machine was
+/// suspended.
 fn now() -> Duration {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let clock = ClockId::Boottime;

@@ -61,7 +61,8 @@ fn open_one(url: &str) -> Result<RedisBackend, OpenError> {
     if url.contains("://") {
         RedisBackend::open(url)
     } else if url.contains('@') {
-        // With a user, an address is a URL. So what a comma in a password has cut off is not taken for a node.
+        // With a user, an address is a URL. So what a comma in a password has cut off is not taken for a
+        // node.
         Err(InvalidUrl::Scheme.into())
     } else {
         RedisBackend::open(format!("redis://{url}"))

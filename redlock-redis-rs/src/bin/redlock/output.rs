@@ -10,8 +10,8 @@ use std::{
 
 use crate::exit::Failure;
 
-/// Says things on a thread of its own: a reader that does not read must not hold up what extends the lock, or what
-/// stops the command.
+/// Says things on a thread of its own: a reader that does not read must not hold up what extends the lock, or
+/// what stops the command.
 #[derive(Clone, Debug)]
 pub(crate) struct Output {
     verbose: bool,

@@ -15,8 +15,8 @@ pub(crate) fn own_program() -> io::Result<Command> {
     std::env::current_exe().map(Command::new)
 }
 
-/// Makes this process the parent of what its children leave behind, where the system can (Linux): as long as it runs,
-/// nobody else has to reap them.
+/// Makes this process the parent of what its children leave behind, where the system can (Linux): as long as
+/// it runs, nobody else has to reap them.
 pub(crate) fn adopt_orphans() {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));

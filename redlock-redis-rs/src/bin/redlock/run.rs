@@ -238,7 +238,8 @@ impl Held<'_> {
         left.saturating_sub(self.grace)
     }
 
-    /// Puts another guard in the place of one that has died. When there is none to be had, the next look tries again.
+    /// Puts another guard in the place of one that has died. When there is none to be had, the next look
+    /// tries again.
     fn replace(&self, guard: &mut Guard, running: &Running, lease: &Lease, told: &mut bool) {
         // Whatever else is to be seen to waits meanwhile.
         let patience = (self.spare(lease.remaining()) / 2).min(GUARD_STANDS_AGAIN);
@@ -260,8 +261,8 @@ impl Held<'_> {
 
     fn pass_on(&self, signal: Signal, running: &Running) {
         if signal == Signal::TSTP {
-            // While this process is stopped the guard looks after the command. SIGCONT follows, and is passed on when
-            // the lock is still there.
+            // While this process is stopped the guard looks after the command. SIGCONT follows, and is passed
+            // on when the lock is still there.
             running.signal(Signal::STOP);
             stop_myself();
             return;
@@ -387,8 +388,8 @@ const TOO_LONG_A_GRACE: &str = "--kill-after may be a third of --ttl at most: it
 /// As much of the token as `redlock status` shows.
 const HOLDER: usize = 8;
 const RESOURCES: &str = "REDLOCK_RESOURCES";
-/// Linux takes 128 KiB for a variable with its name and its end; in all, the command gets no more than this process got,
-/// since the names are arguments here.
+/// Linux takes 128 KiB for a variable with its name and its end; in all, the command gets no more than this
+/// process got, since the names are arguments here.
 const MAX_NAMES: usize = 128 * 1_024 - RESOURCES.len() - 2;
 const LOOKS_PER_TTL: u32 = 20;
 /// How long a guard may take to come up.

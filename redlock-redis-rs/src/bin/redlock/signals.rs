@@ -5,8 +5,8 @@ use std::{fs, future::poll_fn, io, task::Poll};
 use rustix::process::Signal;
 use tokio::signal::unix::{self, SignalKind};
 
-/// Lets all signals through, to this process and to what it starts, whatever its starter has blocked. It is for the only
-/// thread: others inherit it. It cannot fail, as it takes an address and nothing else.
+/// Lets all signals through, to this process and to what it starts, whatever its starter has blocked. It is
+/// for the only thread: others inherit it. It cannot fail, as it takes an address and nothing else.
 pub(crate) fn unblock() {
     let _ = nix::sys::signal::SigSet::empty().thread_set_mask();
 }
@@ -15,14 +15,14 @@ pub(crate) fn unblock() {
 pub(crate) struct Signals(Vec<(Signal, unix::Signal)>);
 
 impl Signals {
-    /// Listens, but not to those that are ignored: whoever started this (nohup, a shell in the background) does not
-    /// want the command to get them.
+    /// Listens, but not to those that are ignored: whoever started this (nohup, a shell in the background)
+    /// does not want the command to get them.
     pub(crate) fn listen(signals: &[Signal]) -> io::Result<Self> {
         let ignored = ignored();
         let wanted = signals.iter().filter(|signal| ignored & bit(**signal) == 0);
         let listen = |signal: &Signal| Ok((*signal, unix::signal(SignalKind::from_raw(signal.as_raw()))?));
-        // Where it was ignored from the start, the system would not keep how a child has ended. The command inherits what
-        // is the default then.
+        // Where it was ignored from the start, the system would not keep how a child has ended. The command
+        // inherits what is the default then.
         let _ = unix::signal(SignalKind::child())?;
         wanted.map(listen).collect::<io::Result<_>>().map(Self)
     }

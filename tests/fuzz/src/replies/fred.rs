@@ -1,4 +1,5 @@
-//! What the adapter for fred makes of fred's values and errors. A client of fred needs a server, so it is asked in parts.
+//! What the adapter for fred makes of fred's values and errors. A client of fred needs a server, so it is
+//! asked in parts.
 
 use std::collections::HashMap;
 
