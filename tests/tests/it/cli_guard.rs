@@ -235,7 +235,8 @@ fn in_the_foreground_a_signal_to_redlock_itself_is_passed_on_where_no_terminal_s
     let servers = Server::start_some(3);
     for signal in [Signal::INT, Signal::QUIT] {
         let script = "trap 'exit 7' INT QUIT; echo up >up; while :; do sleep 0.02; done";
-        // Also where whoever runs the tests ignores these signals, as a shell does for what it runs in the background.
+        // Also where whoever runs the tests ignores these signals, as a shell does for what it runs in the
+        // background.
         let inside = r#"exec env --default-signal=INT,QUIT setsid "$@""#;
         let line = Line::new(&servers, "run --foreground x").within(inside).script(script);
         let mut process = line.start();
