@@ -43,8 +43,7 @@ impl OwnBackend {
     }
 }
 
-/// What a server says has its meaning in the table of the core; what happens to a connection leaves the
-/// outcome open.
+/// What a server says has its meaning in the core's table; all else leaves the outcome open.
 fn meaning(error: &RedisError) -> BackendError {
     match error.code() {
         Some(code) => classify(&format!("{code} {}", error.detail().unwrap_or_default())).into(),
