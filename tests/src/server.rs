@@ -207,10 +207,11 @@ impl Server {
         self.command(&["GET", key])
     }
 
-    /// How long a key has left to live.
-    pub fn ttl(&self, key: &str) -> Duration {
+    /// How long a key has left to live; `None` when it is not there.
+    pub fn ttl(&self, key: &str) -> Option<Duration> {
         let millis: i64 = self.command(&["PTTL", key]);
-        Duration::from_millis(millis.try_into().expect("a key with a ttl"))
+        let gone = millis == -2;
+        (!gone).then(|| Duration::from_millis(millis.try_into().expect("a key that expires")))
     }
 
     /// How often a command has been run, by clients and in scripts, since the server started.
