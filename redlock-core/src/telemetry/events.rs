@@ -20,7 +20,7 @@ use self::health::{Transition, Watched};
 use super::{Kind, Label, Verb, moment::Moment};
 use crate::{
     backend::BackendError,
-    error::Chain,
+    error_text::with_sources,
     inspect::HOLDER,
     quorum::{Tally, Vote},
     resources::Resources,
@@ -168,10 +168,16 @@ impl Nodes {
         let (verb, holder, elapsed_ms) = (verb.label(), holder(token), millis(took));
         match error {
             None => trace!(target: "redlock", node, verb, holder, outcome, elapsed_ms, "reply"),
-            Some(error) => {
-                let error = Chain(error);
-                debug!(target: "redlock", node, verb, holder, outcome, elapsed_ms, %error, "failed request");
-            }
+            Some(error) => debug!(
+                target: "redlock",
+                node,
+                verb,
+                holder,
+                outcome,
+                elapsed_ms,
+                error = %with_sources(error),
+                "failed request"
+            ),
         }
     }
 
@@ -183,7 +189,7 @@ impl Nodes {
         let serving = self.0.iter().filter(|node| node.health.serves()).count();
         match transition {
             Transition::Fails { kind, suppressed } => {
-                let error = error.map(|error| field::display(Chain(error)));
+                let error = error.map(|error| field::display(with_sources(error)));
                 warn!(target: "redlock", node, %kind, error, serving, nodes, suppressed, "node unhealthy");
             }
             Transition::Serves { failed_for, suppressed } => {
