@@ -12,8 +12,9 @@ use std::{
 use crate::{
     backend::LockBackend,
     entropy::Entropy,
-    error::{ConfigError, panic_text},
+    error_text::panic_text,
     extensions::ExtensionQueue,
+    invalid::ConfigError,
     nodes::{Node, Nodes},
     redlock::Redlock,
     retry::{DelaySource, RetryPolicy},

@@ -6,9 +6,10 @@ use std::{
 };
 
 use crate::{
-    error::{Error, NodeReply},
+    error::Error,
     keep_alive::{KeepAlive, Lease},
     lease::LeaseState,
+    reply::NodeReply,
     resources::Resources,
     rounds,
     telemetry::{self, Loss},

@@ -168,7 +168,7 @@ impl Redlock {
     ///   works where a quorum of nodes still has the parts.
     /// * [`Error::Rejected`] when so many nodes reject it that no quorum is left, as backends do that cannot
     ///   [replace](crate::LockBackend::replace) tokens.
-    /// * [`Error::InvalidRequest`] for parts that make no sense; nothing was sent.
+    /// * [`Error::InvalidRequest`] for parts that are invalid; nothing was sent.
     ///
     /// # Cancellation
     ///

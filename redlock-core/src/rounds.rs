@@ -6,12 +6,13 @@ use std::{
 };
 
 use crate::{
-    backend::{AcquireReply, BackendError, BackendErrorKind, ReleaseReply},
+    backend::{AcquireReply, BackendError, ReleaseReply},
     claim::Claim,
-    error::{Error, NodeOutcome, NodeReply, RoundReport},
+    error::{Error, RoundReport},
     fan_out::FanOut,
     nodes::Nodes,
-    quorum::{Decision, LossReason, Tally, Vote},
+    quorum::{Decision, LossReason, Tally},
+    reply::{NodeOutcome, NodeReply},
     resources::Resources,
     runtime::BoxFuture,
     telemetry::{self, Verb},
@@ -320,7 +321,9 @@ impl Votes {
                     NodeOutcome::Granted => self.one_vote_for_each_server(node),
                     answer => answer,
                 };
-                self.tally.count(node, vote(&answer));
+                if let Some(vote) = answer.vote() {
+                    self.tally.count(node, vote);
+                }
                 self.answers[node] = Some(answer);
             }
             match self.tally.decision() {
@@ -379,31 +382,4 @@ impl Votes {
 /// Who holds a lock has to know whether it is lost, and only the last answer may tell.
 fn is_conclusive(tally: &Tally) -> bool {
     tally.no_quorum_holds() || tally.defeat() == LossReason::Rejected
-}
-
-fn vote(answer: &NodeOutcome) -> Vote {
-    match answer {
-        NodeOutcome::Granted | NodeOutcome::Removed => Vote::Yes,
-        NodeOutcome::Refused | NodeOutcome::NotHeld => Vote::No,
-        NodeOutcome::Failed(error) if error.kind() == BackendErrorKind::Rejected => Vote::Rejected,
-        NodeOutcome::Failed(_) | NodeOutcome::Late | NodeOutcome::Pending => Vote::Failed,
-    }
-}
-
-impl From<AcquireReply> for NodeOutcome {
-    fn from(reply: AcquireReply) -> Self {
-        match reply {
-            AcquireReply::Granted => Self::Granted,
-            AcquireReply::Refused => Self::Refused,
-        }
-    }
-}
-
-impl From<ReleaseReply> for NodeOutcome {
-    fn from(released: ReleaseReply) -> Self {
-        match released {
-            ReleaseReply::Removed => Self::Removed,
-            ReleaseReply::NotHeld => Self::NotHeld,
-        }
-    }
 }

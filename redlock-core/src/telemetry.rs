@@ -25,10 +25,11 @@ use self::call::{Call, End, Kind};
 use crate::{
     backend::{BackendError, BackendErrorKind},
     claim::Claim,
-    error::{Error, NodeOutcome, NodeReply},
+    error::Error,
     lock::{Lock, UnlockOutcome},
     nodes::Nodes,
-    quorum::LossReason,
+    quorum::{LossReason, Vote},
+    reply::{NodeOutcome, NodeReply},
     resources::Resources,
     token::Token,
 };
@@ -322,14 +323,12 @@ impl Votes {
     fn count(answers: &[NodeReply]) -> Self {
         let mut votes = Self::default();
         for answer in answers {
-            *match &answer.outcome {
-                NodeOutcome::Granted | NodeOutcome::Removed => &mut votes.yes,
-                NodeOutcome::Refused | NodeOutcome::NotHeld => &mut votes.no,
-                NodeOutcome::Failed(error) if error.kind() == BackendErrorKind::Rejected => {
-                    &mut votes.rejected
-                }
-                NodeOutcome::Failed(_) | NodeOutcome::Late => &mut votes.failed,
-                NodeOutcome::Pending => &mut votes.pending,
+            *match answer.outcome.vote() {
+                Some(Vote::Yes) => &mut votes.yes,
+                Some(Vote::No) => &mut votes.no,
+                Some(Vote::Failed) => &mut votes.failed,
+                Some(Vote::Rejected) => &mut votes.rejected,
+                None => &mut votes.pending,
             } += 1;
         }
         votes

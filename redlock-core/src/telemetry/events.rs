@@ -17,7 +17,8 @@ use super::{
     health::Transition,
 };
 use crate::{
-    backend::BackendError, claim::Claim, error::Chain, inspect::HOLDER, resources::Resources, token::Token,
+    backend::BackendError, claim::Claim, error_text::with_sources, inspect::HOLDER, resources::Resources,
+    token::Token,
 };
 
 pub(super) fn span(kind: Kind, resources: &Resources, token: Option<&Token>) -> Span {
@@ -184,7 +185,7 @@ struct Scrubbed<'a> {
 
 impl fmt::Display for Scrubbed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = Chain(self.error).to_string();
+        let text = with_sources(self.error);
         f.write_str(&text.replace(self.token.as_str(), &format!("{}…", holder(self.token))))
     }
 }

@@ -1,11 +1,11 @@
-//! A lock on three folders, without any server: a backend of one's own, checked by the conformance suite.
+//! A lock on three folders, without any server: a backend of your own, checked by the conformance suite.
 //!
-//! `cargo run -p redlock-core --example lock_files --features conformance,tokio` takes temporary folders;
-//! name your own, on three disks or mounts, behind `--`. Run it twice at the same time with the same folders
-//! to see one wait.
-
-#![allow(clippy::print_stdout, reason = "it is there to show something")]
-#![allow(clippy::disallowed_methods, reason = "nodes have clocks of their own")]
+//! ```text
+//! cargo run --example lock_files                           # on temporary folders
+//! cargo run --example lock_files -- /mnt/a /mnt/b /mnt/c   # on yours, on three disks or mounts
+//! ```
+//!
+//! Run the second one twice at the same time to see one process wait for the other.
 
 mod backend;
 #[cfg(test)]
@@ -36,7 +36,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         println!("  {}: {}", folder.display(), fs::read_to_string(folder.join("keys")).unwrap_or_default());
     }
     match redlock.try_lock("report", ttl).await {
-        Ok(_) => return Err("two hold the lock".into()),
+        Ok(_) => return Err("two clients hold the lock".into()),
         Err(error) => println!("a second time: {error}"),
     }
     tokio::time::sleep(Duration::from_secs(1)).await;

@@ -2,8 +2,8 @@
 //! it.
 //!
 //! ```text
-//! cargo run -p redlock-tests --example web                  # until Ctrl-C; nodes in memory
-//! cargo run -p redlock-tests --example web -- --seconds 10 redis://127.0.0.1:7001 ...
+//! cargo run --example web                  # until Ctrl-C; nodes in memory
+//! cargo run --example web -- --seconds 10 redis://127.0.0.1:7001 ...
 //! curl -i -d 30 http://127.0.0.1:PORT/accounts/7/withdraw
 //! ```
 //!
@@ -13,8 +13,6 @@
 //! | another withdrawal of this account is under way | 423, with `Retry-After` |
 //! | no quorum of lock servers | 503, with `Retry-After` |
 //! | the lock was lost on the way; nothing was booked | 500 |
-
-#![allow(clippy::print_stdout, reason = "printing is what an example is for")]
 
 use std::{
     collections::HashMap,

@@ -1,8 +1,8 @@
 //! A job that runs once per tick, although every replica of the service has the same timer.
 //!
 //! ```text
-//! cargo run -p redlock-tests --example cron
-//! cargo run -p redlock-tests --example cron -- redis://127.0.0.1:7001 redis://127.0.0.1:7002 redis://127.0.0.1:7003
+//! cargo run --example cron
+//! cargo run --example cron -- redis://127.0.0.1:7001 redis://127.0.0.1:7002 redis://127.0.0.1:7003
 //! ```
 //!
 //! Replicas wake at the same moment; one gets the lock and runs the job, the others skip the tick. Start the
@@ -15,8 +15,6 @@
 //! A replica that dies in the middle does not release: its lock ends with its ttl, shorter than the period,
 //! and at the next tick another replica takes over. What it left half-done is not repeated: jobs that need
 //! that write down how far they came, where the next tick finds it. At most once per tick, not at least once.
-
-#![allow(clippy::print_stdout, reason = "printing is what an example is for")]
 
 use std::{env, error::Error as StdError, future::Future, time::Duration, time::SystemTime};
 

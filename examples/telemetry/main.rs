@@ -1,8 +1,8 @@
 //! A service that is watched: logs by `tracing-subscriber`, metrics by a Prometheus exporter.
 //!
 //! ```text
-//! cargo run -p redlock-tests --example telemetry
-//! RUST_LOG=redlock=debug cargo run -p redlock-tests --example telemetry -- redis://127.0.0.1:7001 ...
+//! cargo run --example telemetry
+//! RUST_LOG=redlock=debug cargo run --example telemetry -- redis://127.0.0.1:7001 ...
 //! ```
 //!
 //! Workers contend for one lock for three seconds. Without URLs the nodes live in the process, and one of
@@ -10,8 +10,6 @@
 //! them.
 //!
 //! In your own service, depend on an adapter with `features = ["tracing", "metrics"]`.
-
-#![allow(clippy::print_stdout, reason = "printing is what an example is for")]
 
 use std::{env, error::Error as StdError, time::Duration};
 

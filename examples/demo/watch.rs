@@ -1,6 +1,6 @@
-//! Which nodes work. A round that is won does not wait for the others, so its votes cannot tell a node that
-//! is down from one that was a little slower; the requests go on in the background, and here they are heard
-//! to the end.
+//! Which nodes work. A round that is won does not wait for the remaining nodes, so its votes do not distinguish a
+//! node that is down from one that was a little slower. Their requests go on in the background, and are watched
+//! here until they end.
 
 use std::{
     collections::BTreeSet,
@@ -36,13 +36,13 @@ impl Health {
     }
 
     pub(crate) fn changes(&self) -> Vec<Change> {
-        self.book().clone()
+        self.changes_so_far().clone()
     }
 
     /// The nodes that were down at an instant.
     pub(crate) fn down(&self, at: Duration) -> BTreeSet<usize> {
         let mut down = BTreeSet::new();
-        for change in self.book().iter().filter(|change| change.at <= at) {
+        for change in self.changes_so_far().iter().filter(|change| change.at <= at) {
             if change.works {
                 down.remove(&change.node);
             } else {
@@ -52,28 +52,28 @@ impl Health {
         down
     }
 
-    /// A node is down from its first request on that failed, and works again with its first answer.
-    fn heard(&self, node: usize, asked: Duration, failure: Option<String>) {
+    /// A node is down from its first request that failed, and works again from its first answer.
+    fn record(&self, node: usize, asked: Duration, failure: Option<String>) {
         let now = self.timeline.now();
-        let mut book = self.book();
-        let last = book.iter().rev().find(|change| change.node == node);
+        let mut changes = self.changes_so_far();
+        let last = changes.iter().rev().find(|change| change.node == node);
         let worked_before = last.is_none_or(|change| change.works);
         let works = failure.is_none();
-        // What was asked before the last change is old news.
+        // A request from before the last change says nothing new.
         if works == worked_before || last.is_some_and(|change| asked < change.at) {
             return;
         }
-        book.push(Change { at: if works { now } else { asked }, node, works });
+        changes.push(Change { at: if works { now } else { asked }, node, works });
         let what = failure.map_or("works again".into(), |why| format!("fails: {why}"));
         self.timeline.say(now, self.timeline.node(node), &what, &[]);
     }
 
-    fn book(&self) -> MutexGuard<'_, Vec<Change>> {
+    fn changes_so_far(&self) -> MutexGuard<'_, Vec<Change>> {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A node whose answers are listened to. It changes none.
+/// A node whose answers are recorded. They stay as they are.
 #[derive(Debug)]
 pub(crate) struct Watched {
     node: Arc<dyn LockBackend>,
@@ -86,14 +86,15 @@ impl Watched {
         Self { node, position, health }
     }
 
-    async fn listen<T>(
+    async fn watch<T>(
         &self,
         timeout: Duration,
         request: impl Future<Output = Result<T, BackendError>>,
     ) -> Result<T, BackendError> {
-        let mut ear = Ear { watched: self, asked: self.health.timeline.now(), timeout, heard: false };
+        let mut request_watch =
+            RequestWatch { watched: self, asked: self.health.timeline.now(), timeout, over: false };
         let answer = request.await;
-        ear.heard(answer.as_ref().err());
+        request_watch.end(answer.as_ref().err());
         answer
     }
 }
@@ -101,15 +102,15 @@ impl Watched {
 #[async_trait]
 impl LockBackend for Watched {
     async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
-        self.listen(request.timeout, self.node.acquire(request)).await
+        self.watch(request.timeout, self.node.acquire(request)).await
     }
 
     async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
-        self.listen(request.timeout, self.node.extend(request)).await
+        self.watch(request.timeout, self.node.extend(request)).await
     }
 
     async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
-        self.listen(request.timeout, self.node.release(request)).await
+        self.watch(request.timeout, self.node.release(request)).await
     }
 
     fn name(&self) -> Option<&str> {
@@ -121,28 +122,28 @@ impl LockBackend for Watched {
     }
 }
 
-/// One request that is listened to.
-struct Ear<'a> {
+/// One request that is watched.
+struct RequestWatch<'a> {
     watched: &'a Watched,
     asked: Duration,
     timeout: Duration,
-    heard: bool,
+    over: bool,
 }
 
-impl Ear<'_> {
-    fn heard(&mut self, error: Option<&BackendError>) {
-        self.heard = true;
+impl RequestWatch<'_> {
+    fn end(&mut self, error: Option<&BackendError>) {
+        self.over = true;
         let failure = error.map(|error| NodeOutcome::Failed(error.clone()).to_string());
-        self.watched.health.heard(self.watched.position, self.asked, failure);
+        self.watched.health.record(self.watched.position, self.asked, failure);
     }
 }
 
-impl Drop for Ear<'_> {
-    /// The lock manager has the same timeout as the backend, and may be the first to give the request up.
+impl Drop for RequestWatch<'_> {
+    /// The lock manager has the same timeout as the backend, and may give the request up first.
     fn drop(&mut self) {
         let waited = self.watched.health.timeline.now().saturating_sub(self.asked);
-        if !self.heard && waited >= self.timeout {
-            self.heard(Some(&BackendError::timed_out(self.timeout)));
+        if !self.over && waited >= self.timeout {
+            self.end(Some(&BackendError::timed_out(self.timeout)));
         }
     }
 }

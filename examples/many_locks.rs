@@ -1,8 +1,9 @@
-//! How many locks a process can keep alive: takes so many as fast as it can, and tells how many of them it
+//! How many locks a process can keep alive: takes that many as fast as it can, and reports how many of them it
 //! still holds, and how many extensions the servers answer.
 //!
-//!     cargo run --release -p redlock-redis-rs --example many_locks -- 100000 60 redis://a redis://b redis://c
-#![allow(clippy::print_stdout, reason = "it is what the example is for")]
+//! ```text
+//! cargo run --release --example many_locks -- 100000 60 redis://127.0.0.1:7001 redis://127.0.0.1:7002 ...
+//! ```
 
 use std::{
     env,
@@ -18,7 +19,7 @@ use redlock_redis_rs::{
 use tokio::{task::JoinSet, time::sleep};
 
 const TTL: Duration = Duration::from_secs(10);
-/// How often it tells.
+/// How often it reports.
 const EVERY: Duration = Duration::from_secs(5);
 /// Tasks that take locks, each one after the other.
 const TAKERS: usize = 256;
@@ -90,4 +91,14 @@ async fn scripts_run(urls: &[String]) -> Result<u64, Box<dyn Error>> {
         scripts += calls.parse::<u64>()?;
     }
     Ok(scripts)
+}
+
+#[cfg(test)]
+#[tokio::test(start_paused = true)]
+async fn all_locks_are_held_for_longer_than_their_ttl() {
+    let redlock = redlock_examples::connect([]).unwrap();
+    let held = take(&redlock, 2 * TAKERS + 1).await;
+    assert_eq!(held.len(), 2 * TAKERS + 1);
+    sleep(TTL * 3).await;
+    assert!(held.iter().all(KeepAlive::is_valid));
 }
