@@ -5,7 +5,7 @@ use std::{any::Any, error::Error as StdError, fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use crate::{
-    error::{panic_text, with_sources},
+    error_text::{panic_text, with_sources},
     inspect::{Inspect, KeyState},
     resources::Resources,
     token::Token,

@@ -12,13 +12,14 @@ use std::{
 use crate::{
     backend::LockBackend,
     entropy::Entropy,
-    error::{ConfigError, panic_text},
+    error_text::panic_text,
     extensions::ExtensionQueue,
+    invalid::ConfigError,
     nodes::{Node, Nodes},
     redlock::Redlock,
     retry::{DelaySource, RetryPolicy},
     runtime::Runtime,
-    telemetry,
+    telemetry::{self, NodesTelemetry},
     validity::Drift,
 };
 
@@ -157,7 +158,8 @@ impl RedlockBuilder {
             drift,
             node_timeout: self.node_timeout,
             entropy: Mutex::new(entropy),
-            nodes: self.backends.into_iter().enumerate().map(Node::new).collect(),
+            telemetry: NodesTelemetry::new(self.backends.iter().map(|backend| backend.name())),
+            nodes: self.backends.into_iter().map(Node::new).collect(),
             extensions: ExtensionQueue::default(),
         };
         telemetry::built();

@@ -8,9 +8,11 @@ mod cleanup;
 pub mod conformance;
 mod entropy;
 mod error;
+mod error_text;
 mod extensions;
 mod fan_out;
 mod inspect;
+mod invalid;
 mod keep_alive;
 mod latch;
 mod lease;
@@ -22,6 +24,7 @@ mod quorum;
 pub mod reconnect;
 pub mod redis;
 mod redlock;
+mod reply;
 mod request;
 mod resources;
 mod retry;
@@ -43,12 +46,14 @@ pub use self::{
         Replace,
     },
     builder::RedlockBuilder,
-    error::{ConfigError, Error, InvalidRequest, NodeOutcome, NodeReply, RoundReport},
+    error::{Error, RoundReport},
     inspect::{Inspect, KeyState},
+    invalid::{ConfigError, InvalidRequest},
     keep_alive::{KeepAlive, Lease},
     lock::{Lock, LockParts, UnlockOutcome},
     memory::MemoryBackend,
     redlock::Redlock,
+    reply::{NodeOutcome, NodeReply},
     request::LockRequest,
     resources::Resources,
     runtime::{BoxFuture, PerRuntime, Runtime},

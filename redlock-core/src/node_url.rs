@@ -20,7 +20,7 @@
 ///
 /// # Errors
 ///
-/// The first part of the URL that makes no sense.
+/// The first part of the URL that is invalid.
 pub fn check(url: &str, schemes: &[Scheme]) -> Result<(), InvalidUrl> {
     let url = url.trim_matches(is_blank);
     let (scheme, rest) = url.split_once("://").ok_or(InvalidUrl::Scheme)?;

@@ -14,7 +14,7 @@ use crate::{
     retry::RetryPolicy,
     rounds::Taking,
     runtime::Runtime,
-    telemetry,
+    telemetry::{Call, Kind, Outcome},
     validity::MAX_TTL,
 };
 
@@ -168,7 +168,7 @@ impl Redlock {
     ///   works where a quorum of nodes still has the parts.
     /// * [`Error::Rejected`] when so many nodes reject it that no quorum is left, as backends do that cannot
     ///   [replace](crate::LockBackend::replace) tokens.
-    /// * [`Error::InvalidRequest`] for parts that make no sense; nothing was sent.
+    /// * [`Error::InvalidRequest`] for parts that are invalid; nothing was sent.
     ///
     /// # Cancellation
     ///
@@ -195,6 +195,7 @@ impl Redlock {
             let hold = LeaseState::new(nodes.clone(), claim, valid_until);
             Ok(Lock::new(hold, ttl, Acquisition { attempts: 1, took, votes, longest }))
         };
-        telemetry::extend(nodes, &claim, take).await
+        let call = Call::begin(Kind::Extend, &*nodes.runtime, &claim.resources, Some(&claim.token));
+        call.watch(take, |_| Outcome::Extended).await
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, iter::Map, slice};
 
-use crate::error::InvalidRequest;
+use crate::invalid::InvalidRequest;
 
 /// The resources of one lock, in the caller's order. Each name is the key on every node, byte for byte.
 ///

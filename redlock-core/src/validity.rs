@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::error::{ConfigError, InvalidRequest};
+use crate::invalid::{ConfigError, InvalidRequest};
 
 /// The longest ttl, 100 years: more than any lock needs, and within what every server and every clock can add
 /// to its current time.
@@ -16,7 +16,7 @@ impl Ttl {
     /// Rounds down to whole milliseconds: a node must not keep the key for less than the client counts on.
     pub(crate) fn new(ttl: Duration, drift: Drift) -> Result<Self, InvalidRequest> {
         if ttl > MAX_TTL {
-            return Err(InvalidRequest::TtlTooLong { ttl });
+            return Err(InvalidRequest::TtlTooLong { ttl, max: MAX_TTL });
         }
         let whole = Self(Duration::new(ttl.as_secs(), ttl.subsec_millis() * 1_000_000));
         if drift.validity(whole).is_zero() {

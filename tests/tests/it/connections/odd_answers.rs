@@ -1,0 +1,308 @@
+//! Answers that a Redis server never gives, or that nobody has heard of: by a server that says whatever it is
+//! told to.
+
+use std::{
+    env,
+    os::unix::process::ExitStatusExt,
+    process::Command,
+    sync::{Arc, Mutex},
+    thread,
+    time::Duration,
+};
+
+use redlock_core::{
+    Acquire, AcquireReply, BackendError, BackendErrorKind,
+    BackendErrorKind::{Indeterminate, Rejected, Transient},
+    LockBackend, NodeOutcome,
+};
+use redlock_fred::{
+    FredBackend,
+    fred::{
+        clients::Client,
+        interfaces::ClientLike,
+        types::config::{Config, ReconnectPolicy},
+    },
+};
+use redlock_tests::{
+    adapter::Adapter,
+    fake::{self, Fake},
+};
+use rstest::rstest;
+use tokio::time::{Instant, sleep};
+
+const SOON: Duration = Duration::from_secs(10);
+/// More than a thread's stack is good for, a call for each.
+const DEPTH: usize = 50_000;
+/// SIGABRT.
+const ABORTED: i32 = 6;
+const BREAK: char = '✂';
+const LATE: char = '⌛';
+
+/// Answers each request as it is told, in the protocol's bytes without the last line break. An answer that
+/// ends in [`BREAK`] is cut off there, and the connection closed. What is behind [`LATE`] comes when the next
+/// command is there, before its answer.
+struct Odd {
+    server: Fake,
+    said: Arc<Mutex<String>>,
+}
+
+impl Odd {
+    fn start() -> Self {
+        let said = Arc::<Mutex<String>>::default();
+        let saying = said.clone();
+        let late = Mutex::new(String::new());
+        let server = Fake::start(move |command| {
+            let mut late = late.lock().unwrap();
+            if command.number == 0 {
+                late.clear();
+            }
+            let answer = match fake::Reply::usual(command) {
+                fake::Reply::Say(text) if !command.is_request() => text,
+                _ => saying.lock().unwrap().clone(),
+            };
+            if let Some(half) = answer.strip_suffix(BREAK) {
+                return fake::Reply::BreakOff(half.to_owned());
+            }
+            if !late.is_empty() || answer.contains(LATE) {
+                // Time to ask for more before it, and to see that the answers are out of step behind it.
+                thread::sleep(Duration::from_millis(100));
+            }
+            let (now, later) = answer.split_once(LATE).unwrap_or((&answer, ""));
+            let now = format!("{late}{now}");
+            *late = if later.is_empty() { String::new() } else { format!("{later}\r\n") };
+            fake::Reply::Say(now)
+        });
+        Self { server, said }
+    }
+
+    fn url(&self) -> String {
+        self.server.url()
+    }
+
+    fn says(&self, reply: &str) {
+        reply.clone_into(&mut self.said.lock().unwrap());
+    }
+}
+
+async fn acquire(node: &dyn LockBackend) -> Result<AcquireReply, BackendError> {
+    let (resources, token) = ("a".into(), "0".repeat(40).parse().unwrap());
+    node.acquire(Acquire::new(&resources, &token, SOON, SOON)).await
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_adapter_gives_an_answer_the_class_and_the_words_that_it_has_everywhere(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
+    let odd = "an answer of another type";
+    let cases: [(&str, BackendErrorKind, &str); 33] = [
+        ("-UNKNOWN x", Indeterminate, "UNKNOWN x"),
+        ("-UNKNOWN", Indeterminate, "UNKNOWN"),
+        ("-ERR_X y", Indeterminate, "ERR_X y"),
+        ("-upstream failure", Indeterminate, "upstream failure"),
+        ("-loading x", Indeterminate, "loading x"),
+        ("-ERR Connection timed out", Indeterminate, "ERR Connection timed out"),
+        ("-", Indeterminate, "an error without words"),
+        ("+OK", Indeterminate, odd),
+        ("+QUEUED", Indeterminate, odd),
+        ("$-1", Indeterminate, odd),
+        ("*0", Indeterminate, odd),
+        ("*1\r\n:1", Indeterminate, odd),
+        ("$1\r\n1", Indeterminate, odd),
+        (":2", Indeterminate, odd),
+        ("-FAILOVER in progress", Transient, "FAILOVER in progress"),
+        ("-NOTREADY x", Transient, "NOTREADY x"),
+        (
+            "-ERR max number of clients + cluster connections reached",
+            Transient,
+            "ERR max number of clients + cluster connections reached",
+        ),
+        ("-DENIED x", Transient, "DENIED x"),
+        ("-NOPERM x", Rejected, "NOPERM x"),
+        // What RESP3 has besides: it comes unasked as well.
+        ("!8\r\nDENIED x", Transient, "DENIED x"),
+        ("!10\r\nFAILOVER x", Transient, "FAILOVER x"),
+        ("!5\r\nNEW x", Indeterminate, "NEW x"),
+        ("*1\r\n-DENIED x", Transient, "DENIED x"),
+        ("*1\r\n*1\r\n-NEW x", Indeterminate, "NEW x"),
+        ("|1\r\n+key\r\n:5\r\n-DENIED x", Transient, "DENIED x"),
+        ("*-1", Indeterminate, odd),
+        ("_", Indeterminate, odd),
+        ("#t", Indeterminate, odd),
+        (",1", Indeterminate, odd),
+        ("(1", Indeterminate, odd),
+        ("=5\r\ntxt:1", Indeterminate, odd),
+        ("~1\r\n:1", Indeterminate, odd),
+        ("%1\r\n:1\r\n:1", Indeterminate, odd),
+    ];
+    for (reply, kind, words) in cases {
+        // Each its own, as connections that break are made again at a bounded rate.
+        let server = Odd::start();
+        let node = adapter.open(&server.url());
+        server.says(reply);
+        let error = acquire(&*node).await.expect_err(reply);
+        assert_eq!((error.kind(), error.message()), (kind, words), "{reply:?}");
+    }
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_read_is_of_unknown_outcome_and_the_next_request_is_served(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
+    for reply in [
+        "garbage",
+        "\0\0\0",
+        "?1",
+        "",
+        ":1x",
+        ":99999999999999999999999",
+        "$-2",
+        "✂",
+        ":✂",
+        ":1✂",
+        "-DEN✂",
+        "$5\r\nab✂",
+        "*2\r\n:1\r\n✂",
+        "$99999999999\r\nx✂",
+        "*99999999999\r\nx✂",
+        "|1\r\n+key\r\n✂",
+        ">1\r\n:1",
+        ">1\r\n:1\r\n:1",
+    ] {
+        let server = Odd::start();
+        let node = adapter.open(&server.url());
+        server.says(":1");
+        assert_eq!(acquire(&*node).await.ok(), Some(AcquireReply::Granted));
+        server.says(reply);
+        let error = acquire(&*node).await.expect_err(reply);
+        assert_eq!(error.kind(), Indeterminate, "{reply:?}: {error}");
+        assert_eq!(NodeOutcome::Failed(error).to_string().lines().count(), 1, "{reply:?}");
+        server.says(":0");
+        assert_eq!(acquire(&*node).await.ok(), Some(AcquireReply::Refused), "{reply:?}");
+    }
+}
+
+#[rstest]
+#[case(Adapter::RedisRs, "")]
+#[case(Adapter::RedisRs, "/?protocol=resp3")]
+#[case(Adapter::Fred, "")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_before_an_answer_is_none(#[case] adapter: Adapter, #[case] protocol: &str) {
+    for (before, is_read) in [
+        ("|1\r\n+key\r\n+value\r\n", true),
+        ("|1\r\n+key\r\n*1\r\n:1\r\n", true),
+        (">3\r\n$7\r\nmessage\r\n$7\r\nchannel\r\n$1\r\nx\r\n", true),
+        // Some client libraries take these for the answer.
+        (">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nx\r\n", false),
+        (">3\r\n$9\r\nsubscribe\r\n$7\r\nchannel\r\n:1\r\n", false),
+        (">2\r\n$5\r\nother\r\n:1\r\n", false),
+    ] {
+        for (answer, reply) in [(":1", AcquireReply::Granted), (":0", AcquireReply::Refused)] {
+            let server = Odd::start();
+            let node = adapter.open(&(server.url() + protocol));
+            server.says(&format!("{before}{answer}"));
+            match acquire(&*node).await {
+                Ok(read) => assert_eq!(read, reply, "{before:?}"),
+                Err(error) => assert!(error.kind() == Indeterminate && !is_read, "{before:?}: {error}"),
+            }
+        }
+    }
+}
+
+/// Behind an answer that is to nothing of ours the answers may be one behind what is asked: the grant of one
+/// request must not become that of the next.
+#[rstest]
+#[case(Adapter::RedisRs, "")]
+#[case(Adapter::RedisRs, "/?protocol=resp3")]
+#[case(Adapter::Fred, "")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_comes_late_is_not_taken_for_that_to_the_next_request(
+    #[case] adapter: Adapter,
+    #[case] protocol: &str,
+) {
+    for reply in ["+OK⌛:1", "*1\r\n:5⌛:1", ":2⌛:1", "|1\r\n+key\r\n:5\r\n+OK⌛:1"] {
+        let server = Odd::start();
+        let node = adapter.open(&(server.url() + protocol));
+        server.says(reply);
+        assert_eq!(acquire(&*node).await.expect_err(reply).kind(), Indeterminate, "{reply:?}");
+        server.says(":0");
+        assert_eq!(acquire(&*node).await.ok(), Some(AcquireReply::Refused), "{reply:?}");
+    }
+}
+
+/// An array in an array in an array, many thousand deep.
+fn nested() -> String {
+    "*1\r\n".repeat(DEPTH) + ":1"
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn arrays_nested_many_thousand_deep_fail_one_request_over_redis_rs() {
+    let server = Odd::start();
+    let node = Adapter::RedisRs.open(&server.url());
+    server.says(&nested());
+    assert_eq!(acquire(&*node).await.expect_err("no answer").kind(), Indeterminate);
+    server.says(":1");
+    assert_eq!(acquire(&*node).await.ok(), Some(AcquireReply::Granted));
+}
+
+/// What fred's README says of it: its decoder has no limit, and a thread's stack has. When this fails, fred
+/// has one, and the README can do without.
+#[test]
+fn arrays_nested_many_thousand_deep_end_a_process_that_uses_fred() {
+    let name = "connections::odd_answers::arrays_nested_many_thousand_deep_over_fred";
+    let output = Command::new(env::current_exe().unwrap())
+        .args(["--exact", name, "--ignored", "--nocapture"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.signal(), Some(ABORTED), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("overflowed its stack"), "{output:?}");
+}
+
+/// The minimal case. In a process of its own, which it ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "it ends its process"]
+async fn arrays_nested_many_thousand_deep_over_fred() {
+    let server = Odd::start();
+    let node = Adapter::Fred.open(&server.url());
+    server.says(&nested());
+    let answer = acquire(&*node).await;
+    assert!(answer.is_err(), "{answer:?}");
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_comes_late_is_not_taken_for_that_to_a_request_under_way(
+    #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
+) {
+    let server = Odd::start();
+    let node = adapter.open(&server.url());
+    server.says(":1");
+    acquire(&*node).await.unwrap();
+    server.says("+OK⌛:1");
+    let (first, second) = tokio::join!(acquire(&*node), acquire(&*node));
+    assert_eq!(first.expect_err("no answer").kind(), Indeterminate);
+    assert_eq!(second.expect_err("the answer to the first").kind(), Indeterminate);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_given_client_is_connected_again_when_its_answers_may_be_late() {
+    let server = Odd::start();
+    let policy = Some(ReconnectPolicy::new_constant(0, 50));
+    let client = Client::new(Config::from_url(&server.url()).unwrap(), None, None, policy);
+    drop(client.init().await.unwrap());
+    let node = FredBackend::new(client).unwrap();
+    server.says("+OK⌛:1");
+    assert_eq!(acquire(&node).await.expect_err("no answer").kind(), Indeterminate);
+    server.says(":0");
+    let deadline = Instant::now() + SOON;
+    while Instant::now() < deadline {
+        match acquire(&node).await {
+            Ok(reply) => return assert_eq!(reply, AcquireReply::Refused),
+            // While it connects.
+            Err(error) => assert_eq!(error.kind(), Indeterminate, "{error}"),
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the client does not come back");
+}

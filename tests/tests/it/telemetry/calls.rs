@@ -1,0 +1,194 @@
+//! What is told of each call: its span, its outcome, and what is loud enough for a log by default.
+
+use redlock_core::{BackendErrorKind, Error, Lease, Runtime, UnlockOutcome};
+use rstest::rstest;
+use tracing::Level;
+
+use crate::{
+    harness::{Harness, ms, s},
+    telemetry::capture::Capture,
+};
+
+#[rstest]
+#[case::granted("granted", "1", "3/0/0/0/0", &[])]
+#[case::granted_at_last("granted", "2", "3/0/0/0/0", &[])]
+#[case::contended("contended", "4", "0/3/0/0/0", &[])]
+#[case::no_quorum("no_quorum", "4", "1/0/2/0/0", &["WARN node unhealthy", "WARN node unhealthy"])]
+#[case::rejected("rejected", "1", "1/0/0/2/0", &["WARN node unhealthy", "WARN node unhealthy"])]
+fn a_lock_is_one_span_with_its_outcome_attempts_and_votes(
+    #[case] outcome: &str,
+    #[case] attempts: &str,
+    #[case] votes: &str,
+    #[case] loud: &[&str],
+) {
+    let harness = Harness::new(3);
+    let (result, capture) = Capture::of(&harness, async {
+        match (outcome, attempts) {
+            ("granted", "2") => harness.nodes.iter().for_each(|node| node.set("x", "other", ms(50))),
+            ("contended", _) => harness.nodes.iter().for_each(|node| node.set("x", "other", s(60))),
+            ("no_quorum", _) => harness.nodes[1..].iter().for_each(|node| node.shut_down()),
+            ("rejected", _) => {
+                harness.nodes[1..].iter().for_each(|node| node.fail_next(9, BackendErrorKind::Rejected));
+            }
+            _ => {}
+        }
+        harness.redlock().lock(["x", "y"], s(10)).await
+    });
+    let spans = capture.spans();
+    assert_eq!(spans.len(), 1, "{spans:?}");
+    let span = &spans[0];
+    assert_eq!((span.text.as_str(), span.level, span.get("resources")), ("lock", Level::INFO, "2"));
+    assert_eq!((span.get("outcome"), span.get("attempts")), (outcome, attempts));
+    assert_eq!(capture.named("round").len().to_string(), attempts);
+    assert_eq!(span.votes(), votes);
+    assert_eq!(capture.named("begin")[0].get("names"), r#""x", "y""#);
+    let holder = result.as_ref().map_or("", |lock| &lock.token().as_str()[..8]);
+    assert_eq!(span.get("holder"), holder);
+    assert_eq!(capture.loud(), loud, "contention is no error, and a dead node is told once");
+}
+
+#[test]
+fn a_node_that_leads_to_the_server_of_another_is_told_once() {
+    let harness = Harness::new(2);
+    let (_, capture) = Capture::of(&harness, async {
+        let redlock =
+            harness.builder().node(harness.nodes[0].clone().with_name("other way")).build().unwrap();
+        for _ in 0..3 {
+            let mut lock = redlock.lock("x", s(10)).await.unwrap();
+            lock.extend(s(10)).await.unwrap();
+            lock.unlock().await.unwrap();
+            // So that an answer that came behind the quorum is in.
+            harness.sleep(1_000).await;
+        }
+    });
+    assert_eq!(capture.loud(), ["WARN node has no vote of its own"]);
+    let told = &capture.named("node has no vote of its own")[0];
+    assert_eq!((told.get("node"), told.get("same_server_as")), ("other way", "node 0"));
+}
+
+#[test]
+fn an_invalid_call_is_reported_too() {
+    let harness = Harness::new(3);
+    let (result, capture) = Capture::of(&harness, async { harness.redlock().lock("", s(10)).await });
+    assert!(matches!(result, Err(Error::InvalidRequest(_))));
+    assert_eq!(capture.last_span().get("outcome"), "invalid");
+    assert_eq!(capture.named("reply").len(), 0);
+}
+
+#[test]
+fn a_dropped_call_is_cancelled_and_its_time_is_told() {
+    let harness = Harness::new(3);
+    let (_, capture) = Capture::of(&harness, async {
+        harness.nodes.iter().for_each(|node| node.delay_replies(ms(200)));
+        let request = harness.redlock().lock("x", s(10)).into_future();
+        assert!(harness.cancel_after(ms(120), request).await.is_none());
+        let _never_polled = harness.redlock().lock("x", s(10)).into_future();
+        harness.sleep(1_000).await;
+    });
+    let spans = capture.spans();
+    assert_eq!(spans.len(), 1, "what was never polled was never asked for: {spans:?}");
+    assert_eq!((spans[0].get("outcome"), spans[0].get("elapsed_ms")), ("cancelled", "120"));
+    assert_eq!(capture.named("round")[0].get("outcome"), "cancelled");
+    assert_eq!(spans[0].votes(), "0/0/0/0/3", "nobody had answered yet");
+    assert_eq!(capture.named("reply").len(), 6, "acquires and their releases are answered all the same");
+    assert_eq!(capture.loud(), [""; 0]);
+    harness.assert_free("x");
+}
+
+#[test]
+fn an_extension_tells_whether_it_was_confirmed() {
+    let harness = Harness::new(3);
+    let (_, capture) = Capture::of(&harness, async {
+        let mut lock = harness.redlock().lock("x", s(10)).await.unwrap();
+        lock.extend(s(10)).await.unwrap();
+        harness.nodes[1..].iter().for_each(|node| node.fail_next(1, BackendErrorKind::Transient));
+        assert!(matches!(lock.extend(s(10)).await, Err(Error::NoQuorum(_))));
+        harness.nodes.iter().for_each(|node| node.clear());
+        assert!(matches!(lock.extend(s(10)).await, Err(Error::Lost(_))));
+        drop(lock);
+    });
+    let spans = capture.spans();
+    let outcomes: Vec<_> = spans.iter().map(|span| (span.text.as_str(), span.get("outcome"))).collect();
+    let expected = [("lock", "granted"), ("extend", "extended"), ("extend", "no_quorum"), ("extend", "lost")];
+    assert_eq!(outcomes, expected);
+    let holders: Vec<_> = spans.iter().map(|span| span.get("holder")).collect();
+    assert!(holders.iter().all(|holder| *holder == holders[0] && holder.len() == 8), "{holders:?}");
+    assert_eq!(spans[2].votes(), "1/0/2/0/0");
+
+    let lost = capture.named("lock lost");
+    assert_eq!(lost.len(), 1, "once, although it is dropped later");
+    assert_eq!((lost[0].level, lost[0].get("reason")), (Level::WARN, "gone"));
+    assert_eq!((lost[0].get("holder"), lost[0].within.unwrap().0), (holders[0], "extend"));
+    assert_eq!(capture.named("lock dropped: it is released in the background").len(), 1);
+}
+
+#[test]
+fn an_unlock_tells_whether_the_lock_was_still_held() {
+    let harness = Harness::new(3);
+    let (_, capture) = Capture::of(&harness, async {
+        let redlock = harness.redlock();
+        assert_eq!(redlock.lock("x", s(10)).await.unwrap().unlock().await.unwrap(), UnlockOutcome::Released);
+        let lock = redlock.lock("x", s(10)).await.unwrap();
+        harness.nodes.iter().for_each(|node| node.clear());
+        assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::NotHeld);
+        let lock = redlock.lock("x", s(10)).await.unwrap();
+        harness.sleep(10_000).await;
+        assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::NotHeld);
+        let lock = redlock.lock("x", s(10)).await.unwrap();
+        harness.nodes[1..].iter().for_each(|node| node.shut_down());
+        assert!(matches!(lock.unlock().await, Err(Error::NoQuorum(_))));
+    });
+    let unlocks: Vec<_> = capture.spans().into_iter().filter(|span| span.text == "unlock").collect();
+    let outcomes: Vec<_> = unlocks.iter().map(|span| span.get("outcome")).collect();
+    assert_eq!(outcomes, ["released", "not_held", "not_held", "no_quorum"]);
+    let lost = capture.named("lock lost");
+    assert_eq!(lost.iter().map(|line| line.get("reason")).collect::<Vec<_>>(), ["gone", "expired"]);
+}
+
+#[test]
+fn a_lock_that_expires_under_its_routine_is_told_once_at_its_deadline() {
+    let harness = Harness::new(3);
+    let (took, capture) = Capture::of(&harness, async {
+        let (nodes, runtime) = (harness.nodes.clone(), harness.runtime.clone());
+        let routine = |_: Lease| async move {
+            nodes.iter().for_each(|node| node.shut_down());
+            runtime.sleep(s(60)).await;
+        };
+        let (result, took) = harness.timed(harness.redlock().using("x", s(10), routine)).await;
+        assert!(matches!(result, Err(Error::Lost(_))));
+        harness.sleep(20_000).await;
+        took
+    });
+    assert_eq!(took, ms(9_898));
+    let expected = ["WARN node unhealthy", "WARN node unhealthy", "WARN node unhealthy", "WARN lock lost"];
+    assert_eq!(capture.loud(), expected);
+    assert_eq!(capture.named("lock lost")[0].get("reason"), "expired");
+    let failing: Vec<_> = capture
+        .named("node unhealthy")
+        .iter()
+        .map(|line| (line.get("node").to_owned(), line.get("serving").to_owned()))
+        .collect();
+    let expected = [("node 0", "2"), ("node 1", "1"), ("node 2", "0")];
+    assert_eq!(failing, expected.map(|(node, serving)| (node.to_owned(), serving.to_owned())));
+}
+
+#[test]
+fn a_lock_released_before_its_deadline_is_never_reported_lost() {
+    let harness = Harness::new(3);
+    let (_, capture) = Capture::of(&harness, async {
+        let redlock = harness.redlock();
+        let runtime = harness.runtime.clone();
+        redlock.using("x", s(1), |_| async move { runtime.sleep(s(5)).await }).await.unwrap();
+        let lock = redlock.lock("x", s(1)).await.unwrap();
+        let lease = lock.lease();
+        drop(lock);
+        lease.lost().await;
+        let guard = redlock.lock("y", s(1)).await.unwrap().keep_alive();
+        harness.sleep(500).await;
+        guard.unlock().await.unwrap();
+        let parts = redlock.lock("z", s(1)).await.unwrap().into_parts();
+        redlock.from_parts(&parts).await.unwrap().forget();
+        harness.sleep(5_000).await;
+    });
+    assert_eq!(capture.loud(), [""; 0]);
+}
