@@ -1,8 +1,11 @@
 //! One lock, seen through this library and through other clients on the same servers: each respects the
 //! other.
 //!
-//! The scenarios stand here; the other clients are in `interop_bare.rs`, `interop_rslock.rs` and
-//! `interop_node.rs`.
+//! The scenarios are here; the other clients are in `bare.rs`, `rslock.rs` and `node.rs`.
+
+mod bare;
+mod node;
+mod rslock;
 
 use std::{
     sync::{

@@ -4,65 +4,88 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 #![allow(clippy::future_not_send, reason = "the simulation has one thread")]
 
-mod acl;
-mod capture;
 mod chaos;
-mod cli_guard;
-mod cli_loss;
-mod cli_process;
-mod cli_runs;
-mod cli_signals;
-mod cli_status;
-mod cli_terminal;
-mod cluster;
-mod conformance;
-mod connections;
-mod cut_network;
-mod fixed_address;
-mod fred_cluster;
-mod fred_connections;
-mod fred_given;
-mod fred_stale_commands;
+
+/// The `redlock` command, as a process on real servers.
+mod cli {
+    mod guard;
+    mod loss;
+    pub(crate) mod process;
+    mod runs;
+    mod signals;
+    mod status;
+    mod terminal;
+}
+
+/// How the connections to a node are made, break and come back.
+mod connections {
+    mod cut_network;
+    mod fixed_address;
+    pub(crate) mod fred;
+    mod fred_given;
+    mod fred_stale_commands;
+    mod odd_answers;
+    mod reconnecting;
+    mod redis_rs;
+    mod refused;
+    mod retransmission;
+}
+
 mod harness;
-mod inspecting;
 mod interop;
-mod interop_bare;
-mod interop_node;
-mod interop_rslock;
-mod odd_answers;
-mod one_server;
-mod ordering;
-mod reconnecting;
-mod refused_connections;
-mod retransmission;
-mod runtimes;
-mod sentinel;
-mod server_errors;
-mod server_faults;
-mod server_handover;
-mod server_stopped;
-mod servers;
-mod sim_assumptions;
-mod sim_bounds;
-mod sim_cleanup;
-mod sim_errors;
-mod sim_extending;
-mod sim_handover;
-mod sim_keep_alive;
-mod sim_limits;
-mod sim_locking;
-mod sim_memory;
-mod sim_one_server;
-mod sim_panics;
-mod sim_random;
-mod sim_releasing;
-mod sim_using;
-mod sim_waiting;
+
+/// Both runtimes, and what happens when one stands still or ends, or a thread does.
+mod runtimes {
+    mod smol;
+    mod thread_end;
+    mod tokio;
+}
+
+/// Locks on real servers: one, several, Clusters, and those that a Sentinel names.
+mod servers {
+    mod acl;
+    mod cluster;
+    mod conformance;
+    mod errors;
+    mod faults;
+    mod fred_cluster;
+    mod handover;
+    mod inspecting;
+    mod locking;
+    mod one_server;
+    mod ordering;
+    mod sentinel;
+    mod stopped;
+    mod tls;
+    mod urls;
+}
+
+/// Nodes in memory and a simulated clock: time, order and the faults of nodes.
+mod sim {
+    mod assumptions;
+    mod bounds;
+    mod cleanup;
+    mod errors;
+    mod extending;
+    mod handover;
+    mod keep_alive;
+    mod limits;
+    mod locking;
+    mod memory;
+    mod one_server;
+    mod panics;
+    mod random;
+    mod releasing;
+    mod using;
+    mod waiting;
+}
+
 mod simulation;
-mod smol;
-mod telemetry;
-mod telemetry_limits;
-mod telemetry_metrics;
-mod thread_end;
-mod tls;
-mod urls;
+
+/// Spans, events and metrics, on the simulated clock.
+mod telemetry {
+    mod calls;
+    pub(crate) mod capture;
+    mod limits;
+    mod metrics;
+}

@@ -250,7 +250,7 @@ async fn arrays_nested_many_thousand_deep_fail_one_request_over_redis_rs() {
 /// has one, and the README can do without.
 #[test]
 fn arrays_nested_many_thousand_deep_end_a_process_that_uses_fred() {
-    let name = "odd_answers::arrays_nested_many_thousand_deep_over_fred";
+    let name = "connections::odd_answers::arrays_nested_many_thousand_deep_over_fred";
     let output = Command::new(env::current_exe().unwrap())
         .args(["--exact", name, "--ignored", "--nocapture"])
         .output()

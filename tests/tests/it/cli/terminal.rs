@@ -8,7 +8,7 @@ use rustix::{
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
 };
 
-use crate::cli_process::{Line, Process, is_ignored, soon, state_of};
+use crate::cli::process::{Line, Process, is_ignored, soon, state_of};
 
 /// A terminal, and `redlock run` in front of it, whose command is in the background.
 struct Terminal {

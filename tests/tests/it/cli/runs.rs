@@ -4,7 +4,7 @@ use std::{fs, time::Duration};
 
 use redlock_tests::server::{Server, everywhere};
 
-use crate::cli_process::{Line, soon};
+use crate::cli::process::{Line, soon};
 
 const OTHER: &str = "ffffffffffffffffffffffffffffffff";
 

@@ -13,7 +13,7 @@ use redlock_tests::{
     sim_runtime::poll_once,
 };
 
-use crate::fred_connections::{
+use crate::connections::fred::{
     QUICK, SHORT, SOON, TTL, acquire, fails_as, initialized, open, proxy_to, token, works,
 };
 

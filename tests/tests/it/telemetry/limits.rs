@@ -22,8 +22,8 @@ use tracing_subscriber::{
 };
 
 use crate::{
-    capture::{Capture, lose_and_fail, metered, telling},
     harness::{Harness, ms, s},
+    telemetry::capture::{Capture, lose_and_fail, metered, telling},
 };
 
 /// A node that is away and back again every other second.

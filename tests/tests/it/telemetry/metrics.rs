@@ -1,8 +1,8 @@
 //! What is counted and timed.
 
 use crate::{
-    capture::{lose_and_fail, metered},
     harness::{Harness, Stubborn, ms, s},
+    telemetry::capture::{lose_and_fail, metered},
 };
 
 #[test]

@@ -8,7 +8,7 @@ use std::{
 use redlock_tests::server::Server;
 use rustix::process::Signal;
 
-use crate::cli_process::{Line, Process, runs, soon};
+use crate::cli::process::{Line, Process, runs, soon};
 
 const TTL: Duration = Duration::from_secs(3);
 

@@ -2,7 +2,7 @@
 
 use redlock_tests::server::Server;
 
-use crate::cli_process::{Ended, Line};
+use crate::cli::process::{Ended, Line};
 
 const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";

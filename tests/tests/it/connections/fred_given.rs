@@ -15,7 +15,7 @@ use redlock_fred::{
 use redlock_tests::server::Server;
 use rstest::rstest;
 
-use crate::fred_connections::{QUICK, SHORT, SOON, TTL, acquire, fails_as, initialized};
+use crate::connections::fred::{QUICK, SHORT, SOON, TTL, acquire, fails_as, initialized};
 
 async fn is_granted_soon(node: &FredBackend) {
     let start = Instant::now();

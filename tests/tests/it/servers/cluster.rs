@@ -13,7 +13,7 @@ use redlock_redis_rs::{
 };
 use redlock_tests::{adapter::Adapter, cluster::Cluster, server::eventually, sim_runtime::poll_once};
 
-use crate::cli_process::Line;
+use crate::cli::process::Line;
 
 const TTL: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(10);

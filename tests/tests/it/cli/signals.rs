@@ -5,7 +5,7 @@ use std::{thread, time::Duration};
 use redlock_tests::server::Server;
 use rustix::process::Signal;
 
-use crate::cli_process::{Line, is_ignored, runs, soon, state_of};
+use crate::cli::process::{Line, is_ignored, runs, soon, state_of};
 
 fn gone(servers: &[Server], key: &str) -> bool {
     servers.iter().all(|server| server.get(key).is_none())

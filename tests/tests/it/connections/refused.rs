@@ -16,8 +16,8 @@ use redlock_tests::{
 use rstest::rstest;
 
 use crate::{
-    cli_process::Line,
-    fred_connections::{SOON, proxy_to},
+    cli::process::Line,
+    connections::fred::{SOON, proxy_to},
 };
 
 const TTL: Duration = Duration::from_secs(60);

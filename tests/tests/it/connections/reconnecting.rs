@@ -15,7 +15,7 @@ use redlock_tests::{
     server::Server,
 };
 
-use crate::fred_connections::proxy_to;
+use crate::connections::fred::proxy_to;
 
 const TTL: Duration = Duration::from_secs(60);
 /// Seconds, not for ever.

@@ -8,7 +8,7 @@ use std::{
 use redlock_tests::server::{Server, everywhere};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::cli_process::{Line, Process, runs, soon, state_of};
+use crate::cli::process::{Line, Process, runs, soon, state_of};
 
 const OTHER: &str = "ffffffffffffffffffffffffffffffff";
 /// What a command has between SIGTERM and SIGKILL here; a stop that waits for it in vain takes as long.

@@ -5,8 +5,8 @@ use rstest::rstest;
 use tracing::Level;
 
 use crate::{
-    capture::Capture,
     harness::{Harness, ms, s},
+    telemetry::capture::Capture,
 };
 
 #[rstest]

@@ -17,7 +17,7 @@ use redlock_tests::{
     server::{Server, eventually},
 };
 
-use crate::fred_connections::{SOON, proxy_to};
+use crate::connections::fred::{SOON, proxy_to};
 
 const TTL: Duration = Duration::from_secs(60);
 /// How often the service's users try.

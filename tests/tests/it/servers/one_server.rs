@@ -11,7 +11,7 @@ use redlock_tests::{
     server::{ReservedPort, Server},
 };
 
-use crate::cli_process::Line;
+use crate::cli::process::Line;
 
 const TTL: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(10);
