@@ -17,8 +17,7 @@ use super::{
     health::Transition,
 };
 use crate::{
-    backend::BackendError, claim::Claim, error_text::with_sources, inspect::HOLDER, resources::Resources,
-    token::Token,
+    backend::BackendError, claim::Claim, error_text::with_sources, resources::Resources, token::Token,
 };
 
 pub(super) fn span(kind: Kind, resources: &Resources, token: Option<&Token>) -> Span {
@@ -170,7 +169,7 @@ pub(super) fn owes(node: &str, before: usize, owed: usize) {
 
 /// Enough of a token to tell two holders apart, and to find the same one in `inspect`.
 fn holder(token: &Token) -> &str {
-    &token.as_str()[..HOLDER]
+    token.prefix()
 }
 
 fn millis(duration: Duration) -> u64 {
