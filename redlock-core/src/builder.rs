@@ -19,7 +19,7 @@ use crate::{
     redlock::Redlock,
     retry::{DelaySource, RetryPolicy},
     runtime::Runtime,
-    telemetry,
+    telemetry::{self, NodesTelemetry},
     validity::Drift,
 };
 
@@ -158,7 +158,8 @@ impl RedlockBuilder {
             drift,
             node_timeout: self.node_timeout,
             entropy: Mutex::new(entropy),
-            nodes: self.backends.into_iter().enumerate().map(Node::new).collect(),
+            telemetry: NodesTelemetry::new(self.backends.iter().map(|backend| backend.name())),
+            nodes: self.backends.into_iter().map(Node::new).collect(),
             extensions: ExtensionQueue::default(),
         };
         telemetry::built();

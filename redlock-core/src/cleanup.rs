@@ -132,7 +132,7 @@ impl Nodes {
             let output = change(&mut queue);
             (output, before, queue.releases.len())
         };
-        self.nodes[node].watch.owes(before, after);
+        self.telemetry.pending_releases(node, before, after);
         output
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     latch::Latch,
     nodes::Nodes,
     rounds::{self, LostRound},
-    telemetry::{self, LockTelemetry, Loss},
+    telemetry::{Call, Kind, LockTelemetry, Loss, Outcome},
     validity::Ttl,
 };
 
@@ -24,7 +24,7 @@ pub(crate) struct LeaseState {
     pub(crate) claim: Arc<Claim>,
     state: Mutex<State>,
     over: Latch,
-    pub(crate) watch: LockTelemetry,
+    telemetry: LockTelemetry,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -36,8 +36,9 @@ struct State {
 
 impl LeaseState {
     pub(crate) fn new(nodes: Arc<Nodes>, claim: Arc<Claim>, valid_until: Instant) -> Self {
-        let (state, watch) = (Mutex::new(State { valid_until, over: false }), LockTelemetry::begin(&nodes));
-        Self { nodes, claim, state, over: Latch::new(), watch }
+        let state = Mutex::new(State { valid_until, over: false });
+        let telemetry = LockTelemetry::begin(&*nodes.runtime);
+        Self { nodes, claim, state, over: Latch::new(), telemetry }
     }
 
     /// What is left of the validity; `None` when there is nothing left or the lease is over.
@@ -66,7 +67,8 @@ impl LeaseState {
         };
         self.over.set();
         if !before.over {
-            self.watch.ended(&self.nodes, &self.claim, before.valid_until);
+            let Claim { resources, token, .. } = &*self.claim;
+            self.telemetry.ended(&*self.nodes.runtime, resources, token, before.valid_until);
         }
     }
 
@@ -79,7 +81,7 @@ impl LeaseState {
             }
         }
         if !self.state().over {
-            self.watch.lost(&self.claim, Loss::Expired);
+            self.report_lost(Loss::Expired);
         }
     }
 
@@ -93,7 +95,14 @@ impl LeaseState {
 
     /// As [`LeaseState::extend`]; the answers are waited for no longer than `timeout`.
     pub(crate) async fn extend_within(&self, ttl: Ttl, timeout: Duration) -> Result<(), Error> {
-        telemetry::extend(&self.nodes, &self.claim, self.confirm(ttl, timeout)).await
+        let Claim { resources, token, .. } = &*self.claim;
+        let call = Call::begin(Kind::Extend, &*self.nodes.runtime, resources, Some(token));
+        call.watch(self.confirm(ttl, timeout), |()| Outcome::Extended).await
+    }
+
+    /// Tells operators of a loss, once.
+    pub(crate) fn report_lost(&self, loss: Loss) {
+        self.telemetry.lost(&self.claim.resources, &self.claim.token, loss);
     }
 
     async fn confirm(&self, ttl: Ttl, timeout: Duration) -> Result<(), Error> {
@@ -114,7 +123,7 @@ impl LeaseState {
         let lapsed = self.remaining().is_none();
         if defeated.no_quorum_holds || lapsed {
             if !lapsed {
-                self.watch.lost(&self.claim, Loss::Gone);
+                self.report_lost(Loss::Gone);
             }
             self.end();
             return Err(Error::Lost(defeated.report(&self.claim)));

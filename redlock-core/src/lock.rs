@@ -12,7 +12,7 @@ use crate::{
     reply::NodeReply,
     resources::Resources,
     rounds,
-    telemetry::{self, Loss},
+    telemetry::{self, Call, Kind, Loss, Outcome},
     token::Token,
     validity::Ttl,
 };
@@ -182,7 +182,7 @@ impl Drop for Lock {
             let hold = &self.hold;
             hold.end();
             drop(hold.nodes.release_all(&hold.claim));
-            telemetry::dropped(&hold.claim);
+            telemetry::dropped(&hold.claim.token);
         }
     }
 }
@@ -245,11 +245,17 @@ async fn release(hold: &LeaseState) -> Result<UnlockOutcome, Error> {
         match rounds::release(&hold.nodes, &hold.claim).await {
             Ok(true) => Ok(UnlockOutcome::Released),
             Ok(false) => {
-                hold.watch.lost(&hold.claim, Loss::Gone);
+                hold.report_lost(Loss::Gone);
                 Ok(UnlockOutcome::NotHeld)
             }
             Err(defeated) => Err(defeated.into_holder_error(&hold.claim)),
         }
     };
-    telemetry::unlock(&hold.nodes, &hold.claim, release).await
+    let claim = &hold.claim;
+    let call = Call::begin(Kind::Unlock, &*hold.nodes.runtime, &claim.resources, Some(&claim.token));
+    call.watch(release, |outcome| match outcome {
+        UnlockOutcome::Released => Outcome::Released,
+        UnlockOutcome::NotHeld => Outcome::NotHeld,
+    })
+    .await
 }

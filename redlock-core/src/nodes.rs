@@ -31,7 +31,7 @@ use crate::{
     reply::{NodeOutcome, NodeReply},
     resources::Resources,
     runtime::{BoxFuture, Runtime},
-    telemetry::{self, NodeTelemetry, Verb},
+    telemetry::{Label, NodesTelemetry, Request, Verb},
     token::Token,
     validity::{Drift, Ttl},
 };
@@ -44,6 +44,7 @@ pub(crate) struct Nodes {
     pub(crate) node_timeout: Option<Duration>,
     pub(crate) entropy: Mutex<Entropy>,
     pub(crate) nodes: Vec<Node>,
+    pub(crate) telemetry: NodesTelemetry,
     pub(crate) extensions: ExtensionQueue,
 }
 
@@ -54,14 +55,12 @@ pub(crate) struct Node {
     /// Whether the last request went without an answer, and nothing was answered since it was asked.
     silent: AtomicBool,
     answered: AtomicU64,
-    pub(crate) watch: NodeTelemetry,
 }
 
 impl Node {
-    pub(crate) fn new((position, backend): (usize, Box<dyn LockBackend>)) -> Self {
-        let watch = NodeTelemetry::new(position, backend.name());
+    pub(crate) fn new(backend: Box<dyn LockBackend>) -> Self {
         let (silent, answered) = (AtomicBool::new(false), AtomicU64::new(0));
-        Self { backend, cleanup: CleanupQueue::default(), silent, answered, watch }
+        Self { backend, cleanup: CleanupQueue::default(), silent, answered }
     }
 
     pub(crate) fn is_silent(&self) -> bool {
@@ -148,7 +147,7 @@ impl Nodes {
             let (nodes, claim) = (self.clone(), claim.clone());
             Box::pin(async move {
                 let request = Extend::new(&claim.resources, &claim.token, ttl.get(), timeout);
-                let logged = telemetry::Request::begin(&nodes, node, Verb::Extend, &claim.token);
+                let logged = nodes.logged(node, Verb::Extend, &claim.token);
                 let asked = async { nodes.nodes[node].backend.extend(request).await };
                 let answer = nodes.with_timeout(node, timeout, &[&claim.token], logged, asked).await;
                 claim.ledger.finish_extension(node, &answer);
@@ -170,7 +169,7 @@ impl Nodes {
             Box::pin(async move {
                 claim.ledger.begin_write(node);
                 let request = Replace::new(&claim.resources, &old.token, &claim.token, ttl.get(), timeout);
-                let logged = telemetry::Request::begin(&nodes, node, Verb::Replace, &claim.token);
+                let logged = nodes.logged(node, Verb::Replace, &claim.token);
                 let asked = async { nodes.nodes[node].backend.replace(request).await };
                 let answer =
                     nodes.with_timeout(node, timeout, &[&old.token, &claim.token], logged, asked).await;
@@ -223,7 +222,7 @@ impl Nodes {
     pub(crate) async fn release(&self, node: usize, claim: &Claim) -> Result<ReleaseReply, BackendError> {
         let timeout = self.timeout(claim.ledger.ttl());
         let request = Release::new(&claim.resources, &claim.token, timeout);
-        let logged = telemetry::Request::begin(self, node, Verb::Release, &claim.token);
+        let logged = self.logged(node, Verb::Release, &claim.token);
         let asked = async { self.nodes[node].backend.release(request).await };
         self.with_timeout(node, timeout, &[&claim.token], logged, asked).await
     }
@@ -255,7 +254,7 @@ impl Nodes {
         timeout: Duration,
     ) -> Result<AcquireReply, BackendError> {
         let request = Acquire::new(&claim.resources, &claim.token, ttl.get(), timeout);
-        let logged = telemetry::Request::begin(self, node, Verb::Acquire, &claim.token);
+        let logged = self.logged(node, Verb::Acquire, &claim.token);
         let asked = async { self.nodes[node].backend.acquire(request).await };
         let answer = self.with_timeout(node, timeout, &[&claim.token], logged, asked).await;
         if claim.ledger.finish_write(node, &answer) {
@@ -267,12 +266,12 @@ impl Nodes {
     /// A backend that does not keep its time is cut off: a round must end. One that panics has failed, as one
     /// without an answer: its panic must not end a round half-way. The call of its method belongs in
     /// `request`, too. Nobody is told of a whole token, whatever the backend says.
-    async fn with_timeout<T: Copy + Into<NodeOutcome>>(
+    async fn with_timeout<T: Label>(
         &self,
         node: usize,
         timeout: Duration,
         secrets: &[&Token],
-        logged: telemetry::Request<'_>,
+        logged: Request<'_>,
         request: impl Future<Output = Result<T, BackendError>>,
     ) -> Result<T, BackendError> {
         let node = &self.nodes[node];
@@ -302,6 +301,10 @@ impl Nodes {
         }
         logged.answered(&answer, informative);
         answer
+    }
+
+    fn logged<'a>(&'a self, node: usize, verb: Verb, token: &'a Token) -> Request<'a> {
+        self.telemetry.request(&*self.runtime, node, verb, token)
     }
 
     fn fan<T: Send + 'static>(&self, request: impl Fn(usize) -> BoxFuture<T>) -> FanOut<T> {

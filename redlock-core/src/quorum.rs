@@ -104,11 +104,11 @@ impl Tally {
         self.missing() == 0 || self.decision() != Decision::Open && self.defeat() != LossReason::NoQuorum
     }
 
-    fn missing(&self) -> usize {
+    pub(crate) fn missing(&self) -> usize {
         self.votes.iter().filter(|vote| vote.is_none()).count()
     }
 
-    fn number(&self, wanted: Vote) -> usize {
+    pub(crate) fn number(&self, wanted: Vote) -> usize {
         self.votes.iter().filter(|vote| **vote == Some(wanted)).count()
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     retry::RetryPolicy,
     rounds::Taking,
     runtime::Runtime,
-    telemetry,
+    telemetry::{Call, Kind, Outcome},
     validity::MAX_TTL,
 };
 
@@ -195,6 +195,7 @@ impl Redlock {
             let hold = LeaseState::new(nodes.clone(), claim, valid_until);
             Ok(Lock::new(hold, ttl, Acquisition { attempts: 1, took, votes, longest }))
         };
-        telemetry::extend(nodes, &claim, take).await
+        let call = Call::begin(Kind::Extend, &*nodes.runtime, &claim.resources, Some(&claim.token));
+        call.watch(take, |_| Outcome::Extended).await
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     resources::Resources,
     retry::{Delay, DelaySource, MIN_DELAY, RetryPolicy},
     rounds::{AcquireRound, LostRound},
-    telemetry::{self, Verb},
+    telemetry::{Call, Kind, Outcome, Verb},
 };
 
 /// A lock that is asked for, from [`Redlock::lock`](crate::Redlock::lock): await it, or change its options
@@ -129,7 +129,9 @@ impl LockRequest {
     }
 
     async fn run(self) -> Result<Lock, Error> {
-        telemetry::lock(&self.nodes, &self.resources, self.win()).await
+        let call = Call::begin(Kind::Lock, &*self.nodes.runtime, &self.resources, None);
+        call.watch(self.win(), |lock| Outcome::Granted { attempts: lock.attempts(), token: lock.token() })
+            .await
     }
 
     async fn win(&self) -> Result<Lock, Error> {

@@ -68,7 +68,7 @@ impl AcquireRound {
     pub(crate) fn accept(mut self, verb: Verb) -> (Arc<Claim>, Instant, Vec<NodeReply>) {
         self.settled = true;
         let answers = self.votes.answers();
-        telemetry::round(verb, &self.claim, None, &answers);
+        telemetry::round(verb, &self.claim.token, None, &self.votes.tally);
         (self.claim.clone(), self.valid_until, answers)
     }
 
@@ -77,7 +77,7 @@ impl AcquireRound {
         self.settled = true;
         let fan = self.nodes.release_all(&self.claim);
         let defeated = self.votes.defeated();
-        telemetry::round(verb, &self.claim, Some(defeated.defeat), &defeated.answers);
+        telemetry::round(verb, &self.claim.token, Some(defeated.defeat), &self.votes.tally);
         (Rollback { claim: self.claim.clone(), fan }, defeated)
     }
 }
@@ -86,7 +86,7 @@ impl Drop for AcquireRound {
     fn drop(&mut self) {
         if !self.settled {
             drop(self.nodes.release_all(&self.claim));
-            telemetry::round_cancelled(&self.claim);
+            telemetry::round_cancelled(&self.claim.token, &self.votes.tally);
         }
     }
 }
@@ -202,7 +202,7 @@ pub(crate) async fn extend(
     let mut votes = Votes::new(nodes);
     if votes.collect(&mut fan, Some(deadline), is_conclusive).await != Decision::Won {
         let defeated = votes.defeated();
-        telemetry::round(Verb::Extend, claim, Some(defeated.defeat), &defeated.answers);
+        telemetry::round(Verb::Extend, &claim.token, Some(defeated.defeat), &votes.tally);
         return Err(defeated);
     }
     let mut put_back: Vec<(usize, BoxFuture<()>)> = Vec::new();
@@ -221,7 +221,7 @@ pub(crate) async fn extend(
     // Asked here, so that a release that follows is behind; finished in the background.
     FanOut::new(nodes.runtime.clone(), put_back).start().await;
     let answers = votes.answers();
-    telemetry::round(Verb::Extend, claim, None, &answers);
+    telemetry::round(Verb::Extend, &claim.token, None, &votes.tally);
     Ok((valid_until, answers))
 }
 
@@ -231,12 +231,12 @@ pub(crate) async fn release(nodes: &Arc<Nodes>, claim: &Arc<Claim>) -> Result<bo
     let mut votes = Votes::new(nodes);
     match votes.collect(&mut fan, None, is_conclusive).await {
         Decision::Won => {
-            telemetry::round(Verb::Release, claim, None, &votes.answers());
+            telemetry::round(Verb::Release, &claim.token, None, &votes.tally);
             Ok(true)
         }
         Decision::Open | Decision::Lost => {
             let defeated = votes.defeated();
-            telemetry::round(Verb::Release, claim, Some(defeated.defeat), &defeated.answers);
+            telemetry::round(Verb::Release, &claim.token, Some(defeated.defeat), &votes.tally);
             if defeated.no_quorum_holds { Ok(false) } else { Err(defeated) }
         }
     }
@@ -348,7 +348,7 @@ impl Votes {
         };
         match (0..nodes.len()).find(has_voted) {
             Some(other) => {
-                nodes[node].watch.shares_server_with(&nodes[other].watch);
+                self.nodes.telemetry.shares_server(node, other);
                 NodeOutcome::Failed(self.nodes.same_server(other))
             }
             None => NodeOutcome::Granted,

@@ -1,113 +1,112 @@
 //! A call of the user's, from its first poll to its end.
 
 use std::future::Future;
-#[cfg(any(feature = "tracing", feature = "metrics"))]
-use std::time::Instant;
 
-#[cfg(feature = "tracing")]
-use super::events;
-use super::in_a_destructor;
-#[cfg(feature = "metrics")]
-use super::metrics;
-use crate::{error::Error, nodes::Nodes, resources::Resources, token::Token};
+use super::{events, in_a_destructor, labels::Label, metrics, moment::Moment};
+use crate::{error::Error, resources::Resources, runtime::Runtime, token::Token};
 
+/// What was called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Lock,
+    /// By hand or by a keep-alive; also taking over a lock, which extends it.
     Extend,
     Unlock,
 }
 
 /// A call of `lock`, `extend` or `unlock`. Dropped before its end, it was cancelled.
-pub(super) struct Call<'a> {
+pub(crate) struct Call<'a> {
     kind: Kind,
-    nodes: &'a Nodes,
+    clock: &'a dyn Runtime,
     resources: &'a Resources,
-    #[cfg(any(feature = "tracing", feature = "metrics"))]
-    start: Instant,
-    #[cfg(feature = "tracing")]
-    span: tracing::Span,
+    start: Moment,
+    span: events::Span,
     ended: bool,
 }
 
 impl<'a> Call<'a> {
-    pub(super) fn begin(
+    /// `token`: who holds the lock, where somebody does already.
+    pub(crate) fn begin(
         kind: Kind,
-        nodes: &'a Nodes,
+        clock: &'a dyn Runtime,
         resources: &'a Resources,
         token: Option<&Token>,
     ) -> Self {
-        Self {
-            kind,
-            nodes,
-            resources,
-            #[cfg(any(feature = "tracing", feature = "metrics"))]
-            start: nodes.now(),
-            #[cfg(feature = "tracing")]
-            span: events::span(kind, resources, token),
-            ended: false,
-        }
+        let (start, span) = (Moment::now(clock), events::span(kind, resources, token));
+        Self { kind, clock, resources, start, span, ended: false }
     }
 
-    pub(super) async fn watch<T>(self, work: impl Future<Output = T>, end: impl FnOnce(&T) -> End) -> T {
-        #[cfg(feature = "tracing")]
+    /// Does the work of the call in its span; `done` says what became of it.
+    pub(crate) async fn watch<T>(
+        self,
+        work: impl Future<Output = Result<T, Error>>,
+        done: impl FnOnce(&T) -> Outcome<'_>,
+    ) -> Result<T, Error> {
         let span = self.span.clone();
         let watched = async move {
             let mut call = self;
-            #[cfg(feature = "tracing")]
             events::begun(call.resources);
-            let output = work.await;
-            call.end(&end(&output));
-            output
+            let result = work.await;
+            call.end(result.as_ref().map_or_else(Outcome::Failed, done));
+            result
         };
-        #[cfg(feature = "tracing")]
-        let watched = events::inside(span, watched);
-        watched.await
+        events::inside(span, watched).await
     }
 
-    fn end(&mut self, end: &End) {
+    fn end(&mut self, outcome: Outcome<'_>) {
         self.ended = true;
-        #[cfg(any(feature = "tracing", feature = "metrics"))]
-        {
-            let took = self.nodes.now().saturating_duration_since(self.start);
-            #[cfg(feature = "tracing")]
-            events::ended(&self.span, end, took);
-            #[cfg(feature = "metrics")]
-            match self.kind {
-                Kind::Lock => metrics::locked(end.outcome, took),
-                Kind::Extend => metrics::extended(end.outcome),
-                Kind::Unlock => metrics::unlocked(end.outcome),
-            }
-        }
+        let took = Moment::now(self.clock).since(self.start);
+        events::ended(&self.span, outcome.label(), outcome.attempts(), outcome.holder(), took);
+        metrics::ended(self.kind, outcome.label(), took);
     }
 }
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
         if !self.ended {
-            let cancelled = End { outcome: "cancelled", attempts: None, holder: None };
-            in_a_destructor(|| self.end(&cancelled));
+            in_a_destructor(|| self.end(Outcome::Cancelled));
         }
     }
 }
 
 /// How a call ended.
-pub(super) struct End {
-    pub(super) outcome: &'static str,
-    pub(super) attempts: Option<u32>,
-    /// Who holds the lock now, where that was not known before.
-    pub(super) holder: Option<Token>,
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Outcome<'a> {
+    Granted { attempts: u32, token: &'a Token },
+    Extended,
+    Released,
+    NotHeld,
+    Failed(&'a Error),
+    Cancelled,
 }
 
-impl End {
-    pub(super) fn failed(error: &Error) -> Self {
-        let outcome = match error {
-            Error::Contended(_) => "contended",
-            Error::NoQuorum(_) => "no_quorum",
-            Error::Rejected(_) => "rejected",
-            Error::Lost(_) => "lost",
-            Error::InvalidRequest(_) => "invalid",
-        };
-        Self { outcome, attempts: error.report().map(|report| report.attempts), holder: None }
+impl Outcome<'_> {
+    fn attempts(&self) -> Option<u32> {
+        match self {
+            Self::Granted { attempts, .. } => Some(*attempts),
+            Self::Failed(error) => error.report().map(|report| report.attempts),
+            Self::Extended | Self::Released | Self::NotHeld | Self::Cancelled => None,
+        }
+    }
+
+    /// Who holds the lock now, where that was not known before.
+    fn holder(&self) -> Option<&Token> {
+        match self {
+            Self::Granted { token, .. } => Some(token),
+            _ => None,
+        }
+    }
+}
+
+impl Label for Outcome<'_> {
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Granted { .. } => "granted",
+            Self::Extended => "extended",
+            Self::Released => "released",
+            Self::NotHeld => "not_held",
+            Self::Failed(error) => error.label(),
+            Self::Cancelled => "cancelled",
+        }
     }
 }

@@ -1,24 +1,32 @@
-//! Spans and events. A token is never told whole, and names of resources only at the level debug.
+//! Spans and events. Only the first digits of a token are logged, and names of resources only at the level
+//! debug.
 
 use std::{
-    fmt,
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::Poll,
     time::Duration,
 };
 
-use tracing::{Span, debug, field, info, info_span, trace, warn};
+pub(super) use tracing::Span;
+use tracing::{debug, field, info, info_span, trace, warn};
 
-use super::{
-    Verb, Votes,
-    call::{End, Kind},
-    health::Transition,
-};
+use self::health::{Transition, Watched};
+use super::{Kind, Label, Verb, moment::Moment};
 use crate::{
-    backend::BackendError, claim::Claim, error_text::with_sources, resources::Resources, token::Token,
+    backend::BackendError,
+    error_text::with_sources,
+    quorum::{Tally, Vote},
+    resources::Resources,
+    token::Token,
 };
+
+mod health;
 
 pub(super) fn span(kind: Kind, resources: &Resources, token: Option<&Token>) -> Span {
     macro_rules! span {
@@ -45,7 +53,7 @@ pub(super) fn span(kind: Kind, resources: &Resources, token: Option<&Token>) -> 
         Kind::Unlock => span!("unlock"),
     };
     if let Some(token) = token {
-        span.record("holder", holder(token));
+        span.record("holder", token.prefix());
     }
     span
 }
@@ -81,110 +89,133 @@ pub(super) fn begun(resources: &Resources) {
     debug!(target: "redlock", names = %resources, "begin");
 }
 
-pub(super) fn ended(span: &Span, end: &End, took: Duration) {
-    if let Some(attempts) = end.attempts {
+pub(super) fn ended(
+    span: &Span,
+    outcome: &'static str,
+    attempts: Option<u32>,
+    token: Option<&Token>,
+    took: Duration,
+) {
+    let elapsed_ms = millis(took);
+    if let Some(attempts) = attempts {
         span.record("attempts", attempts);
     }
-    if let Some(token) = &end.holder {
-        span.record("holder", holder(token));
+    if let Some(token) = token {
+        span.record("holder", token.prefix());
     }
-    span.record("outcome", end.outcome);
-    span.record("elapsed_ms", millis(took));
-    let (outcome, elapsed_ms) = (end.outcome, millis(took));
+    span.record("outcome", outcome);
+    span.record("elapsed_ms", elapsed_ms);
     debug!(target: "redlock", outcome, elapsed_ms, "done");
 }
 
-pub(super) fn round(verb: Verb, claim: &Claim, outcome: &'static str, votes: &Votes) {
-    let Votes { yes, no, failed, rejected, pending } = *votes;
+pub(super) fn round(verb: Verb, token: &Token, outcome: &'static str, votes: &Tally) {
+    let [yes, no, failed, rejected] =
+        [Vote::Yes, Vote::No, Vote::Failed, Vote::Rejected].map(|vote| votes.number(vote));
+    let pending = votes.missing();
     let span = Span::current();
     for (name, votes) in
         [("yes", yes), ("no", no), ("failed", failed), ("rejected", rejected), ("pending", pending)]
     {
         span.record(name, votes);
     }
-    let (verb, holder) = (verb.name(), holder(&claim.token));
+    let (verb, holder) = (verb.label(), token.prefix());
     debug!(target: "redlock", verb, holder, outcome, yes, no, failed, rejected, pending, "round");
 }
 
-pub(super) fn answered(
-    node: &str,
-    verb: Verb,
-    outcome: &'static str,
-    took: Duration,
-    error: Option<&BackendError>,
-    token: &Token,
-) {
-    let (verb, holder, elapsed_ms) = (verb.name(), holder(token), millis(took));
-    match error {
-        None => trace!(target: "redlock", node, verb, holder, outcome, elapsed_ms, "answer"),
-        Some(error) => {
-            let error = Scrubbed { error, token };
-            debug!(target: "redlock", node, verb, holder, outcome, elapsed_ms, %error, "failed request");
+pub(super) fn lost(resources: &Resources, token: &Token, reason: &'static str) {
+    let holder = token.prefix();
+    warn!(target: "redlock", reason, resources = resources.as_slice().len(), holder, "lock lost");
+    debug!(target: "redlock", names = %resources, holder, "what was lost");
+}
+
+pub(super) fn dropped(token: &Token) {
+    debug!(target: "redlock", holder = token.prefix(), "lock dropped: it is released in the background");
+}
+
+/// The nodes, and what was last reported of each.
+#[derive(Debug)]
+pub(super) struct Nodes(Vec<Node>);
+
+#[derive(Debug)]
+struct Node {
+    label: Arc<str>,
+    health: Watched,
+    /// Whether it was reported that it shares its server.
+    shares_server: AtomicBool,
+}
+
+impl Nodes {
+    pub(super) fn new(labels: &[Arc<str>]) -> Self {
+        let node = |label: &Arc<str>| Node {
+            label: label.clone(),
+            health: Watched::default(),
+            shares_server: AtomicBool::new(false),
+        };
+        Self(labels.iter().map(node).collect())
+    }
+
+    pub(super) fn answered(
+        &self,
+        node: usize,
+        verb: Verb,
+        outcome: &'static str,
+        took: Duration,
+        error: Option<&BackendError>,
+        token: &Token,
+    ) {
+        let node = &*self.0[node].label;
+        let (verb, holder, elapsed_ms) = (verb.label(), token.prefix(), millis(took));
+        match error {
+            None => trace!(target: "redlock", node, verb, holder, outcome, elapsed_ms, "reply"),
+            Some(error) => debug!(
+                target: "redlock",
+                node,
+                verb,
+                holder,
+                outcome,
+                elapsed_ms,
+                error = %with_sources(error),
+                "failed request"
+            ),
         }
     }
-}
 
-pub(super) fn turned(
-    node: &str,
-    turn: Transition,
-    error: Option<&BackendError>,
-    token: &Token,
-    serving: usize,
-    nodes: usize,
-) {
-    match turn {
-        Transition::Fails { kind, suppressed } => {
-            let error = error.map(|error| field::display(Scrubbed { error, token }));
-            warn!(target: "redlock", node, %kind, error, serving, nodes, suppressed, "node unhealthy");
-        }
-        Transition::Serves { failed_for, suppressed } => {
-            let failed_for_ms = millis(failed_for);
-            info!(target: "redlock", node, failed_for_ms, serving, nodes, suppressed, "node recovered");
+    /// Reports that the node has become unhealthy, or has recovered.
+    pub(super) fn seen(&self, node: usize, now: Moment, error: Option<&BackendError>) {
+        let Node { label, health, .. } = &self.0[node];
+        let Some(transition) = health.seen(now.0, error.map(BackendError::kind)) else { return };
+        let (node, nodes) = (&**label, self.0.len());
+        let serving = self.0.iter().filter(|node| node.health.serves()).count();
+        match transition {
+            Transition::Fails { kind, suppressed } => {
+                let error = error.map(|error| field::display(with_sources(error)));
+                warn!(target: "redlock", node, %kind, error, serving, nodes, suppressed, "node unhealthy");
+            }
+            Transition::Serves { failed_for, suppressed } => {
+                let failed_for_ms = millis(failed_for);
+                info!(target: "redlock", node, failed_for_ms, serving, nodes, suppressed, "node recovered");
+            }
         }
     }
-}
 
-pub(super) fn shares_server(node: &str, same_server_as: &str) {
-    warn!(target: "redlock", node, same_server_as, "node has no vote of its own");
-}
-
-pub(super) fn lost(claim: &Claim, reason: &'static str) {
-    let (resources, holder) = (claim.resources.as_slice().len(), holder(&claim.token));
-    warn!(target: "redlock", reason, resources, holder, "lock lost");
-    debug!(target: "redlock", names = %claim.resources, holder, "what was lost");
-}
-
-pub(super) fn dropped(claim: &Claim) {
-    let holder = holder(&claim.token);
-    debug!(target: "redlock", holder, "lock dropped: it is released in the background");
-}
-
-pub(super) fn owes(node: &str, before: usize, owed: usize) {
-    if owed > before {
-        debug!(target: "redlock", node, owed, "node owes a release: it is asked again");
-    } else if owed < before {
-        debug!(target: "redlock", node, owed, "release no longer owed");
+    pub(super) fn shares_server(&self, node: usize, other: usize) {
+        let (node, other) = (&self.0[node], &self.0[other]);
+        if !node.shares_server.swap(true, Ordering::Relaxed) {
+            let (node, same_server_as) = (&*node.label, &*other.label);
+            warn!(target: "redlock", node, same_server_as, "node has no vote of its own");
+        }
     }
-}
 
-/// Enough of a token to tell two holders apart, and to find the same one in `inspect`.
-fn holder(token: &Token) -> &str {
-    token.prefix()
+    pub(super) fn pending_releases(&self, node: usize, before: usize, pending: usize) {
+        let node = &*self.0[node].label;
+        if pending > before {
+            debug!(target: "redlock", node, pending, "release pending: it is asked for again");
+        } else if pending < before {
+            debug!(target: "redlock", node, pending, "release no longer pending");
+        }
+    }
 }
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// A node's error, and its sources, without the token: some servers and proxies repeat what they were sent.
-struct Scrubbed<'a> {
-    error: &'a BackendError,
-    token: &'a Token,
-}
-
-impl fmt::Display for Scrubbed<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = with_sources(self.error);
-        f.write_str(&text.replace(self.token.as_str(), &format!("{}…", holder(self.token))))
-    }
 }

@@ -12,7 +12,7 @@ use metrics::{
     SharedString, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 
-use super::{Loss, Verb};
+use super::{Kind, Label, Loss, Verb};
 
 pub(super) fn describe() {
     describe_counter!(LOCKS, "Calls of lock, try_lock and using, by outcome");
@@ -24,16 +24,22 @@ pub(super) fn describe() {
     describe_histogram!(HOLD_DURATION, Unit::Seconds, "How long locks were held");
     describe_counter!(REQUESTS, "Requests to a node, by verb and outcome");
     describe_histogram!(REQUEST_DURATION, Unit::Seconds, "How long a node took for its answer");
-    describe_gauge!(PENDING_RELEASES, "Releases that a node still owes, and is asked for again");
+    describe_gauge!(PENDING_RELEASES, "Releases that a node has not confirmed, and is asked for again");
     // Counted from zero: an alert on an increase would not see the first one of a series that it begins.
     for loss in [Loss::Expired, Loss::Gone] {
-        counter!(LOST, "reason" => loss.reason()).increment(0);
+        counter!(LOST, "reason" => loss.label()).increment(0);
     }
 }
 
-pub(super) fn locked(outcome: &'static str, took: Duration) {
-    counter!(LOCKS, "outcome" => outcome).increment(1);
-    histogram!(LOCK_DURATION, "outcome" => outcome).record(took);
+pub(super) fn ended(kind: Kind, outcome: &'static str, took: Duration) {
+    match kind {
+        Kind::Lock => {
+            counter!(LOCKS, "outcome" => outcome).increment(1);
+            histogram!(LOCK_DURATION, "outcome" => outcome).record(took);
+        }
+        Kind::Extend => counter!(EXTENSIONS, "outcome" => outcome).increment(1),
+        Kind::Unlock => unlocked(outcome),
+    }
 }
 
 /// Only rounds for a lock: extending and unlocking are one round each.
@@ -43,57 +49,60 @@ pub(super) fn round(verb: Verb, outcome: &'static str) {
     }
 }
 
-pub(super) fn extended(outcome: &'static str) {
-    counter!(EXTENSIONS, "outcome" => outcome).increment(1);
-}
-
 pub(super) fn unlocked(outcome: &'static str) {
     counter!(UNLOCKS, "outcome" => outcome).increment(1);
 }
 
 pub(super) fn lost(loss: Loss) {
-    let reason = loss.reason();
-    counter!(LOST, "reason" => reason).increment(1);
+    counter!(LOST, "reason" => loss.label()).increment(1);
 }
 
 pub(super) fn held(duration: Duration) {
     histogram!(HOLD_DURATION).record(duration);
 }
 
-pub(super) fn answered(node: &Arc<str>, verb: Verb, outcome: &'static str, took: Duration) {
-    let node = SharedString::from(node.clone());
-    counter!(REQUESTS, "node" => node.clone(), "verb" => verb.name(), "outcome" => outcome).increment(1);
-    histogram!(REQUEST_DURATION, "node" => node).record(took);
-}
-
-/// A node's part of the gauge. Told by differences: two lock managers of one process may have the same nodes.
+/// The nodes, and what each has added to the gauge.
 #[derive(Debug)]
-pub(super) struct Owed {
-    node: Arc<str>,
-    owed: AtomicI64,
+pub(super) struct Nodes(Vec<PendingReleases>);
+
+impl Nodes {
+    pub(super) fn new(labels: &[Arc<str>]) -> Self {
+        let node = |label: &Arc<str>| PendingReleases { node: label.clone(), number: AtomicI64::new(0) };
+        Self(labels.iter().map(node).collect())
+    }
+
+    pub(super) fn answered(&self, node: usize, verb: Verb, outcome: &'static str, took: Duration) {
+        let node = SharedString::from(self.0[node].node.clone());
+        counter!(REQUESTS, "node" => node.clone(), "verb" => verb.label(), "outcome" => outcome).increment(1);
+        histogram!(REQUEST_DURATION, "node" => node).record(took);
+    }
+
+    pub(super) fn pending_releases(&self, node: usize, before: usize, after: usize) {
+        self.0[node].add(after as i64 - before as i64);
+    }
 }
 
-impl Owed {
-    pub(super) fn new(node: Arc<str>) -> Self {
-        Self { node, owed: AtomicI64::new(0) }
-    }
+/// A node's part of the gauge. It is changed by differences: two lock managers of one process may have the same
+/// nodes.
+#[derive(Debug)]
+struct PendingReleases {
+    node: Arc<str>,
+    number: AtomicI64,
+}
 
-    pub(super) fn change(&self, before: usize, after: usize) {
-        self.add(after as i64 - before as i64);
-    }
-
+impl PendingReleases {
     fn add(&self, more: i64) {
         if more != 0 {
-            self.owed.fetch_add(more, Ordering::Relaxed);
+            self.number.fetch_add(more, Ordering::Relaxed);
             gauge!(PENDING_RELEASES, "node" => SharedString::from(self.node.clone())).increment(more as f64);
         }
     }
 }
 
-impl Drop for Owed {
-    /// A runtime that ends takes with it what is still owed.
+impl Drop for PendingReleases {
+    /// A runtime that ends takes with it what is still pending.
     fn drop(&mut self) {
-        self.add(-self.owed.load(Ordering::Relaxed));
+        self.add(-self.number.load(Ordering::Relaxed));
     }
 }
 

@@ -210,7 +210,7 @@ fn spans_are_entered_only_while_their_own_call_is_polled() {
         assert_eq!(call.get("holder"), round.get("holder"), "told within the span of the call that made it");
     }
     let late: Vec<_> =
-        capture.named("answer").into_iter().filter(|line| line.get("node") == "node 0").collect();
+        capture.named("reply").into_iter().filter(|line| line.get("node") == "node 0").collect();
     assert_eq!(late.len(), 6);
     assert!(late.iter().all(|line| line.within.is_none()), "{late:?}");
 }
@@ -278,7 +278,8 @@ fn a_subscriber_may_use_the_library_since_it_is_called_without_a_lock() {
             *meddler.0.lock().unwrap() = Some((redlock.clone(), lock.lease()));
             lose_and_fail(&harness, &redlock).await;
             assert!(meddler.1.swap(0, Ordering::Relaxed) > 100);
-            // From here on what it asks for is owed at once, by the nodes whose debts it is told of.
+            // From here on each of its own requests leaves a release pending, on the nodes of whose pending
+            // releases it is told.
             harness.nodes[1..].iter().for_each(|node| node.shut_down());
             assert!(lock.unlock().await.is_err());
             assert!(redlock.try_lock("x", s(10)).await.is_err());

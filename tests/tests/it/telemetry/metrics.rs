@@ -20,7 +20,7 @@ fn metrics_count_what_happened() {
         ("redlock_rounds_total{outcome=rejected}", 1),
         ("redlock_extensions_total{outcome=extended}", 2),
         ("redlock_unlocks_total{outcome=released}", 1),
-        ("redlock_unlocks_total{outcome=already_gone}", 1),
+        ("redlock_unlocks_total{outcome=not_held}", 1),
         ("redlock_unlocks_total{outcome=dropped}", 1),
         ("redlock_lost_total{reason=gone}", 1),
         ("redlock_lost_total{reason=expired}", 0),
@@ -57,8 +57,8 @@ fn metrics_time_waiting_and_holding_on_the_clock_of_the_runtime() {
 }
 
 #[test]
-fn what_is_owed_is_a_gauge_that_comes_back_to_zero() {
-    let owed = |seconds: u64, keep: bool| {
+fn pending_releases_are_a_gauge_that_comes_back_to_zero() {
+    let pending = |seconds: u64, keep: bool| {
         let harness = Harness::new(3);
         let mut kept = None;
         let ((), metrics) = metered(|| {
@@ -71,7 +71,7 @@ fn what_is_owed_is_a_gauge_that_comes_back_to_zero() {
         });
         [0, 1, 2].map(|node| metrics[&format!("redlock_pending_releases{{node={node}}}")])
     };
-    assert_eq!(owed(1, true), [1, 1, 1]);
-    assert_eq!(owed(12, true), [0, 0, 0], "their keys have expired");
-    assert_eq!(owed(1, false), [0, 0, 0], "what is owed ends with its runtime");
+    assert_eq!(pending(1, true), [1, 1, 1]);
+    assert_eq!(pending(12, true), [0, 0, 0], "their keys have expired");
+    assert_eq!(pending(1, false), [0, 0, 0], "what is pending ends with its runtime");
 }

@@ -1,0 +1,53 @@
+//! The twin of events.rs without the feature: the same signatures, and nothing to do.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use super::{Kind, Verb, moment::Moment};
+use crate::{backend::BackendError, quorum::Tally, resources::Resources, token::Token};
+
+#[derive(Clone, Debug)]
+pub(super) struct Span;
+
+pub(super) fn span(_: Kind, _: &Resources, _: Option<&Token>) -> Span {
+    Span
+}
+
+pub(super) fn inside<F: Future>(_: Span, work: F) -> F {
+    work
+}
+
+pub(super) fn begun(_: &Resources) {}
+
+pub(super) fn ended(_: &Span, _: &'static str, _: Option<u32>, _: Option<&Token>, _: Duration) {}
+
+pub(super) fn round(_: Verb, _: &Token, _: &'static str, _: &Tally) {}
+
+pub(super) fn lost(_: &Resources, _: &Token, _: &'static str) {}
+
+pub(super) fn dropped(_: &Token) {}
+
+#[derive(Debug)]
+pub(super) struct Nodes;
+
+impl Nodes {
+    pub(super) fn new(_: &[Arc<str>]) -> Self {
+        Self
+    }
+
+    pub(super) fn answered(
+        &self,
+        _: usize,
+        _: Verb,
+        _: &'static str,
+        _: Duration,
+        _: Option<&BackendError>,
+        _: &Token,
+    ) {
+    }
+
+    pub(super) fn seen(&self, _: usize, _: Moment, _: Option<&BackendError>) {}
+
+    pub(super) fn shares_server(&self, _: usize, _: usize) {}
+
+    pub(super) fn pending_releases(&self, _: usize, _: usize, _: usize) {}
+}

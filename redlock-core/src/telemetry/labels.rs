@@ -1,0 +1,89 @@
+//! What the fields of events and the labels of metrics say.
+
+use crate::{
+    backend::{AcquireReply, BackendErrorKind, ReleaseReply},
+    error::Error,
+};
+
+/// A value that is a label: one of a few words.
+pub(crate) trait Label {
+    fn label(&self) -> &'static str;
+}
+
+/// What a node, or a round of nodes, is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verb {
+    Acquire,
+    Extend,
+    Replace,
+    Release,
+}
+
+impl Label for Verb {
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Acquire => "acquire",
+            Self::Extend => "extend",
+            Self::Replace => "replace",
+            Self::Release => "release",
+        }
+    }
+}
+
+/// Why a lock was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// Its validity ran out before it was released.
+    Expired,
+    /// While it should have been valid, the nodes said that its keys are gone.
+    Gone,
+}
+
+impl Label for Loss {
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Gone => "gone",
+        }
+    }
+}
+
+impl Label for AcquireReply {
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Granted => "granted",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+impl Label for ReleaseReply {
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Removed => "removed",
+            Self::NotHeld => "not_held",
+        }
+    }
+}
+
+impl Label for BackendErrorKind {
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Indeterminate => "indeterminate",
+            Self::Transient => "transient",
+            Self::Rejected => "rejected",
+        }
+    }
+}
+
+impl Label for Error {
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Contended(_) => "contended",
+            Self::NoQuorum(_) => "no_quorum",
+            Self::Rejected(_) => "rejected",
+            Self::Lost(_) => "lost",
+            Self::InvalidRequest(_) => "invalid",
+        }
+    }
+}
