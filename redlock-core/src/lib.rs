@@ -27,6 +27,7 @@ mod invalid;
 mod keep_alive;
 mod latch;
 mod lease;
+mod ledger;
 mod lock;
 mod memory;
 pub mod node_url;
