@@ -264,8 +264,7 @@ impl BackendError {
         self
     }
 
-    /// The error with its text cut where it repeats the token: to the token's first digits, as its `Debug`
-    /// shows it. Some servers, and proxies, answer with what they were asked.
+    /// The error with its text cut where it repeats the token: to its [prefix](Token::prefix), as `Debug` shows it. Some servers, and proxies, answer with what they were asked.
     ///
     /// A lock manager does it with what its nodes answer. It is for who shows an error before that, as a
     /// backend that wraps another may.
@@ -373,11 +372,11 @@ mod tests {
         let error = |text: String| {
             BackendError::new(BackendErrorKind::Rejected, "no").with_source(std::io::Error::other(text))
         };
-        let kept = error("no 001122".to_owned()).redact(&token);
+        let kept = error("no 00112233".to_owned()).redact(&token);
         assert!(kept.source().unwrap().is::<std::io::Error>());
         let cut = error(format!("no {}", token.as_str())).redact(&token);
-        assert_eq!(cut.source().unwrap().to_string(), "no 001122…");
-        assert!(!format!("{cut:?}").contains("00112233"), "{cut:?}");
+        assert_eq!(cut.source().unwrap().to_string(), "no 00112233…");
+        assert!(!format!("{cut:?}").contains("0011223344"), "{cut:?}");
     }
 
     #[test]

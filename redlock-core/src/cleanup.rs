@@ -43,14 +43,14 @@ struct PendingRelease {
 
 impl PendingRelease {
     fn new(claim: Arc<Claim>, now: Instant, due: Instant) -> Self {
-        let ttl = claim.ttl().get();
+        let ttl = claim.ledger.ttl().get();
         Self { claim, due, expires: now + ttl, forgotten: now + ttl * MAX_TTLS }
     }
 
     /// The node did not do it: as far as is known its keys may still come, out of the buffers of a server
     /// that is stopped, and then live from now on.
     fn keys_may_come_now(&mut self, now: Instant) {
-        self.expires = (now + self.claim.ttl().get()).min(self.forgotten);
+        self.expires = (now + self.claim.ledger.ttl().get()).min(self.forgotten);
     }
 }
 
@@ -116,7 +116,7 @@ impl Nodes {
     /// Notes that a node has to be asked once more to remove the claim's keys.
     pub(crate) fn schedule_release(self: &Arc<Self>, node: usize, claim: &Arc<Claim>) {
         let now = self.now();
-        let due = now + self.timeout(claim.ttl()).min(MAX_PAUSE);
+        let due = now + self.timeout(claim.ledger.ttl()).min(MAX_PAUSE);
         let pending = PendingRelease::new(claim.clone(), now, due);
         if let Some(shift) = self.with_cleanup(node, |queue| queue.add(pending, now)) {
             let collector = Reaper { nodes: self.clone(), node, shift };
@@ -159,7 +159,7 @@ impl Reaper {
                 nodes.runtime.sleep(early).await;
                 continue;
             }
-            let timeout = nodes.timeout(pending.claim.ttl());
+            let timeout = nodes.timeout(pending.claim.ledger.ttl());
             nodes.with_cleanup(node, |queue| queue.go(self.shift, now + timeout));
             match nodes.release(node, &pending.claim).await {
                 Err(error) => {
@@ -170,7 +170,7 @@ impl Reaper {
                             (pause * 2).clamp(timeout.min(MAX_PAUSE), MAX_PAUSE)
                         }
                     };
-                    if pending.claim.is_unsettled(node) {
+                    if pending.claim.ledger.is_unsettled(node) {
                         pending.keys_may_come_now(nodes.now());
                     }
                     nodes.with_cleanup(node, |queue| queue.postpone(pending));
@@ -262,7 +262,7 @@ mod tests {
     #[test]
     fn a_pending_release_whose_keys_may_still_come_is_kept_for_ten_times_its_ttl_at_most() {
         let (mut queue, mut pending) = (Queue::default(), pending_releases().next().unwrap());
-        let (start, ttl) = (pending.due, pending.claim.ttl().get());
+        let (start, ttl) = (pending.due, pending.claim.ledger.ttl().get());
         for (after, kept) in [(0, 1), (1, 2), (5, 6), (9, 10), (10, 10)] {
             pending.keys_may_come_now(start + after * ttl);
             assert_eq!(pending.expires, start + kept * ttl, "{after}");

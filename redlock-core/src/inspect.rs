@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::resources::Resources;
+use crate::{resources::Resources, token::Token};
 
-/// A request to tell what stands under keys.
+/// A request for what is stored at keys.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Inspect<'a> {
@@ -22,7 +22,7 @@ impl<'a> Inspect<'a> {
     }
 }
 
-/// What stands under a key of a node.
+/// What is stored at a key of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KeyState {
@@ -31,8 +31,7 @@ pub enum KeyState {
     /// A value.
     #[non_exhaustive]
     Held {
-        /// The beginning of the value: enough to tell two holders apart, too little to release or extend
-        /// with.
+        /// The beginning of the value: the [prefix](Token::prefix) of a token.
         holder: String,
         /// How long the key still lives; `None` when it never expires.
         remaining: Option<Duration>,
@@ -40,28 +39,26 @@ pub enum KeyState {
 }
 
 impl KeyState {
-    /// A key that holds `value`, of which the first 8 bytes are kept. What is not printable ASCII is escaped.
+    /// A key that holds `value`, of which as many bytes are kept as a token's [prefix](Token::prefix) has. What
+    /// is not printable ASCII is escaped.
     #[must_use]
     pub fn held(value: &[u8], remaining: Option<Duration>) -> Self {
-        let start = &value[..value.len().min(HOLDER)];
+        let start = &value[..value.len().min(Token::PREFIX_LEN)];
         Self::Held { holder: start.escape_ascii().to_string(), remaining }
     }
 }
-
-/// How many bytes of a value are shown: half of the shortest token, or less, stay hidden.
-pub(crate) const HOLDER: usize = 8;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_holder_is_told_by_the_beginning_of_its_value() {
-        for (value, told) in
+    fn a_holder_is_shown_by_the_beginning_of_its_value() {
+        for (value, shown) in
             [(&b"0123456789abcdef"[..], "01234567"), (b"ab", "ab"), (b"\x00\xff\n", "\\x00\\xff\\n")]
         {
             let KeyState::Held { holder, .. } = KeyState::held(value, None) else { panic!("{value:?}") };
-            assert_eq!(holder, told);
+            assert_eq!(holder, shown);
         }
     }
 }

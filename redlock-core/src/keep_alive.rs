@@ -29,7 +29,8 @@ use crate::{
 #[must_use = "a guard that is dropped releases its lock"]
 pub struct KeepAlive {
     lock: Lock,
-    _stop: StopOnDrop,
+    /// Set when the guard goes.
+    _stop: Latch,
 }
 
 impl KeepAlive {
@@ -41,7 +42,7 @@ impl KeepAlive {
         lock.hold().nodes.runtime.spawn(Box::pin(async move {
             select(extending, stopped).await;
         }));
-        Self { lock, _stop: StopOnDrop(stop) }
+        Self { lock, _stop: stop }
     }
 
     /// A view of the lock, to give to what it guards.
@@ -73,15 +74,6 @@ impl KeepAlive {
     /// As [`Lock::unlock`].
     pub async fn unlock(self) -> Result<UnlockOutcome, Error> {
         self.stop().unlock().await
-    }
-}
-
-#[derive(Debug)]
-struct StopOnDrop(Latch);
-
-impl Drop for StopOnDrop {
-    fn drop(&mut self) {
-        self.0.set();
     }
 }
 

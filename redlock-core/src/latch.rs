@@ -1,92 +1,73 @@
 //! A flag that is set once and can be waited for, by any number of tasks.
 
-use std::{
-    fmt,
-    future::poll_fn,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::Poll,
-};
+use std::sync::{Mutex, PoisonError};
 
-use futures_util::{
-    FutureExt,
-    future::{BoxFuture, Shared},
-    task::AtomicWaker,
-};
+use futures_channel::oneshot::{self, Receiver, Sender};
+use futures_util::{FutureExt as _, future::Shared};
 
-#[derive(Clone)]
+/// A flag that is set once: when it is dropped, at the latest.
+#[derive(Debug)]
 pub(crate) struct Latch {
-    flag: Arc<Flag>,
-    wait: Shared<BoxFuture<'static, ()>>,
-}
-
-#[derive(Default)]
-struct Flag {
-    set: AtomicBool,
-    waker: AtomicWaker,
+    /// Dropping it is the signal.
+    unset: Mutex<Option<Sender<()>>>,
+    signal: Shared<Receiver<()>>,
 }
 
 impl Latch {
     pub(crate) fn new() -> Self {
-        let flag = Arc::new(Flag::default());
-        let waiting = flag.clone();
-        let wait = poll_fn(move |cx| {
-            // Registered before the flag is read, or a signal in between would be missed.
-            waiting.waker.register(cx.waker());
-            if waiting.set.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
-        });
-        Self { flag, wait: wait.boxed().shared() }
+        let (unset, signal) = oneshot::channel();
+        Self { unset: Mutex::new(Some(unset)), signal: signal.shared() }
     }
 
     pub(crate) fn set(&self) {
-        self.flag.set.store(true, Ordering::Release);
-        self.flag.waker.wake();
+        // Out of the lock before it wakes anybody: wakers are somebody else's code.
+        let unset = self.unset.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(unset);
     }
 
     /// Completes when the flag is set, at once when it is already.
     pub(crate) fn wait(&self) -> impl Future<Output = ()> + Send + Unpin + use<> {
-        self.wait.clone()
-    }
-}
-
-impl fmt::Debug for Latch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Latch").field(&self.flag.set).finish()
+        self.signal.clone().map(|_| ())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::task::Context;
-
-    use futures_util::task::noop_waker;
+    use std::task::{Context, Waker};
 
     use super::*;
 
     #[test]
     fn every_waiter_sees_it_early_and_late() {
-        let mut cx = Context::from_waker(futures_util::task::noop_waker_ref());
-        let signal = Latch::new();
-        let mut early = [signal.wait(), signal.wait()];
+        let mut cx = Context::from_waker(Waker::noop());
+        let latch = Latch::new();
+        let mut early = [latch.wait(), latch.wait()];
         for wait in &mut early {
             assert!(wait.poll_unpin(&mut cx).is_pending());
         }
-        signal.clone().set();
+        latch.set();
         for wait in &mut early {
             assert!(wait.poll_unpin(&mut cx).is_ready());
         }
-        assert!(signal.wait().poll_unpin(&mut cx).is_ready());
-        drop(noop_waker());
+        assert!(latch.wait().poll_unpin(&mut cx).is_ready());
+    }
+
+    #[test]
+    fn a_latch_that_is_dropped_is_set() {
+        let mut cx = Context::from_waker(Waker::noop());
+        let latch = Latch::new();
+        let mut wait = latch.wait();
+        assert!(wait.poll_unpin(&mut cx).is_pending());
+        drop(latch);
+        assert!(wait.poll_unpin(&mut cx).is_ready());
     }
 
     #[tokio::test]
     async fn waiters_on_other_tasks_are_woken() {
-        let signal = Latch::new();
-        let tasks: Vec<_> = (0..3).map(|_| tokio::spawn(signal.wait())).collect();
+        let latch = Latch::new();
+        let tasks: Vec<_> = (0..3).map(|_| tokio::spawn(latch.wait())).collect();
         tokio::task::yield_now().await;
-        signal.set();
+        latch.set();
         for task in tasks {
             task.await.unwrap();
         }

@@ -58,7 +58,7 @@ impl LeaseState {
 
     /// The lease is over here: it is released, lost, or left to somebody else.
     pub(crate) fn end(&self) {
-        self.claim.close();
+        self.claim.ledger.close();
         let before = {
             let mut state = self.state();
             let before = *state;
@@ -109,7 +109,7 @@ impl LeaseState {
         let start = self.nodes.now();
         let deadline = self.valid_until();
         let left = deadline.saturating_duration_since(start);
-        let ttl = ttl.max(self.nodes.drift.ttl_for(left, self.claim.ttl()));
+        let ttl = ttl.max(self.nodes.drift.ttl_for(left, self.claim.ledger.ttl()));
         let extended = if self.remaining().is_some() {
             rounds::extend(&self.nodes, &self.claim, ttl, start, deadline, timeout).await
         } else {

@@ -1,4 +1,15 @@
 #![doc = include_str!("../README.md")]
+//!
+//! # Where to start
+//!
+//! | you | read |
+//! |---|---|
+//! | lock something | [`Redlock::builder`], [`Redlock::lock`], [`Redlock::using`], [`Lock`], [`KeepAlive`] |
+//! | handle errors | [`Error`] |
+//! | hand a lock to another process | [`Lock::into_parts`], [`Redlock::from_parts`] |
+//! | test code that locks | [`MemoryBackend`] |
+//! | write a backend | [`LockBackend`], the module [`redis`], [`PerRuntime`] |
+//! | write a runtime | [`Runtime`] |
 
 mod backend;
 mod builder;
@@ -16,6 +27,7 @@ mod invalid;
 mod keep_alive;
 mod latch;
 mod lease;
+mod ledger;
 mod lock;
 mod memory;
 pub mod node_url;

@@ -161,11 +161,11 @@ impl Lock {
         let (nodes, claim) = (&hold.nodes, &hold.claim);
         hold.end();
         // Whoever takes the lock cannot know of them.
-        drop(nodes.release_from(claim, (0..nodes.len()).filter(|node| claim.is_unsettled(*node))));
+        drop(nodes.release_from(claim, (0..nodes.len()).filter(|node| claim.ledger.is_unsettled(*node))));
         let now = nodes.now();
         LockParts {
             remaining,
-            longest_ttl: claim.ttl().get(),
+            longest_ttl: claim.ledger.ttl().get(),
             max_hold: self.won.longest.map(|longest| longest.saturating_duration_since(now)),
             ..LockParts::new(self.resources().as_slice(), self.token().clone(), self.ttl.get())
         }

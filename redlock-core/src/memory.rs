@@ -86,9 +86,8 @@ impl MemoryBackend {
             state.down = true;
             std::mem::take(&mut state.inbox)
         };
-        for request in waiting {
-            request.answer.give(Err(unreachable("connection reset")));
-        }
+        // Without the lock: it wakes those that wait.
+        drop(waiting);
     }
 
     /// Starts a node that was shut down. One that was only stopped [resumes](Self::resume).
@@ -164,9 +163,9 @@ impl MemoryBackend {
     }
 
     async fn ask<T: Answerable>(&self, order: Order, timeout: Duration) -> Result<T, BackendError> {
-        let answer = self.node.arrive(order)?;
+        let reply = self.node.arrive(order)?;
         let answered = async {
-            let outcome = answer.taken().await;
+            let outcome = reply.await.unwrap_or_else(|_| Err(unreachable("connection reset")));
             let delay = self.node.state().reply_delay;
             if !delay.is_zero() {
                 self.node.runtime.sleep(delay).await;

@@ -108,11 +108,11 @@ impl Nodes {
         claim: &Arc<Claim>,
         timeout: Duration,
     ) -> FanOut<Result<AcquireReply, BackendError>> {
-        let ttl = claim.ttl();
+        let ttl = claim.ledger.ttl();
         self.fan(|node| {
             let (nodes, claim) = (self.clone(), claim.clone());
             Box::pin(async move {
-                claim.putting(node);
+                claim.ledger.begin_write(node);
                 nodes.put(node, &claim, ttl, timeout).await
             })
         })
@@ -128,8 +128,8 @@ impl Nodes {
     ) -> BoxFuture<()> {
         let (nodes, claim) = (self.clone(), claim.clone());
         Box::pin(async move {
-            if claim.begin_rewrite(node) {
-                // The outcome is in the claim's book; nobody votes on it.
+            if claim.ledger.begin_rewrite(node) {
+                // The outcome is in the ledger; nobody votes on it.
                 let _ = nodes.put(node, &claim, ttl, timeout).await;
             }
         })
@@ -142,7 +142,7 @@ impl Nodes {
         ttl: Ttl,
         timeout: Duration,
     ) -> FanOut<Result<AcquireReply, BackendError>> {
-        claim.extending(ttl);
+        claim.ledger.raise_ttl(ttl);
         self.fan(|node| {
             let (nodes, claim) = (self.clone(), claim.clone());
             Box::pin(async move {
@@ -150,7 +150,7 @@ impl Nodes {
                 let logged = nodes.logged(node, Verb::Extend, &claim.token);
                 let asked = async { nodes.nodes[node].backend.extend(request).await };
                 let answer = nodes.with_timeout(node, timeout, &[&claim.token], logged, asked).await;
-                claim.extended(node, &answer);
+                claim.ledger.finish_extension(node, &answer);
                 answer
             })
         })
@@ -167,16 +167,16 @@ impl Nodes {
         self.fan(|node| {
             let (nodes, claim, old) = (self.clone(), claim.clone(), old.clone());
             Box::pin(async move {
-                claim.putting(node);
+                claim.ledger.begin_write(node);
                 let request = Replace::new(&claim.resources, &old.token, &claim.token, ttl.get(), timeout);
                 let logged = nodes.logged(node, Verb::Replace, &claim.token);
                 let asked = async { nodes.nodes[node].backend.replace(request).await };
                 let answer =
                     nodes.with_timeout(node, timeout, &[&old.token, &claim.token], logged, asked).await;
                 if let Ok(AcquireReply::Granted) = answer {
-                    old.replaced(node);
+                    old.ledger.replaced(node);
                 }
-                if claim.put(node, &answer) {
+                if claim.ledger.finish_write(node, &answer) {
                     nodes.schedule_release(node, &claim);
                 }
                 answer
@@ -198,29 +198,29 @@ impl Nodes {
         claim: &Arc<Claim>,
         nodes: impl IntoIterator<Item = usize>,
     ) -> FanOut<Result<ReleaseReply, BackendError>> {
-        let requests = nodes.into_iter().map(|node| (node, self.release_and_book(node, claim)));
+        let requests = nodes.into_iter().map(|node| (node, self.release_and_record(node, claim)));
         FanOut::new(self.runtime.clone(), requests).run_on_drop()
     }
 
-    fn release_and_book(
+    fn release_and_record(
         self: &Arc<Self>,
         node: usize,
         claim: &Arc<Claim>,
     ) -> BoxFuture<Result<ReleaseReply, BackendError>> {
         let (nodes, claim) = (self.clone(), claim.clone());
         Box::pin(async move {
-            claim.undoing(node);
+            claim.ledger.begin_removal(node);
             let answer = nodes.release(node, &claim).await;
-            if claim.undone(node, &answer) {
+            if claim.ledger.finish_removal(node, &answer) {
                 nodes.schedule_release(node, &claim);
             }
             answer
         })
     }
 
-    /// One release on one node; nothing is booked.
+    /// One release on one node; nothing is recorded.
     pub(crate) async fn release(&self, node: usize, claim: &Claim) -> Result<ReleaseReply, BackendError> {
-        let timeout = self.timeout(claim.ttl());
+        let timeout = self.timeout(claim.ledger.ttl());
         let request = Release::new(&claim.resources, &claim.token, timeout);
         let logged = self.logged(node, Verb::Release, &claim.token);
         let asked = async { self.nodes[node].backend.release(request).await };
@@ -257,7 +257,7 @@ impl Nodes {
         let logged = self.logged(node, Verb::Acquire, &claim.token);
         let asked = async { self.nodes[node].backend.acquire(request).await };
         let answer = self.with_timeout(node, timeout, &[&claim.token], logged, asked).await;
-        if claim.put(node, &answer) {
+        if claim.ledger.finish_write(node, &answer) {
             self.schedule_release(node, claim);
         }
         answer

@@ -110,7 +110,8 @@ impl Rollback {
 
     /// Waits until the keys are removed from the nodes that are known to hold them.
     pub(crate) async fn settle(mut self, nodes: &Nodes) {
-        let mut open: Vec<usize> = (0..nodes.len()).filter(|node| self.claim.is_written(*node)).collect();
+        let mut open: Vec<usize> =
+            (0..nodes.len()).filter(|node| self.claim.ledger.is_written(*node)).collect();
         let mut heard = self.fan.start().await;
         loop {
             open.retain(|node| !heard.iter().any(|(answered, _)| answered == node));
@@ -174,7 +175,7 @@ impl Taking {
         let Self { old, round, ttl, timeout } = self;
         let nodes = &round.nodes;
         let refused: Vec<usize> = round.votes.refused().collect();
-        let old_ones: Vec<usize> = (0..nodes.len()).filter(|node| old.may_stand(*node)).collect();
+        let old_ones: Vec<usize> = (0..nodes.len()).filter(|node| old.ledger.may_be_written(*node)).collect();
         nodes.release_from(old, old_ones).start().await;
         let put_back =
             refused.into_iter().map(|node| (node, nodes.put_back(node, &round.claim, *ttl, *timeout)));

@@ -4,16 +4,20 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use crate::entropy::Entropy;
 
-/// The value that a round writes under each of its keys: only who knows it can extend or release them.
+/// The value that a round writes at each of its keys: only who knows it can extend or release them.
 ///
-/// Tokens made here are 160 random bits as 40 lower-case hex digits. Tokens of other implementations are
-/// taken by [`FromStr`] when they are 32 to 128 ASCII hex digits (at least 128 bits).
+/// Tokens made here are 160 random bits as 40 lower-case hex digits. [`FromStr`] accepts tokens of other
+/// implementations when they are 32 to 128 ASCII hex digits (at least 128 bits).
 ///
-/// `Debug` shows the first digits only: whoever reads a whole token in a log can release the lock.
+/// `Debug` shows the [prefix](Self::prefix) only: whoever reads a whole token in a log can release the lock.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Token(Arc<str>);
 
 impl Token {
+    /// How many digits of a token may be shown: enough to distinguish holders, and too few to extend or
+    /// release with, since three quarters of the shortest token stay hidden.
+    pub const PREFIX_LEN: usize = 8;
+
     /// Draws a new token.
     pub(crate) fn random(entropy: &mut Entropy) -> Self {
         let mut bytes = [0; BYTES];
@@ -27,14 +31,14 @@ impl Token {
         Self(digits.into())
     }
 
-    /// The text with this token, or more than its first digits, cut to those; `None` when it has neither.
+    /// The text with this token, or more than its prefix, cut to that; `None` when it has neither.
     pub(crate) fn cut_in(&self, text: &str) -> Option<String> {
-        let shown = &self.0[..SHOWN_DIGITS];
+        let shown = self.prefix();
         let (mut cut, mut rest, mut found) = (String::new(), text, false);
         while let Some(at) = rest.find(shown) {
             let same = rest[at..].bytes().zip(self.0.bytes()).take_while(|(here, ours)| here == ours).count();
-            cut.push_str(&rest[..at + SHOWN_DIGITS]);
-            if same > SHOWN_DIGITS {
+            cut.push_str(&rest[..at + Self::PREFIX_LEN]);
+            if same > Self::PREFIX_LEN {
                 cut.push('…');
                 found = true;
             }
@@ -44,7 +48,13 @@ impl Token {
         found.then_some(cut)
     }
 
-    /// The whole token as it stands under the keys.
+    /// The token's first [`PREFIX_LEN`](Self::PREFIX_LEN) digits: what errors, events and `inspect` show of it.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.0[..Self::PREFIX_LEN]
+    }
+
+    /// The whole token as it is stored at the keys.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -62,7 +72,7 @@ impl FromStr for Token {
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Token({}…)", &self.0[..SHOWN_DIGITS])
+        write!(f, "Token({}…)", self.prefix())
     }
 }
 
@@ -86,7 +96,6 @@ impl<'de> serde::Deserialize<'de> for Token {
 pub struct InvalidToken;
 
 const BYTES: usize = 20;
-const SHOWN_DIGITS: usize = 6;
 const ACCEPTED_DIGITS: std::ops::RangeInclusive<usize> = 32..=128;
 
 #[cfg(test)]
@@ -114,7 +123,7 @@ mod tests {
     #[test]
     fn debug_does_not_give_the_token_away() {
         let token = Token::random(&mut counting());
-        assert_eq!(format!("{token:?}"), "Token(001122…)");
+        assert_eq!(format!("{token:?}"), "Token(00112233…)");
     }
 
     #[test]
@@ -122,15 +131,15 @@ mod tests {
         let token = Token::random(&mut counting());
         let whole = token.as_str();
         for (text, cut) in [
-            (format!("ä {whole} b '{whole}'"), "ä 001122… b '001122…'"),
-            (format!("{whole}{whole}"), "001122…001122…"),
-            (format!("001122 {whole}"), "001122 001122…"),
-            (format!("in part: {}", &whole[..39]), "in part: 001122…"),
-            (format!("{}ff", &whole[..7]), "001122…ff"),
+            (format!("ä {whole} b '{whole}'"), "ä 00112233… b '00112233…'"),
+            (format!("{whole}{whole}"), "00112233…00112233…"),
+            (format!("00112233 {whole}"), "00112233 00112233…"),
+            (format!("in part: {}", &whole[..39]), "in part: 00112233…"),
+            (format!("{}ff", &whole[..9]), "00112233…ff"),
         ] {
             assert_eq!(token.cut_in(&text).as_deref(), Some(cut), "{text}");
         }
-        for text in ["", "001122", "00112", "001122 334455", "another one"] {
+        for text in ["", "00112233", "0011223", "00112233 445566", "another one"] {
             assert_eq!(token.cut_in(text), None, "{text}");
         }
     }

@@ -31,7 +31,7 @@ impl<T: Copy + Ord> Keys<T> {
     }
 
     /// Lets a key live until `expires`, or for longer when it does so already.
-    pub(super) fn prolong(&mut self, name: &str, expires: T) {
+    pub(super) fn extend_to(&mut self, name: &str, expires: T) {
         let Some((name, key)) = self.by_name.get_key_value(name) else { return };
         if key.expires < expires {
             let (name, key) = (name.clone(), key.value.clone());
@@ -135,7 +135,7 @@ mod tests {
             keys.expire(Time(now));
             match now {
                 0 => keys.put("new", String::new(), Time(1_500)),
-                1 => keys.prolong("500", Time(number * 2)),
+                1 => keys.extend_to("500", Time(number * 2)),
                 _ => keys.remove("700"),
             }
         }
@@ -167,7 +167,7 @@ mod tests {
                         list.insert(name.clone(), (ttl.to_string(), expires));
                     }
                     2 => {
-                        keys.prolong(&name, expires);
+                        keys.extend_to(&name, expires);
                         if let Some((_, until)) = list.get_mut(&name) {
                             *until = expires.max(*until);
                         }

@@ -9,11 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_channel::oneshot::{self, Receiver, Sender};
+
 use super::keys::Keys;
 use crate::{
     backend::{BackendError, BackendErrorKind},
     inspect::KeyState,
-    latch::Latch,
     resources::Resources,
     runtime::Runtime,
     token::Token,
@@ -47,7 +48,7 @@ pub(super) enum Failure {
 pub(super) struct Request {
     pub(super) order: Order,
     pub(super) due: Instant,
-    pub(super) answer: Arc<Pending>,
+    pub(super) reply: Sender<Reply>,
 }
 
 impl Server {
@@ -61,10 +62,11 @@ impl Server {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a request in, in order, and runs what is due.
-    pub(super) fn arrive(self: &Arc<Self>, order: Order) -> Result<Arc<Pending>, BackendError> {
+    /// Takes a request in, in order, and runs what is due. The reply is to be waited for; the connection is
+    /// reset when none comes any more.
+    pub(super) fn arrive(self: &Arc<Self>, order: Order) -> Result<Receiver<Reply>, BackendError> {
         let now = self.runtime.now();
-        let answer = Arc::new(Pending { outcome: Mutex::default(), given: Latch::new() });
+        let (reply, replied) = oneshot::channel();
         let delay = {
             let mut state = self.state();
             state.requests += 1;
@@ -74,7 +76,7 @@ impl Server {
             // Not before the one ahead: a shorter delay than before must not overtake.
             let earliest = state.inbox.back().map_or(now, |ahead| ahead.due);
             let due = earliest.max(now + state.request_delay);
-            state.inbox.push_back(Request { order, due, answer: answer.clone() });
+            state.inbox.push_back(Request { order, due, reply });
             due - now
         };
         if delay.is_zero() {
@@ -87,21 +89,22 @@ impl Server {
                 node.run_due();
             }));
         }
-        Ok(answer)
+        Ok(replied)
     }
 
     pub(super) fn run_due(&self) {
         let now = self.runtime.now();
         loop {
-            let (answer, outcome) = {
+            let (reply, outcome) = {
                 let mut state = self.state();
                 if state.stopped || state.inbox.front().is_none_or(|request| request.due > now) {
                     return;
                 }
                 let Some(request) = state.inbox.pop_front() else { return };
-                (request.answer, state.run(&request.order, now))
+                (request.reply, state.run(&request.order, now))
             };
-            answer.give(outcome);
+            // Nobody may wait for it any more.
+            let _ = reply.send(outcome);
         }
     }
 }
@@ -147,7 +150,7 @@ impl State {
                     return Outcome::No;
                 }
                 for name in order.resources.iter() {
-                    self.keys.prolong(name, now + *ttl);
+                    self.keys.extend_to(name, now + *ttl);
                 }
                 Outcome::Yes
             }
@@ -200,29 +203,12 @@ pub(super) enum Verb {
     Inspect,
 }
 
+pub(super) type Reply = Result<Outcome, BackendError>;
+
 pub(super) enum Outcome {
     Yes,
     No,
     Keys(Vec<KeyState>),
-}
-
-/// An answer that somebody may still wait for.
-pub(super) struct Pending {
-    pub(super) outcome: Mutex<Option<Result<Outcome, BackendError>>>,
-    pub(super) given: Latch,
-}
-
-impl Pending {
-    pub(super) fn give(&self, outcome: Result<Outcome, BackendError>) {
-        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
-        self.given.set();
-    }
-
-    pub(super) async fn taken(&self) -> Result<Outcome, BackendError> {
-        self.given.wait().await;
-        let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
-        outcome.expect("given before the signal, and taken once")
-    }
 }
 
 pub(super) fn unreachable(message: &str) -> BackendError {

@@ -81,7 +81,7 @@ impl<'a> Eval<'a> {
     /// ms: see [`key_state`].
     #[must_use]
     pub fn inspect(request: &Inspect<'a>) -> Self {
-        Self::new(INSPECT, request.resources, [None; MAX_ARGUMENTS])
+        Self::new(INSPECT, request.resources, [Some(Argument::Number(Token::PREFIX_LEN as u64)), None, None])
     }
 
     /// Answers with the server's `run_id`, which it draws when it starts, or with nil when that is not
@@ -215,12 +215,12 @@ for _, key in ipairs(KEYS) do
 end
 return 1";
 
-/// KEYS: the resources.
+/// KEYS: the resources. ARGV: how many bytes of a value are answered.
 const INSPECT: &str = "\
 local reply = {}
 for i, key in ipairs(KEYS) do
   local value = redis.call('GET', key)
-  reply[i] = {value and string.sub(value, 1, 8), redis.call('PTTL', key)}
+  reply[i] = {value and string.sub(value, 1, ARGV[1]), redis.call('PTTL', key)}
 end
 return reply";
 

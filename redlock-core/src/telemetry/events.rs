@@ -21,7 +21,6 @@ use super::{Kind, Label, Verb, moment::Moment};
 use crate::{
     backend::BackendError,
     error_text::with_sources,
-    inspect::HOLDER,
     quorum::{Tally, Vote},
     resources::Resources,
     token::Token,
@@ -54,7 +53,7 @@ pub(super) fn span(kind: Kind, resources: &Resources, token: Option<&Token>) -> 
         Kind::Unlock => span!("unlock"),
     };
     if let Some(token) = token {
-        span.record("holder", holder(token));
+        span.record("holder", token.prefix());
     }
     span
 }
@@ -102,7 +101,7 @@ pub(super) fn ended(
         span.record("attempts", attempts);
     }
     if let Some(token) = token {
-        span.record("holder", holder(token));
+        span.record("holder", token.prefix());
     }
     span.record("outcome", outcome);
     span.record("elapsed_ms", elapsed_ms);
@@ -119,18 +118,18 @@ pub(super) fn round(verb: Verb, token: &Token, outcome: &'static str, votes: &Ta
     {
         span.record(name, votes);
     }
-    let (verb, holder) = (verb.label(), holder(token));
+    let (verb, holder) = (verb.label(), token.prefix());
     debug!(target: "redlock", verb, holder, outcome, yes, no, failed, rejected, pending, "round");
 }
 
 pub(super) fn lost(resources: &Resources, token: &Token, reason: &'static str) {
-    let holder = holder(token);
+    let holder = token.prefix();
     warn!(target: "redlock", reason, resources = resources.as_slice().len(), holder, "lock lost");
     debug!(target: "redlock", names = %resources, holder, "what was lost");
 }
 
 pub(super) fn dropped(token: &Token) {
-    debug!(target: "redlock", holder = holder(token), "lock dropped: it is released in the background");
+    debug!(target: "redlock", holder = token.prefix(), "lock dropped: it is released in the background");
 }
 
 /// The nodes, and what was last reported of each.
@@ -165,7 +164,7 @@ impl Nodes {
         token: &Token,
     ) {
         let node = &*self.0[node].label;
-        let (verb, holder, elapsed_ms) = (verb.label(), holder(token), millis(took));
+        let (verb, holder, elapsed_ms) = (verb.label(), token.prefix(), millis(took));
         match error {
             None => trace!(target: "redlock", node, verb, holder, outcome, elapsed_ms, "reply"),
             Some(error) => debug!(
@@ -215,11 +214,6 @@ impl Nodes {
             debug!(target: "redlock", node, pending, "release no longer pending");
         }
     }
-}
-
-/// Enough of a token to distinguish two holders, and to find the same one in `inspect`.
-fn holder(token: &Token) -> &str {
-    &token.as_str()[..HOLDER]
 }
 
 fn millis(duration: Duration) -> u64 {
