@@ -69,12 +69,12 @@ impl Harness {
     pub(crate) async fn cancel_after<T>(
         &self,
         after: Duration,
-        future: impl Future<Output = T>,
+        future: impl IntoFuture<Output = T>,
     ) -> Option<T> {
         tokio::select! {
             biased;
             () = self.runtime.sleep(after) => None,
-            output = future => Some(output),
+            output = future.into_future() => Some(output),
         }
     }
 
