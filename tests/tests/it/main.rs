@@ -8,13 +8,13 @@ mod chaos;
 
 /// The `redlock` command, as a process on real servers.
 mod cli {
-    mod guard;
     mod loss;
     pub(crate) mod process;
     mod runs;
     mod signals;
     mod status;
     mod terminal;
+    mod watchdog;
 }
 
 /// How the connections to a node are made, break and come back.
