@@ -54,7 +54,11 @@ impl Harness {
     #[must_use]
     pub fn redlock_over<B: LockBackend>(&self, wrap: impl Fn(MemoryBackend) -> B) -> Redlock {
         let nodes = self.nodes.iter().cloned().map(wrap);
-        Redlock::builder(self.runtime.clone()).nodes(nodes).entropy(self.sim.entropy()).build().expect("nodes")
+        Redlock::builder(self.runtime.clone())
+            .nodes(nodes)
+            .entropy(self.sim.entropy())
+            .build()
+            .expect("nodes")
     }
 
     /// Runs the test to its end.
