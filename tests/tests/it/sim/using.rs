@@ -3,8 +3,7 @@
 use std::{cell::Cell, time::Duration};
 
 use redlock_core::{BackendErrorKind, Error, Runtime, UnlockOutcome};
-
-use crate::harness::{Harness, ms, s};
+use redlock_tests::harness::{Harness, ms, s};
 
 /// How long `using` took, and what it gave, when somebody steals the keys 100 ms after the start.
 fn stolen(ttl: Duration) -> (Result<(), Error>, Duration) {
