@@ -4,7 +4,8 @@
 //!
 //! | you | read |
 //! |---|---|
-//! | lock something | [`Redlock::builder`], [`Redlock::lock`], [`Redlock::using`], [`Lock`], [`KeepAlive`], [`Error`] |
+//! | lock something | [`Redlock::builder`], [`Redlock::lock`], [`Redlock::using`], [`Lock`], [`KeepAlive`] |
+//! | handle errors | [`Error`] |
 //! | hand a lock to another process | [`Lock::into_parts`], [`Redlock::from_parts`] |
 //! | test code that locks | [`MemoryBackend`] |
 //! | write a backend | [`LockBackend`], the module [`redis`], [`PerRuntime`] |

@@ -2,15 +2,10 @@
 
 use std::{ffi::OsString, fmt::Debug, os::unix::ffi::OsStringExt, time::Duration};
 
-use clap::Parser;
+use redlock_cli::internals::{Action, NotRun, USAGE, open_given, parse};
 use redlock_core::LockBackend;
 use redlock_fred::FredBackend;
 use redlock_redis_rs::RedisBackend;
-
-use crate::{
-    arguments::{Action, Arguments},
-    nodes,
-};
 
 /// The first byte says what the rest is: arguments, a time, addresses, or an address with a password.
 pub fn check(data: &[u8]) {
@@ -41,17 +36,21 @@ fn arguments(lines: &[u8]) {
     };
     let mut given = vec![OsString::from("redlock")];
     given.extend(lines.split(|byte| *byte == b'\n').map(line));
-    let parsed = match Arguments::try_parse_from(&given) {
-        Ok(arguments) => arguments,
-        Err(usage) => {
-            let told = usage.render().to_string();
-            assert!(!told.is_empty());
+    let action = match parse(given.clone()) {
+        Ok(action) => action,
+        Err(NotRun::Help(text)) => {
+            assert!(!text.is_empty() && !text.contains(SECRET), "{text}");
+            return;
+        }
+        Err(NotRun::Usage(failure)) => {
+            let told = failure.message;
+            assert!(failure.code == USAGE && !told.is_empty());
             // What stands where no node is expected cannot be known for one.
             assert!(!told.contains(SECRET) || !is_whole(&given), "{told}");
             return;
         }
     };
-    match parsed.action {
+    match action {
         Action::Run(run) => {
             let end = given.iter().position(|argument| argument == "--").expect("the command follows a --");
             assert_eq!(run.command, given[end + 1..]);
@@ -69,7 +68,7 @@ fn arguments(lines: &[u8]) {
             assert!(!status.resources.is_empty());
             open(&status.nodes.urls, "");
         }
-        Action::Guard(guard) => assert!(guard.grace() <= Duration::from_millis(u64::MAX)),
+        Action::Watchdog(watchdog) => assert!(watchdog.grace() <= Duration::from_millis(u64::MAX)),
     }
 }
 
@@ -96,7 +95,7 @@ fn time(text: &str) {
 
 fn duration(text: &str) -> Option<Duration> {
     let line = ["redlock", "run", &format!("--ttl={text}"), "x", "--", "true"];
-    match Arguments::try_parse_from(line).ok()?.action {
+    match parse(line.map(OsString::from)).ok()? {
         Action::Run(run) => Some(run.ttl),
         _ => panic!("{text:?} makes another action"),
     }
@@ -116,7 +115,7 @@ fn urls(text: &str) {
 
 /// How many nodes the command makes of them.
 fn open(given: &[String], listed: &str) -> Option<usize> {
-    match nodes::open_given(given, listed) {
+    match open_given(given, listed) {
         Ok(nodes) => {
             assert!(!nodes.is_empty());
             conceals(&nodes);
@@ -124,7 +123,7 @@ fn open(given: &[String], listed: &str) -> Option<usize> {
             Some(nodes.len())
         }
         Err(failure) => {
-            assert_eq!(failure.code, crate::exit::USAGE);
+            assert_eq!(failure.code, USAGE);
             conceals(&failure.message);
             None
         }

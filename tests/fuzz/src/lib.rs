@@ -2,32 +2,14 @@
 //! hold.
 
 mod command;
-mod harness;
 mod names;
+mod oracle;
 mod parts;
 mod replies;
 
 pub use self::{
     command::check as command, names::check as names, parts::check as parts, replies::check as replies,
 };
-
-// The modules of the `redlock` command that read what people write. It is no library, and they look for each
-// other at the root.
-#[allow(dead_code, unreachable_pub)]
-#[path = "../../../redlock-redis-rs/src/bin/redlock/arguments.rs"]
-mod arguments;
-#[allow(dead_code, unreachable_pub)]
-#[path = "../../../redlock-redis-rs/src/bin/redlock/exit.rs"]
-mod exit;
-#[allow(dead_code, unreachable_pub)]
-#[path = "../../../redlock-redis-rs/src/bin/redlock/help.rs"]
-mod help;
-#[allow(dead_code, unreachable_pub)]
-#[path = "../../../redlock-redis-rs/src/bin/redlock/nodes.rs"]
-mod nodes;
-#[allow(dead_code, unreachable_pub)]
-#[path = "../../../redlock-redis-rs/src/bin/redlock/output.rs"]
-mod output;
 
 #[cfg(test)]
 mod tests {

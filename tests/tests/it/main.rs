@@ -8,13 +8,13 @@ mod chaos;
 
 /// The `redlock` command, as a process on real servers.
 mod cli {
-    mod guard;
     mod loss;
     pub(crate) mod process;
     mod runs;
     mod signals;
     mod status;
     mod terminal;
+    mod watchdog;
 }
 
 /// How the connections to a node are made, break and come back.
@@ -31,7 +31,6 @@ mod connections {
     mod retransmission;
 }
 
-mod harness;
 mod interop;
 
 /// Both runtimes, and what happens when one stands still or ends, or a thread does.
@@ -72,6 +71,7 @@ mod sim {
     mod limits;
     mod locking;
     mod memory;
+    pub(crate) mod odd_nodes;
     mod one_server;
     mod panics;
     mod random;

@@ -134,7 +134,7 @@ fn success_means_that_the_lock_was_held_to_the_end() {
 }
 
 #[test]
-fn when_redlock_is_killed_its_guard_stops_the_command_and_the_lock_ends_with_its_ttl() {
+fn when_redlock_is_killed_its_watchdog_stops_the_command_and_the_lock_ends_with_its_ttl() {
     let servers = Server::start_some(3);
     let mut process = start(&servers, "--ttl 3s --kill-after 1s", STUBBORN, "beat");
     let background = process.wait_for("background");
@@ -150,7 +150,7 @@ fn when_redlock_is_killed_its_guard_stops_the_command_and_the_lock_ends_with_its
 }
 
 #[test]
-fn when_redlock_is_stopped_its_guard_stops_the_command_before_the_lock_ends() {
+fn when_redlock_is_stopped_its_watchdog_stops_the_command_before_the_lock_ends() {
     let servers = Server::start_some(3);
     let mut process = start(&servers, "--ttl 3s", STUBBORN, "beat");
     let background = process.wait_for("background");

@@ -90,7 +90,7 @@ impl Line {
     }
 }
 
-/// `redlock` while it runs. When it is dropped it is killed, and what it runs is stopped by its guard.
+/// `redlock` while it runs. When it is dropped it is killed, and what it runs is stopped by its watchdog.
 pub(crate) struct Process {
     process: Child,
     folder: TempDir,

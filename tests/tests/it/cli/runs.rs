@@ -68,7 +68,7 @@ fn standard_input_and_output_are_the_commands_own() {
             assert!(ended.err.contains(&line), "{line} is not in\n{}", ended.err);
         }
     }
-    assert!(ended.err.contains(r#"locked "x" in round 1"#), "{}", ended.err);
+    assert!(ended.err.contains(r#"locked "x" in attempt 1"#), "{}", ended.err);
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn a_command_runs_for_at_most_as_long_as_it_may() {
     let servers = Server::start_some(3);
     let ended = Line::new(&servers, "run --ttl 6s --at-most 500ms x").script("sleep 20").finish();
     assert_eq!(ended.code, 124, "{}", ended.err);
-    assert!(ended.err.contains("--at-most is over"), "{}", ended.err);
+    assert!(ended.err.contains("--at-most has passed"), "{}", ended.err);
     assert!((500..10_000).contains(&ended.took.as_millis()), "{:?}", ended.took);
     assert!(gone(&servers, "x"));
 }

@@ -18,9 +18,10 @@ use redlock_core::{
     Acquire, AcquireReply, BackendError, BoxFuture, Error, Extend, LockBackend, MemoryBackend, Redlock,
     Release, ReleaseReply, Runtime, UnlockOutcome,
 };
-use redlock_tests::sim_runtime::SimRuntime;
-
-use crate::harness::{Harness, answers, s};
+use redlock_tests::{
+    harness::{Harness, answers, s},
+    sim_runtime::SimRuntime,
+};
 
 #[test]
 fn a_panic_in_one_request_is_one_failed_node() {

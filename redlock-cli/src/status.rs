@@ -1,10 +1,6 @@
 //! `redlock status`: who holds what, as far as the nodes say.
 
-use std::{
-    collections::BTreeMap,
-    io::{self, Write},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use futures_util::future::join_all;
 use redlock_redis_rs::{
@@ -14,7 +10,7 @@ use redlock_redis_rs::{
 use crate::{
     arguments::Status,
     exit::{Failure, NO_QUORUM, REJECTED, SUCCESS, TAKEN, UNDECIDED},
-    nodes,
+    nodes, output,
 };
 
 /// What a node says of each resource.
@@ -41,8 +37,7 @@ pub(crate) async fn status(arguments: &Status) -> Result<u8, Failure> {
         }
     }
     text.push_str("(as the nodes answered just now: it may have changed since)\n");
-    // A reader that has gone away is no reason to fail.
-    let _ = io::stdout().write_all(text.as_bytes());
+    output::print(&text);
     Ok(code)
 }
 

@@ -1,4 +1,4 @@
-//! `redlock run` and the processes around it: its guard, what it inherits, who reaps.
+//! `redlock run` and the processes around it: its watchdog, what it inherits, who reaps.
 
 use std::{
     fs,
@@ -32,10 +32,10 @@ fn children_of(parent: &str) -> Vec<(String, String)> {
     pids.filter_map(child).collect()
 }
 
-fn guard_of(process: &Process) -> Option<String> {
+fn watchdog_of(process: &Process) -> Option<String> {
     let own = process.pid().as_raw_pid().to_string();
-    let is_guard = |(_, line): &(String, String)| line.contains(" guard ");
-    children_of(&own).into_iter().find(is_guard).map(|(pid, _)| pid)
+    let is_watchdog = |(_, line): &(String, String)| line.contains(" watchdog ");
+    children_of(&own).into_iter().find(is_watchdog).map(|(pid, _)| pid)
 }
 
 fn send(pid: &str, signal: Signal) {
@@ -43,7 +43,7 @@ fn send(pid: &str, signal: Signal) {
 }
 
 #[test]
-fn a_command_runs_guarded_though_the_binary_of_redlock_was_replaced_or_removed_meanwhile() {
+fn a_command_runs_watched_though_the_binary_of_redlock_was_replaced_or_removed_meanwhile() {
     for replaced in [true, false] {
         let servers = Server::start_some(3);
         servers.iter().for_each(|server| server.command::<()>(&["SET", "x", OTHER]));
@@ -57,7 +57,7 @@ fn a_command_runs_guarded_though_the_binary_of_redlock_was_replaced_or_removed_m
         }
         servers.iter().for_each(|server| server.command::<()>(&["DEL", "x"]));
         process.wait_for("up");
-        assert!(guard_of(&process).is_some(), "no guard");
+        assert!(watchdog_of(&process).is_some(), "no watchdog");
         fs::write(process.path("go"), "").unwrap();
         let ended = process.wait();
         assert_eq!(ended.code, 6, "replaced: {replaced}: {}", ended.err);
@@ -121,7 +121,7 @@ fn a_command_that_is_deaf_to_sigterm_is_killed_for_one_reason_that_is_true() {
     let script = r#"trap "" TERM; while :; do sleep 0.02; done"#;
     let ended = Line::new(&servers, "run --at-most 300ms --kill-after 500ms x").script(script).finish();
     assert_eq!(ended.code, 124, "{}", ended.err);
-    assert_eq!(ended.err, "redlock: --at-most is over: stopping the command\n");
+    assert_eq!(ended.err, "redlock: --at-most has passed: stopping the command\n");
 }
 
 #[test]
@@ -149,73 +149,73 @@ fn a_signal_that_was_blocked_by_whoever_started_it_reaches_the_command() {
 }
 
 #[test]
-fn a_guard_that_is_stopped_does_not_hold_up_the_end() {
+fn a_watchdog_that_is_stopped_does_not_hold_up_the_end() {
     let servers = Server::start_some(3);
     let script = "echo up >up; while [ ! -e go ]; do sleep 0.02; done; exit 6";
     let mut process = Line::new(&servers, "run x").script(script).start();
     process.wait_for("up");
-    let guard = guard_of(&process).unwrap();
-    send(&guard, Signal::STOP);
-    assert!(soon(|| state_of(&guard).starts_with('T')));
+    let watchdog = watchdog_of(&process).unwrap();
+    send(&watchdog, Signal::STOP);
+    assert!(soon(|| state_of(&watchdog).starts_with('T')));
     let start = Instant::now();
     fs::write(process.path("go"), "").unwrap();
     let ended = soon(|| process.has_ended());
     if !ended {
-        send(&guard, Signal::CONT);
+        send(&watchdog, Signal::CONT);
     }
-    assert!(ended, "it waits for its guard");
+    assert!(ended, "it waits for its watchdog");
     assert_eq!(process.wait().code, 6);
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
-    assert!(gone(&servers) && !runs(&guard));
+    assert!(gone(&servers) && !runs(&watchdog));
 }
 
 #[test]
-fn a_guard_that_was_killed_is_replaced() {
+fn a_watchdog_that_was_killed_is_replaced() {
     let servers = Server::start_some(3);
     let script = r#"trap 'echo term >term; exit 0' TERM; echo $$ >up; while :; do sleep 0.02; done"#;
     let mut process = Line::new(&servers, "run --ttl 3s x").script(script).start();
     let command = process.wait_for("up");
-    let first = guard_of(&process).unwrap();
+    let first = watchdog_of(&process).unwrap();
     send(&first, Signal::KILL);
-    let another = soon(|| guard_of(&process).is_some_and(|guard| guard != first && runs(&guard)));
+    let another = soon(|| watchdog_of(&process).is_some_and(|watchdog| watchdog != first && runs(&watchdog)));
     process.signal(Signal::KILL);
     process.wait();
     let stopped = another && soon(|| !runs(&command));
     if !stopped {
         send(&command, Signal::KILL);
     }
-    assert!(another, "no other guard");
-    assert!(stopped, "it goes on unguarded");
+    assert!(another, "no other watchdog");
+    assert!(stopped, "it goes on unwatched");
     assert_eq!(process.read("term"), "term\n");
 }
 
 #[test]
-fn whoever_sigterms_everything_early_does_not_leave_the_command_without_a_guard() {
+fn whoever_sigterms_everything_early_does_not_leave_the_command_without_a_watchdog() {
     let servers = Server::start_some(3);
     for run in 0..12 {
         // A command that ignores SIGTERM from its first moment on, if it comes to that.
         let line = Line::new(&servers, "run --verbose --ttl 2s --kill-after 300ms x");
         let mut process = line.script(r#"trap "" TERM; echo $$ >up; while :; do sleep 0.02; done"#).start();
-        // As a service manager does: to all of its processes, the guard among them, at its birth.
+        // As a service manager does: to all of its processes, the watchdog among them, at its birth.
         let start = Instant::now();
         let own = process.pid().as_raw_pid().to_string();
         let mut signalled = false;
         while !signalled && start.elapsed() < Duration::from_secs(10) {
-            if let Some((guard, _)) = children_of(&own).first() {
-                send(guard, Signal::TERM);
+            if let Some((watchdog, _)) = children_of(&own).first() {
+                send(watchdog, Signal::TERM);
                 signalled = true;
             }
         }
-        assert!(signalled, "run {run}: no guard");
+        assert!(signalled, "run {run}: no watchdog");
         let command = process.wait_for("up");
-        assert!(soon(|| process.err().contains("the command runs, and is guarded")), "{}", process.err());
+        assert!(soon(|| process.err().contains("its watchdog watches")), "{}", process.err());
         process.signal(Signal::KILL);
         process.wait();
         let stopped = soon(|| !runs(&command));
         if !stopped {
             send(&command, Signal::KILL);
         }
-        assert!(stopped, "run {run}: it goes on unguarded");
+        assert!(stopped, "run {run}: it goes on unwatched");
         assert!(soon(|| gone(&servers)));
     }
 }

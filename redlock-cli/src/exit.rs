@@ -6,7 +6,7 @@ pub(crate) const SUCCESS: u8 = 0;
 /// Only for `status`: no majority says the same.
 pub(crate) const UNDECIDED: u8 = 1;
 /// EX_USAGE
-pub(crate) const USAGE: u8 = 64;
+pub const USAGE: u8 = 64;
 /// EX_UNAVAILABLE
 pub(crate) const NO_QUORUM: u8 = 69;
 /// EX_OSERR
@@ -28,11 +28,13 @@ pub(crate) fn of_signal(number: i32) -> u8 {
     u8::try_from(number).unwrap_or(0).saturating_add(128)
 }
 
-/// StopReason the command did not run, or not to its end.
+/// Why the command did not run, or not to its end.
 #[derive(Debug)]
-pub(crate) struct Failure {
-    pub(crate) code: u8,
-    pub(crate) message: String,
+pub struct Failure {
+    /// The exit code.
+    pub code: u8,
+    /// What is printed.
+    pub message: String,
 }
 
 impl Failure {

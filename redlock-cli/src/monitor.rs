@@ -1,7 +1,6 @@
-//! The nodes, and what they said.
+//! What the nodes answer, while `redlock run` asks them.
 
 use std::{
-    env,
     future::Future,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -13,68 +12,20 @@ use std::{
 use redlock_redis_rs::{
     Acquire, AcquireReply, BackendError, BoxFuture, Extend, Inspect, KeyState, LockBackend, NodeOutcome,
     RedisBackend, Redlock, Release, ReleaseReply, Runtime, Token, TokioRuntime, async_trait,
-    node_url::{InvalidUrl, OpenError},
 };
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    arguments,
-    exit::{Failure, USAGE},
-    output::Output,
+    exit::Failure,
+    output::{Output, readable},
 };
 
-/// The nodes that the arguments or the environment name.
-pub(crate) fn open(nodes: &arguments::Nodes) -> Result<Vec<RedisBackend>, Failure> {
-    let listed = match env::var(VARIABLE) {
-        Ok(listed) => listed,
-        // It is of no interest beside nodes that are given.
-        Err(env::VarError::NotUnicode(_)) if nodes.urls.is_empty() => {
-            return Err(Failure::new(USAGE, format!("{VARIABLE} is not UTF-8")));
-        }
-        Err(_) => String::new(),
-    };
-    open_given(&nodes.urls, &listed)
-}
-
-/// The nodes that are given; when there are none, those that are listed.
-pub(crate) fn open_given(given: &[String], listed: &str) -> Result<Vec<RedisBackend>, Failure> {
-    let (urls, from): (Vec<&str>, _) = if given.is_empty() {
-        let separated = listed.split([',', ' ', '\t', '\n']);
-        (separated.filter(|url| !url.is_empty()).collect(), VARIABLE)
-    } else {
-        (given.iter().map(String::as_str).collect(), "--node")
-    };
-    if urls.is_empty() {
-        return Err(Failure::new(USAGE, format!("no nodes: give --node URL for each, or set {VARIABLE}")));
-    }
-    let open = |(position, url): (usize, &&str)| {
-        open_one(url).map_err(|error| {
-            // The URL itself may have a password in it, or be what a separator in a password has left of one.
-            let hint = if listed.contains('@') { ENCODE } else { "" };
-            Failure::new(USAGE, format!("{from}: number {}: {error}{hint}", position + 1))
-        })
-    };
-    urls.iter().enumerate().map(open).collect()
-}
-
-fn open_one(url: &str) -> Result<RedisBackend, OpenError> {
-    if url.contains("://") {
-        RedisBackend::open(url)
-    } else if url.contains('@') {
-        // With a user, an address is a URL. So what a comma in a password has cut off is not taken for a
-        // node.
-        Err(InvalidUrl::Scheme.into())
-    } else {
-        RedisBackend::open(format!("redis://{url}"))
-    }
-}
-
-/// A lock manager over the nodes, and what listens to them.
-pub(crate) fn listen(
+/// A lock manager over the nodes, and the monitor of what they answer.
+pub(crate) fn monitored(
     nodes: Vec<RedisBackend>,
     output: &Output,
 ) -> Result<(Redlock, Arc<NodeMonitor>), Failure> {
-    let heard = nodes
+    let statuses = nodes
         .iter()
         .map(|node| NodeStatus {
             name: node.name().unwrap_or_default().to_owned(),
@@ -86,30 +37,30 @@ pub(crate) fn listen(
         output: output.clone(),
         under_way: AtomicUsize::new(0),
         warns: AtomicBool::new(false),
-        heard: Mutex::new(Hearing { nodes: heard, no_quorum: false }),
+        state: Mutex::new(State { nodes: statuses, no_quorum: false }),
     });
-    let runtime = Counting { runtime: TokioRuntime::current(), monitor: monitor.clone() };
+    let runtime = CountingRuntime { runtime: TokioRuntime::current(), monitor: monitor.clone() };
     let nodes = nodes.into_iter().enumerate();
-    let nodes = nodes.map(|(position, node)| ListenedTo { node, position, monitor: monitor.clone() });
+    let nodes = nodes.map(|(position, node)| MonitoredNode { node, position, monitor: monitor.clone() });
     let redlock = Redlock::builder(runtime).nodes(nodes).build()?;
     Ok((redlock, monitor))
 }
 
-/// Listens to what the nodes answer.
+/// Knows what each node answered last.
 #[derive(Debug)]
 pub(crate) struct NodeMonitor {
     output: Output,
-    /// Requests that are not answered yet, and tasks that have not asked theirs.
+    /// Requests without an answer yet, and background tasks that have not begun.
     under_way: AtomicUsize,
-    /// Whether to say when a quorum fails: nothing else would tell before long.
+    /// Whether to report that a quorum fails: nothing else would report it before long.
     warns: AtomicBool,
-    heard: Mutex<Hearing>,
+    state: Mutex<State>,
 }
 
 #[derive(Debug)]
-struct Hearing {
+struct State {
     nodes: Vec<NodeStatus>,
-    /// Whether it has been said that there is no quorum.
+    /// Whether it has been reported that there is no quorum.
     no_quorum: bool,
 }
 
@@ -125,12 +76,11 @@ impl NodeMonitor {
         self.warns.store(warns, Ordering::SeqCst);
     }
 
-    /// What each node said last.
+    /// What each node answered last.
     pub(crate) fn summary(&self) -> String {
-        let words = |heard: &NodeStatus| {
-            format!("{}: {}", heard.name, heard.last.as_deref().unwrap_or("no answer yet"))
-        };
-        self.hearing().nodes.iter().map(words).collect::<Vec<_>>().join("; ")
+        let words =
+            |node: &NodeStatus| format!("{}: {}", node.name, node.last.as_deref().unwrap_or("no answer yet"));
+        self.state().nodes.iter().map(words).collect::<Vec<_>>().join("; ")
     }
 
     /// Waits until what was asked in the background has been answered: for `patience` at most.
@@ -144,20 +94,20 @@ impl NodeMonitor {
     }
 
     fn answered(&self, node: usize, verb: &str, took: Duration, answer: &NodeOutcome) {
-        let mut hearing = self.hearing();
-        let quorum = hearing.nodes.len() / 2 + 1;
-        let heard = &mut hearing.nodes[node];
-        heard.failing = matches!(answer, NodeOutcome::Failed(_));
-        heard.last = Some(answer.to_string());
-        let name = heard.name.clone();
-        let working = hearing.nodes.iter().filter(|heard| !heard.failing).count();
-        let news = self.warns.load(Ordering::SeqCst) && (working < quorum) != hearing.no_quorum;
+        let mut state = self.state();
+        let quorum = state.nodes.len() / 2 + 1;
+        let status = &mut state.nodes[node];
+        status.failing = matches!(answer, NodeOutcome::Failed(_));
+        status.last = Some(answer.to_string());
+        let name = status.name.clone();
+        let working = state.nodes.iter().filter(|node| !node.failing).count();
+        let news = self.warns.load(Ordering::SeqCst) && (working < quorum) != state.no_quorum;
         if news {
-            hearing.no_quorum = working < quorum;
+            state.no_quorum = working < quorum;
         }
-        drop(hearing);
+        drop(state);
 
-        self.output.verbose(|| format!("{name}: {verb}: {answer} ({})", millis(took)));
+        self.output.verbose(|| format!("{name}: {verb}: {answer} ({})", readable(took)));
         if news && working < quorum {
             self.output.print(format!("no quorum of nodes works ({})", self.summary()));
         } else if news {
@@ -165,44 +115,44 @@ impl NodeMonitor {
         }
     }
 
-    fn hearing(&self) -> MutexGuard<'_, Hearing> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A node that is listened to. Nothing is changed.
+/// A node whose answers the monitor sees. Nothing is changed.
 #[derive(Debug)]
-struct ListenedTo {
+struct MonitoredNode {
     node: RedisBackend,
     position: usize,
     monitor: Arc<NodeMonitor>,
 }
 
-impl ListenedTo {
-    async fn listen<T>(
+impl MonitoredNode {
+    async fn observe<T>(
         &self,
         verb: &str,
         token: &Token,
         request: impl Future<Output = Result<T, BackendError>>,
-        told: impl FnOnce(&T) -> NodeOutcome,
+        outcome: impl FnOnce(&T) -> NodeOutcome,
     ) -> Result<T, BackendError> {
         let start = Instant::now();
-        let asked = Asked::new(&self.monitor, self.position, verb, start);
+        let pending = PendingRequest::new(&self.monitor, self.position, verb, start);
         let answer = request.await.map_err(|error| error.redact(token));
-        let told = answer.as_ref().map_or_else(|error| NodeOutcome::Failed(error.clone()), told);
-        asked.answered(&told);
+        let outcome = answer.as_ref().map_or_else(|error| NodeOutcome::Failed(error.clone()), outcome);
+        pending.answered(&outcome);
         answer
     }
 }
 
 #[async_trait]
-impl LockBackend for ListenedTo {
+impl LockBackend for MonitoredNode {
     async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
-        self.listen("acquire", request.token, self.node.acquire(request), granted).await
+        self.observe("acquire", request.token, self.node.acquire(request), granted).await
     }
 
     async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
-        self.listen("extend", request.token, self.node.extend(request), granted).await
+        self.observe("extend", request.token, self.node.extend(request), granted).await
     }
 
     async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
@@ -210,7 +160,7 @@ impl LockBackend for ListenedTo {
             ReleaseReply::Removed => NodeOutcome::Removed,
             _ => NodeOutcome::NotHeld,
         };
-        self.listen("release", request.token, self.node.release(request), removed).await
+        self.observe("release", request.token, self.node.release(request), removed).await
     }
 
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
@@ -227,29 +177,29 @@ impl LockBackend for ListenedTo {
 }
 
 /// A request under way; one that is dropped was cut off.
-struct Asked<'a> {
+struct PendingRequest<'a> {
     monitor: &'a NodeMonitor,
     node: usize,
     verb: &'a str,
     start: Instant,
-    heard: bool,
+    answered: bool,
 }
 
-impl<'a> Asked<'a> {
+impl<'a> PendingRequest<'a> {
     fn new(monitor: &'a NodeMonitor, node: usize, verb: &'a str, start: Instant) -> Self {
         monitor.under_way.fetch_add(1, Ordering::SeqCst);
-        Self { monitor, node, verb, start, heard: false }
+        Self { monitor, node, verb, start, answered: false }
     }
 
     fn answered(mut self, answer: &NodeOutcome) {
-        self.heard = true;
+        self.answered = true;
         self.monitor.answered(self.node, self.verb, self.start.elapsed(), answer);
     }
 }
 
-impl Drop for Asked<'_> {
+impl Drop for PendingRequest<'_> {
     fn drop(&mut self) {
-        if !self.heard {
+        if !self.answered {
             let took = self.start.elapsed();
             let answer = NodeOutcome::Failed(BackendError::timed_out(took));
             self.monitor.answered(self.node, self.verb, took, &answer);
@@ -258,14 +208,14 @@ impl Drop for Asked<'_> {
     }
 }
 
-/// A runtime that counts the tasks that have not begun: what they will ask is under way too.
+/// A runtime that counts the tasks that have not begun: their requests are under way too.
 #[derive(Debug)]
-struct Counting {
+struct CountingRuntime {
     runtime: TokioRuntime,
     monitor: Arc<NodeMonitor>,
 }
 
-impl Runtime for Counting {
+impl Runtime for CountingRuntime {
     fn now(&self) -> Instant {
         self.runtime.now()
     }
@@ -294,11 +244,4 @@ fn granted(reply: &AcquireReply) -> NodeOutcome {
     }
 }
 
-pub(crate) fn millis(duration: Duration) -> String {
-    format!("{:.1} ms", duration.as_secs_f64() * 1_000.0)
-}
-
-const VARIABLE: &str = "REDLOCK_NODES";
-/// Where a list has a user or a password in it.
-const ENCODE: &str = "; in a user name or password, commas, blanks and any of /?#@:% have to be percent-encoded (%2C, %20, ...)";
 const POLL_INTERVAL: Duration = Duration::from_millis(1);

@@ -1,7 +1,7 @@
 //! A process beside `redlock run`, for when that one cannot stop the command: it was killed, or hangs.
 //!
-//! It learns over a pipe until when the lock is valid, and what to stop. Clocks are the system's, so that
-//! both processes mean the same instant.
+//! A pipe leads to it, over which it learns until when the lock is valid, and what to stop. Both processes read the
+//! same clock of the system, so an instant means the same to both.
 
 use std::{
     io::{self, BufRead, Read, Write},
@@ -25,58 +25,63 @@ use crate::{
     signals::PASSED_ON,
 };
 
-/// The guard, seen from `redlock run`. When it is dropped the command is stopped, unless it was dismissed.
+/// The watchdog, seen from `redlock run`. When it is dropped, the command is stopped, unless the watchdog was
+/// dismissed.
 #[derive(Debug)]
-pub(crate) struct Guard {
+pub(crate) struct Watchdog {
     process: Child,
     pipe: Option<ChildStdin>,
 }
 
-impl Guard {
-    /// Starts a guard that gives what it stops `grace` between SIGTERM and SIGKILL, and waits for up to
-    /// `patience` until it stands.
+impl Watchdog {
+    /// Starts a watchdog that leaves `grace` between SIGTERM and SIGKILL, and waits for up to `patience` until it
+    /// is ready.
     ///
-    /// A signal that is sent to all processes at once can end a guard before it has learnt to ignore it; then
-    /// there is another one.
+    /// A signal that is sent to all processes at once can end a watchdog that does not ignore it yet; then another
+    /// one is started.
     pub(crate) fn start(grace: Duration, patience: Duration) -> io::Result<Self> {
         let start = Instant::now();
         for _ in 0..MAX_STARTS {
-            let mut guard = Self::spawn(grace)?;
-            let stdout = guard.process.stdout.take();
-            if stdout.is_some_and(|stdout| stands(stdout, patience.saturating_sub(start.elapsed()))) {
-                return Ok(guard);
+            let mut watchdog = Self::spawn(grace)?;
+            let stdout = watchdog.process.stdout.take();
+            if stdout.is_some_and(|stdout| is_ready(stdout, patience.saturating_sub(start.elapsed()))) {
+                return Ok(watchdog);
             }
-            guard.end(Duration::ZERO);
+            watchdog.end(Duration::ZERO);
         }
-        Err(io::Error::new(io::ErrorKind::TimedOut, "it does not come up"))
+        Err(io::Error::new(io::ErrorKind::TimedOut, "it does not start in time"))
     }
 
     fn spawn(grace: Duration) -> io::Result<Self> {
         let mut command = own_program()?;
-        command.arg("guard").arg(grace.as_millis().to_string()).stdin(Stdio::piped()).stdout(Stdio::piped());
-        // What ends the group of `redlock run` must not end the guard with it.
+        command
+            .arg("watchdog")
+            .arg(grace.as_millis().to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        // What ends the group of `redlock run` must not end the watchdog with it.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut process = command.spawn()?;
         let pipe = process.stdin.take();
         if let Some(pipe) = &pipe {
-            // A guard that does not listen must not hold up what is guarded.
+            // A watchdog that does not read must not block `redlock run`.
             ioctl_fionbio(pipe, true)?;
         }
         Ok(Self { process, pipe })
     }
 
     pub(crate) fn protect(&mut self, target: Target) {
-        self.tell(Message::Protect(target));
+        self.send(Message::Protect(target));
     }
 
     /// The lock is valid for another `left`.
     pub(crate) fn valid_for(&mut self, left: Duration) {
-        self.tell(Message::ValidUntil(now() + left));
+        self.send(Message::ValidUntil(now() + left));
     }
 
     /// The command is being stopped, and is to be gone after `left`.
     pub(crate) fn stopping_for(&mut self, left: Duration) {
-        self.tell(Message::KillAt(now() + left));
+        self.send(Message::KillAt(now() + left));
     }
 
     pub(crate) fn pid(&self) -> Option<Pid> {
@@ -87,13 +92,13 @@ impl Guard {
         matches!(self.process.try_wait(), Ok(Some(_)) | Err(_))
     }
 
-    /// There is nothing to guard any more.
+    /// There is nothing to watch any more.
     pub(crate) fn dismiss(mut self) {
-        self.tell(Message::Done);
+        self.send(Message::Done);
         self.end(PATIENCE);
     }
 
-    /// A guard that is stopped does not listen, but it can be killed.
+    /// A watchdog that is stopped does not read the pipe, but it can be killed.
     fn end(&mut self, patience: Duration) {
         drop(self.pipe.take());
         if !self.ends_within(patience) {
@@ -113,22 +118,22 @@ impl Guard {
         true
     }
 
-    fn tell(&mut self, message: Message) {
+    fn send(&mut self, message: Message) {
         if let Some(pipe) = &mut self.pipe {
-            // In one piece: it is shorter than what pipes take as a whole.
+            // It is short enough for the pipe to take it whole or not at all.
             let _ = pipe.write_all(message.line().as_bytes());
         }
     }
 }
 
-/// Waits for the guard's word that it ignores signals by now. The thread ends with the guard at the latest.
-fn stands(mut stdout: ChildStdout, patience: Duration) -> bool {
-    let (sender, word) = channel();
+/// Waits until the watchdog reports that it ignores signals. The thread ends with the watchdog at the latest.
+fn is_ready(mut stdout: ChildStdout, patience: Duration) -> bool {
+    let (sender, ready) = channel();
     thread::spawn(move || {
         let read = stdout.read_exact(&mut [0]);
         let _ = sender.send(read.is_ok());
     });
-    word.recv_timeout(patience).unwrap_or(false)
+    ready.recv_timeout(patience).unwrap_or(false)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,12 +165,12 @@ impl Message {
     }
 }
 
-/// Stands guard until it is dismissed, or has stopped what it guards. Gives the exit code.
-pub(crate) fn stand(grace: Duration) -> u8 {
+/// Watches until it is dismissed, or has stopped the command. Returns the exit code.
+pub(crate) fn watch(grace: Duration) -> u8 {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
         return OS_ERROR;
     };
-    // Who signals everything at once, as service managers do, does not mean the guard.
+    // A service manager that signals all processes at once does not mean the watchdog.
     let entered = runtime.enter();
     let ignored: Vec<_> =
         PASSED_ON.iter().map(|which| signal(SignalKind::from_raw(which.as_raw()))).collect();
@@ -180,7 +185,7 @@ pub(crate) fn stand(grace: Duration) -> u8 {
             }
         }
     });
-    if let Some((target, stopping, why)) = listen(&messages, grace) {
+    if let Some((target, stopping, why)) = receive(&messages, grace) {
         if let Some(why) = why {
             let _ = writeln!(io::stderr(), "redlock: {why}: stopping the command");
         }
@@ -190,15 +195,14 @@ pub(crate) fn stand(grace: Duration) -> u8 {
     SUCCESS
 }
 
-/// What is to be stopped, until when and why, unless `redlock run` has said why; `None` when all has ended
-/// well.
-fn listen(messages: &Receiver<Message>, grace: Duration) -> Option<(Target, Stop, Option<&'static str>)> {
+/// What is to be stopped, until when and why, unless `redlock run` has reported why; `None` when `redlock run` has
+/// ended well.
+fn receive(messages: &Receiver<Message>, grace: Duration) -> Option<(Target, Stop, Option<&'static str>)> {
     let mut target = None;
     let mut valid_until = now();
     let mut kill_at = None;
     loop {
-        // `redlock run` begins `grace` before the end; when it has not by half of that, something is wrong
-        // with it.
+        // `redlock run` stops the command `grace` before the end. If it has not when half of that is left, it hangs.
         let act_at = kill_at.unwrap_or_else(|| valid_until.saturating_sub(grace / 2));
         let left = match target {
             Some(_) => act_at.saturating_sub(now()).min(MAX_SLEEP),
@@ -217,7 +221,8 @@ fn listen(messages: &Receiver<Message>, grace: Duration) -> Option<(Target, Stop
             Err(RecvTimeoutError::Timeout) => {
                 if let Some(target) = target.filter(|_| now() >= act_at) {
                     let stop = Stop { kill_at: kill_at.unwrap_or(valid_until), begun: kill_at.is_some() };
-                    // Who began to stop it does run, and a command that is deaf to SIGTERM is its own fault.
+                    // A `redlock run` that has begun to stop the command does run: a command that ignores SIGTERM is no
+                    // reason to report it.
                     return Some((target, stop, kill_at.is_none().then_some(SILENT)));
                 }
             }
@@ -245,8 +250,8 @@ fn stop(target: Target, stop: Stop) {
     target.signal(Signal::KILL);
 }
 
-/// The same clock for all processes; where there is one, one that counts the time in which the machine was
-/// suspended.
+/// A clock that all processes share, and that counts the time in which the machine was suspended where there is
+/// such a clock.
 fn now() -> Duration {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let clock = ClockId::Boottime;
@@ -258,12 +263,12 @@ fn now() -> Duration {
 
 /// Timers stand still while the machine is suspended.
 const MAX_SLEEP: Duration = Duration::from_secs(1);
-/// How many guards may be ended by what they do not yet ignore.
+/// How many watchdogs may be ended by signals that they do not ignore yet.
 const MAX_STARTS: u32 = 5;
-/// How long a guard may take to end.
+/// How long a watchdog may take to end.
 const PATIENCE: Duration = Duration::from_secs(1);
 const GONE: &str = "redlock was killed";
-const SILENT: &str = "redlock does not run any more";
+const SILENT: &str = "redlock no longer responds";
 
 #[cfg(test)]
 mod tests {

@@ -1,8 +1,16 @@
 //! Signals to this process.
 
-use std::{fs, future::poll_fn, io, task::Poll};
+use std::{
+    fs::{self, File},
+    future::poll_fn,
+    io,
+    task::Poll,
+};
 
-use rustix::process::Signal;
+use rustix::{
+    process::{Signal, getpgrp, getpid, kill_process},
+    termios::tcgetpgrp,
+};
 use tokio::signal::unix::{self, SignalKind};
 
 /// Lets all signals through, to this process and to what it starts, whatever its starter has blocked. It is
@@ -48,6 +56,21 @@ fn ignored() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}
+
+pub(crate) fn stop_myself() {
+    let _ = kill_process(getpid(), Signal::STOP);
+}
+
+/// Whether the process group of this process is in the foreground of a terminal, and gets its Ctrl-C.
+pub(crate) fn is_foreground() -> bool {
+    let terminal = File::open("/dev/tty");
+    terminal.is_ok_and(|terminal| tcgetpgrp(terminal).is_ok_and(|group| group == getpgrp()))
+}
+
+/// As `SIGTERM`.
+pub(crate) fn name(signal: Signal) -> String {
+    format!("{signal:?}").trim_matches('"').replace("Signal::", "SIG")
 }
 
 /// What is passed on to the command.

@@ -31,7 +31,7 @@ fn the_help_has_examples_and_every_exit_code() {
     ] {
         assert!(text.contains(word), "{word:?} is not in\n{text}");
     }
-    assert!(!text.contains("guard"), "{text}");
+    assert!(!text.contains("watchdog"), "{text}");
     let help = redlock(&["status", "--help"]);
     assert!(String::from_utf8_lossy(&help.stdout).contains("\n  75  held"));
 }

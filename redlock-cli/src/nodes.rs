@@ -1,0 +1,67 @@
+//! The nodes that are given.
+
+use std::env;
+
+use redlock_redis_rs::{
+    RedisBackend,
+    node_url::{InvalidUrl, OpenError},
+};
+
+use crate::{
+    arguments,
+    exit::{Failure, USAGE},
+};
+
+/// The nodes that the arguments or the environment name.
+pub(crate) fn open(nodes: &arguments::Nodes) -> Result<Vec<RedisBackend>, Failure> {
+    let listed = match env::var(VARIABLE) {
+        Ok(listed) => listed,
+        // It is of no interest beside nodes that are given.
+        Err(env::VarError::NotUnicode(_)) if nodes.urls.is_empty() => {
+            return Err(Failure::new(USAGE, format!("{VARIABLE} is not UTF-8")));
+        }
+        Err(_) => String::new(),
+    };
+    open_given(&nodes.urls, &listed)
+}
+
+/// The nodes that are given; when there are none, those that are listed.
+///
+/// # Errors
+///
+/// When there are none, or one has an invalid URL.
+pub fn open_given(given: &[String], listed: &str) -> Result<Vec<RedisBackend>, Failure> {
+    let (urls, from): (Vec<&str>, _) = if given.is_empty() {
+        let separated = listed.split([',', ' ', '\t', '\n']);
+        (separated.filter(|url| !url.is_empty()).collect(), VARIABLE)
+    } else {
+        (given.iter().map(String::as_str).collect(), "--node")
+    };
+    if urls.is_empty() {
+        return Err(Failure::new(USAGE, format!("no nodes: give --node URL for each, or set {VARIABLE}")));
+    }
+    let open = |(position, url): (usize, &&str)| {
+        open_one(url).map_err(|error| {
+            // The URL itself may have a password in it, or be what a separator in a password has left of one.
+            let hint = if listed.contains('@') { ENCODE } else { "" };
+            Failure::new(USAGE, format!("{from}: number {}: {error}{hint}", position + 1))
+        })
+    };
+    urls.iter().enumerate().map(open).collect()
+}
+
+fn open_one(url: &str) -> Result<RedisBackend, OpenError> {
+    if url.contains("://") {
+        RedisBackend::open(url)
+    } else if url.contains('@') {
+        // With a user, an address is a URL. So what a comma in a password has cut off is not taken for a
+        // node.
+        Err(InvalidUrl::Scheme.into())
+    } else {
+        RedisBackend::open(format!("redis://{url}"))
+    }
+}
+
+const VARIABLE: &str = "REDLOCK_NODES";
+/// Where a list has a user or a password in it.
+const ENCODE: &str = "; in a user name or password, commas, blanks and any of /?#@:% have to be percent-encoded (%2C, %20, ...)";

@@ -1,0 +1,118 @@
+//! `redlock run`: a lock, and a command under it.
+
+use std::{future::IntoFuture, time::Duration};
+
+use redlock_redis_rs::{Error, Lock, LockRequest};
+use rustix::process::Signal;
+
+use crate::{
+    arguments::Run,
+    exit::{self, Failure, OS_ERROR, USAGE},
+    monitor::{self},
+    nodes,
+    output::{Output, readable},
+    processes,
+    signals::{self, PASSED_ON, Signals, ends_a_wait},
+    supervisor::{RESOURCES, Supervisor},
+};
+
+/// Runs the command under the lock. Returns the exit code.
+pub(crate) async fn run(arguments: &Run, output: &Output) -> Result<u8, Failure> {
+    let grace = arguments.kill_after.unwrap_or(arguments.ttl / 3);
+    if grace > arguments.ttl / 3 {
+        return Err(Failure::new(USAGE, GRACE_TOO_LONG));
+    }
+    let (redlock, monitor) = monitor::monitored(nodes::open(&arguments.nodes)?, output)?;
+    let mut wanted = PASSED_ON.to_vec();
+    if !arguments.foreground {
+        // In the foreground, the terminal stops the command as well.
+        wanted.extend([Signal::TSTP, Signal::CONT]);
+    }
+    let mut signals = Signals::listen(&wanted)
+        .map_err(|error| Failure::new(OS_ERROR, format!("cannot listen to signals: {error}")))?;
+    processes::adopt_orphans();
+
+    let names = Some(arguments.resources.join("\n")).filter(|names| names.len() < MAX_NAMES);
+    if names.is_none() {
+        output.print(format!("the names are too long for the environment: {RESOURCES} is left out"));
+    }
+    let request = request(arguments, redlock.lock(&arguments.resources[..], arguments.ttl));
+    monitor.warn(arguments.wait.is_none() && !arguments.no_wait);
+    let outcome = match acquire(request, &mut signals).await {
+        Ok(lock) => {
+            monitor.warn(true);
+            report_acquired(&lock, output);
+            let supervisor = Supervisor { arguments, output, monitor: &monitor, names, grace };
+            supervisor.run(lock, &mut signals).await
+        }
+        Err(NotAcquired::Failed(error @ Error::Contended(_))) => {
+            if !arguments.quiet {
+                output.print(error);
+            }
+            Ok(arguments.conflict_exit_code)
+        }
+        Err(NotAcquired::Failed(error)) => Err(error.into()),
+        Err(NotAcquired::Interrupted(signal)) => {
+            let message = format!("{} came while waiting for the lock", signals::name(signal));
+            Err(Failure::new(exit::of_signal(signal.as_raw()), message))
+        }
+    };
+    monitor.warn(false);
+    // What is sent in the background would end with this process.
+    monitor.all_answered(LAST_ANSWERS).await;
+    outcome
+}
+
+fn request(arguments: &Run, request: LockRequest) -> LockRequest {
+    let delay = arguments.retry_delay;
+    let request = request.retry_delay(delay).retry_jitter(delay / 2);
+    match arguments.wait {
+        _ if arguments.no_wait => request.retry_count(0),
+        Some(Duration::ZERO) => request.retry_count(0),
+        Some(wait) => request.retry_forever().acquire_timeout(wait),
+        None => request.retry_forever(),
+    }
+}
+
+enum NotAcquired {
+    Failed(Error),
+    Interrupted(Signal),
+}
+
+/// When it ends without a lock, its keys are removed in the background.
+async fn acquire(request: LockRequest, signals: &mut Signals) -> Result<Lock, NotAcquired> {
+    let mut request = request.into_future();
+    loop {
+        tokio::select! {
+            biased;
+            signal = signals.next() => match signal {
+                Signal::TSTP => signals::stop_myself(),
+                signal if ends_a_wait(signal) => return Err(NotAcquired::Interrupted(signal)),
+                _ => {}
+            },
+            won = &mut request => return won.map_err(NotAcquired::Failed),
+        }
+    }
+}
+
+fn report_acquired(lock: &Lock, output: &Output) {
+    output.verbose(|| {
+        let replies: Vec<String> = lock.replies().iter().map(ToString::to_string).collect();
+        format!(
+            "locked {} in attempt {}, which took {}, for {} ({})",
+            lock.resources(),
+            lock.attempts(),
+            readable(lock.took()),
+            readable(lock.remaining()),
+            replies.join("; ")
+        )
+    });
+}
+
+const GRACE_TOO_LONG: &str = "--kill-after may be a third of --ttl at most: it is kept free at the end of the TTL, and an \
+                              extension may not come before half of it";
+/// Linux takes 128 KiB for a variable with its name and its end; in all, the command gets no more than this
+/// process got, since the names are arguments here.
+const MAX_NAMES: usize = 128 * 1_024 - RESOURCES.len() - 2;
+/// How long nodes that are slower than the quorum are waited for in the end.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
