@@ -1,5 +1,7 @@
 //! Why a request, or the configuration of a lock manager, is invalid. Nothing is sent then.
 
+// Tests: tests/tests/it/sim/limits.rs.
+
 use std::time::Duration;
 
 /// A request that is invalid: nothing was sent.

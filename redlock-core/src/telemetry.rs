@@ -4,6 +4,8 @@
 //! called under a lock: a subscriber is somebody else's code. Without a feature, a module with the same
 //! signatures and empty bodies takes the place of the one that needs it, so that no `cfg` stands in the logic.
 
+// Tests: tests/tests/it/telemetry.
+
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
