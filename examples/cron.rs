@@ -1,20 +1,22 @@
-//! A job that runs once per tick, although every replica of the service has the same timer.
+//! A job that runs once per tick, though every replica of the service has the same timer.
 //!
 //! ```text
 //! cargo run --example cron
 //! cargo run --example cron -- redis://127.0.0.1:7001 redis://127.0.0.1:7002 redis://127.0.0.1:7003
 //! ```
 //!
-//! Replicas wake at the same moment; one gets the lock and runs the job, the others skip the tick. Start the
-//! second form in several terminals: they share the ticks.
+//! All replicas wake at the same moment. One gets the lock and runs the job; the others skip the tick. Start
+//! the second command in several terminals: the processes share the ticks.
 //!
-//! **The lock is kept after the job is done.** Clocks of machines differ: were it released after a job of 10
-//! ms, a replica whose clock is 50 ms behind would find it free and run the tick again. It is kept until
-//! `hold` after the tick, which has to be longer than clocks differ and replicas try, together.
+//! **The replica keeps the lock after the job is done.** The clocks of machines differ. If a replica released
+//! the lock after a job of 10 ms, another one whose clock is 50 ms behind would find it free and run the tick
+//! again. So it keeps the lock until `hold` after the tick. `hold` has to be longer than the difference of
+//! the clocks plus the time for which replicas try.
 //!
-//! A replica that dies in the middle does not release: its lock ends with its ttl, shorter than the period,
-//! and at the next tick another replica takes over. What it left half-done is not repeated: jobs that need
-//! that write down how far they came, where the next tick finds it. At most once per tick, not at least once.
+//! A replica that dies during the job does not release its lock. The lock ends with its TTL, which is shorter
+//! than the period, and another replica takes over at the next tick. No replica repeats an unfinished job: a
+//! job that needs that stores its progress for the next tick. The job runs at most once per tick, not at
+//! least once.
 
 use std::{env, error::Error as StdError, future::Future, time::Duration, time::SystemTime};
 
@@ -25,12 +27,12 @@ use tokio::time::sleep;
 struct Schedule {
     name: &'static str,
     period: Duration,
-    /// How long after the tick the lock is kept at least.
+    /// For how long after the tick the lock is kept, at least.
     hold: Duration,
-    /// How long a replica tries: replicas that ask at the same moment may split the nodes, so that none gets
+    /// How long a replica tries. Replicas that ask at the same moment may split the nodes, so that none gets
     /// a majority at first.
     patience: Duration,
-    /// How long a dead replica is in the way. A job may take longer: its lock is extended.
+    /// How long a dead replica blocks the others. A job may take longer, because its lock is extended.
     ttl: Duration,
 }
 
@@ -43,14 +45,14 @@ const EVERY_TWO_SECONDS: Schedule = Schedule {
 };
 
 impl Schedule {
-    /// Runs `job` at the ticks that this replica gets, for ever. `wall` is the time since 1970.
+    /// Runs `job` at the ticks that this replica gets, forever. `wall` returns the time since 1970.
     async fn run<Fut>(&self, redlock: &Redlock, wall: impl Fn() -> Duration, job: impl Fn(u64, Lease) -> Fut)
     where
         Fut: Future<Output = ()>,
     {
         let mut last = 0;
         loop {
-            // Never the same tick again, also when a timer came too early or the clock was set back.
+            // Never the same tick twice, even if a timer fires too early or the clock is set back.
             let tick = (wall().as_millis() / self.period.as_millis()) as u64 + 1;
             let tick = tick.max(last + 1);
             last = tick;
@@ -58,20 +60,20 @@ impl Schedule {
             if let Some(guard) = self.claim(redlock).await {
                 job(tick, guard.lease()).await;
                 sleep((self.start(tick) + self.hold).saturating_sub(wall())).await;
-                // What cannot be released now ends with its ttl, before the next tick.
+                // If this fails, the lock ends with its TTL, before the next tick.
                 let _ = guard.unlock().await;
             }
         }
     }
 
-    /// The lock, extended from here on, or nothing when this tick is another replica's.
+    /// Returns the lock, which is extended from here on, or `None` if another replica has this tick.
     async fn claim(&self, redlock: &Redlock) -> Option<KeepAlive> {
         match redlock.lock(self.name, self.ttl).retry_forever().acquire_timeout(self.patience).await {
             Ok(lock) => Some(lock.keep_alive()),
             Err(Error::Contended(_)) => None,
             Err(error) => {
-                // Not run unguarded: a tick that is left out is better than one that runs twice.
-                eprintln!("{}: tick left out: {error}", self.name);
+                // A tick that is skipped is better than one that runs twice.
+                eprintln!("{}: tick skipped: {error}", self.name);
                 None
             }
         }

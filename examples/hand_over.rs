@@ -1,6 +1,6 @@
-//! A lock that one process takes and another one releases: a request handler locks an account, and a worker does
-//! the work. The worker puts a token of its own in the place of the old one, so only one worker can have the lock,
-//! however often the message is delivered.
+//! A lock that one process takes and another one releases: a request handler locks an account, and a worker
+//! does the work. The worker puts a token of its own in the place of the old one, so only one worker can have
+//! the lock, however often the message is delivered.
 //!
 //! ```text
 //! cargo run --example hand_over
@@ -15,8 +15,8 @@ use redlock_redis_rs::{Error, LockParts, Redlock};
 async fn main() -> Result<(), Box<dyn StdError>> {
     let redlock = redlock_examples::connect(env::args().skip(1))?;
     let message = handle_request(&redlock).await?;
-    // Here both are in one process. With the feature `serde`, the parts travel as JSON or the like. They contain the
-    // token, so send them only to those who may release the lock.
+    // Here both are in one process. With the feature `serde`, the parts travel as JSON or the like. They
+    // contain the token, so send them only to those who may release the lock.
     println!("worker 1: {}", work(&redlock, &message).await?);
     // A queue may deliver a message twice.
     match work(&redlock, &message).await {

@@ -1,5 +1,5 @@
-//! A lock that is extended in the background for as long as its guard lives: where `using` does not fit, because
-//! the lock is taken in one function and released in another.
+//! A lock that is extended in the background for as long as its guard lives: where `using` does not fit,
+//! because the lock is taken in one function and released in another.
 //!
 //! ```text
 //! cargo run --example keep_alive

@@ -1,5 +1,5 @@
-//! How many locks a process can keep alive: takes that many as fast as it can, and reports how many of them it
-//! still holds, and how many extensions the servers answer.
+//! How many locks a process can keep alive: takes that many as fast as it can, and reports how many of them
+//! it still holds, and how many extensions the servers answer.
 //!
 //! ```text
 //! cargo run --release --example many_locks -- 100000 60 redis://127.0.0.1:7001 redis://127.0.0.1:7002 ...

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo run --example several_resources
-//! cargo run --example several_resources -- redis://127.0.0.1:7001 redis://127.0.0.1:7002 redis://127.0.0.1:7003
+//! cargo run --example several_resources -- redis://127.0.0.1:7001 redis://127.0.0.1:7002 ...
 //! ```
 
 use std::{env, error::Error as StdError, time::Duration};

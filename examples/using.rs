@@ -1,5 +1,5 @@
-//! A routine under a lock: the lock is extended while the routine runs, and released afterwards. When the lock is
-//! lost, the routine is dropped at its next await.
+//! A routine under a lock: the lock is extended while the routine runs, and released afterwards. When the
+//! lock is lost, the routine is dropped at its next await.
 //!
 //! ```text
 //! cargo run --example using

@@ -1,18 +1,19 @@
-//! Six workers share one account, and two of the five nodes fail during the run. Only the lock protects the account:
-//! a worker reads it, pauses, and writes it back, so two workers at a time would lose updates.
+//! Six workers share one account, and two of the five nodes fail during the run. Only the lock protects the
+//! account: a worker reads it, pauses, and writes it back, so two workers at a time would lose updates.
 //!
 //! ```text
 //! cargo run --example quickstart
 //! cargo run --example quickstart -- redis://127.0.0.1:7001 redis://127.0.0.1:7002 redis://127.0.0.1:7003
 //! ```
 //!
-//! Without arguments the nodes live in the process, and the demo stops one and shuts down another. With the URLs
-//! of servers it fails none of them: stop, kill and continue them yourself while it runs, and watch. A server that
-//! restarts without its data has to stay away for the TTL first, 1 s here, as always with Redlock.
+//! Without arguments the nodes live in the process, and the demo stops one and shuts down another. With the
+//! URLs of servers it fails none of them: stop, kill and continue them yourself while it runs, and watch. A
+//! server that restarts without its data has to stay away for the TTL first, 1 s here, as always with
+//! Redlock.
 //!
-//! At the end the demo checks from its records that no two holds overlapped and that no update was lost, and shows
-//! that rounds do not take longer while nodes are down. The exit code is 0 when all is well, 1 when it is not, and
-//! 2 when an argument is invalid.
+//! At the end the demo checks from its records that no two holds overlapped and that no update was lost, and
+//! shows that rounds do not take longer while nodes are down. The exit code is 0 when all is well, 1 when it
+//! is not, and 2 when an argument is invalid.
 
 mod proof;
 mod summary;

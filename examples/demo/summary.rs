@@ -8,14 +8,14 @@ use crate::{
     watch::{Change, Health},
 };
 
-/// One worker's possession of the lock.
+/// One worker's hold of the lock.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Hold {
     pub(crate) worker: usize,
     /// When the worker asked for it.
     pub(crate) asked: Duration,
     pub(crate) span: Span,
-    /// How long the round took that won it.
+    /// How long the winning round took.
     pub(crate) round: Duration,
 }
 
@@ -50,9 +50,9 @@ impl Summary<'_> {
         writeln!(f)
     }
 
-    /// A node that fails must not slow down the rounds that are won. What may grow is the time in which
-    /// nobody holds the lock: after a split vote only the timeout of a silent node ends the round, and the
-    /// next vote may be split again.
+    /// A node that fails must not slow down the rounds that are won. The time in which no worker holds the
+    /// lock may grow: after a split vote only the timeout of a silent node ends the round, and the next vote
+    /// may be split again.
     fn phases(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut phases: Vec<(BTreeSet<usize>, Vec<Duration>, Vec<Duration>)> = Vec::new();
         for (position, hold) in self.holds.iter().enumerate() {
@@ -83,7 +83,7 @@ impl Summary<'_> {
     }
 }
 
-/// How long nobody held the lock before this hold although somebody waited for it.
+/// How long the lock was free before this hold while a worker waited for it.
 fn free(holds: &[Hold], position: usize) -> Duration {
     let released = position.checked_sub(1).map_or(Duration::ZERO, |before| holds[before].span.to);
     let awaited = holds[position..].iter().map(|hold| hold.asked).min().unwrap_or_default();
@@ -106,7 +106,7 @@ fn changes_row(changes: &[Change], end: Duration) -> String {
     let mut row = vec![' '; COLUMNS as usize];
     for change in changes {
         let column = change.at.as_nanos() * u128::from(COLUMNS) / end.as_nanos().max(1);
-        // Changes at the same time stand side by side.
+        // Changes at the same time are side by side.
         let free = (column as usize..row.len()).find(|column| row[*column] == ' ');
         if let Some(column) = free {
             let letter = letter(change.node);
@@ -119,7 +119,7 @@ fn changes_row(changes: &[Change], end: Duration) -> String {
 fn median(times: &[Duration]) -> Option<Duration> {
     let mut sorted = times.to_vec();
     sorted.sort();
-    // The upper one of two, as nothing is to look better than it is.
+    // The upper one of two, so that no time looks better than it is.
     sorted.get(sorted.len() / 2).copied()
 }
 

@@ -35,8 +35,8 @@ impl Timeline {
         println!("{:>5}  {:<WHO$}  {:<WHAT$}  {}", "ms", "who", "what", letters.join(" "));
     }
 
-    /// Two workers' lines come in the order of their holds: one prints before it releases, the other after it
-    /// was granted.
+    /// The lines of two workers are in the order of their holds: one prints before it releases, the other
+    /// after it gets the lock.
     pub(crate) fn say(&self, at: Duration, who: &str, what: &str, votes: &[NodeReply]) {
         let votes: Vec<&str> = votes.iter().map(|vote| mark(&vote.outcome)).collect();
         let line = format!("{:>5}  {who:<WHO$}  {what:<WHAT$}  {}", at.as_millis(), votes.join(" "));
@@ -51,7 +51,7 @@ impl Timeline {
 const WHO: usize = 15;
 const WHAT: usize = 20;
 
-/// What a node is called where there is no room for its name.
+/// A node's short name, where there is no room for the long one.
 pub(crate) fn letter(position: usize) -> char {
     ('a'..='z').nth(position).unwrap_or('?')
 }

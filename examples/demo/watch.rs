@@ -1,6 +1,6 @@
-//! Which nodes work. A round that is won does not wait for the remaining nodes, so its votes do not distinguish a
-//! node that is down from one that was a little slower. Their requests go on in the background, and are watched
-//! here until they end.
+//! Which nodes work. A round that is won does not wait for the remaining nodes, so its votes do not
+//! distinguish a node that is down from one that was a little slower. Their requests go on in the background,
+//! and are watched here until they end.
 
 use std::{
     collections::BTreeSet,

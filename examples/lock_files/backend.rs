@@ -1,9 +1,9 @@
-//! A node that is a folder: on a disk of its own, or a mount from another machine. Copy it to write a backend
-//! of yours.
+//! A node that is a folder: on a disk of its own, or on a mount from another machine. Copy it to write a
+//! backend of your own.
 //!
-//! Its limits: keys expire by the wall clock, so machines that share the folders need clocks that agree, to
-//! much less than the shortest ttl, and that do not jump; and the file system has to have locks and renames
-//! that hold between these machines, as local ones and NFS 4 do.
+//! It has two limits. Keys expire by the wall clock, so machines that share the folders need clocks that do
+//! not jump, and that differ by much less than the shortest TTL. And the locks and renames of the file system
+//! have to work between these machines, as those of local file systems and of NFS 4 do.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,7 @@ use redlock_core::{
 };
 use tokio::{sync::oneshot, time::timeout};
 
-/// Resource, to its token and the wall clock's milliseconds at its end.
+/// From each resource to its token, and to the time when it expires, in milliseconds of the wall clock.
 type Keys = BTreeMap<String, (String, u64)>;
 
 #[derive(Debug)]
@@ -33,18 +33,18 @@ pub(crate) struct LockFolder {
 type Request = Box<dyn FnOnce(&Path) + Send>;
 
 impl LockFolder {
-    /// Nothing is done yet: a folder that is not there is no error here.
+    /// Touches no file: a folder that is missing is no error here.
     pub(crate) fn open(folder: impl Into<PathBuf>) -> Self {
         let folder = folder.into();
         let name = folder.display().to_string();
         let (queue, requests) = mpsc::channel::<Request>();
-        // One thread for each node: requests take effect in order (clause 5). It ends with its backend.
+        // One thread for each node runs the requests in order (clause 5). It ends with its backend.
         thread::spawn(move || requests.iter().for_each(|request| request(&folder)));
         Self { name, queue }
     }
 
-    /// Queues a change of the keys at the first poll, before anything is awaited: that is what orders
-    /// requests.
+    /// Queues a change of the keys at the first poll, before it awaits anything, so requests keep their
+    /// order.
     async fn ask<T: Send + 'static>(
         &self,
         (names, token, within): (&Resources, &Token, Duration),
@@ -76,7 +76,7 @@ impl LockBackend for LockFolder {
                 return AcquireReply::Refused;
             }
             for name in names {
-                // A key that is ours already keeps its end (clause 3).
+                // A key that has our token already keeps its end (clause 3).
                 keys.entry(name.clone()).or_insert_with(|| (token.to_owned(), now + ttl));
             }
             AcquireReply::Granted
@@ -113,15 +113,15 @@ impl LockBackend for LockFolder {
     }
 }
 
-/// Changes the keys of a folder, alone among all processes (clause 2); `None` when there was no time left
-/// (clause 7).
+/// Changes the keys of a folder, while it excludes all other processes (clause 2). Returns `None` when the
+/// deadline has passed (clause 7).
 fn run<T>(
     folder: &Path,
     deadline: Instant,
     change: impl FnOnce(&mut Keys, u64) -> T,
 ) -> io::Result<Option<T>> {
     let (file, new) = (folder.join("keys"), folder.join("keys.new"));
-    // It is free again when it is closed. From Rust 1.89 on, `File` can do this by itself.
+    // The lock ends when the file is closed. From Rust 1.89 on, `File` itself has it.
     let lock = File::options().create(true).append(true).open(folder.join("lock"))?;
     fs4::FileExt::lock(&lock)?;
     if Instant::now() >= deadline {
@@ -136,7 +136,8 @@ fn run<T>(
     keys.retain(|_, (_, end)| *end > now);
     let reply = change(&mut keys, now);
     if keys != before {
-        // Renamed when it is whole and on the disk: after a crash there are the old keys or the new ones.
+        // The file is renamed once it is complete and on disk: after a crash it has the old keys or the new
+        // ones.
         fs::write(&new, serde_json::to_vec(&keys)?)?;
         File::open(&new)?.sync_all()?;
         fs::rename(&new, &file)?;
@@ -146,7 +147,7 @@ fn run<T>(
     Ok(Some(reply))
 }
 
-/// What only a person can mend; or what may have happened, or may heal (clause 8).
+/// Whether a person has to fix it, or whether the outcome is unknown (clause 8).
 fn class(error: &io::Error) -> BackendErrorKind {
     match error.kind() {
         ErrorKind::PermissionDenied | ErrorKind::InvalidData => BackendErrorKind::Rejected,

@@ -22,7 +22,7 @@ async fn a_folder_keeps_the_contract_also_when_it_is_locked_by_others_or_gone() 
     let (takes_over, others): (Vec<&str>, Vec<&str>) =
         skipped.into_iter().partition(|check| check.starts_with("a_replacement_"));
     let abilities =
-        ["an_inspection_tells_the_truth", "a_request_is_one_command", "a_request_is_not_sent_again"];
+        ["an_inspection_reports_the_keys", "a_request_is_one_command", "a_request_is_not_sent_again"];
     assert_eq!(others, abilities, "a folder has no inspection, and does not count");
     assert_eq!(takes_over.len(), 5, "nor does it take over locks");
     assert_eq!(fs::read_to_string(folder.node().join("keys")).unwrap(), "{}", "nothing is left behind");

@@ -1,4 +1,4 @@
-//! One node: what is left when the scripts, and what a server's errors mean, come from `redlock_core::redis`.
+//! One node. `redlock_core::redis` has the scripts, and the meaning of a server's errors.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use redlock_core::{
     redis::{Argument, Eval, classify, is_done},
 };
 
-/// A node over one connection, which is not made again when it breaks.
+/// A node over one connection, which stays broken when it breaks.
 #[derive(Debug)]
 pub(crate) struct OwnBackend(pub(crate) MultiplexedConnection);
 
 impl OwnBackend {
-    /// Sends a request, once, and waits for its answer until the timeout.
+    /// Sends a request once, and waits for its reply until the timeout.
     async fn run(&self, eval: Eval<'_>, timeout: Duration) -> Result<bool, BackendError> {
         let mut command = redis::cmd("EVAL");
         command.arg(eval.script()).arg(eval.keys().iter().len());
@@ -28,10 +28,10 @@ impl OwnBackend {
             };
         }
         let mut connection = self.0.clone();
-        // Its queue would let a busy task's requests overtake one another.
-        let asked = tokio::task::unconstrained(command.query_async::<Value>(&mut connection));
-        match tokio::time::timeout(timeout, asked).await {
-            Ok(Ok(Value::Int(answer))) => is_done(answer).ok_or_else(unknown),
+        // Without this, a busy task's requests could overtake one another.
+        let reply = tokio::task::unconstrained(command.query_async::<Value>(&mut connection));
+        match tokio::time::timeout(timeout, reply).await {
+            Ok(Ok(Value::Int(number))) => is_done(number).ok_or_else(unknown),
             Ok(Ok(_)) => Err(unknown()),
             Ok(Err(error)) => Err(meaning(&error)),
             Err(_) => Err(BackendError::timed_out(timeout)),
@@ -39,7 +39,7 @@ impl OwnBackend {
     }
 }
 
-/// What a server says has its meaning in the core's table; all else leaves the outcome open.
+/// The core's table has the meaning of a server's error. After any other error the outcome is unknown.
 fn meaning(error: &RedisError) -> BackendError {
     match error.code() {
         Some(code) => classify(&format!("{code} {}", error.detail().unwrap_or_default())).into(),
@@ -48,7 +48,7 @@ fn meaning(error: &RedisError) -> BackendError {
 }
 
 fn unknown() -> BackendError {
-    BackendError::new(BackendErrorKind::Indeterminate, "an answer of another type")
+    BackendError::new(BackendErrorKind::Indeterminate, "a reply of another type")
 }
 
 #[async_trait]

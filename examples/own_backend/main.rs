@@ -34,7 +34,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn connect(url: &str) -> Result<OwnBackend, RedisError> {
-    // The buffer is far larger than the number of requests under way: when it is full, redis-rs may reorder them.
+    // The buffer is far larger than the number of requests under way: when it is full, redis-rs may reorder
+    // them.
     let config = AsyncConnectionConfig::new().set_response_timeout(None).set_pipeline_buffer_size(1 << 16);
     Client::open(url)?.get_multiplexed_async_connection_with_config(&config).await.map(OwnBackend)
 }

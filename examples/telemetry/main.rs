@@ -1,4 +1,4 @@
-//! A service that is watched: logs by `tracing-subscriber`, metrics by a Prometheus exporter.
+//! A service with logs and metrics: by `tracing-subscriber`, and by a Prometheus exporter.
 //!
 //! ```text
 //! cargo run --example telemetry
@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Workers contend for one lock for three seconds. Without URLs the nodes live in the process, and one of
-//! them is down for the second of these seconds. At the end the metrics are printed as Prometheus would read
-//! them.
+//! them is down for the second of these seconds. At the end the example prints the metrics as Prometheus
+//! would read them.
 //!
 //! In your own service, depend on an adapter with `features = ["tracing", "metrics"]`.
 
@@ -31,7 +31,7 @@ async fn main() -> Result<(), Failed> {
 
 async fn watched(urls: &[String]) -> Result<String, Failed> {
     let metrics = install()?;
-    // After the recorder: the manager describes its metrics when it is made.
+    // After the recorder, because a new manager describes its metrics to it.
     let (redlock, ours) = manager(urls)?;
     let mut workers = JoinSet::new();
     for _ in 0..4 {
@@ -43,16 +43,16 @@ async fn watched(urls: &[String]) -> Result<String, Failed> {
     ours.iter().take(1).for_each(MemoryBackend::start);
     sleep(RUN / 3).await;
     workers.shutdown().await;
-    // Workers that were cut off release their locks in the background.
+    // The workers that were aborted release their locks in the background.
     sleep(Duration::from_millis(200)).await;
     Ok(metrics.render())
 }
 
-/// Once for the process, before anything else.
+/// Call this once in the process, before anything else.
 fn install() -> Result<PrometheusHandle, Failed> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init()?;
-    // Buckets, so that histograms of several processes can be added up. A service would also listen:
+    // With buckets, histograms of several processes can be added up. A service would also open a port:
     // `.with_http_listener(...)`, with the exporter's feature `http-listener`.
     let buckets = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
     Ok(PrometheusBuilder::new().set_buckets(&buckets)?.install_recorder()?)
@@ -74,15 +74,14 @@ fn manager(urls: &[String]) -> Result<(Redlock, Vec<MemoryBackend>), Failed> {
     Ok((builder.nodes(ours.clone()).build()?, ours))
 }
 
-/// For ever, until it is cut off. The library tells what it does; here only what is the service's own is
-/// logged.
+/// Works until it is aborted. The library logs what it does, so this logs only the concerns of the service.
 async fn work(redlock: Redlock) {
     loop {
         let request = redlock.lock("telemetry-example", TTL).retry_delay(Duration::from_millis(60));
         match request.using(|_lease| sleep(Duration::from_millis(40))).await {
             Ok(()) => {}
-            Err(Error::Contended(_)) => tracing::debug!("somebody else is at it"),
-            Err(error) => tracing::error!(%error, "the work was not done"),
+            Err(Error::Contended(_)) => tracing::debug!("another worker holds the lock"),
+            Err(error) => tracing::error!(%error, "the work failed"),
         }
     }
 }

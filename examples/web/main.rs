@@ -1,5 +1,4 @@
-//! An HTTP service that books a withdrawal on an account, never two at a time, however many processes serve
-//! it.
+//! An HTTP service that books withdrawals, one at a time for each account, however many processes run it.
 //!
 //! ```text
 //! cargo run --example web                  # until Ctrl-C; nodes in memory
@@ -12,7 +11,7 @@
 //! | booked | 200 and the new balance |
 //! | another withdrawal of this account is under way | 423, with `Retry-After` |
 //! | no quorum of lock servers | 503, with `Retry-After` |
-//! | the lock was lost on the way; nothing was booked | 500 |
+//! | the lock was lost meanwhile; nothing was booked | 500 |
 
 use std::{
     collections::HashMap,
@@ -33,7 +32,7 @@ use axum::{
 use redlock_redis_rs::{Error, Lease, MemoryBackend, RedisBackend, Redlock, TokioRuntime};
 use tokio::{net::TcpListener, time::sleep};
 
-/// One for the process: a clone of `Redlock` shares its connections.
+/// One for the process: clones of `Redlock` share its connections.
 #[derive(Clone)]
 struct Bank {
     redlock: Redlock,
@@ -49,12 +48,12 @@ impl Bank {
         Self { redlock, ttl, check, balances: Arc::default() }
     }
 
-    /// `None` when the lease ended: then nothing is booked. A database would be asked to check more: the
-    /// balance that was read, or a version of the row, in the statement that writes.
+    /// Returns `None`, and books nothing, when the lease has ended. With a database, let the statement that
+    /// writes check more: the balance that was read, or a version of the row.
     async fn withdraw(&self, account: &str, amount: i64, lease: Lease) -> Option<i64> {
         sleep(self.check).await;
-        // After the last wait and before the commit, which is one step: a client that hangs up drops the
-        // handler.
+        // The check comes after the last await, right before the commit, which has no await: a client that
+        // hangs up drops the handler.
         lease.is_valid().then(|| {
             let mut balances = self.balances.lock().unwrap_or_else(PoisonError::into_inner);
             let balance = balances.entry(account.to_owned()).or_insert(100);
@@ -71,7 +70,7 @@ async fn withdraw(State(bank): State<Bank>, Path(account): Path<String>, body: S
     let booked = bank
         .redlock
         .lock(format!("bank:account:{account}"), bank.ttl)
-        // A client waits better than we do: no queue of requests builds up here.
+        // Clients wait instead of the service, so no queue of requests builds up here.
         .acquire_timeout(Duration::from_millis(100))
         .using(|lease| bank.withdraw(&account, amount, lease))
         .await;
@@ -93,7 +92,7 @@ fn failed(why: &'static str) -> Response {
     (StatusCode::INTERNAL_SERVER_ERROR, why).into_response()
 }
 
-/// Serves until `stop`, and then until the requests under way are answered and their locks released.
+/// Serves until `stop`, and then until all requests under way have responses and their locks are released.
 async fn serve(
     bank: Bank,
     listener: TcpListener,
@@ -101,7 +100,7 @@ async fn serve(
 ) -> std::io::Result<()> {
     let routes = Router::new().route("/accounts/{account}/withdraw", post(withdraw)).with_state(bank);
     axum::serve(listener, routes).with_graceful_shutdown(stop).await?;
-    // A handler that was dropped has its lock released in the background, which takes a trip to the nodes.
+    // The lock of a dropped handler is released in the background, which takes one round trip to the nodes.
     sleep(Duration::from_millis(100)).await;
     Ok(())
 }
@@ -126,7 +125,7 @@ async fn main() -> Result<(), Box<dyn StdError>> {
     let stop = async move {
         match seconds {
             Some(seconds) => sleep(Duration::from_secs(seconds)).await,
-            // An error means that there is no such signal here: then it serves for ever.
+            // An error means that this system has no such signal: then the service runs forever.
             None if tokio::signal::ctrl_c().await.is_ok() => {}
             None => std::future::pending().await,
         }

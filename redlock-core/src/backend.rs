@@ -1,4 +1,4 @@
-//! The seam to a client library: what one node is asked, and what it answers.
+//! The interface to a client library: the requests to one node, and its replies.
 
 use std::{any::Any, error::Error as StdError, fmt, sync::Arc, time::Duration};
 
@@ -13,40 +13,40 @@ use crate::{
 
 /// One node: a server that grants, extends and releases keys, independent of all other nodes.
 ///
-/// Implement it for a client of your own, with [`async_trait`](macro@async_trait); `redlock-redis-rs` does it
-/// for redis-rs, and [`MemoryBackend`](crate::memory::MemoryBackend) for a node that lives in the process.
+/// Implement it for a client of your own, with [`async_trait`](macro@async_trait). `redlock-redis-rs`
+/// implements it for redis-rs, and [`MemoryBackend`](crate::memory::MemoryBackend) is an in-process node.
 ///
 /// # Contract
 ///
-/// 1. **A key is held by a token.** `acquire` puts the token under each resource's key, for `ttl`, where no
-///    other token is. `extend` and `release` change a key only while it holds the request's token. A key that
-///    holds another token is never touched. Names and tokens are compared byte for byte, whatever is in them.
-/// 2. **All or nothing.** `acquire`, `extend` and `replace` of several resources happen on all of their keys
-///    or on none, at one instant. `release` removes every key that holds the token, also when others do not.
-/// 3. **Idempotent in the token.** An `acquire` that is executed twice (a client library sent it again)
-///    answers [`AcquireReply::Granted`] both times, and does not make the key live longer, or shorter, the
-///    second time. So does a `replace`, in its new token.
+/// 1. **A key is held by a token.** `acquire` stores the token at each resource's key, for `ttl`, where no
+///    other token is. `extend` and `release` change a key only while it holds the request's token, and never
+///    a key with another token. Names and tokens are compared byte for byte, whatever they contain.
+/// 2. **All or nothing.** `acquire`, `extend` and `replace` of several resources change all of their keys or
+///    none, at one instant. `release` removes every key that holds the token, even if others do not.
+/// 3. **Idempotent in the token.** A client library may send an `acquire` twice. The node then replies
+///    [`AcquireReply::Granted`] both times, and the second time makes the key live neither longer nor
+///    shorter. The same holds for a `replace`, in its new token.
 /// 4. **Extend never shortens.** `extend` and `replace` make each key live until `ttl` from now. A key that
-///    lives longer already keeps its time: an extension that arrives late must not cut a newer one short.
+///    already lives longer keeps its expiry: a late extension must not shorten a newer one.
 /// 5. **In order.** Requests for one key take effect in the order in which their futures were first polled,
-///    also when an earlier one was dropped or has timed out, for as long as the connection lasts. (It may
-///    never take effect at all; one that was never polled does not.) This is what puts a release behind the
-///    acquire that it undoes.
+///    for as long as the connection lasts, even if an earlier one was dropped or timed out. (A request may
+///    never take effect; one that was never polled does not.) So a release comes behind the acquire whose
+///    keys it removes.
 /// 6. **One round trip, at most once.** A request is one command, sent at most once. The backend does not
-///    retry: a command that may have been sent is not sent again.
-/// 7. **Bounded by the timeout.** `timeout` is given to the client library, connecting included: an answer is
-///    waited for until then, and what has not been sent by then is not sent later. Dropping the future also
-///    ends a request, but not every client stops for it.
-/// 8. **Classified errors.** An error says, by [`BackendErrorKind`], what is known about the request.
-/// 9. **One identity.** A server has the same [`server_id`](Self::server_id) over every connection behind
-///    which it has granted, and no two servers have one. A backend that does not know it says so, always.
+///    retry: it never sends a command again that may have been sent.
+/// 7. **Bounded by the timeout.** The client library gets the `timeout`, which includes connecting. It waits
+///    for a reply until then, and sends nothing later. Dropping the future also ends a request, but not every
+///    client stops for it.
+/// 8. **Classified errors.** The [`BackendErrorKind`] of an error states what is known about the request.
+/// 9. **One identity.** After a grant, a server has the same [`server_id`](Self::server_id) over every
+///    connection, and no two servers share one. A backend that does not know it always returns `None`.
 ///
 /// A request that panics counts as [`BackendErrorKind::Indeterminate`], and is not polled again.
 ///
-/// The conformance suite (the module `conformance`, behind the feature of this name) checks it.
+/// The conformance suite (the module `conformance`, behind the feature of this name) checks the contract.
 #[async_trait]
 pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
-    /// Puts the token under every resource's key, unless one of them holds another token.
+    /// Stores the token at every resource's key, unless one of them holds another token.
     async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError>;
 
     /// Lets every resource's key live for `ttl` from now, if all of them hold the token.
@@ -55,42 +55,41 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     /// Removes every resource's key that holds the token.
     async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError>;
 
-    /// Puts a new token in the place of the old one: under every resource's key, if all of them hold the old
-    /// token or the new one. The keys then live for `ttl` from now at least; one that lives longer keeps its
-    /// time.
+    /// Replaces the old token with a new one at every resource's key, if all of them hold one of the two. The
+    /// keys then live for at least `ttl` from now; one that lives longer keeps its expiry.
     ///
-    /// It is how a lock that was handed over is taken, [`Redlock::from_parts`](crate::Redlock::from_parts):
-    /// whoever replaces the token on a majority has the lock for itself, and what is still under way for the
-    /// old token touches nothing any more. Idempotent in the new token, all or nothing.
+    /// [`Redlock::from_parts`](crate::Redlock::from_parts) takes over a lock with it. The client that
+    /// replaces the token on a majority has the lock alone, and requests under way for the old token have no
+    /// effect any more. Idempotent in the new token, all or nothing.
     ///
-    /// An optional ability. The default answers that the backend cannot, as [`BackendErrorKind::Rejected`].
+    /// This ability is optional. The default returns [`BackendErrorKind::Rejected`].
     async fn replace(&self, request: Replace<'_>) -> Result<AcquireReply, BackendError> {
         let _ = request;
         Err(BackendError::new(BackendErrorKind::Rejected, "this backend cannot take over locks"))
     }
 
-    /// Tells what stands under each resource's key, in their order, and changes nothing. It is for people to
-    /// look at: the answer is old when it arrives, so nothing may be decided by it.
+    /// Returns what is stored at each resource's key, in their order, and changes nothing. It is for people
+    /// to look at: the reply is old when it arrives, so base no decision on it.
     ///
-    /// An optional ability. The default answers that the backend cannot, as [`BackendErrorKind::Rejected`].
+    /// This ability is optional. The default returns [`BackendErrorKind::Rejected`].
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
         let _ = request;
         Err(BackendError::new(BackendErrorKind::Rejected, "this backend cannot inspect keys"))
     }
 
-    /// What to call this node in errors, for example its address, without credentials. Two nodes of one lock
-    /// manager may not have the same name. The default is `None`: then the node goes by its position.
+    /// The node's name in errors, for example its address, without credentials. Two nodes of one lock manager
+    /// may not have the same name. The default is `None`: errors then show the node's position.
     fn name(&self) -> Option<&str> {
         None
     }
 
-    /// Which server gave the last answer: an identity that no other server has, and that is the same through
-    /// whatever addresses and connections it is reached. One server behind two nodes then has one vote in a
-    /// round, and not two: a majority of nodes would else be no majority of servers.
+    /// The server of the last reply: an identity that no other server has, and that is the same for all
+    /// addresses and connections that lead to the server. With it, one server behind two nodes has one vote
+    /// in a round. Otherwise a majority of nodes could be a minority of servers.
     ///
-    /// The lock manager looks right behind an answer that grants, so it has to be known by then. A backend
-    /// around another one hands it on. The default is `None`, for a backend that does not know it, or a node
-    /// that is not one server: the node then has its vote whatever the others lead to.
+    /// The lock manager reads it right after a reply that grants, so it has to be known by then. A backend
+    /// that wraps another one forwards it. The default is `None`, for a backend that does not know it, or a
+    /// node that is not one server: the node then always has a vote of its own.
     fn server_id(&self) -> Option<Arc<str>> {
         None
     }
@@ -127,17 +126,17 @@ impl<B: LockBackend + ?Sized> LockBackend for Arc<B> {
     }
 }
 
-/// A request to put a token under keys.
+/// A request to store a token at keys.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Acquire<'a> {
     /// The keys.
     pub resources: &'a Resources,
-    /// The value to put under them.
+    /// The value to store.
     pub token: &'a Token,
     /// How long the keys live; whole milliseconds, at least 1 ms, at most [`MAX_TTL`](crate::MAX_TTL).
     pub ttl: Duration,
-    /// How long the node has for its answer.
+    /// How long the node may take to reply.
     pub timeout: Duration,
 }
 
@@ -157,9 +156,9 @@ pub struct Extend<'a> {
     pub resources: &'a Resources,
     /// The value that they must hold.
     pub token: &'a Token,
-    /// How long the keys live from now, at least; whole milliseconds, as in [`Acquire::ttl`].
+    /// How long the keys live from now, at least: whole milliseconds, as in [`Acquire::ttl`].
     pub ttl: Duration,
-    /// How long the node has for its answer.
+    /// How long the node may take to reply.
     pub timeout: Duration,
 }
 
@@ -179,7 +178,7 @@ pub struct Release<'a> {
     pub resources: &'a Resources,
     /// The value that they must hold.
     pub token: &'a Token,
-    /// How long the node has for its answer.
+    /// How long the node may take to reply.
     pub timeout: Duration,
 }
 
@@ -191,19 +190,19 @@ impl<'a> Release<'a> {
     }
 }
 
-/// A request to put a new token in the place of an old one.
+/// A request to replace an old token with a new one.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Replace<'a> {
     /// The keys.
     pub resources: &'a Resources,
-    /// The value that they must hold, where they do not hold the new one already.
+    /// The value that they must hold, unless they already hold the new one.
     pub old: &'a Token,
-    /// The value to put in its place.
+    /// The value to store in its place.
     pub new: &'a Token,
-    /// How long the keys live from now, at least; whole milliseconds, as in [`Acquire::ttl`].
+    /// How long the keys live from now, at least: whole milliseconds, as in [`Acquire::ttl`].
     pub ttl: Duration,
-    /// How long the node has for its answer.
+    /// How long the node may take to reply.
     pub timeout: Duration,
 }
 
@@ -221,17 +220,17 @@ impl<'a> Replace<'a> {
     }
 }
 
-/// What a node answers to [`LockBackend::acquire`], [`LockBackend::extend`] and [`LockBackend::replace`].
+/// The reply of a node to [`LockBackend::acquire`], [`LockBackend::extend`] and [`LockBackend::replace`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum AcquireReply {
-    /// Every key holds the token, for the ttl.
+    /// Every key holds the token, for the TTL.
     Granted,
     /// Nothing was changed: a key holds another token, or, for `extend` and `replace`, none.
     Refused,
 }
 
-/// What a node answers to [`LockBackend::release`].
+/// The reply of a node to [`LockBackend::release`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ReleaseReply {
@@ -241,9 +240,9 @@ pub enum ReleaseReply {
     NotHeld,
 }
 
-/// Why a node did not do what it was asked.
+/// Why a node did not serve a request.
 ///
-/// Its text is one line that a person can act on, without the text of its source.
+/// Its text is one line that a person can act on. It does not repeat the text of the source.
 #[derive(Clone, Debug)]
 pub struct BackendError {
     kind: BackendErrorKind,
@@ -252,7 +251,7 @@ pub struct BackendError {
 }
 
 impl BackendError {
-    /// An error in a class, with a message for people.
+    /// An error of a kind, with a message for people.
     pub fn new(kind: BackendErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), source: None }
     }
@@ -264,10 +263,11 @@ impl BackendError {
         self
     }
 
-    /// The error with its text cut where it repeats the token: to its [prefix](Token::prefix), as `Debug` shows it. Some servers, and proxies, answer with what they were asked.
+    /// The error with its text cut where it repeats the token: to its [prefix](Token::prefix), as `Debug`
+    /// shows it. Some servers and proxies repeat the request in their error.
     ///
-    /// A lock manager does it with what its nodes answer. It is for who shows an error before that, as a
-    /// backend that wraps another may.
+    /// A lock manager does this with the errors of its nodes. Call it in code that shows an error before
+    /// that, such as a backend that wraps another.
     #[must_use]
     pub fn redact(mut self, token: &Token) -> Self {
         if let Some(cut) = token.cut_in(&self.message) {
@@ -276,7 +276,7 @@ impl BackendError {
         if let Some(source) = &self.source {
             let text = with_sources(&**source);
             let cut = token.cut_in(&text);
-            // What the text does not show, `Debug` may.
+            // `Debug` may show more than the text.
             if cut.is_some() || token.cut_in(&format!("{source:?}")).is_some() {
                 self.source = Some(Arc::new(Redacted(cut.unwrap_or(text))));
             }
@@ -284,25 +284,25 @@ impl BackendError {
         self
     }
 
-    /// The node did not answer within `timeout`.
+    /// The node did not reply within `timeout`.
     #[must_use]
     pub fn timed_out(timeout: Duration) -> Self {
-        // In whole milliseconds: what is left of a deadline has more digits than anybody wants to read.
+        // In whole milliseconds: the rest until a deadline has too many digits to read.
         Self::new(BackendErrorKind::Indeterminate, format!("no answer within {} ms", timeout.as_millis()))
     }
 
-    /// The request panicked: what it has done before that is unknown.
+    /// The request panicked, and may have taken effect before.
     pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Self {
         Self::new(BackendErrorKind::Indeterminate, format!("the request panicked: {}", panic_text(panic)))
     }
 
-    /// The class of the error.
+    /// The kind of the error.
     #[must_use]
     pub fn kind(&self) -> BackendErrorKind {
         self.kind
     }
 
-    /// The message, without the class.
+    /// The message, without the kind.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
@@ -321,7 +321,7 @@ impl StdError for BackendError {
     }
 }
 
-/// What is left of an error that had a token in it: its text, with those of its sources.
+/// The rest of an error that had a token in it: its text, with those of its sources.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Redacted(String);
@@ -330,16 +330,16 @@ struct Redacted(String);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BackendErrorKind {
-    /// The outcome is unknown: connection refused, reset or timed out, or an answer that cannot be read, is
-    /// of no known meaning, or is none that such a server gives. Counts as a "no" for the vote, and as "maybe
-    /// held" for the clean-up, and the request is retried.
+    /// The outcome is unknown: the connection was refused or reset or timed out, or the reply cannot be read
+    /// or has no known meaning. It counts as a "no" for the vote, and as "maybe held" for the clean-up. The
+    /// request is retried.
     Indeterminate,
-    /// The node answered that it cannot do it now, and wrote nothing: it is loading its data, a read-only
-    /// replica, out of memory, busy. It may heal, so the request is retried.
+    /// The node replied that it cannot serve the request now, and wrote nothing: it is loading its data, a
+    /// read-only replica, out of memory, or busy. It may heal, so the request is retried.
     Transient,
-    /// The node will not do it until somebody changes its configuration or the request: no or wrong
-    /// credentials, no permission, keys of different slots, a key of another type, or an unknown command.
-    /// When so many nodes reject that no quorum is left, the request fails at once.
+    /// The node refuses until its configuration or the request changes: missing or wrong credentials, no
+    /// permission, keys of different slots, a key of another type, or an unknown command. When so many nodes
+    /// reject that no quorum is left, the request fails at once.
     Rejected,
 }
 

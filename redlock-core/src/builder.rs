@@ -1,10 +1,10 @@
-//! Making a lock manager.
+//! Building a lock manager.
 
 use std::{
     collections::BTreeSet,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex},
+    sync::Arc,
     task::{Context, Waker},
     time::Duration,
 };
@@ -13,17 +13,17 @@ use crate::{
     backend::LockBackend,
     entropy::Entropy,
     error_text::panic_text,
-    extensions::ExtensionQueue,
     invalid::ConfigError,
-    nodes::{Node, Nodes},
+    nodes::Nodes,
     redlock::Redlock,
     retry::{DelaySource, RetryPolicy},
     runtime::Runtime,
-    telemetry::{self, NodesTelemetry},
+    settings::Settings,
+    telemetry,
     validity::Drift,
 };
 
-/// Makes a [`Redlock`]; from [`Redlock::builder`].
+/// Builds a [`Redlock`]; from [`Redlock::builder`].
 #[must_use = "a builder does nothing until it is built"]
 pub struct RedlockBuilder {
     runtime: Arc<dyn Runtime>,
@@ -34,8 +34,15 @@ pub struct RedlockBuilder {
     entropy: Option<Entropy>,
 }
 
+impl Redlock {
+    /// Starts to make a lock manager that runs on `runtime`.
+    pub fn builder(runtime: impl Runtime) -> RedlockBuilder {
+        RedlockBuilder::new(Arc::new(runtime))
+    }
+}
+
 impl RedlockBuilder {
-    pub(crate) fn new(runtime: Arc<dyn Runtime>) -> Self {
+    fn new(runtime: Arc<dyn Runtime>) -> Self {
         Self {
             runtime,
             backends: Vec::new(),
@@ -53,45 +60,46 @@ impl RedlockBuilder {
         self
     }
 
-    /// Adds several nodes, as [`RedlockBuilder::node`] does one.
+    /// Adds several nodes, as [`RedlockBuilder::node`] adds one.
     pub fn nodes<B: LockBackend>(self, backends: impl IntoIterator<Item = B>) -> Self {
         backends.into_iter().fold(self, Self::node)
     }
 
-    /// The share of a ttl by which the clocks of nodes and clients may drift apart while a lock lives, from 0
-    /// to less than 1. `ttl x drift_factor + 2 ms` is taken off every validity. The default is 0.01.
+    /// The share of a TTL by which the clocks of nodes and clients may drift apart while a lock lives, from 0
+    /// to less than 1. Every validity is shorter than the TTL by `TTL x drift_factor + 2 ms`. The default is
+    /// 0.01.
     pub fn drift_factor(mut self, factor: f64) -> Self {
         self.drift_factor = factor;
         self
     }
 
-    /// How often a lost round is followed by another; 0 is a single attempt. The default is 3, so 4 attempts.
+    /// How many attempts follow the first; 0 is a single attempt. The default is 3, so 4 attempts.
     pub fn retry_count(mut self, count: u32) -> Self {
         self.retry.count = Some(count);
         self
     }
 
-    /// Makes rounds until one is won, or rejected. Dropping the future ends it.
+    /// Makes attempts until one wins or is rejected. Dropping the future ends it.
     pub fn retry_forever(mut self) -> Self {
         self.retry.count = None;
         self
     }
 
-    /// How long to wait after a lost round, before jitter; 1 ms at least. The default is 200 ms.
+    /// How long to wait after a failed attempt, before jitter; 1 ms at least. The default is 200 ms.
     pub fn retry_delay(mut self, delay: Duration) -> Self {
         self.retry.delay.set_delay(delay);
         self
     }
 
-    /// The most that is randomly added to or taken from the delay, so that clients that collided do not
-    /// collide again. The default is 100 ms.
+    /// The longest random time that is added to or subtracted from the delay, so that clients that collided
+    /// do not collide again. The default is 100 ms.
     pub fn retry_jitter(mut self, jitter: Duration) -> Self {
         self.retry.delay.set_jitter(jitter);
         self
     }
 
-    /// Delays of your own in place of delay and jitter: `delays` is called for each lock that is asked for,
-    /// and retrying ends when its iterator does, or with the retry count.
+    /// Delays of your own in place of delay and jitter. Each call that locks calls `delays`, and its attempts
+    /// end with the iterator, or with the retry count.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -110,30 +118,30 @@ impl RedlockBuilder {
         self
     }
 
-    /// How long each node has for its answer in each round. The default is a twentieth of the ttl, at least
-    /// 50 ms and at most 2 s; it is never more than the validity that a lock of that ttl starts with.
+    /// How long each node may take to reply in each round. The default is a twentieth of the TTL, at least 50
+    /// ms and at most 2 s; it is never more than the initial validity of a lock with that TTL.
     ///
-    /// Healthy nodes do not wait for it: it bounds what a round takes when so many nodes are silent that
-    /// nothing is decided without them.
+    /// Healthy nodes never wait for it: it bounds a round in which so many nodes are silent that the others
+    /// cannot decide.
     pub fn node_timeout(mut self, timeout: Duration) -> Self {
         self.node_timeout = Some(timeout);
         self
     }
 
-    /// Where tokens and jitter come from: a function that fills a slice with random bytes, good enough for
+    /// The source of tokens and jitter: a function that fills a slice with random bytes, good enough for
     /// secrets. The default is the operating system's, which two processes never share, not even after a fork
-    /// or when a virtual machine is cloned. Give a seeded one to replay a test.
+    /// or when a virtual machine is cloned. Use a seeded one to replay a test.
     pub fn entropy(mut self, fill: impl FnMut(&mut [u8]) + Send + 'static) -> Self {
         self.entropy = Some(Entropy::new(fill));
         self
     }
 
-    /// Makes the lock manager. Nothing is sent to any node.
+    /// Builds the lock manager. It sends nothing to any node.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] when there are no nodes, two with the same name, a value is out of its range, or the
-    /// runtime has no timer that works.
+    /// [`ConfigError`] when there are no nodes, two nodes have the same name, a value is out of its range, or
+    /// the runtime has no working timer.
     pub fn build(self) -> Result<Redlock, ConfigError> {
         let drift = Drift::new(self.drift_factor)?;
         if self.node_timeout.is_some_and(|timeout| timeout.is_zero()) {
@@ -153,15 +161,8 @@ impl RedlockBuilder {
             Some(entropy) => entropy,
             None => Entropy::of_system().map_err(|reason| ConfigError::RandomSource { reason })?,
         };
-        let nodes = Nodes {
-            runtime: self.runtime,
-            drift,
-            node_timeout: self.node_timeout,
-            entropy: Mutex::new(entropy),
-            telemetry: NodesTelemetry::new(self.backends.iter().map(|backend| backend.name())),
-            nodes: self.backends.into_iter().map(Node::new).collect(),
-            extensions: ExtensionQueue::default(),
-        };
+        let settings = Settings { runtime: self.runtime, drift, node_timeout: self.node_timeout };
+        let nodes = Nodes::new(settings, self.backends, entropy);
         telemetry::built();
         Ok(Redlock::new(Arc::new(nodes), self.retry))
     }
@@ -179,7 +180,7 @@ impl fmt::Debug for RedlockBuilder {
     }
 }
 
-/// A timer that panics is better known now than from every request.
+/// A timer that panics should fail here, not in every request.
 fn try_timer(runtime: &dyn Runtime) -> Result<(), ConfigError> {
     let try_one = || {
         let _ = runtime.sleep(Duration::ZERO).as_mut().poll(&mut Context::from_waker(Waker::noop()));

@@ -1,6 +1,6 @@
 //! The conformance suite: does a backend keep the contract of [`LockBackend`]?
 //!
-//! It needs the backend, over a node that nobody else uses meanwhile, and a [`Runtime`] to sleep on:
+//! It needs the backend, on a node that nothing else uses meanwhile, and a [`Runtime`] to sleep on:
 //!
 //! ```
 //! use redlock_core::{MemoryBackend, TokioRuntime, conformance};
@@ -15,16 +15,16 @@
 //! }
 //! ```
 //!
-//! What only shows under trouble needs more: a [`NodeControl`], by which the suite stops the node, takes it
-//! down and counts its commands, and a second instance of the backend. [`Suite`] takes both, and has the
-//! other settings. Checks that would need what it was not given are not passed over in silence:
-//! [`Passed::skipped`] names them.
+//! Faults need more: a [`NodeControl`], with which the suite stops the node, shuts it down and counts its
+//! commands, and a second instance of the backend. [`Suite`] accepts both, and has the other settings.
+//! [`Passed::skipped`] names the checks that would need what it does not have.
 //!
-//! Every check is a function too, for running one again: `conformance::an_extension_prolongs(&suite).await`.
+//! Every check is also a function, to run it alone:
+//! `conformance::an_extension_lengthens_the_ttl(&suite).await`.
 //!
-//! The suite does not flake: a busy machine makes it slow or undecided, but not wrong. A key that is found
-//! gone counts against the backend only if the answer came before the key's time, and one that is found there
-//! only if the question came after it. It uses names and tokens of its own, different ones in each run, and
+//! The suite does not flake: a busy machine makes it slow or undecided, but not wrong. A missing key counts
+//! against the backend only if the reply came before the key's expiry, and a key that is still there only if
+//! the request started after it. The suite uses names and tokens of its own, different ones in each run, and
 //! removes its keys at the end.
 
 #![allow(clippy::missing_errors_doc, reason = "a check has one error, and its docs are those of `Outcome`")]
@@ -63,8 +63,8 @@ use crate::{backend::LockBackend, runtime::Runtime};
 ///
 /// # Errors
 ///
-/// [`Violations`]: what the backend did against its contract. Its `Debug` is as readable as its `Display`, so
-/// that `unwrap` and `?` in a test tell all.
+/// [`Violations`]: how the backend broke its contract. Its `Debug` is as readable as its `Display`, so that
+/// `unwrap` and `?` in a test show everything.
 pub async fn check(backend: &dyn LockBackend, runtime: &dyn Runtime) -> Result<Passed, Violations> {
     Suite::new(backend, runtime).check().await
 }
@@ -75,7 +75,7 @@ macro_rules! checks {
     ($($module:ident: $($name:ident)+;)+) => {
         $(pub use self::$module::{$($name),+};)+
 
-        /// All checks, the one first without which nothing else can be told.
+        /// All checks. The first one comes first because no other is meaningful when it fails.
         const CHECKS: &[(&str, Run)] = &[$($((stringify!($name), |suite| Box::pin($name(suite)))),+),+];
     };
 }
@@ -93,7 +93,7 @@ checks! {
         one_of_many_contenders_wins
         another_instance_sees_the_keys
         another_instance_knows_the_server_by_the_same_identity
-        an_inspection_tells_the_truth;
+        an_inspection_reports_the_keys;
     names:
         names_are_taken_byte_for_byte
         names_are_no_patterns_and_no_prefixes
@@ -105,38 +105,38 @@ checks! {
         many_resources_are_one_request
         several_resources_are_taken_at_one_instant;
     extending:
-        an_acquire_again_is_granted_and_prolongs_nothing
-        an_acquire_again_shortens_nothing
+        a_repeated_acquire_is_granted_and_extends_nothing
+        a_repeated_acquire_shortens_nothing
         an_acquire_of_some_that_are_held_is_granted
-        an_extension_prolongs
-        an_extension_of_several_prolongs_all
+        an_extension_lengthens_the_ttl
+        an_extension_of_several_lengthens_all
         an_extension_never_shortens;
     taking_over:
         a_replacement_gives_the_keys_to_the_new_token
         a_replacement_needs_the_old_token
         a_replacement_of_several_is_all_or_nothing
-        a_replacement_again_is_granted
-        a_replacement_prolongs_and_never_shortens;
+        a_repeated_replacement_is_granted
+        a_replacement_lengthens_and_never_shortens;
     order:
         requests_take_effect_in_order
         a_request_that_was_never_polled_does_nothing
         a_release_removes_what_a_dropped_acquire_left
-        answers_belong_to_their_requests
+        replies_belong_to_their_requests
         order_is_kept_in_a_busy_task
-        many_requests_in_a_row_are_answered;
+        many_requests_in_a_row_get_replies;
     faults:
         a_request_is_one_command
         a_request_is_not_sent_again
         a_short_timeout_ends_the_request
-        a_long_timeout_is_no_trouble
-        a_stopped_node_is_unreachable_in_time
-        a_slow_answer_is_waited_for
+        a_long_timeout_works
+        a_stopped_node_fails_before_the_deadline
+        a_slow_reply_is_awaited
         a_release_behind_an_acquire_that_timed_out_leaves_no_key
-        a_node_that_is_down_is_told_in_time
+        a_node_that_is_down_fails_before_the_deadline
         nothing_is_sent_late;
 }
 
-/// Polls all of them in their order before it looks at an answer, and then as they can go on.
+/// Polls all of them in order before it looks at a reply, and then each when it can continue.
 async fn together<T: Send>(requests: Vec<Asked<'_, T>>) -> Vec<T> {
     let mut begun: Vec<_> = requests.into_iter().map(maybe_done).map(Box::pin).collect();
     poll_fn(|cx| {

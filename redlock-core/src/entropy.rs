@@ -1,10 +1,10 @@
-//! Where the random bits of tokens and delays come from.
+//! The source of the random bits of tokens and delays.
 
 use std::convert::Infallible;
 
 use rand::{TryRng, rngs::SysRng};
 
-/// A source of random bytes, as a generator of `rand`'s, which is so no part of what others see.
+/// A source of random bytes, as a generator of `rand`. It keeps `rand` out of the public API.
 pub(crate) struct Entropy(Box<Fill>);
 
 /// Fills a slice with random bytes.
@@ -19,7 +19,7 @@ impl Entropy {
     ///
     /// # Errors
     ///
-    /// What the system says.
+    /// The error of the system.
     pub(crate) fn of_system() -> Result<Self, String> {
         let fill = |bytes: &mut [u8]| SysRng.try_fill_bytes(bytes);
         fill(&mut [0]).map_err(|error| error.to_string())?;

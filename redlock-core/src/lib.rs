@@ -4,12 +4,14 @@
 //!
 //! | you | read |
 //! |---|---|
-//! | lock something | [`Redlock::builder`], [`Redlock::lock`], [`Redlock::using`], [`Lock`], [`KeepAlive`], [`Error`] |
+//! | lock something | [`Redlock::builder`], [`Redlock::lock`], [`Redlock::using`], [`Lock`], [`KeepAlive`] |
+//! | handle errors | [`Error`] |
 //! | hand a lock to another process | [`Lock::into_parts`], [`Redlock::from_parts`] |
 //! | test code that locks | [`MemoryBackend`] |
 //! | write a backend | [`LockBackend`], the module [`redis`], [`PerRuntime`] |
 //! | write a runtime | [`Runtime`] |
 
+mod attempts;
 mod backend;
 mod builder;
 mod claim;
@@ -29,9 +31,11 @@ mod lease;
 mod ledger;
 mod lock;
 mod memory;
+mod node;
 pub mod node_url;
 mod nodes;
 mod quorum;
+mod reaper;
 pub mod reconnect;
 pub mod redis;
 mod redlock;
@@ -41,9 +45,13 @@ mod resources;
 mod retry;
 mod rounds;
 mod runtime;
+mod settings;
+mod takeover;
 mod telemetry;
 mod token;
+mod using;
 mod validity;
+mod votes;
 
 pub use async_trait::async_trait;
 
@@ -60,7 +68,8 @@ pub use self::{
     error::{Error, RoundReport},
     inspect::{Inspect, KeyState},
     invalid::{ConfigError, InvalidRequest},
-    keep_alive::{KeepAlive, Lease},
+    keep_alive::KeepAlive,
+    lease::Lease,
     lock::{Lock, LockParts, UnlockOutcome},
     memory::MemoryBackend,
     redlock::Redlock,
@@ -69,5 +78,6 @@ pub use self::{
     resources::Resources,
     runtime::{BoxFuture, PerRuntime, Runtime},
     token::{InvalidToken, Token},
+    using::{Using, UsingFuture},
     validity::MAX_TTL,
 };

@@ -1,4 +1,4 @@
-//! A node that lives in the process, for unit tests, examples and simulations.
+//! An in-process node, for unit tests, examples and simulations.
 
 use std::{fmt, pin::pin, sync::Arc, time::Duration};
 
@@ -19,17 +19,17 @@ use crate::{
 mod keys;
 mod server;
 
-/// A node that lives in the process, on the runtime's clock. It keeps the contract of [`LockBackend`], as a
-/// server does, and fails on command.
+/// An in-process node, on the runtime's clock. It keeps the contract of [`LockBackend`], as a server does,
+/// and a test can stop, slow down, fail or wipe it.
 ///
-/// Cheap to clone; clones are the same node, so a test keeps one and gives another to the lock manager. Two
+/// Clones are cheap, and are the same node: a test keeps one and passes another to the lock manager. Two
 /// clones in one lock manager are one server, which has one vote.
 ///
 /// ```
 /// use std::time::Duration;
 /// use redlock_core::{Error, MemoryBackend, Redlock, TokioRuntime};
 ///
-/// // A paused clock: the test takes no time, whatever it waits for.
+/// // On a paused clock the test takes no time, however long it waits.
 /// #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// async fn main() -> Result<(), Box<dyn std::error::Error>> {
 ///     let runtime = TokioRuntime::current();
@@ -65,28 +65,28 @@ impl MemoryBackend {
         self
     }
 
-    /// Stops the node as SIGSTOP does a process: requests wait, and run when it [resumes](Self::resume), also
-    /// those that nobody waits for any more.
+    /// Stops the node as SIGSTOP stops a process: requests wait, and run when it [resumes](Self::resume),
+    /// even if their callers have gone.
     pub fn stop(&self) {
         self.node.state().stopped = true;
     }
 
-    /// Lets a stopped node run again, the requests that waited first.
+    /// Lets a stopped node run again, beginning with the requests that waited.
     pub fn resume(&self) {
         self.node.state().stopped = false;
         self.node.run_due();
     }
 
-    /// Ends the node: requests fail at once as [`BackendErrorKind::Indeterminate`], those that waited as
-    /// well. It keeps its keys, which go on expiring; [`clear`](Self::clear) them for a node that restarts
-    /// empty.
+    /// Shuts the node down: requests fail at once as [`BackendErrorKind::Indeterminate`], and so do those
+    /// that waited. The node keeps its keys, which still expire; [`clear`](Self::clear) them for a node that
+    /// restarts empty.
     pub fn shut_down(&self) {
         let waiting = {
             let mut state = self.node.state();
             state.down = true;
             std::mem::take(&mut state.inbox)
         };
-        // Without the lock: it wakes those that wait.
+        // Without the lock, because it wakes waiting tasks.
         drop(waiting);
     }
 
@@ -96,22 +96,22 @@ impl MemoryBackend {
         self.resume();
     }
 
-    /// From now on requests arrive, and are run, this much later. The default is zero.
+    /// From now on requests arrive and run this much later. The default is zero.
     pub fn delay_requests(&self, delay: Duration) {
         self.node.state().request_delay = delay.min(MAX_TTL);
     }
 
-    /// From now on requests are run at once but answered this much later. The default is zero.
+    /// From now on requests run at once, but their replies come this much later. The default is zero.
     pub fn delay_replies(&self, delay: Duration) {
         self.node.state().reply_delay = delay;
     }
 
-    /// The next `requests` requests fail as `kind` and are not run.
+    /// The next `requests` requests fail as `kind` and do not run.
     pub fn fail_next(&self, requests: usize, kind: BackendErrorKind) {
         self.node.state().failures = Some((requests, Failure::Refuse(kind)));
     }
 
-    /// The next `requests` requests are run, but their answers are lost: they fail as
+    /// The next `requests` requests run, but their replies are lost: they fail as
     /// [`BackendErrorKind::Indeterminate`].
     pub fn lose_next_replies(&self, requests: usize) {
         self.node.state().failures = Some((requests, Failure::LoseReply));
@@ -122,38 +122,38 @@ impl MemoryBackend {
         self.node.state().keys.clear();
     }
 
-    /// Puts a value under a key, as another client could, for [`MAX_TTL`] at most.
+    /// Stores a value at a key, as another client could, for [`MAX_TTL`] at most.
     pub fn set(&self, resource: impl Into<String>, value: impl Into<String>, ttl: Duration) {
         let expires = self.node.runtime.now() + ttl.min(MAX_TTL);
         self.node.state().keys.put(&resource.into(), value.into(), expires);
     }
 
-    /// Removes a key, whoever holds it.
+    /// Removes a key, whatever its value.
     pub fn remove(&self, resource: &str) {
         self.node.state().keys.remove(resource);
     }
 
-    /// The value under a key that has not expired.
+    /// The value at a key that has not expired.
     #[must_use]
     pub fn get(&self, resource: &str) -> Option<String> {
         let now = self.node.runtime.now();
         self.node.state().keys.get(resource, now).map(|key| key.value().to_owned())
     }
 
-    /// How long a key still lives.
+    /// The remaining TTL of a key.
     #[must_use]
     pub fn ttl(&self, resource: &str) -> Option<Duration> {
         let now = self.node.runtime.now();
         self.node.state().keys.get(resource, now).map(|key| key.expires() - now)
     }
 
-    /// How many requests have arrived so far, those included that failed.
+    /// How many requests have arrived so far, failed ones included.
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.node.state().requests
     }
 
-    /// How many keys are there.
+    /// The number of keys.
     #[cfg(all(test, feature = "conformance"))]
     pub(crate) fn keys(&self) -> usize {
         let now = self.node.runtime.now();

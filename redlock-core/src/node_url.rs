@@ -1,11 +1,11 @@
-//! What a node's URL may say, for whoever writes a backend that opens one.
+//! The rules for a node's URL, for authors of a backend that opens one.
 //!
-//! Client libraries pass over what they do not know: a database in the query, say, so that two programs lock
-//! in different databases and do not exclude each other. And they print what they do not understand, which
-//! may be a part of a password. [`check`] comes before them: it takes nothing that the client would ignore,
-//! and its errors have no text of the URL.
+//! Client libraries ignore parts that they do not know, such as a database in the query: then two programs
+//! lock in different databases and do not exclude each other. They also print text that they do not
+//! understand, which may be a part of a password. Call [`check`] before them: it refuses everything that the
+//! client would ignore, and its errors have no text of the URL.
 
-/// Refuses a URL that says something that has no meaning to the client, or that no URL can mean.
+/// Refuses a URL with a part that the client would ignore, or that is invalid.
 ///
 /// Blanks and control characters around it are ignored, as URL parsers do.
 ///
@@ -34,7 +34,7 @@ pub fn check(url: &str, schemes: &[Scheme]) -> Result<(), InvalidUrl> {
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let is_socket = scheme.path == Path::Socket;
     if !is_socket || !authority.is_empty() {
-        // What ends the authority stands before the `@` that ends the password.
+        // A character that ends the authority comes before the `@` that ends the password.
         let behind = [Some(path), query, fragment];
         if behind.into_iter().flatten().any(|part| part.contains('@')) {
             return Err(InvalidUrl::Unencoded);
@@ -51,7 +51,7 @@ pub fn check(url: &str, schemes: &[Scheme]) -> Result<(), InvalidUrl> {
     }
 }
 
-/// What the URLs of one scheme may have.
+/// The parts that URLs of one scheme may have.
 #[derive(Clone, Copy, Debug)]
 pub struct Scheme {
     name: &'static str,
@@ -68,26 +68,26 @@ impl Scheme {
         Self { name, path, parameters: &[], lists: &[], fragments: &[] }
     }
 
-    /// What may stand in the query, once.
+    /// The parameters that the query may have once.
     #[must_use]
     pub const fn parameters(self, parameters: &'static [&'static str]) -> Self {
         Self { parameters, ..self }
     }
 
-    /// What may stand in the query any number of times.
+    /// The parameters that the query may have any number of times.
     #[must_use]
     pub const fn lists(self, lists: &'static [&'static str]) -> Self {
         Self { lists, ..self }
     }
 
-    /// What may stand behind the `#`.
+    /// The fragments that may follow the `#`.
     #[must_use]
     pub const fn fragments(self, fragments: &'static [&'static str]) -> Self {
         Self { fragments, ..self }
     }
 }
 
-/// What the path of a URL stands for.
+/// The meaning of a URL's path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Path {
@@ -95,23 +95,23 @@ pub enum Path {
     Database,
     /// A Unix socket.
     Socket,
-    /// Nothing: there is none.
+    /// None: there must be no path.
     None,
 }
 
-/// What is wrong with a URL. No text of the URL is in it, as that may be a part of a password.
+/// Why a URL is invalid. It has no text of the URL, which may be a part of a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidUrl {
-    /// There is none, or one that is unknown here.
+    /// The scheme is missing or unknown.
     #[error("it does not begin with a known scheme, such as redis://")]
     Scheme,
-    /// A character ends the password early, or could not stand in a URL at all.
+    /// A character ends the password early, or is not allowed in a URL.
     #[error(
         "a `/`, `?`, `#` or blank in a user name or password has to be percent-encoded (%2F, %3F, %23, %20)"
     )]
     Unencoded,
-    /// There is no host, or it is no host.
+    /// The host is missing or invalid.
     #[error("it has no valid host")]
     Host,
     /// The port is not a number from 1 to 65535.
@@ -120,32 +120,32 @@ pub enum InvalidUrl {
     /// The path is not the number of a database.
     #[error("its path is not the number of a database, as in redis://host:port/4")]
     Database,
-    /// There is a path.
+    /// There is a path, and the scheme has none.
     #[error("it has a path, which has no meaning here")]
     Path,
-    /// A parameter that the client would ignore, with its name when that is one of a few well-known ones.
+    /// The client would ignore a parameter. Its name is here if it is one of a few well-known ones.
     #[error(
         "its query has {}, which has no meaning here (a URL is scheme://user:password@host:port/database)",
         .0.map_or_else(|| "an unknown parameter".to_owned(), |name| format!("the parameter `{name}`"))
     )]
     UnknownParameter(Option<&'static str>),
-    /// A parameter of which the client would take one.
+    /// The client would use one of several parameters of this name.
     #[error("its query has the parameter `{0}` more than once")]
-    RepeatedParameter(&'static str),
-    /// The fragment, which is what stands behind a `#`, has no meaning to the client.
-    #[error("its fragment (behind the `#`) has no meaning here")]
+    DuplicateParameter(&'static str),
+    /// The client would ignore the fragment, the part after the `#`.
+    #[error("its fragment (after the `#`) has no meaning here")]
     Fragment,
 }
 
-/// Why a node cannot be opened. No text of its URL is in it.
+/// Why a node cannot be opened. It has no text of the URL.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// The URL.
+    /// The URL is invalid.
     #[error("invalid URL: {0}")]
     Url(#[from] InvalidUrl),
-    /// What else the client library does not accept: no TLS without its feature, a certificate, no URLs at
-    /// all.
+    /// The client library does not accept something else: TLS without its feature, a certificate, an empty
+    /// list of URLs.
     #[error("{0}")]
     Client(String),
 }
@@ -188,7 +188,7 @@ fn check_query(query: &str, scheme: &Scheme) -> Result<(), InvalidUrl> {
         let known = scheme.parameters.iter().find(|known| **known == name);
         let known = known.ok_or_else(|| InvalidUrl::UnknownParameter(well_known()))?;
         if names().filter(|other| other == known).count() > 1 {
-            return Err(InvalidUrl::RepeatedParameter(known));
+            return Err(InvalidUrl::DuplicateParameter(known));
         }
     }
     Ok(())
@@ -207,7 +207,7 @@ fn is_blank(letter: char) -> bool {
     letter.is_whitespace() || letter.is_control()
 }
 
-/// What people write into a query, so that these words are no part of a password.
+/// Words that people use in a query, which are therefore no part of a password.
 const WELL_KNOWN: [&str; 12] = [
     "db",
     "database",
@@ -291,7 +291,7 @@ mod tests {
             ("redis://a?d%62=4", InvalidUrl::UnknownParameter(None)),
             ("redis://a?DB", InvalidUrl::UnknownParameter(None)),
             ("redis-cluster://a?db=1", InvalidUrl::UnknownParameter(Some("db"))),
-            ("redis+unix:///run/socket?db=1&db=2", InvalidUrl::RepeatedParameter("db")),
+            ("redis+unix:///run/socket?db=1&db=2", InvalidUrl::DuplicateParameter("db")),
             ("redis://a#", InvalidUrl::Fragment),
             ("redis://a#4", InvalidUrl::Fragment),
             ("rediss://a#x", InvalidUrl::Fragment),

@@ -1,38 +1,38 @@
-//! When a connection to a node is replaced, and when a new one may be made. No clock, no async: the time goes
-//! in.
+//! When a connection to a node is replaced, and when a new one may be made. There is no clock and no async:
+//! the time is an argument.
 
 use std::time::{Duration, Instant};
 
-/// What an adapter keeps about the connections of one node, for the author of a
-/// [`LockBackend`](crate::LockBackend) whose connections are made on demand.
+/// The state of one node's connections, for authors of a [`LockBackend`](crate::LockBackend) that connects on
+/// demand.
 ///
-/// * A connection that has left requests without an answer for 2 seconds, and answered none meanwhile, is
-///   silent: it is to be replaced, since nothing else tells that what is between us and the server has lost
-///   it.
+/// * A connection is silent when requests over it have had no reply for 2 seconds, and none got one
+///   meanwhile. It has to be replaced: nothing else shows that something between the client and the server
+///   has lost it.
 /// * Connections are made at a bounded rate: at once after one that served for a second, else after a pause
-///   that grows from 50 ms to half a second. So a server that restarts is found again soon, and one that
-///   closes each connection is not stormed by everybody who waits for it.
+///   that grows from 50 ms to half a second. So a client finds a restarted server soon, and waiting clients
+///   do not flood a server that closes each connection.
 #[derive(Clone, Debug, Default)]
 pub struct Reconnect {
-    /// When the last connection was begun.
+    /// When the last connection was started.
     begun: Option<Instant>,
-    /// How long after that the next may be begun.
+    /// How long after that the next one may be started.
     pause: Duration,
-    /// Since when requests have been given up, and none was answered.
+    /// Since when requests have been given up, and none got a reply.
     silent_since: Option<Instant>,
 }
 
 impl Reconnect {
-    /// A node that has not been connected to.
+    /// A node without a connection so far.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A connection is wanted: how long to wait before it is begun. It counts from then.
+    /// Requests a new connection: returns how long to wait before it is started. It counts from then.
     ///
-    /// It is to be used when the server has said something over it, whatever that is: one that is stopped
-    /// takes connections, too, as its kernel does that.
+    /// Use the connection once the server has sent something over it, whatever that is. A stopped server
+    /// accepts connections, too, as its kernel does that.
     pub fn begin(&mut self, now: Instant) -> Duration {
         let delay = self.delay(now);
         self.begun = Some(now + delay);
@@ -41,34 +41,34 @@ impl Reconnect {
         delay
     }
 
-    /// The connection stands: what was given up while it was made does not count against it.
+    /// The connection is made: requests that were given up before do not count against it.
     pub fn connected(&mut self) {
         self.silent_since = None;
     }
 
-    /// A request got an answer over the present connection.
+    /// A request got a reply over the present connection.
     pub fn answered(&mut self, now: Instant) {
         self.silent_since = None;
-        // One answer is not enough: a server that closes behind each answer would be connected to for each
+        // One reply is not enough: a server that closes after each reply would get a connection for each
         // request.
         if self.begun.is_some_and(|begun| now.saturating_duration_since(begun) >= STEADY) {
             self.pause = Duration::ZERO;
         }
     }
 
-    /// A request over the present connection was given up without an answer.
+    /// A request over the present connection was given up without a reply.
     pub fn given_up(&mut self, now: Instant) {
         self.silent_since.get_or_insert(now);
     }
 
-    /// Whether the present connection is to be replaced, as it does not answer.
+    /// Whether the present connection has to be replaced, as it is silent.
     #[must_use]
     pub fn is_silent(&self, now: Instant) -> bool {
         self.silent_since.is_some_and(|since| now.saturating_duration_since(since) > MAX_SILENCE)
     }
 
-    /// Whether a connection could be begun at once. Only then is one left that works but asks for
-    /// [another](crate::redis::Connection::Replace): nobody is to wait for that.
+    /// Whether a connection can be started at once. Only then replace a connection that works but asks for
+    /// [another](crate::redis::Connection::Replace), so that no request waits for that.
     #[must_use]
     pub fn may_begin(&self, now: Instant) -> bool {
         self.delay(now).is_zero()
@@ -81,7 +81,7 @@ impl Reconnect {
 
 const MIN_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_millis(500);
-/// A connection that answers at this age has not been made in vain.
+/// A connection that still gets replies at this age counts as good.
 const STEADY: Duration = Duration::from_secs(1);
 const MAX_SILENCE: Duration = Duration::from_secs(2);
 
@@ -89,7 +89,7 @@ const MAX_SILENCE: Duration = Duration::from_secs(2);
 mod tests {
     use super::*;
 
-    /// Any time does.
+    /// Any time will do.
     #[allow(clippy::disallowed_methods, reason = "the start of a test's own time")]
     fn some_time() -> Instant {
         Instant::now()

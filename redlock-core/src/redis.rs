@@ -1,16 +1,15 @@
-//! How Redis and Valkey are asked, and what they say, for whoever writes a backend over a client of their
-//! own.
+//! The protocol of Redis and Valkey, for authors of a backend over a client of their own.
 //!
-//! * [`Eval`] is a request as one `EVAL`. The backend sends it, once, and gives the answer to [`is_done`] or
-//!   [`key_state`]: all else is no answer of ours, and
-//!   [`Indeterminate`](crate::BackendErrorKind::Indeterminate).
-//! * [`classify`] takes an error line of a server, without the leading `-`, and says what it means for the
-//!   vote and for the connection; [`classify_setup`] does so for the answers to a connection's set-up
+//! * [`Eval`] is a request as one `EVAL`. The backend sends it once, and passes the reply to [`is_done`] or
+//!   [`key_state`]. Any other reply is [`Indeterminate`](crate::BackendErrorKind::Indeterminate).
+//! * [`classify`] accepts an error line of a server, without the leading `-`, and returns its meaning for the
+//!   vote and for the connection. [`classify_setup`] does so for the replies to a connection's set-up
 //!   (`AUTH`, `HELLO`, `SELECT`).
 //! * [`ServerId`] asks each connection which server it leads to, so that one server behind two nodes has one
 //!   vote.
 //!
-//! The conformance suite (the module `conformance`, behind the feature of this name) checks what comes of it.
+//! The conformance suite (the module `conformance`, behind the feature of this name) checks the resulting
+//! backend.
 
 mod error;
 mod eval;

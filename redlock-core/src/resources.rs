@@ -6,8 +6,8 @@ use crate::invalid::InvalidRequest;
 
 /// The resources of one lock, in the caller's order. Each name is the key on every node, byte for byte.
 ///
-/// Made from one name (`"a"`, `String`) or several (`["a", "b"]`, `Vec<String>`, references to these,
-/// `&[..]`); a request with no name, an empty one or the same one twice fails with [`InvalidRequest`] before
+/// It converts from one name (`"a"`, `String`) or several (`["a", "b"]`, `Vec<String>`, references to these,
+/// `&[..]`). A request with no name, an empty one or a duplicate fails with [`InvalidRequest`] before
 /// anything is sent.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Resources(Vec<String>);

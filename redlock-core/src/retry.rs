@@ -1,17 +1,18 @@
-//! When a lost round is followed by another: how often, and after which delay.
+//! The retry policy: how many attempts, and after which delay.
 
 use std::{fmt, sync::Arc, time::Duration};
 
-/// How lost rounds are retried. The default is 3 retries (4 rounds in all), each after 200 ms +- 100 ms.
+/// How failed attempts are retried. The default is 3 retries (4 attempts in all), each after 200 ms +- 100
+/// ms.
 #[derive(Clone, Debug)]
 pub(crate) struct RetryPolicy {
-    /// Rounds after the first; `None` is no limit.
+    /// The number of attempts after the first; `None` is no limit.
     pub(crate) count: Option<u32>,
     pub(crate) delay: Delay,
 }
 
 impl RetryPolicy {
-    /// A fresh walk through the policy, for one call of `lock`.
+    /// The retries of one call of `lock`, from the beginning.
     pub(crate) fn start(&self) -> Retries {
         let delays = match &self.delay {
             Delay::Fixed { delay, jitter } => Delays::Fixed { delay: *delay, jitter: *jitter },
@@ -97,10 +98,10 @@ pub(crate) struct Retries {
 }
 
 impl Retries {
-    /// The delay before the next round; `None` when there is none. Never below [`MIN_DELAY`].
+    /// The delay before the next attempt; `None` when there is none. Never below [`MIN_DELAY`].
     ///
-    /// `draw` gives a random number from 0 to its argument. A custom delay is the user's code: it must not
-    /// run under the lock of the generator, so that one is only taken for the draw.
+    /// `draw` returns a random number from 0 to its argument. A custom delay is the user's code and must not
+    /// run under the lock of the generator, so only the draw takes that lock.
     pub(crate) fn next(&mut self, draw: impl FnOnce(u64) -> u64) -> Option<Duration> {
         if let Some(left) = &mut self.left {
             *left = left.checked_sub(1)?;
@@ -114,7 +115,7 @@ impl Retries {
 }
 
 fn jittered(delay: Duration, jitter: Duration, draw: impl FnOnce(u64) -> u64) -> Duration {
-    // Past what a draw reaches, 292 years, the ends of the interval are beyond any wait.
+    // Beyond the range of a draw, 292 years, the ends of the interval exceed any wait.
     let jitter = jitter.min(MAX_JITTER);
     let width = u64::try_from(jitter.as_nanos().saturating_mul(2)).unwrap_or(u64::MAX);
     let extra = Duration::from_nanos(draw(width));
@@ -123,8 +124,7 @@ fn jittered(delay: Duration, jitter: Duration, draw: impl FnOnce(u64) -> u64) ->
 
 const MAX_JITTER: Duration = Duration::from_nanos(u64::MAX / 2);
 
-/// Keeps a policy without delays from spinning: a round against a node in the process may take no time at
-/// all.
+/// Keeps a policy without delays from spinning: a round on an in-process node may take no time at all.
 pub(crate) const MIN_DELAY: Duration = Duration::from_millis(1);
 
 #[cfg(test)]

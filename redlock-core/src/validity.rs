@@ -1,14 +1,14 @@
-//! How long a won lock may be believed in: ttls, clock drift, and what is left of one after the other.
+//! How long a lock is valid: the TTL, the clock drift, and the difference.
 
 use std::time::Duration;
 
 use crate::invalid::{ConfigError, InvalidRequest};
 
-/// The longest ttl, 100 years: more than any lock needs, and within what every server and every clock can add
+/// The longest TTL, 100 years: more than any lock needs, and within what every server and every clock can add
 /// to its current time.
 pub const MAX_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
-/// A ttl as nodes count it: whole milliseconds, at most [`MAX_TTL`].
+/// A TTL as nodes count it: whole milliseconds, at most [`MAX_TTL`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ttl(Duration);
 
@@ -30,7 +30,7 @@ impl Ttl {
     }
 }
 
-/// The share of a ttl that is given up because clocks run at different speeds.
+/// The share of a TTL that is reserved because clocks run at different speeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Drift {
     /// The factor in parts per billion, rounded up, so that the arithmetic is exact.
@@ -50,12 +50,12 @@ impl Drift {
     /// `ttl x factor + 2 ms`, rounded up. The 2 ms are for the nodes' expiry, which counts whole
     /// milliseconds.
     pub(crate) fn of(self, ttl: Ttl) -> Duration {
-        // At most 100 years x 1e9, well within 128 bits; the quotient is at most the ttl, plus one.
+        // At most 100 years x 1e9, well within 128 bits; the quotient is at most the TTL, plus one.
         let nanos = (ttl.0.as_nanos() * u128::from(self.billionths)).div_ceil(1_000_000_000);
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)) + EXPIRY_PRECISION
     }
 
-    /// The shortest ttl of which drift leaves `validity`, but `longest` at most.
+    /// The shortest TTL of which drift leaves `validity`, but `longest` at most.
     pub(crate) fn ttl_for(self, validity: Duration, longest: Ttl) -> Ttl {
         let kept = u128::from(1_000_000_000_u64.saturating_sub(self.billionths));
         // One nanosecond more, for the rounding of the drift.
@@ -65,7 +65,7 @@ impl Drift {
         Ttl(Duration::from_millis(millis)).min(longest)
     }
 
-    /// What is left of a ttl after the drift; zero when the drift eats all of it.
+    /// The rest of a TTL after the drift; zero when the drift takes all of it.
     pub(crate) fn validity(self, ttl: Ttl) -> Duration {
         ttl.0.saturating_sub(self.of(ttl))
     }

@@ -57,12 +57,12 @@ use crate::{
 /// [rejected](BackendErrorKind::Rejected).
 #[derive(Clone)]
 pub struct FredBackend {
-    line: Line,
+    connection: Connection,
     name: String,
 }
 
 #[derive(Clone)]
-enum Line {
+enum Connection {
     /// A connection, with fred's task for it, stands still with a runtime that nobody drives.
     Own(Arc<PerRuntime<LazyConnection>>),
     Given(Arc<Given>),
@@ -87,8 +87,8 @@ impl FredBackend {
     pub fn open(url: &str) -> Result<Self, OpenError> {
         let config = url::config(url)?;
         let name = url::name(&config);
-        let links = PerRuntime::new(move || LazyConnection::new(config.clone()));
-        Ok(Self { line: Line::Own(Arc::new(links)), name })
+        let lazy = PerRuntime::new(move || LazyConnection::new(config.clone()));
+        Ok(Self { connection: Connection::Own(Arc::new(lazy)), name })
     }
 
     /// A node by a client that has been initialized, and stays so for as long as the node is used. Its
@@ -108,7 +108,7 @@ impl FredBackend {
             return Err(Error::new(ErrorKind::Config, "a client for locks needs a reconnect policy"));
         }
         let name = url::name(&client.client_config());
-        Ok(Self { line: Line::Given(Arc::new(Given::new(client))), name })
+        Ok(Self { connection: Connection::Given(Arc::new(Given::new(client))), name })
     }
 
     /// What errors call this node. The default is the address, without credentials.
@@ -129,11 +129,11 @@ impl FredBackend {
             let granted = self.run(arguments, timeout, as_bool).await?;
             Ok(if granted { AcquireReply::Granted } else { AcquireReply::Refused })
         };
-        let link = match &self.line {
-            Line::Own(links) => links.get(),
-            Line::Given(_) => return request.await,
+        let lazy = match &self.connection {
+            Connection::Own(lazy) => lazy.get(),
+            Connection::Given(_) => return request.await,
         };
-        let Some(server) = link.server() else { return request.await };
+        let Some(server) = lazy.server() else { return request.await };
         let (start, patience) = (Instant::now(), ServerId::patience(timeout));
         let ask = || async move {
             let question = to_arguments(&Eval::server_id(resources));
@@ -141,7 +141,7 @@ impl FredBackend {
             let read = |answer: &Value| Some(answer.as_bytes().and_then(ServerId::of_answer));
             self.run(question, left, read).await
         };
-        server.along_with(|| link.made(), ask, request).await
+        server.along_with(|| lazy.made(), ask, request).await
     }
 
     /// Sends an `EVAL`, once, and reads its answer.
@@ -160,14 +160,14 @@ impl FredBackend {
             return Err(BackendError::new(BackendErrorKind::Rejected, "fred runs on tokio only"));
         }
         let deadline = Instant::now() + timeout.min(LONGEST);
-        let answer = match &self.line {
-            Line::Given(given) => {
+        let answer = match &self.connection {
+            Connection::Given(given) => {
                 if let Some(why_not) = given.why_not_connected() {
                     return Err(why_not);
                 }
                 client::start(client::eval(&given.client, arguments, timeout.min(LONGEST))).answer().await
             }
-            Line::Own(links) => match links.get().send(arguments, deadline) {
+            Connection::Own(lazy) => match lazy.get().send(arguments, deadline) {
                 Ok(sent) => sent.answer().await,
                 Err(waiting) => match within(timeout, waiting).await {
                     Some(Ok(Ok(sent))) => sent.answer().await,
@@ -188,27 +188,27 @@ impl FredBackend {
     }
 
     fn leads_to_one_server(&self) -> bool {
-        match &self.line {
-            Line::Own(links) => links.get().server().is_some(),
-            Line::Given(given) => !given.client.is_clustered(),
+        match &self.connection {
+            Connection::Own(lazy) => lazy.get().server().is_some(),
+            Connection::Given(given) => !given.client.is_clustered(),
         }
     }
 
     /// Not an answer of ours: it may be to another request, by a proxy, or come after the script has run. The
     /// answers that follow on this connection may be to other requests, too.
     fn unexpected(&self) -> BackendError {
-        match &self.line {
-            Line::Own(links) => links.get().replace(),
-            Line::Given(given) => given.reconnect(),
+        match &self.connection {
+            Connection::Own(lazy) => lazy.get().replace(),
+            Connection::Given(given) => given.reconnect(),
         }
         BackendError::new(BackendErrorKind::Indeterminate, "an answer of another type")
     }
 
     /// fred cancels what it has not sent. Why, it told before, if at all.
     fn why_not_sent(&self, error: Error) -> BackendError {
-        match &self.line {
-            Line::Given(given) => given.why_not_connected().unwrap_or_else(|| classify(error)),
-            Line::Own(_) => classify(error),
+        match &self.connection {
+            Connection::Given(given) => given.why_not_connected().unwrap_or_else(|| classify(error)),
+            Connection::Own(_) => classify(error),
         }
     }
 }
@@ -247,9 +247,9 @@ impl LockBackend for FredBackend {
 
     /// Known for a connection that this crate makes to a server, when the server's user may use `INFO`.
     fn server_id(&self) -> Option<Arc<str>> {
-        match &self.line {
-            Line::Own(links) => links.get().server()?.get(),
-            Line::Given(_) => None,
+        match &self.connection {
+            Connection::Own(lazy) => lazy.get().server()?.get(),
+            Connection::Given(_) => None,
         }
     }
 }

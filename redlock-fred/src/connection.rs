@@ -44,15 +44,15 @@ use crate::{
 /// then are not sent.
 pub(crate) struct LazyConnection {
     config: Config,
-    line: Mutex<Line>,
+    state: Mutex<State>,
     /// How many connections have been made.
     made: AtomicU64,
-    /// Apart from the line, as answers are noted while that is locked; locked after it.
+    /// Apart from the state, as answers are noted while that is locked; locked after it.
     reconnect: Mutex<Reconnect>,
     server: ServerId,
 }
 
-enum Line {
+enum State {
     Closed,
     Connecting(Vec<Waiting>),
     Open(Arc<Connected>),
@@ -87,7 +87,7 @@ impl LazyConnection {
         config.fail_fast = true;
         Self {
             config,
-            line: Mutex::new(Line::Closed),
+            state: Mutex::new(State::Closed),
             made: AtomicU64::new(0),
             reconnect: Mutex::default(),
             server: ServerId::new(),
@@ -107,7 +107,7 @@ impl LazyConnection {
     /// Forgets the connection: its answers may be one behind what is asked, those included that are still to
     /// come.
     pub(crate) fn replace(&self) {
-        if let Line::Open(connected) = &*self.line() {
+        if let State::Open(connected) = &*self.state() {
             connected.out_of_step.store(true, Ordering::Release);
             connected.broken.store(true, Ordering::Release);
         }
@@ -121,20 +121,20 @@ impl LazyConnection {
         deadline: Instant,
     ) -> Result<Sent, oneshot::Receiver<FredResult<Sent>>> {
         let now = Instant::now().into_std();
-        let mut line = self.line();
+        let mut state = self.state();
         let is_silent = self.reconnect().is_silent(now);
-        if let Line::Open(connected) = &*line
+        if let State::Open(connected) = &*state
             && connected.is_usable()
             && !connected.misled.load(Ordering::Acquire)
             && !is_silent
         {
             let connected = connected.clone();
-            drop(line);
+            drop(state);
             return Ok(connected.send(self, arguments, deadline));
         }
         let (sender, receiver) = oneshot::channel();
         let waiting = Waiting { arguments, deadline, sender };
-        if let Line::Connecting(queue) = &mut *line {
+        if let State::Connecting(queue) = &mut *state {
             if queue.len() == queue.capacity() {
                 // Before it grows: while the server is not there, those who ask come and go.
                 queue.retain(|waiting| !waiting.sender.is_closed());
@@ -142,23 +142,23 @@ impl LazyConnection {
             queue.push(waiting);
         } else {
             let delay = self.reconnect().begin(now);
-            let former = mem::replace(&mut *line, Line::Connecting(vec![waiting]));
+            let former = mem::replace(&mut *state, State::Connecting(vec![waiting]));
             // A runtime that is being shut down drops the task on the spot, and that takes the lock.
-            drop(line);
+            drop(state);
             // What is under way over one that still answers keeps it, and gets its answer.
-            if let Line::Open(former) = former
+            if let State::Open(former) = former
                 && (is_silent || !former.is_usable())
             {
                 former.end();
             }
             // On its own, so that it goes on when the first to wait gives up.
-            drop(tokio::spawn(Connecting { link: self.clone(), finished: false }.run(delay)));
+            drop(tokio::spawn(Connecting { lazy: self.clone(), finished: false }.run(delay)));
         }
         Err(receiver)
     }
 
-    fn line(&self) -> MutexGuard<'_, Line> {
-        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn reconnect(&self) -> MutexGuard<'_, Reconnect> {
@@ -203,11 +203,11 @@ impl Connected {
         })
     }
 
-    fn send(self: Arc<Self>, link: &Arc<LazyConnection>, arguments: Vec<Value>, deadline: Instant) -> Sent {
+    fn send(self: Arc<Self>, lazy: &Arc<LazyConnection>, arguments: Vec<Value>, deadline: Instant) -> Sent {
         let timeout = deadline.saturating_duration_since(Instant::now());
         let eval = client::eval(&self.client, arguments, timeout);
-        let number = link.made.load(Ordering::Acquire);
-        client::start(self.attend(link.clone(), number, eval))
+        let number = lazy.made.load(Ordering::Acquire);
+        client::start(self.attend(lazy.clone(), number, eval))
     }
 
     /// Ends it, with what is under way.
@@ -218,7 +218,7 @@ impl Connected {
     /// Waits for an answer, and keeps the connection until it is there.
     async fn attend(
         self: Arc<Self>,
-        link: Arc<LazyConnection>,
+        lazy: Arc<LazyConnection>,
         number: u64,
         eval: impl Future<Output = FredResult<Value>>,
     ) -> FredResult<Value> {
@@ -243,12 +243,12 @@ impl Connected {
         if answer.as_ref().is_err_and(is_broken) {
             self.broken.store(true, Ordering::Release);
         }
-        link.note(number, &answer);
+        lazy.note(number, &answer);
         // A Cluster's client finds its servers anew by itself. A wrong server is kept while the next request
         // would have to wait for the right one.
         if answer.as_ref().is_err_and(asks_for_another_connection)
             && !self.client.is_clustered()
-            && link.reconnect().may_begin(Instant::now().into_std())
+            && lazy.reconnect().may_begin(Instant::now().into_std())
         {
             self.misled.store(true, Ordering::Release);
         }
@@ -269,7 +269,7 @@ impl Drop for Connected {
 
 /// Makes a connection.
 struct Connecting {
-    link: Arc<LazyConnection>,
+    lazy: Arc<LazyConnection>,
     finished: bool,
 }
 
@@ -279,25 +279,25 @@ impl Connecting {
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
-        let made = Connected::connect(self.link.config.clone()).await;
+        let made = Connected::connect(self.lazy.config.clone()).await;
         self.finished = true;
-        let mut line = self.link.line();
-        let Line::Connecting(queue) = mem::replace(&mut *line, Line::Closed) else { return };
+        let mut state = self.lazy.state();
+        let State::Connecting(queue) = mem::replace(&mut *state, State::Closed) else { return };
         match made {
             Ok(connected) => {
                 let connected = Arc::new(connected);
-                self.link.made.fetch_add(1, Ordering::AcqRel);
-                self.link.reconnect().connected();
+                self.lazy.made.fetch_add(1, Ordering::AcqRel);
+                self.lazy.reconnect().connected();
                 // Under the lock, so that what arrives from now on comes behind.
                 for Waiting { arguments, deadline, sender } in queue {
                     if !sender.is_closed() {
-                        drop(sender.send(Ok(connected.clone().send(&self.link, arguments, deadline))));
+                        drop(sender.send(Ok(connected.clone().send(&self.lazy, arguments, deadline))));
                     }
                 }
-                *line = Line::Open(connected);
+                *state = State::Open(connected);
             }
             Err(error) => {
-                drop(line);
+                drop(state);
                 queue.into_iter().for_each(|waiting| drop(waiting.sender.send(Err(error.clone()))));
             }
         }
@@ -310,11 +310,11 @@ impl Drop for Connecting {
         if self.finished {
             return;
         }
-        let mut line = self.link.line();
-        if let Line::Connecting(queue) = &mut *line {
+        let mut state = self.lazy.state();
+        if let State::Connecting(queue) = &mut *state {
             let queue = mem::take(queue);
-            *line = Line::Closed;
-            drop(line);
+            *state = State::Closed;
+            drop(state);
             drop(queue);
         }
     }

@@ -18,7 +18,7 @@ use crate::{
     command::to_command,
     connection::LazyConnection,
     error::classify,
-    executor::{Executor, unconstrained},
+    executor::{self, unconstrained},
     reply::{as_bool, key_states, without_attributes},
 };
 
@@ -105,8 +105,8 @@ where
         resources: &Resources,
         timeout: Duration,
     ) -> Result<T, BackendError> {
-        let Some(link) = self.own.as_ref().map(LazyConnection::link) else { return request.await };
-        let Some(server) = link.server() else { return request.await };
+        let Some(shared) = self.own.as_ref().map(LazyConnection::shared) else { return request.await };
+        let Some(server) = shared.server() else { return request.await };
         let (start, patience) = (Instant::now(), ServerId::patience(timeout));
         let ask = || async move {
             let question = to_command(&Eval::server_id(resources));
@@ -116,7 +116,7 @@ where
             };
             self.run(question, patience.saturating_sub(start.elapsed()), read).await
         };
-        server.along_with(|| link.made(), ask, request).await
+        server.along_with(|| shared.made(), ask, request).await
     }
 
     /// Sends a command, once, and reads its answer.
@@ -126,13 +126,14 @@ where
         timeout: Duration,
         read: impl FnOnce(&Value) -> Option<T>,
     ) -> Result<T, BackendError> {
-        let executor = Executor::current().ok_or_else(|| {
+        let runtime = executor::current().ok_or_else(|| {
             BackendError::new(BackendErrorKind::Rejected, "asked outside of the tokio runtime")
         })?;
         // Unconstrained: a task that has done much already would find redis-rs' queue "full", and what it
         // asks later would overtake this.
-        match unconstrained(executor.within(timeout, command.query_async(&mut self.connection.clone()))).await
-        {
+        let mut connection = self.connection.clone();
+        let asked = executor::within(&*runtime, timeout, command.query_async(&mut connection));
+        match unconstrained(asked).await {
             Some(Ok(answer)) => read(without_attributes(&answer)).ok_or_else(|| self.unexpected()),
             Some(Err(error)) => Err(self.classify(error)),
             None => Err(self.timed_out(timeout)),
@@ -152,7 +153,7 @@ where
     /// answers that follow on this connection may be to other requests, too.
     fn unexpected(&self) -> BackendError {
         if let Some(own) = &self.own {
-            own.link().replace();
+            own.shared().replace();
         }
         BackendError::new(BackendErrorKind::Indeterminate, "an answer of another type")
     }
@@ -207,7 +208,7 @@ where
 
     /// Known for a connection that this crate makes to a server, when the server's user may use `INFO`.
     fn server_id(&self) -> Option<Arc<str>> {
-        self.own.as_ref()?.link().server()?.get()
+        self.own.as_ref()?.shared().server()?.get()
     }
 }
 

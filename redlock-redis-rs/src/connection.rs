@@ -1,4 +1,7 @@
 //! A connection that is made when it is needed, and made again when it broke.
+//!
+//! Written by hand, since redis-rs' `ConnectionManager` answers the first request after an outage with an error
+//! of the outage.
 
 use std::{
     fmt,
@@ -10,12 +13,12 @@ use std::{
 };
 
 use redis::{Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value, aio::ConnectionLike};
-use redlock_core::{PerRuntime, reconnect::Reconnect, redis::ServerId};
+use redlock_core::{PerRuntime, Runtime, reconnect::Reconnect, redis::ServerId};
 use tokio::sync::oneshot;
 
 use crate::{
     connector::{Connection, Connector},
-    executor::{Executor, unconstrained},
+    executor::{self, unconstrained},
 };
 
 /// One connection to one node: made at the first command, replaced at the first command after it broke.
@@ -38,19 +41,19 @@ use crate::{
 /// with a runtime that nobody drives.
 #[derive(Clone)]
 pub struct LazyConnection {
-    source: Arc<Connector>,
-    links: Arc<PerRuntime<Link>>,
+    connector: Arc<Connector>,
+    shared: Arc<PerRuntime<Shared>>,
 }
 
 /// What is on one runtime, or on all that have threads.
-pub(crate) struct Link {
-    source: Arc<Connector>,
-    state: Mutex<State>,
+pub(crate) struct Shared {
+    connector: Arc<Connector>,
+    inner: Mutex<Inner>,
     server: ServerId,
 }
 
-struct State {
-    line: Line,
+struct Inner {
+    state: State,
     /// How many connections have been made.
     made: u64,
     /// Why the last attempt to connect failed, while there is no connection.
@@ -59,12 +62,12 @@ struct State {
     /// The last connection whose answers may have been to other commands.
     out_of_step: u64,
     /// How many commands are being asked.
-    asking: usize,
+    in_flight: usize,
     /// Since when none has been. A connection that ends then ends unnoticed: no command fails with it.
     idle_since: Option<Instant>,
 }
 
-enum Line {
+enum State {
     Closed,
     Connecting(Vec<Waiting>),
     Open(Connection, RuntimeWatch),
@@ -81,7 +84,7 @@ trait Wait: Send {
     fn is_given_up(&self) -> bool;
 
     /// Goes on with the connection, or ends with the error.
-    fn go_on(self: Box<Self>, connected: RedisResult<Checkout>, executor: &Executor);
+    fn go_on(self: Box<Self>, connected: RedisResult<Checkout>, runtime: &dyn Runtime);
 }
 
 struct WaitingCommand<T, C> {
@@ -96,66 +99,68 @@ struct Checkout {
 }
 
 impl LazyConnection {
-    /// Connects to what `source` leads to; nothing is sent yet.
-    pub(crate) fn new(source: Connector) -> Self {
-        let source = Arc::new(source);
-        let shared = source.clone();
-        let links = PerRuntime::new(move || Link::new(shared.clone()));
-        Self { source, links: Arc::new(links) }
+    /// Connects to what `connector` leads to; nothing is sent yet.
+    pub(crate) fn new(connector: Connector) -> Self {
+        let connector = Arc::new(connector);
+        let shared = {
+            let connector = connector.clone();
+            PerRuntime::new(move || Shared::new(connector.clone()))
+        };
+        Self { connector, shared: Arc::new(shared) }
     }
 
     /// What to tell of the node in errors.
     pub(crate) fn name(&self) -> Option<String> {
-        self.source.name()
+        self.connector.name()
     }
 
     /// Whether it leads to one server at a time, and not to a Cluster.
     pub(crate) fn leads_to_one_server(&self) -> bool {
-        self.source.is_one_server()
+        self.connector.is_one_server()
     }
 
     /// What the caller's runtime has of it.
-    pub(crate) fn link(&self) -> Arc<Link> {
-        self.links.get()
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        self.shared.get()
     }
 
     /// Why the last attempt to connect failed, when there has been no connection since.
     pub(crate) fn failure(&self) -> Option<RedisError> {
-        self.links.get().state().failure.clone()
+        self.shared.get().inner().failure.clone()
     }
 }
 
-impl Link {
-    fn new(source: Arc<Connector>) -> Self {
-        let state = State {
-            line: Line::Closed,
+impl Shared {
+    fn new(connector: Arc<Connector>) -> Self {
+        let inner = Inner {
+            state: State::Closed,
             made: 0,
             failure: None,
             reconnect: Reconnect::new(),
             out_of_step: NO_CONNECTION,
-            asking: 0,
+            in_flight: 0,
             idle_since: None,
         };
-        Self { source, state: Mutex::new(state), server: ServerId::new() }
+        Self { connector, inner: Mutex::new(inner), server: ServerId::new() }
     }
 
     /// What is known of the server, unless it leads to a whole Cluster.
     pub(crate) fn server(&self) -> Option<&ServerId> {
-        self.source.is_one_server().then_some(&self.server)
+        self.connector.is_one_server().then_some(&self.server)
     }
 
     /// How many connections have been made.
     pub(crate) fn made(&self) -> u64 {
-        self.state().made
+        self.inner().made
     }
 
     /// Forgets the connection: its answers may be one behind what is asked, those included that are still to
     /// come.
     pub(crate) fn replace(&self) {
-        let mut state = self.state();
-        if matches!(state.line, Line::Open(..)) {
-            state.out_of_step = state.made;
-            state.line = Line::Closed;
+        let mut inner = self.inner();
+        if matches!(inner.state, State::Open(..)) {
+            inner.out_of_step = inner.made;
+            inner.state = State::Closed;
         }
     }
 
@@ -169,34 +174,34 @@ impl Link {
         C: FnOnce(Connection) -> F + Send + 'static,
         F: Future<Output = RedisResult<T>> + Send + 'static,
     {
-        let mut state = self.state();
-        let number = state.made;
+        let mut inner = self.inner();
+        let number = inner.made;
         let now = Instant::now();
         let was_idle =
-            state.idle_since.take().is_some_and(|since| now.saturating_duration_since(since) >= IDLE);
-        if let Line::Open(connection, runtime) = &state.line
-            && !state.reconnect.is_silent(now)
-            && !runtime.is_closed()
+            inner.idle_since.take().is_some_and(|since| now.saturating_duration_since(since) >= IDLE);
+        if let State::Open(connection, watch) = &inner.state
+            && !inner.reconnect.is_silent(now)
+            && !watch.is_closed()
             && !(was_idle && connection.has_ended())
         {
             return Ok(Checkout { connection: connection.clone(), number });
         }
         let (waiting, answer) = wait_for_connection(command());
-        if let Line::Connecting(queue) = &mut state.line {
+        if let State::Connecting(queue) = &mut inner.state {
             if queue.len() == queue.capacity() {
                 // Before it grows: while the server is not there, those who ask come and go.
                 queue.retain(|waiting| !waiting.is_given_up());
             }
             queue.push(waiting);
         } else {
-            let delay = state.reconnect.begin(now);
-            state.line = Line::Connecting(vec![waiting]);
+            let delay = inner.reconnect.begin(now);
+            inner.state = State::Connecting(vec![waiting]);
             // A runtime that is being shut down drops the task on the spot, and that takes the lock.
-            drop(state);
-            let connecting = Connecting { link: self.clone(), finished: false };
+            drop(inner);
+            let connecting = Connecting { shared: self.clone(), finished: false };
             // On its own, so that it goes on when the first to wait gives up. Without a runtime it ends here.
-            if let Some(executor) = Executor::current() {
-                executor.spawn(connecting.run(delay));
+            if let Some(runtime) = executor::current() {
+                runtime.spawn(Box::pin(connecting.run(delay)));
             }
         }
         Err(answer)
@@ -233,7 +238,7 @@ where
         self.sender.is_closed()
     }
 
-    fn go_on(self: Box<Self>, connected: RedisResult<Checkout>, executor: &Executor) {
+    fn go_on(self: Box<Self>, connected: RedisResult<Checkout>, runtime: &dyn Runtime) {
         let Self { command, sender } = *self;
         match connected {
             Err(error) => drop(sender.send((NO_CONNECTION, Err(error)))),
@@ -245,16 +250,16 @@ where
                 }));
                 // The first poll puts the command into the connection's queue, so it is done here, in order.
                 if sending.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
-                    executor.spawn(sending);
+                    runtime.spawn(sending);
                 }
             }
         }
     }
 }
 
-impl Link {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+impl Shared {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Forgets a connection that turned out to be broken, or to lead to the wrong server, unless it has been
@@ -262,20 +267,20 @@ impl Link {
     /// none.
     fn note<T: Values>(&self, number: u64, result: RedisResult<T>) -> RedisResult<T> {
         let answer = result.as_ref().map(Values::values);
-        let (is_over, is_misled) = (self.source.is_over(answer), self.source.is_misled(answer));
-        let mut state = self.state();
-        if number != NO_CONNECTION && state.out_of_step == number {
+        let (is_over, is_misled) = (self.connector.is_over(answer), self.connector.is_misled(answer));
+        let mut inner = self.inner();
+        if number != NO_CONNECTION && inner.out_of_step == number {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "answers out of step").into());
         }
-        if number != NO_CONNECTION && state.made == number {
+        if number != NO_CONNECTION && inner.made == number {
             let now = Instant::now();
             if !answer.is_err_and(RedisError::is_io_error) {
-                state.reconnect.answered(now);
+                inner.reconnect.answered(now);
             }
             // A wrong server is kept while the next request would have to wait for the right one.
-            let is_left = is_over || is_misled && state.reconnect.may_begin(now);
-            if is_left && matches!(state.line, Line::Open(..)) {
-                state.line = Line::Closed;
+            let is_left = is_over || is_misled && inner.reconnect.may_begin(now);
+            if is_left && matches!(inner.state, State::Open(..)) {
+                inner.state = State::Closed;
             }
         }
         result
@@ -284,39 +289,39 @@ impl Link {
 
 /// Makes a connection.
 struct Connecting {
-    link: Arc<Link>,
+    shared: Arc<Shared>,
     finished: bool,
 }
 
 impl Connecting {
     async fn run(mut self, delay: Duration) {
-        let Some(executor) = Executor::current() else { return };
+        let Some(runtime) = executor::current() else { return };
         if !delay.is_zero() {
-            executor.sleep(delay).await;
+            runtime.sleep(delay).await;
         }
-        let made = self.link.source.connect(&executor).await;
+        let made = self.shared.connector.connect(&*runtime).await;
         self.finished = true;
-        let mut state = self.link.state();
-        let Line::Connecting(queue) = mem::replace(&mut state.line, Line::Closed) else { return };
+        let mut inner = self.shared.inner();
+        let State::Connecting(queue) = mem::replace(&mut inner.state, State::Closed) else { return };
         match made {
             Ok(connection) => {
-                state.made += 1;
-                state.reconnect.connected();
-                state.failure = None;
-                let number = state.made;
+                inner.made += 1;
+                inner.reconnect.connected();
+                inner.failure = None;
+                let number = inner.made;
                 // Under the lock, so that what arrives from now on comes behind; what waited does not take
                 // it.
                 for waiting in queue {
-                    waiting.go_on(Ok(Checkout { connection: connection.clone(), number }), &executor);
+                    waiting.go_on(Ok(Checkout { connection: connection.clone(), number }), &*runtime);
                 }
                 let (watch, replaced) = oneshot::channel();
-                executor.spawn(async move { drop(replaced.await) });
-                state.line = Line::Open(connection, watch);
+                runtime.spawn(Box::pin(async move { drop(replaced.await) }));
+                inner.state = State::Open(connection, watch);
             }
             Err(error) => {
-                state.failure = Some(error.clone());
-                drop(state);
-                queue.into_iter().for_each(|waiting| waiting.go_on(Err(error.clone()), &executor));
+                inner.failure = Some(error.clone());
+                drop(inner);
+                queue.into_iter().for_each(|waiting| waiting.go_on(Err(error.clone()), &*runtime));
             }
         }
     }
@@ -328,11 +333,11 @@ impl Drop for Connecting {
         if self.finished {
             return;
         }
-        let mut state = self.link.state();
-        if let Line::Connecting(queue) = &mut state.line {
+        let mut inner = self.shared.inner();
+        if let State::Connecting(queue) = &mut inner.state {
             let queue = mem::take(queue);
-            state.line = Line::Closed;
-            drop(state);
+            inner.state = State::Closed;
+            drop(inner);
             drop(queue);
         }
     }
@@ -340,14 +345,14 @@ impl Drop for Connecting {
 
 /// A command that has been asked for: dropped before its end, it was given up.
 struct InFlight<'a> {
-    link: &'a Link,
+    shared: &'a Shared,
     ended: bool,
 }
 
 impl<'a> InFlight<'a> {
-    fn on(link: &'a Link) -> Self {
-        link.state().asking += 1;
-        Self { link, ended: false }
+    fn on(shared: &'a Shared) -> Self {
+        shared.inner().in_flight += 1;
+        Self { shared, ended: false }
     }
 
     fn end<T>(mut self, result: T) -> T {
@@ -358,13 +363,13 @@ impl<'a> InFlight<'a> {
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        let mut state = self.link.state();
-        state.asking -= 1;
-        if state.asking == 0 {
-            state.idle_since = Some(Instant::now());
+        let mut inner = self.shared.inner();
+        inner.in_flight -= 1;
+        if inner.in_flight == 0 {
+            inner.idle_since = Some(Instant::now());
         }
         if !self.ended {
-            state.reconnect.given_up(Instant::now());
+            inner.reconnect.given_up(Instant::now());
         }
     }
 }
@@ -389,15 +394,17 @@ impl Values for Vec<Value> {
 impl ConnectionLike for LazyConnection {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         Box::pin(async move {
-            let link = self.links.get();
-            let asking = InFlight::on(&link);
+            let shared = self.shared.get();
+            let in_flight = InFlight::on(&shared);
             let owned = || {
                 let command = command.clone();
                 |mut connection: Connection| async move { connection.req_packed_command(&command).await }
             };
-            asking.end(match link.connection_or_answer(owned) {
-                Ok(mut used) => link.note(used.number, used.connection.req_packed_command(command).await),
-                Err(answer) => link.answered(answer).await,
+            in_flight.end(match shared.connection_or_answer(owned) {
+                Ok(mut checkout) => {
+                    shared.note(checkout.number, checkout.connection.req_packed_command(command).await)
+                }
+                Err(answer) => shared.answered(answer).await,
             })
         })
     }
@@ -409,26 +416,26 @@ impl ConnectionLike for LazyConnection {
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         Box::pin(async move {
-            let link = self.links.get();
-            let asking = InFlight::on(&link);
+            let shared = self.shared.get();
+            let in_flight = InFlight::on(&shared);
             let owned = || {
                 let pipeline = pipeline.clone();
                 move |mut connection: Connection| async move {
                     connection.req_packed_commands(&pipeline, offset, count).await
                 }
             };
-            asking.end(match link.connection_or_answer(owned) {
-                Ok(mut used) => {
-                    let result = used.connection.req_packed_commands(pipeline, offset, count).await;
-                    link.note(used.number, result)
+            in_flight.end(match shared.connection_or_answer(owned) {
+                Ok(mut checkout) => {
+                    let result = checkout.connection.req_packed_commands(pipeline, offset, count).await;
+                    shared.note(checkout.number, result)
                 }
-                Err(answer) => link.answered(answer).await,
+                Err(answer) => shared.answered(answer).await,
             })
         })
     }
 
     fn get_db(&self) -> i64 {
-        self.source.db()
+        self.connector.db()
     }
 }
 

@@ -26,14 +26,13 @@ use redis::{
 };
 #[cfg(feature = "sentinel")]
 use redlock_core::PerRuntime;
-use redlock_core::node_url::OpenError;
+use redlock_core::{Runtime, node_url::OpenError};
 
 #[cfg(feature = "cluster")]
 use crate::ordered_cluster::{Queued, TASK_ENDED};
 use crate::{
     error::asks_for_another_connection,
-    executor::Executor,
-    login, tls,
+    executor, login, tls,
     url::{self, refused},
 };
 
@@ -174,23 +173,23 @@ impl Connector {
         }
     }
 
-    /// Connects; what the connection needs to run on runs on `executor`. The server has said something by
+    /// Connects; the tasks that the connection needs run on `runtime`. The server has said something by
     /// then.
-    pub(crate) async fn connect(&self, executor: &Executor) -> RedisResult<Connection> {
+    pub(crate) async fn connect(&self, runtime: &dyn Runtime) -> RedisResult<Connection> {
         tls::prepare(self);
         match self {
-            Self::Server(client) => connect_to_server(client, executor).await,
+            Self::Server(client) => connect_to_server(client, runtime).await,
             // It is asked for its slots whenever it is connected to.
             #[cfg(feature = "cluster")]
             Self::Cluster(client) => {
                 let connection = client.get_async_connection().await?;
-                Ok(Connection::Cluster(Queued::new(connection, executor)))
+                Ok(Connection::Cluster(Queued::new(connection, runtime)))
             }
             #[cfg(feature = "sentinel")]
             Self::Sentinel(clients) => {
                 let client = clients();
                 let mut client = client.lock().await;
-                connect_to_server(&client.async_get_client().await?, executor).await
+                connect_to_server(&client.async_get_client().await?, runtime).await
             }
         }
     }
@@ -272,11 +271,11 @@ impl ConnectionLike for Connection {
     }
 }
 
-async fn connect_to_server(client: &Client, executor: &Executor) -> RedisResult<Connection> {
+async fn connect_to_server(client: &Client, runtime: &dyn Runtime) -> RedisResult<Connection> {
     let too_long = || Err(io::Error::from(io::ErrorKind::TimedOut).into());
     let config = config();
     let connecting = login::connect(client, &config);
-    let connected = executor.within(CONNECT_TIMEOUT, connecting).await.unwrap_or_else(too_long);
+    let connected = executor::within(runtime, CONNECT_TIMEOUT, connecting).await.unwrap_or_else(too_long);
     connected.map(Connection::Server)
 }
 

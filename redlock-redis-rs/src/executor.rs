@@ -1,60 +1,63 @@
 //! The async runtime that requests run on: tokio, smol, or, with both compiled in, tokio inside of its
 //! context and smol elsewhere. That is what redis-rs does, too.
 
-use std::{future::Future, pin::pin, time::Duration};
+use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::future::{Either, select};
+use redlock_core::Runtime;
+#[cfg(feature = "smol")]
+use redlock_core::SmolRuntime;
 #[cfg(feature = "tokio")]
-use redlock_core::{Runtime as _, TokioRuntime};
+use {
+    redlock_core::{BoxFuture, TokioRuntime},
+    std::time::Instant,
+    tokio::runtime::Handle,
+};
 
-/// A runtime to spawn tasks on.
-pub(crate) enum Executor {
+/// The runtime of the caller. None when only tokio is compiled in, and the caller is outside of it.
+pub(crate) fn current() -> Option<Arc<dyn Runtime>> {
     #[cfg(feature = "tokio")]
-    Tokio(tokio::runtime::Handle),
+    if let Ok(handle) = Handle::try_current() {
+        return Some(Arc::new(OnTokio(handle)));
+    }
     #[cfg(feature = "smol")]
-    Smol,
+    let elsewhere: Option<Arc<dyn Runtime>> = Some(Arc::new(SmolRuntime::new()));
+    #[cfg(not(feature = "smol"))]
+    let elsewhere = None;
+    elsewhere
 }
 
-impl Executor {
-    /// The one of the caller. None when only tokio is compiled in, and the caller is outside of it.
-    pub(crate) fn current() -> Option<Self> {
-        #[cfg(feature = "tokio")]
-        if let Ok(handle) = tokio::runtime::Handle::try_current() {
-            return Some(Self::Tokio(handle));
-        }
-        #[cfg(feature = "smol")]
-        let elsewhere = Some(Self::Smol);
-        #[cfg(not(feature = "smol"))]
-        let elsewhere = None;
-        elsewhere
+/// One of tokio's runtimes. Unlike [`TokioRuntime`], it takes its tasks with it when it ends: the sockets of
+/// their connections end with it, too.
+#[cfg(feature = "tokio")]
+#[derive(Debug)]
+struct OnTokio(Handle);
+
+#[cfg(feature = "tokio")]
+impl Runtime for OnTokio {
+    fn now(&self) -> Instant {
+        TokioRuntime::new(self.0.clone()).now()
     }
 
-    /// Runs the task in the background; when the runtime is gone, drops it on the spot.
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        match self {
-            #[cfg(feature = "tokio")]
-            Self::Tokio(handle) => drop(handle.spawn(task)),
-            #[cfg(feature = "smol")]
-            Self::Smol => smol::spawn(task).detach(),
-        }
+    /// Not by a timer of tokio's own, which fires only while its runtime is driven: a request may move.
+    fn sleep(&self, duration: Duration) -> BoxFuture<()> {
+        TokioRuntime::new(self.0.clone()).sleep(duration)
     }
 
-    pub(crate) async fn sleep(&self, duration: Duration) {
-        match self {
-            #[cfg(feature = "tokio")]
-            // Not a timer of tokio's own, which fires only while its runtime is driven: a request may move.
-            Self::Tokio(handle) => TokioRuntime::new(handle.clone()).sleep(duration).await,
-            #[cfg(feature = "smol")]
-            Self::Smol => drop(smol::Timer::after(duration).await),
-        }
+    fn spawn(&self, task: BoxFuture<()>) {
+        drop(self.0.spawn(task));
     }
+}
 
-    /// What comes of the future. None when it takes longer than `timeout`.
-    pub(crate) async fn within<F: Future>(&self, timeout: Duration, future: F) -> Option<F::Output> {
-        match select(pin!(future), pin!(self.sleep(timeout))).await {
-            Either::Left((output, _)) => Some(output),
-            Either::Right(_) => None,
-        }
+/// What comes of the future. None when it takes longer than `timeout`.
+pub(crate) async fn within<F: Future>(
+    runtime: &dyn Runtime,
+    timeout: Duration,
+    future: F,
+) -> Option<F::Output> {
+    match select(pin!(future), runtime.sleep(timeout)).await {
+        Either::Left((output, _)) => Some(output),
+        Either::Right(_) => None,
     }
 }
 

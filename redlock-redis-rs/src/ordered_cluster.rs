@@ -1,5 +1,6 @@
-//! A queue in front of a Cluster's connection. That one takes only so many commands at a time, and then lets
-//! some overtake others; a release must not overtake its acquire.
+//! A queue in front of a Cluster's connection. Written by hand, since that connection accepts only so many
+//! commands at a time, lets later ones overtake those that wait, and has no option against it. A release must
+//! not overtake its acquire.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -12,9 +13,10 @@ use redis::{
     Arg, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, Value, aio::ConnectionLike,
     cluster_async::ClusterConnection, cluster_routing::Slot,
 };
+use redlock_core::Runtime;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::executor::{Executor, unconstrained};
+use crate::executor::{self, unconstrained};
 
 /// A Cluster's connection. Commands for one slot take effect in the order of their first polls, since each is
 /// sent when the one before has been answered, or given up by the connection.
@@ -33,10 +35,10 @@ type Sending = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Queued {
     /// The queue is emptied by a task on the caller's runtime.
-    pub(crate) fn new(connection: ClusterConnection, executor: &Executor) -> Self {
+    pub(crate) fn new(connection: ClusterConnection, runtime: &dyn Runtime) -> Self {
         let (queue, events) = mpsc::unbounded_channel();
         let passing = Passing { connection, answered: queue.downgrade(), waiting: HashMap::new() };
-        executor.spawn(unconstrained(passing.run(events)));
+        runtime.spawn(Box::pin(unconstrained(passing.run(events))));
         Self(queue)
     }
 
@@ -125,10 +127,10 @@ impl Passing {
             // Ready at once: nobody waits for it any more.
             let began = sending.as_mut().poll(&mut Context::from_waker(Waker::noop()));
             if began.is_pending()
-                && let Some(executor) = Executor::current()
+                && let Some(runtime) = executor::current()
             {
-                executor
-                    .spawn(unconstrained(finish(sending, Turn { slot, answered: self.answered.clone() })));
+                let turn = Turn { slot, answered: self.answered.clone() };
+                runtime.spawn(Box::pin(unconstrained(finish(sending, turn))));
                 return;
             }
         }

@@ -7,11 +7,11 @@ use crate::connector::Connector;
 /// Sees to it that there is cryptography for connections with TLS. redis-rs brings none, and rustls panics
 /// when it finds none, or two.
 #[cfg(any(feature = "smol-rustls", feature = "tokio-rustls"))]
-pub(crate) fn prepare(source: &Connector) {
+pub(crate) fn prepare(connector: &Connector) {
     use rustls::crypto::{CryptoProvider, ring};
 
     // What the program has installed is left alone, as is the choice of a program without TLS.
-    if source.may_use_tls() && CryptoProvider::get_default().is_none() {
+    if connector.may_use_tls() && CryptoProvider::get_default().is_none() {
         // An error says that somebody else was faster, which serves as well.
         let _ = ring::default_provider().install_default();
     }

@@ -7,6 +7,7 @@ pub mod adapter;
 pub mod chaos;
 pub mod cluster;
 pub mod fake;
+pub mod harness;
 pub mod netns;
 pub mod proxy;
 pub mod sentinel;

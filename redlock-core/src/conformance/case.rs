@@ -1,4 +1,4 @@
-//! One check under way: who asks, what was asked and answered, and what has to be removed in the end.
+//! One check under way: its holders, their requests and the replies, and the keys to remove in the end.
 
 use std::{
     fmt::Debug,
@@ -30,9 +30,9 @@ pub(super) struct Case<'k> {
 
 #[derive(Default)]
 struct Log {
-    /// What was asked, and what was answered, if it was.
+    /// Each request, and its reply, if there was one.
     steps: Vec<(String, Option<String>)>,
-    /// What may have been put where.
+    /// The tokens that may be stored, and at which keys.
     claims: Vec<(Resources, Token)>,
     holders: u32,
 }
@@ -42,7 +42,7 @@ impl<'k> Case<'k> {
         Self { suite, clause, check, number, log: Arc::default() }
     }
 
-    /// A name of this case. All of a run have the same hash tag, so that a cluster keeps them in one place.
+    /// A name of this case. All names of a run have the same hash tag, so a Cluster keeps them on one server.
     pub(super) fn name(&self, label: &str) -> String {
         format!("{}{label}", self.prefix())
     }
@@ -51,7 +51,7 @@ impl<'k> Case<'k> {
         format!("{{conformance-{:016x}}}:{}:", self.suite.run, self.number)
     }
 
-    /// Somebody with a token of its own.
+    /// A client with a token of its own.
     pub(super) fn holder(&self) -> Holder<'k> {
         let mut log = self.log();
         let letter = char::from(b'A' + (log.holders % 26) as u8);
@@ -91,7 +91,7 @@ impl<'k> Case<'k> {
         Violation { clause, check: self.check, steps, expected: expected.into(), seen: seen.into() }
     }
 
-    /// Writes down what was done besides requests.
+    /// Records a step that is not a request.
     pub(super) fn note(&self, done: &str) {
         self.log().steps.push((done.to_owned(), Some("done".to_owned())));
     }
@@ -104,14 +104,14 @@ impl<'k> Case<'k> {
         self.suite.runtime.sleep(duration).await;
     }
 
-    /// Whether the key is free: a stranger may take it, and gives it back.
+    /// Checks that the key is free: another client can take and release it.
     pub(super) async fn must_be_free(&self, name: &str) -> Result<(), Violation> {
         let stranger = self.holder();
         stranger.acquire(name, LONG).await.must(AcquireReply::Granted)?;
         stranger.release(name).await.must(ReleaseReply::Removed)
     }
 
-    /// Watches a key until it is gone, which has to happen in its time.
+    /// Watches a key until it is gone, which has to happen when it expires.
     pub(super) async fn watch(&self, name: &str, life: Life) -> Outcome {
         let stranger = self.holder().quiet();
         let start = self.now();
@@ -122,7 +122,7 @@ impl<'k> Case<'k> {
                 stranger.release(name).await.must(ReleaseReply::Removed)?;
                 if probe.answered < life.earliest {
                     let early = life.earliest - probe.answered;
-                    let expected = format!("{} is there for its whole ttl", self.told(&name.into()));
+                    let expected = format!("{} is there for its whole TTL", self.shown(&name.into()));
                     return Err(self.violation(expected, format!("free {early:?} before its time")));
                 }
                 let unseen = life.earliest.saturating_duration_since(last_there);
@@ -131,7 +131,7 @@ impl<'k> Case<'k> {
             probe.must(AcquireReply::Refused)?;
             if probe.asked > life.latest {
                 let late = probe.asked - life.latest;
-                let expected = format!("{} is free after its ttl", self.told(&name.into()));
+                let expected = format!("{} is free after its TTL", self.shown(&name.into()));
                 let seen =
                     format!("still there, {late:?} longer than the {:?} of grace", life.ttl / LATE_SHARE);
                 return Err(self.violation(expected, seen));
@@ -141,7 +141,7 @@ impl<'k> Case<'k> {
         }
     }
 
-    /// Waits until the backend works again, and tells how many requests that took.
+    /// Waits until the backend works again, and returns how many requests that took.
     pub(super) async fn recovered(&self) -> Result<u64, Violation> {
         let (name, stranger) = (self.name("recovery"), self.holder().within(Duration::from_secs(1)));
         let start = self.now();
@@ -154,14 +154,14 @@ impl<'k> Case<'k> {
             }
             if self.now() - start > RECOVERY {
                 let expected = format!("works again within {RECOVERY:?} after the node does");
-                return Err(self.violation_of(Clause::BoundedByTimeout, expected, seen.told()));
+                return Err(self.violation_of(Clause::BoundedByTimeout, expected, seen.outcome()));
             }
             self.sleep(Duration::from_millis(50)).await;
         }
         Ok(0)
     }
 
-    /// Removes what may have been left behind. What does not work is not the question here.
+    /// Removes the keys that may be left. Errors do not matter here.
     pub(super) async fn clean_up(&self) {
         let claims = std::mem::take(&mut self.log().claims);
         for (resources, token) in claims {
@@ -178,7 +178,7 @@ impl<'k> Case<'k> {
         }
     }
 
-    fn told(&self, resources: &Resources) -> String {
+    fn shown(&self, resources: &Resources) -> String {
         let prefix = self.prefix();
         let name = |name: &str| {
             let name = format!("{:?}", name.replace(&prefix, ""));
@@ -197,7 +197,7 @@ impl<'k> Case<'k> {
     }
 }
 
-/// Somebody who asks, with one token.
+/// A client that sends requests, with one token.
 #[derive(Clone)]
 pub(super) struct Holder<'k> {
     case: Case<'k>,
@@ -219,7 +219,7 @@ impl<'k> Holder<'k> {
         Self { backend, ..self.clone() }
     }
 
-    /// The same; what it asks is not worth telling.
+    /// The same, whose requests are not recorded.
     fn quiet(self) -> Self {
         Self { quiet: true, ..self }
     }
@@ -245,7 +245,7 @@ impl<'k> Holder<'k> {
         self.ask(&format!("extends by {ttl:?}"), &resources, self.backend.extend(request)).await
     }
 
-    /// Puts the token in the place of another holder's.
+    /// Replaces the token of another holder with this one.
     pub(super) async fn replace(
         &self,
         names: impl Into<Resources> + Send,
@@ -271,7 +271,7 @@ impl<'k> Holder<'k> {
         self.ask("inspects", &resources, self.backend.inspect(request)).await
     }
 
-    /// Whether the keys are this holder's. An extension by the shortest ttl changes nothing.
+    /// Checks that this holder has the keys. An extension by the shortest TTL changes nothing.
     pub(super) async fn must_hold(&self, names: impl Into<Resources> + Send) -> Result<(), Violation> {
         self.extend(names, Duration::from_millis(1)).await.must(AcquireReply::Granted)
     }
@@ -285,7 +285,7 @@ impl<'k> Holder<'k> {
         let case = self.case.clone();
         let step = (!self.quiet).then(|| {
             let mut log = case.log();
-            log.steps.push((format!("{} {verb} {}", self.letter, case.told(resources)), None));
+            log.steps.push((format!("{} {verb} {}", self.letter, case.shown(resources)), None));
             log.steps.len() - 1
         });
         let asked = case.now();
@@ -296,14 +296,14 @@ impl<'k> Holder<'k> {
         };
         let seen = Seen { answer, asked, answered: case.now(), timeout: self.timeout, case };
         if let Some(step) = step {
-            let told = seen.told();
-            seen.case.log().steps[step].1 = Some(told);
+            let outcome = seen.outcome();
+            seen.case.log().steps[step].1 = Some(outcome);
         }
         seen
     }
 }
 
-/// An error, which is like no other.
+/// An error, which is equal to no other.
 #[derive(Debug)]
 pub(super) struct Refusal(pub(super) BackendError);
 
@@ -313,9 +313,9 @@ impl PartialEq for Refusal {
     }
 }
 
-/// What came of a request.
+/// The outcome of a request.
 pub(super) struct Seen<'k, T> {
-    /// None when it did not end in its time.
+    /// `None` when it did not end before its deadline.
     pub(super) answer: Option<Result<T, Refusal>>,
     pub(super) asked: Instant,
     pub(super) answered: Instant,
@@ -324,7 +324,7 @@ pub(super) struct Seen<'k, T> {
 }
 
 impl<T: Debug> Seen<'_, T> {
-    pub(super) fn told(&self) -> String {
+    pub(super) fn outcome(&self) -> String {
         match &self.answer {
             None => format!("no end after {:?}", self.answered - self.asked),
             Some(Ok(answer)) => format!("{answer:?}"),
@@ -332,7 +332,7 @@ impl<T: Debug> Seen<'_, T> {
         }
     }
 
-    /// Whether this was the answer.
+    /// Checks that the reply is this one.
     pub(super) fn must(&self, expected: T) -> Result<(), Violation>
     where
         T: PartialEq,
@@ -340,11 +340,11 @@ impl<T: Debug> Seen<'_, T> {
         match &self.answer {
             None => Err(self.overdue()),
             Some(Ok(answer)) if *answer == expected => Ok(()),
-            _ => Err(self.case.violation(format!("{expected:?}"), self.told())),
+            _ => Err(self.case.violation(format!("{expected:?}"), self.outcome())),
         }
     }
 
-    /// The answer, or the error, of a request that has ended in its time.
+    /// The reply, or the error, of a request that ended before its deadline.
     pub(super) fn ended(&self) -> Result<Result<&T, &BackendError>, Violation> {
         match &self.answer {
             None => Err(self.overdue()),
@@ -352,9 +352,9 @@ impl<T: Debug> Seen<'_, T> {
         }
     }
 
-    /// When a key ends that this request has put there, or has prolonged.
+    /// When a key expires that this request has written or extended.
     pub(super) fn life(&self, ttl: Duration) -> Life {
-        // What the library itself leaves for clocks that drift and for whole milliseconds.
+        // The margin of the library itself for clocks that drift and for whole milliseconds.
         let early = ttl / 100 + Duration::from_millis(2);
         Life { earliest: self.asked + ttl - early, latest: self.answered + ttl + ttl / LATE_SHARE, ttl }
     }
@@ -362,11 +362,11 @@ impl<T: Debug> Seen<'_, T> {
     fn overdue(&self) -> Violation {
         let expected =
             format!("an end within the timeout of {:?}, or {:?} later", self.timeout, self.case.suite.slack);
-        self.case.violation_of(Clause::BoundedByTimeout, expected, self.told())
+        self.case.violation_of(Clause::BoundedByTimeout, expected, self.outcome())
     }
 }
 
-/// When a key has to end.
+/// When a key has to expire.
 #[derive(Clone, Copy)]
 pub(super) struct Life {
     earliest: Instant,
@@ -375,7 +375,7 @@ pub(super) struct Life {
 }
 
 impl Life {
-    /// Until then it has to be there.
+    /// The key has to be there until then.
     pub(super) fn earliest(&self) -> Instant {
         self.earliest
     }
@@ -383,11 +383,11 @@ impl Life {
 
 /// Longer than any check takes.
 pub(super) const LONG: Duration = Duration::from_secs(600);
-/// How many steps a violation tells.
+/// How many steps a violation shows.
 const STEPS: usize = 12;
-/// How many characters of a name are told.
+/// How many characters of a name are shown.
 const SHOWN: usize = 40;
-/// A key that is watched is looked at so often in its ttl.
+/// How often a watched key is checked in its TTL.
 const PROBES: u32 = 40;
-/// Not to have seen a key for this share of its ttl is too long to tell whether it ended early.
+/// A key that was not checked for this share of its TTL may have expired early, unnoticed.
 const UNSEEN_SHARE: u32 = 4;

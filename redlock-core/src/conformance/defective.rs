@@ -22,7 +22,7 @@ use crate::{
 
 mod verbs;
 
-/// A node in memory, asked wrongly.
+/// A node in memory, with wrong requests to it.
 #[derive(Clone)]
 pub(super) struct Defective {
     defect: Defect,
@@ -110,13 +110,13 @@ impl Defective {
         }
     }
 
-    /// What comes before a request in every case.
+    /// The steps before every request.
     async fn troubled(&self, timeout: Duration) -> Result<(), BackendError> {
         let down = self.down.load(Ordering::Relaxed);
         match self.defect {
             Defect::ShortTimeoutIsNone if timeout < Duration::from_millis(1) => pending().await,
             Defect::HangsWhileDown if down => pending().await,
-            Defect::BrokenForEver if self.was_down.load(Ordering::Relaxed) => {
+            Defect::BrokenForever if self.was_down.load(Ordering::Relaxed) => {
                 Err(BackendError::new(BackendErrorKind::Indeterminate, "broken"))
             }
             Defect::DownIsRejected if down => {
@@ -129,7 +129,7 @@ impl Defective {
     fn bent<T>(&self, answer: Result<T, BackendError>) -> Result<T, BackendError> {
         let timed_out = self.stopped.load(Ordering::Relaxed) && answer.is_err();
         match self.defect {
-            Defect::TimeoutIsUnavailable if timed_out => {
+            Defect::TimeoutIsTransient if timed_out => {
                 Err(BackendError::new(BackendErrorKind::Transient, "timed out"))
             }
             Defect::TimeoutIsRejected if timed_out => {
@@ -147,13 +147,13 @@ impl Defective {
         self.node.get(name).is_some_and(|value| value != token.as_str())
     }
 
-    fn prolong(&self, name: &str, ttl: Duration) {
+    fn lengthen(&self, name: &str, ttl: Duration) {
         if let Some(value) = self.node.get(name) {
             self.node.set(name, value, ttl);
         }
     }
 
-    /// The request as the caller gets it: not begun, as it should be, or begun.
+    /// The request as the caller gets it: not started, as it should be, or started.
     fn begun<'a, T: Send + 'a>(&self, mut request: Asked<'a, T>) -> Asked<'a, T> {
         if self.defect == Defect::SentBeforeThePoll {
             match request.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -174,7 +174,7 @@ impl LockBackend for Defective {
 
     fn extend<'a, 'b, 'f>(&'a self, request: Extend<'b>) -> Asked<'f, Result<AcquireReply, BackendError>>
     where 'a: 'f, 'b: 'f, Self: 'f {
-        self.begun(Box::pin(self.prolonged(request)))
+        self.begun(Box::pin(self.lengthened(request)))
     }
 
     fn replace<'a, 'b, 'f>(&'a self, request: Replace<'b>) -> Asked<'f, Result<AcquireReply, BackendError>>

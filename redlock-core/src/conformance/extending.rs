@@ -7,12 +7,12 @@ use super::{
 };
 use crate::backend::AcquireReply;
 
-/// An acquire that is repeated is granted again, and the key lives no longer for it.
-pub async fn an_acquire_again_is_granted_and_prolongs_nothing(suite: &Suite<'_>) -> Outcome {
+/// A repeated acquire is granted again, and the key does not live longer for it.
+pub async fn a_repeated_acquire_is_granted_and_extends_nothing(suite: &Suite<'_>) -> Outcome {
     suite
         .timed(
             Clause::Idempotent,
-            "an_acquire_again_is_granted_and_prolongs_nothing",
+            "a_repeated_acquire_is_granted_and_extends_nothing",
             |case, ttl| async move {
                 let a = case.holder();
                 let names = ["one", "two"].map(|label| case.name(label));
@@ -24,7 +24,7 @@ pub async fn an_acquire_again_is_granted_and_prolongs_nothing(suite: &Suite<'_>)
                 again.must(AcquireReply::Granted)?;
                 late.must(AcquireReply::Granted)?;
                 if late.answered >= acquired.life(ttl).earliest() {
-                    // It may have put a new key there.
+                    // It may have written a new key.
                     return Ok(super::suite::TOO_SLOW);
                 }
                 let verdict = case.watch(&names[0], acquired.life(ttl)).await?;
@@ -36,10 +36,10 @@ pub async fn an_acquire_again_is_granted_and_prolongs_nothing(suite: &Suite<'_>)
         .await
 }
 
-/// An acquire that comes again after an extension does not cut the extension short.
-pub async fn an_acquire_again_shortens_nothing(suite: &Suite<'_>) -> Outcome {
+/// A repeated acquire after an extension does not shorten the extension.
+pub async fn a_repeated_acquire_shortens_nothing(suite: &Suite<'_>) -> Outcome {
     suite
-        .timed(Clause::Idempotent, "an_acquire_again_shortens_nothing", |case, ttl| async move {
+        .timed(Clause::Idempotent, "a_repeated_acquire_shortens_nothing", |case, ttl| async move {
             let a = case.holder();
             let key = case.name("key");
             a.acquire(&key, LONG).await.must(AcquireReply::Granted)?;
@@ -52,7 +52,7 @@ pub async fn an_acquire_again_shortens_nothing(suite: &Suite<'_>) -> Outcome {
         .await
 }
 
-/// Keys that the token holds already are no obstacle to an acquire of more, and they live no longer for it.
+/// Keys that the token already holds do not prevent an acquire of more, and do not live longer for it.
 pub async fn an_acquire_of_some_that_are_held_is_granted(suite: &Suite<'_>) -> Outcome {
     suite
         .timed(Clause::Idempotent, "an_acquire_of_some_that_are_held_is_granted", |case, ttl| async move {
@@ -73,10 +73,10 @@ pub async fn an_acquire_of_some_that_are_held_is_granted(suite: &Suite<'_>) -> O
         .await
 }
 
-/// An extension lets a key live for its ttl, counted from then.
-pub async fn an_extension_prolongs(suite: &Suite<'_>) -> Outcome {
+/// An extension lets a key live for the TTL from then on.
+pub async fn an_extension_lengthens_the_ttl(suite: &Suite<'_>) -> Outcome {
     suite
-        .timed(Clause::ExtendNeverShortens, "an_extension_prolongs", |case, ttl| async move {
+        .timed(Clause::ExtendNeverShortens, "an_extension_lengthens_the_ttl", |case, ttl| async move {
             let a = case.holder();
             let key = case.name("key");
             a.acquire(&key, ttl).await.must(AcquireReply::Granted)?;
@@ -90,10 +90,10 @@ pub async fn an_extension_prolongs(suite: &Suite<'_>) -> Outcome {
         .await
 }
 
-/// An extension of several keys prolongs each of them.
-pub async fn an_extension_of_several_prolongs_all(suite: &Suite<'_>) -> Outcome {
+/// An extension of several keys lengthens the TTL of each.
+pub async fn an_extension_of_several_lengthens_all(suite: &Suite<'_>) -> Outcome {
     suite
-        .timed(Clause::ExtendNeverShortens, "an_extension_of_several_prolongs_all", |case, ttl| async move {
+        .timed(Clause::ExtendNeverShortens, "an_extension_of_several_lengthens_all", |case, ttl| async move {
             let a = case.holder();
             let names = ["one", "two", "three"].map(|label| case.name(label));
             let acquired = a.acquire(&names[..], ttl).await;
@@ -112,7 +112,7 @@ pub async fn an_extension_of_several_prolongs_all(suite: &Suite<'_>) -> Outcome 
         .await
 }
 
-/// An extension by less than a key has left leaves it as it is.
+/// An extension by less than the remaining TTL changes nothing.
 pub async fn an_extension_never_shortens(suite: &Suite<'_>) -> Outcome {
     suite
         .timed(Clause::ExtendNeverShortens, "an_extension_never_shortens", |case, ttl| async move {
@@ -120,7 +120,7 @@ pub async fn an_extension_never_shortens(suite: &Suite<'_>) -> Outcome {
             let (key, other) = (case.name("key"), case.name("other"));
             let acquired = a.acquire(&key, 2 * ttl).await;
             acquired.must(AcquireReply::Granted)?;
-            // One of the two would live shorter, the other longer.
+            // One of the two keys would live shorter, the other longer.
             a.acquire(&other, LONG).await.must(AcquireReply::Granted)?;
             let extended = a.extend([&key, &other].map(Clone::clone), ttl).await;
             if extended.answered >= acquired.life(2 * ttl).earliest() {

@@ -1,4 +1,4 @@
-//! Clauses 6 to 8: one round trip, bounded by the timeout, classified errors; and order under trouble.
+//! Clauses 6 to 8: one round trip, bounded by the timeout, classified errors; and order under faults.
 
 use std::{fmt::Debug, time::Duration};
 
@@ -25,7 +25,7 @@ pub async fn a_request_is_one_command(suite: &Suite<'_>) -> Outcome {
             let [a, b] = case.holders();
             let one = vec![case.name("one")];
             let three = ["one", "two", "three"].map(|label| case.name(label)).to_vec();
-            // Whatever a connection begins with is not counted.
+            // The set-up of a connection does not count.
             a.release(&one[..]).await.must(ReleaseReply::NotHeld)?;
             for names in [one, three] {
                 let names = &names[..];
@@ -48,7 +48,7 @@ pub async fn a_request_is_one_command(suite: &Suite<'_>) -> Outcome {
         .await
 }
 
-/// A request that went without an answer is not sent again. Needs [`NodeControl::commands`] and
+/// A request without a reply is not sent again. Needs [`NodeControl::commands`] and
 /// [`NodeControl::stop`].
 pub async fn a_request_is_not_sent_again(suite: &Suite<'_>) -> Outcome {
     suite
@@ -69,7 +69,7 @@ pub async fn a_request_is_not_sent_again(suite: &Suite<'_>) -> Outcome {
             let Some(after) = commands(&case).await else { return Ok(NOT_COUNTED) };
             let most = 6 + more;
             if after - before > most {
-                let expected = format!("at most {most} commands, as there were requests");
+                let expected = format!("at most {most} commands, one for each request");
                 return Err(case.violation(expected, format!("{} commands", after - before)));
             }
             Ok(Verdict::Passed)
@@ -77,7 +77,8 @@ pub async fn a_request_is_not_sent_again(suite: &Suite<'_>) -> Outcome {
         .await
 }
 
-/// A request with hardly any time ends in time, answered or as unreachable, and the next ones work.
+/// A request with a very short timeout ends before its deadline, with a reply or as indeterminate, and the
+/// next ones work.
 pub async fn a_short_timeout_ends_the_request(suite: &Suite<'_>) -> Outcome {
     suite
         .case(Clause::BoundedByTimeout, "a_short_timeout_ends_the_request", |case| async move {
@@ -93,8 +94,8 @@ pub async fn a_short_timeout_ends_the_request(suite: &Suite<'_>) -> Outcome {
                 in_class(&case, &brief.extend(&key, LONG).await, NO_ANSWER)?;
                 in_class(&case, &brief.release(&key).await, NO_ANSWER)?;
             }
-            // Whatever came of them, this comes behind.
-            a.release(&key).await.ended()?.map_err(|error| case.violation("an answer", error.to_string()))?;
+            // This comes after them, whatever their outcomes.
+            a.release(&key).await.ended()?.map_err(|error| case.violation("a reply", error.to_string()))?;
             a.acquire(&key, LONG).await.must(AcquireReply::Granted)?;
             b.acquire(&key, LONG).await.must(AcquireReply::Refused)?;
             a.release(&key).await.must(ReleaseReply::Removed)?;
@@ -105,10 +106,10 @@ pub async fn a_short_timeout_ends_the_request(suite: &Suite<'_>) -> Outcome {
         .await
 }
 
-/// A timeout of [`MAX_TTL`] is as good as any.
-pub async fn a_long_timeout_is_no_trouble(suite: &Suite<'_>) -> Outcome {
+/// A timeout of [`MAX_TTL`] works like any other.
+pub async fn a_long_timeout_works(suite: &Suite<'_>) -> Outcome {
     suite
-        .case(Clause::BoundedByTimeout, "a_long_timeout_is_no_trouble", |case| async move {
+        .case(Clause::BoundedByTimeout, "a_long_timeout_works", |case| async move {
             let [a, b] = case.holders::<2>().map(|holder| holder.within(MAX_TTL));
             let key = case.name("key");
             a.acquire(&key, LONG).await.must(AcquireReply::Granted)?;
@@ -120,11 +121,11 @@ pub async fn a_long_timeout_is_no_trouble(suite: &Suite<'_>) -> Outcome {
         .await
 }
 
-/// While the node is stopped, requests end within their timeout, as unreachable, and the first one after it
-/// works. Needs [`NodeControl::stop`].
-pub async fn a_stopped_node_is_unreachable_in_time(suite: &Suite<'_>) -> Outcome {
+/// While the node is stopped, requests end within their timeout, as indeterminate, and the first one after
+/// that works. Needs [`NodeControl::stop`].
+pub async fn a_stopped_node_fails_before_the_deadline(suite: &Suite<'_>) -> Outcome {
     suite
-        .case(Clause::BoundedByTimeout, "a_stopped_node_is_unreachable_in_time", |case| async move {
+        .case(Clause::BoundedByTimeout, "a_stopped_node_fails_before_the_deadline", |case| async move {
             let [a, b] = case.holders();
             let (held, free) = (case.name("held"), case.name("free"));
             a.acquire(&held, LONG).await.must(AcquireReply::Granted)?;
@@ -149,10 +150,10 @@ pub async fn a_stopped_node_is_unreachable_in_time(suite: &Suite<'_>) -> Outcome
         .await
 }
 
-/// An answer that comes late, but within the timeout, is waited for. Needs [`NodeControl::stop`].
-pub async fn a_slow_answer_is_waited_for(suite: &Suite<'_>) -> Outcome {
+/// A request waits for a late reply within its timeout. Needs [`NodeControl::stop`].
+pub async fn a_slow_reply_is_awaited(suite: &Suite<'_>) -> Outcome {
     suite
-        .case(Clause::BoundedByTimeout, "a_slow_answer_is_waited_for", |case| async move {
+        .case(Clause::BoundedByTimeout, "a_slow_reply_is_awaited", |case| async move {
             let a = case.holder().within(Duration::from_secs(60));
             let key = case.name("key");
             a.release(&key).await.must(ReleaseReply::NotHeld)?;
@@ -169,8 +170,8 @@ pub async fn a_slow_answer_is_waited_for(suite: &Suite<'_>) -> Outcome {
         .await
 }
 
-/// A release that was polled behind an acquire that timed out, or was dropped, on a stopped node leaves no
-/// key when the node goes on. Needs [`NodeControl::stop`].
+/// On a stopped node, an acquire times out or is dropped, and its release is polled behind it: no key is left
+/// when the node continues. Needs [`NodeControl::stop`].
 pub async fn a_release_behind_an_acquire_that_timed_out_leaves_no_key(suite: &Suite<'_>) -> Outcome {
     let check = "a_release_behind_an_acquire_that_timed_out_leaves_no_key";
     suite
@@ -207,11 +208,11 @@ pub async fn a_release_behind_an_acquire_that_timed_out_leaves_no_key(suite: &Su
         .await
 }
 
-/// While the node is down, requests fail within their timeout, as unreachable or unavailable, and work again
+/// While the node is down, requests fail within their timeout, as indeterminate or transient, and work again
 /// soon after it is up. Needs [`NodeControl::shut_down`].
-pub async fn a_node_that_is_down_is_told_in_time(suite: &Suite<'_>) -> Outcome {
+pub async fn a_node_that_is_down_fails_before_the_deadline(suite: &Suite<'_>) -> Outcome {
     suite
-        .case(Clause::BoundedByTimeout, "a_node_that_is_down_is_told_in_time", |case| async move {
+        .case(Clause::BoundedByTimeout, "a_node_that_is_down_fails_before_the_deadline", |case| async move {
             let [a, b] = case.holders();
             let key = case.name("key");
             a.release(&key).await.must(ReleaseReply::NotHeld)?;
@@ -232,7 +233,7 @@ pub async fn a_node_that_is_down_is_told_in_time(suite: &Suite<'_>) -> Outcome {
         .await
 }
 
-/// An acquire that ran out of time while the node was down is not executed when it is up again. Needs
+/// An acquire that timed out while the node was down does not run when the node is up again. Needs
 /// [`NodeControl::shut_down`].
 pub async fn nothing_is_sent_late(suite: &Suite<'_>) -> Outcome {
     suite
@@ -259,7 +260,7 @@ pub async fn nothing_is_sent_late(suite: &Suite<'_>) -> Outcome {
         .await
 }
 
-/// The request has ended in time, and its error, if it is one, is of one of these classes.
+/// Checks that the request ended before its deadline, and that its error, if any, is of one of these kinds.
 fn in_class<T: Debug>(
     case: &Case<'_>,
     seen: &Seen<'_, T>,
@@ -269,27 +270,27 @@ fn in_class<T: Debug>(
         Err(error) if !kinds.contains(&error.kind()) => {
             let kinds: Vec<_> = kinds.iter().map(ToString::to_string).collect();
             let expected = format!("an error of class {}", kinds.join(" or "));
-            Err(case.violation_of(Clause::ClassifiedErrors, expected, seen.told()))
+            Err(case.violation_of(Clause::ClassifiedErrors, expected, seen.outcome()))
         }
         _ => Ok(()),
     }
 }
 
-/// The request was not answered.
+/// Checks that the request got no reply.
 fn silent<T: Debug>(case: &Case<'_>, seen: &Seen<'_, T>) -> Result<(), Violation> {
     in_class(case, seen, NO_ANSWER)?;
-    unanswered(case, seen, "no answer from a node that is stopped")
+    unanswered(case, seen, "no reply from a node that is stopped")
 }
 
-/// The request was not answered, or answered that it cannot be done now.
+/// Checks that the request got no reply, or failed for now.
 fn failed<T: Debug>(case: &Case<'_>, seen: &Seen<'_, T>) -> Result<(), Violation> {
     in_class(case, seen, &[BackendErrorKind::Indeterminate, BackendErrorKind::Transient])?;
-    unanswered(case, seen, "no answer from a node that is down")
+    unanswered(case, seen, "no reply from a node that is down")
 }
 
 fn unanswered<T: Debug>(case: &Case<'_>, seen: &Seen<'_, T>, expected: &str) -> Result<(), Violation> {
     match seen.ended()? {
-        Ok(_) => Err(case.violation_of(Clause::ClassifiedErrors, expected, seen.told())),
+        Ok(_) => Err(case.violation_of(Clause::ClassifiedErrors, expected, seen.outcome())),
         Err(_) => Ok(()),
     }
 }
@@ -307,7 +308,7 @@ async fn stopped<'k>(case: &Case<'k>) -> Option<&'k dyn NodeControl> {
 
 async fn resume(case: &Case<'_>, node: &dyn NodeControl) {
     node.resume().await;
-    case.note("the node goes on");
+    case.note("the node continues");
 }
 
 async fn down<'k>(case: &Case<'k>) -> Option<&'k dyn NodeControl> {
@@ -326,7 +327,7 @@ const NOT_COUNTED: Verdict = Verdict::Skipped("no node that counts its commands 
 const NOT_STOPPED: Verdict = Verdict::Skipped("no node that can be stopped was given");
 const NOT_DOWN: Verdict = Verdict::Skipped("no node that can be shut down was given");
 const NO_ANSWER: &[BackendErrorKind] = &[BackendErrorKind::Indeterminate];
-/// The timeout of requests to a node in trouble.
+/// The timeout of requests to a node with a fault.
 const BRIEF: Duration = Duration::from_millis(200);
-/// How late a slow answer comes: later than clients wait by default.
+/// The delay of a slow reply: longer than clients wait by default.
 const SLOW: Duration = Duration::from_millis(700);

@@ -11,7 +11,7 @@ use crate::{
     resources::Resources,
 };
 
-/// An acquire of several keys of which another token holds one takes none, whichever it is.
+/// An acquire of several keys takes none if another token holds one, whichever it is.
 pub async fn an_acquire_of_several_is_all_or_nothing(suite: &Suite<'_>) -> Outcome {
     suite
         .case(Clause::AllOrNothing, "an_acquire_of_several_is_all_or_nothing", |case| async move {
@@ -40,7 +40,7 @@ pub async fn an_acquire_of_several_is_all_or_nothing(suite: &Suite<'_>) -> Outco
         .await
 }
 
-/// An extension of several keys of which one is free, or another token's, prolongs none, whichever it is.
+/// An extension of several keys extends none if the token lacks one, whichever it is.
 pub async fn an_extension_of_several_is_all_or_nothing(suite: &Suite<'_>) -> Outcome {
     suite
         .timed(Clause::AllOrNothing, "an_extension_of_several_is_all_or_nothing", |case, ttl| async move {
@@ -77,7 +77,7 @@ pub async fn an_extension_of_several_is_all_or_nothing(suite: &Suite<'_>) -> Out
         .await
 }
 
-/// A release of several keys removes those that the token holds, and tells when one was not, whichever it is.
+/// A release of several keys removes those that the token holds, and reports if one was not, whichever it is.
 pub async fn a_release_of_several_removes_what_is_held(suite: &Suite<'_>) -> Outcome {
     suite
         .case(Clause::AllOrNothing, "a_release_of_several_removes_what_is_held", |case| async move {
@@ -108,7 +108,7 @@ pub async fn a_release_of_several_removes_what_is_held(suite: &Suite<'_>) -> Out
         .await
 }
 
-/// A hundred keys are taken, refused, extended and released as one.
+/// A hundred keys are acquired, refused, extended and released as one.
 pub async fn many_resources_are_one_request(suite: &Suite<'_>) -> Outcome {
     suite
         .case(Clause::AllOrNothing, "many_resources_are_one_request", |case| async move {
@@ -134,7 +134,7 @@ pub async fn many_resources_are_one_request(suite: &Suite<'_>) -> Outcome {
         .await
 }
 
-/// Of 40 that ask at the same time for the same two keys in either order, the first gets both.
+/// Of 40 clients that request the same two keys at the same time in either order, the first gets both.
 pub async fn several_resources_are_taken_at_one_instant(suite: &Suite<'_>) -> Outcome {
     suite
         .case(Clause::AllOrNothing, "several_resources_are_taken_at_one_instant", |case| async move {

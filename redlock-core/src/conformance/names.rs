@@ -42,7 +42,7 @@ pub async fn names_are_taken_byte_for_byte(suite: &Suite<'_>) -> Outcome {
         .await
 }
 
-/// A name with wildcards, or that begins as others do, means itself alone.
+/// A name with wildcards, or with the prefix of another one, stands for itself alone.
 pub async fn names_are_no_patterns_and_no_prefixes(suite: &Suite<'_>) -> Outcome {
     suite
         .case(Clause::HeldByToken, "names_are_no_patterns_and_no_prefixes", |case| async move {
@@ -57,7 +57,7 @@ pub async fn names_are_no_patterns_and_no_prefixes(suite: &Suite<'_>) -> Outcome
                 a.release(&name).await.must(ReleaseReply::NotHeld)?;
                 a.extend(&name, LONG).await.must(AcquireReply::Refused)?;
                 a.must_hold(&plain[..]).await?;
-                // Nor is it in the way of anybody.
+                // Nor does it block another name.
                 case.must_be_free(&name).await?;
             }
             a.release(&plain[2]).await.must(ReleaseReply::Removed)?;
@@ -69,7 +69,7 @@ pub async fn names_are_no_patterns_and_no_prefixes(suite: &Suite<'_>) -> Outcome
         .await
 }
 
-/// Tokens of 32 to 128 digits are different when one byte is: a case, a length, a last digit.
+/// Tokens of 32 to 128 digits are different when one byte is different, or the length.
 pub async fn tokens_are_compared_byte_for_byte(suite: &Suite<'_>) -> Outcome {
     suite
         .case(Clause::HeldByToken, "tokens_are_compared_byte_for_byte", |case| async move {
@@ -105,7 +105,7 @@ pub async fn tokens_are_compared_byte_for_byte(suite: &Suite<'_>) -> Outcome {
         .await
 }
 
-/// What a client, a protocol or a file system could trip over. The two é are different strings.
+/// Text that may confuse a client, a protocol or a file system. The two é are different strings.
 const ODD: [&str; 29] = [
     " ", "\t", "\n", "\r\n", "\0", "\0z", "\u{1b}", "\"", "'", "\\", "\\n", "/", "/../", "..", ":", "*", "?",
     "[a]", "{}", "{a}", "}{", "$1", "%00", "%s", "é", "e\u{301}", "ß", "日本", "🔒",

@@ -1,4 +1,4 @@
-//! The node behind a backend, as the suite disturbs it.
+//! The node behind a backend, in which the suite injects faults.
 
 use std::fmt;
 
@@ -6,14 +6,14 @@ use async_trait::async_trait;
 
 use crate::memory::MemoryBackend;
 
-/// The node behind a backend: what a test can do to it from outside. Every ability is optional; the checks
-/// that need a missing one are skipped, and say so.
+/// The node behind a backend, as a test controls it from outside. Every ability is optional; the checks that
+/// need a missing one are skipped, with the reason.
 ///
-/// A disturbance may block its thread for as long as it takes. It is over when the method returns.
+/// A method may block its thread, and returns when the fault has happened.
 #[async_trait]
 pub trait NodeControl: fmt::Debug + Send + Sync {
-    /// How many requests the node has run so far: those of the backend and nobody else's, what failed
-    /// included. After [`NodeControl::start`] it may begin again. The default is that it does not count.
+    /// The number of requests that the node has run so far: those of the backend alone, failed ones included.
+    /// It may restart at zero after [`NodeControl::start`]. The default is `None`: the node does not count.
     async fn commands(&self) -> Option<u64> {
         None
     }
@@ -23,13 +23,13 @@ pub trait NodeControl: fmt::Debug + Send + Sync {
         FaultOutcome::NotPossible
     }
 
-    /// Lets a stopped node go on, with the requests that waited.
+    /// Lets a stopped node continue, with the requests that waited.
     async fn resume(&self) {}
 
     /// Ends the node: connections break, and new ones are refused.
     ///
-    /// Afterwards the backend has [`RECOVERY`](super::RECOVERY) to work again. One that stays broken by
-    /// design, because it was given a connection that nobody makes again, goes without this ability.
+    /// After [`start`](Self::start), the backend has to work again within [`RECOVERY`](super::RECOVERY). Do
+    /// not implement this for a backend that stays broken by design, such as one over a single connection.
     async fn shut_down(&self) -> FaultOutcome {
         FaultOutcome::NotPossible
     }
@@ -38,12 +38,12 @@ pub trait NodeControl: fmt::Debug + Send + Sync {
     async fn start(&self) {}
 }
 
-/// Whether a node was disturbed.
+/// Whether a fault was injected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultOutcome {
-    /// It was.
+    /// It was injected.
     Done,
-    /// This test has no means to do it.
+    /// The test cannot inject it.
     NotPossible,
 }
 

@@ -14,8 +14,8 @@ use crate::{
     resources::Resources,
 };
 
-/// An acquire, its release and another's acquire that are under way at once take effect in this order; so do
-/// extensions among them.
+/// An acquire, its release and another client's acquire that are under way at once take effect in this order,
+/// and so do extensions among them.
 pub async fn requests_take_effect_in_order(suite: &Suite<'_>) -> Outcome {
     suite
         .case(Clause::InOrder, "requests_take_effect_in_order", |case| async move {
@@ -61,7 +61,7 @@ pub async fn a_request_that_was_never_polled_does_nothing(suite: &Suite<'_>) -> 
         .await
 }
 
-/// The release that is polled behind an acquire that was dropped leaves no key.
+/// A release that is polled behind a dropped acquire leaves no key.
 pub async fn a_release_removes_what_a_dropped_acquire_left(suite: &Suite<'_>) -> Outcome {
     suite
         .case(Clause::InOrder, "a_release_removes_what_a_dropped_acquire_left", |case| async move {
@@ -89,10 +89,10 @@ pub async fn a_release_removes_what_a_dropped_acquire_left(suite: &Suite<'_>) ->
         .await
 }
 
-/// After requests that were dropped on the way, and some that had no time, answers belong to their requests.
-pub async fn answers_belong_to_their_requests(suite: &Suite<'_>) -> Outcome {
+/// After requests that were dropped or timed out, each reply still belongs to its request.
+pub async fn replies_belong_to_their_requests(suite: &Suite<'_>) -> Outcome {
     suite
-        .case(Clause::InOrder, "answers_belong_to_their_requests", |case| async move {
+        .case(Clause::InOrder, "replies_belong_to_their_requests", |case| async move {
             let [a, b] = case.holders();
             let (held, free) = (case.name("held"), case.name("free"));
             a.acquire(&held, LONG).await.must(AcquireReply::Granted)?;
@@ -115,8 +115,8 @@ pub async fn answers_belong_to_their_requests(suite: &Suite<'_>) -> Outcome {
         .await
 }
 
-/// 300 requests for one key, begun by one task in one go, take effect in order. (Runtimes let a task do only
-/// so much before it has to yield, and tell it then that its queues are full or empty.)
+/// 300 requests for one key that one task starts at once take effect in order. (A runtime limits the work of
+/// a task between two yields; beyond that, queues appear full or empty to it.)
 pub async fn order_is_kept_in_a_busy_task(suite: &Suite<'_>) -> Outcome {
     suite
         .case(Clause::InOrder, "order_is_kept_in_a_busy_task", |case| async move {
@@ -136,10 +136,10 @@ pub async fn order_is_kept_in_a_busy_task(suite: &Suite<'_>) -> Outcome {
         .await
 }
 
-/// Many requests, one after the other, are each answered as the last.
-pub async fn many_requests_in_a_row_are_answered(suite: &Suite<'_>) -> Outcome {
+/// Many requests, one after the other, each get the right reply.
+pub async fn many_requests_in_a_row_get_replies(suite: &Suite<'_>) -> Outcome {
     suite
-        .case(Clause::InOrder, "many_requests_in_a_row_are_answered", |case| async move {
+        .case(Clause::InOrder, "many_requests_in_a_row_get_replies", |case| async move {
             let key = case.name("key");
             let [a, b] = case.holders();
             for _ in 0..100 {
@@ -152,12 +152,12 @@ pub async fn many_requests_in_a_row_are_answered(suite: &Suite<'_>) -> Outcome {
         .await
 }
 
-/// Polls all requests in order before it looks at an answer; then every answer has to be the expected one.
+/// Polls all requests in order before it looks at a reply; then every reply has to be the expected one.
 async fn all_must(requests: Vec<Asked<'_, Judge<'_>>>) -> Result<(), Violation> {
     together(requests).await.into_iter().try_for_each(|judge| judge())
 }
 
-/// A request, and what it has to be answered. That is judged when all have been: a violation then tells them
+/// A request, and its expected reply. They are compared when all replies are there, so that a violation shows
 /// all.
 fn later<'a, T: Debug + PartialEq + Send + 'a>(
     request: impl Future<Output = Seen<'a, T>> + Send + 'a,
@@ -172,5 +172,5 @@ fn later<'a, T: Debug + PartialEq + Send + 'a>(
 type Judge<'a> = Box<dyn FnOnce() -> Result<(), Violation> + Send + 'a>;
 
 pub(super) const ROUNDS: usize = 20;
-/// For what should not come any more.
+/// How long to wait for something that should not happen.
 pub(super) const SETTLE: Duration = Duration::from_millis(100);

@@ -16,7 +16,7 @@ use crate::{
     resources::Resources,
 };
 
-/// A free key is granted, and what is held is removed by its release.
+/// A free key is granted, and its release removes it.
 pub async fn a_free_key_is_granted_and_released(suite: &Suite<'_>) -> Outcome {
     suite
         .case(Clause::HeldByToken, "a_free_key_is_granted_and_released", |case| async move {
@@ -65,7 +65,7 @@ pub async fn only_the_holder_extends(suite: &Suite<'_>) -> Outcome {
         .await
 }
 
-/// A release of a key that is free, or that another token holds, says so and changes nothing.
+/// A release of a key that is free, or that another token holds, reports this and changes nothing.
 pub async fn only_the_holder_releases(suite: &Suite<'_>) -> Outcome {
     suite
         .case(Clause::HeldByToken, "only_the_holder_releases", |case| async move {
@@ -82,7 +82,7 @@ pub async fn only_the_holder_releases(suite: &Suite<'_>) -> Outcome {
         .await
 }
 
-/// Requests with another token neither prolong a key nor shorten it.
+/// Requests with another token neither lengthen nor shorten the TTL of a key.
 pub async fn others_leave_the_ttl_alone(suite: &Suite<'_>) -> Outcome {
     suite
         .timed(Clause::HeldByToken, "others_leave_the_ttl_alone", |case, ttl| async move {
@@ -91,7 +91,7 @@ pub async fn others_leave_the_ttl_alone(suite: &Suite<'_>) -> Outcome {
             let life = a.acquire(&key, ttl).await;
             life.must(AcquireReply::Granted)?;
             for other in [LONG, ttl / 10] {
-                // Ends on its own when a machine is so slow that the key is gone already.
+                // It ends by itself when the machine is so slow that the key is gone.
                 if b.acquire(&key, other).await.must(AcquireReply::Refused).is_err()
                     && case.now() < life.life(ttl).earliest()
                 {
@@ -105,7 +105,7 @@ pub async fn others_leave_the_ttl_alone(suite: &Suite<'_>) -> Outcome {
         .await
 }
 
-/// A key is there for its ttl, and gone after it.
+/// A key is there for its TTL, and gone after it.
 pub async fn a_key_lives_for_its_ttl(suite: &Suite<'_>) -> Outcome {
     suite
         .timed(Clause::HeldByToken, "a_key_lives_for_its_ttl", |case, ttl| async move {
@@ -137,7 +137,7 @@ pub async fn a_lapsed_key_is_not_the_old_holders(suite: &Suite<'_>) -> Outcome {
         .await
 }
 
-/// A ttl of 1 ms and one of [`MAX_TTL`] work as others do.
+/// A TTL of 1 ms and one of [`MAX_TTL`] work like any other.
 pub async fn the_shortest_and_the_longest_ttl_are_kept(suite: &Suite<'_>) -> Outcome {
     suite
         .case(Clause::HeldByToken, "the_shortest_and_the_longest_ttl_are_kept", |case| async move {
@@ -163,7 +163,7 @@ pub async fn the_shortest_and_the_longest_ttl_are_kept(suite: &Suite<'_>) -> Out
         .await
 }
 
-/// Of 50 that ask for a key at the same time, one gets it: the first.
+/// Of 50 clients that request a key at the same time, one gets it: the first.
 pub async fn one_of_many_contenders_wins(suite: &Suite<'_>) -> Outcome {
     suite
         .case(Clause::HeldByToken, "one_of_many_contenders_wins", |case| async move {
@@ -175,7 +175,7 @@ pub async fn one_of_many_contenders_wins(suite: &Suite<'_>) -> Outcome {
         .await
 }
 
-/// What one instance of the backend put on the node is there for another. Needs [`Suite::second`].
+/// The keys of one instance of the backend are there for another. Needs [`Suite::second`].
 pub async fn another_instance_sees_the_keys(suite: &Suite<'_>) -> Outcome {
     suite
         .case(Clause::HeldByToken, "another_instance_sees_the_keys", |case| async move {
@@ -196,7 +196,7 @@ pub async fn another_instance_sees_the_keys(suite: &Suite<'_>) -> Outcome {
         .await
 }
 
-/// Behind a grant, each instance says the same of which server it was.
+/// After a grant, each instance reports the same server.
 pub async fn another_instance_knows_the_server_by_the_same_identity(suite: &Suite<'_>) -> Outcome {
     let check = "another_instance_knows_the_server_by_the_same_identity";
     suite
@@ -218,11 +218,11 @@ pub async fn another_instance_knows_the_server_by_the_same_identity(suite: &Suit
         .await
 }
 
-/// An inspection tells in order what stands there, and changes nothing. A backend without this ability
+/// An inspection reports the state of each key, in order, and changes nothing. A backend without this ability
 /// rejects it.
-pub async fn an_inspection_tells_the_truth(suite: &Suite<'_>) -> Outcome {
+pub async fn an_inspection_reports_the_keys(suite: &Suite<'_>) -> Outcome {
     suite
-        .case(Clause::HeldByToken, "an_inspection_tells_the_truth", |case| async move {
+        .case(Clause::HeldByToken, "an_inspection_reports_the_keys", |case| async move {
             let [a, b] = case.holders();
             let names = ["held", "free", "other"].map(|label| case.name(label));
             a.acquire(&names[0], LONG).await.must(AcquireReply::Granted)?;
@@ -237,7 +237,7 @@ pub async fn an_inspection_tells_the_truth(suite: &Suite<'_>) -> Outcome {
                     return Err(case.violation_of(
                         Clause::ClassifiedErrors,
                         "what stands there, or Rejected",
-                        seen.told(),
+                        seen.outcome(),
                     ));
                 }
             };
@@ -258,7 +258,7 @@ pub async fn an_inspection_tells_the_truth(suite: &Suite<'_>) -> Outcome {
                     &b.token.as_str()[..8],
                     2 * LONG
                 );
-                return Err(case.violation(expected, seen.told()));
+                return Err(case.violation(expected, seen.outcome()));
             }
             a.must_hold(&names[0]).await?;
             case.must_be_free(&names[1]).await?;
@@ -268,7 +268,7 @@ pub async fn an_inspection_tells_the_truth(suite: &Suite<'_>) -> Outcome {
         .await
 }
 
-/// Whether only the first gets what all ask for at the same time, each by its position.
+/// Checks that only the first gets the keys that all request at the same time, each by its position.
 pub(super) async fn first_wins<'k>(
     case: &Case<'k>,
     contenders: &[Holder<'k>],

@@ -46,7 +46,7 @@ impl<'a> Suite<'a> {
         }
     }
 
-    /// The node behind the backend, for the checks that disturb it. The default is none.
+    /// The node behind the backend, for the checks that inject faults. The default is none.
     #[must_use]
     pub fn node(mut self, node: &'a dyn NodeControl) -> Self {
         self.node = Some(node);
@@ -74,17 +74,17 @@ impl<'a> Suite<'a> {
         self
     }
 
-    /// The ttl of keys whose end is watched, at least 20 ms. The default is [`DEFAULT_TTL`]. Longer for a
-    /// node that removes its keys late: one may live for [`LATE_SHARE`] of its ttl too long. On a busy
-    /// machine, up to 16 times as long.
+    /// The TTL of keys whose expiry is watched, at least 20 ms. The default is [`DEFAULT_TTL`]. Set a longer
+    /// one for a node that removes its keys late: a key may live too long by one [`LATE_SHARE`]th of its TTL.
+    /// On a busy machine the suite uses up to 16 times as much.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl.max(Duration::from_millis(20));
         self
     }
 
-    /// What makes the names and tokens of this run different from those of others. The default is random; set
-    /// it to have every run use the same ones, in a simulation for example.
+    /// The part of names and tokens that distinguishes this run from others. The default is random; set it to
+    /// make every run use the same ones, in a simulation for example.
     #[must_use]
     pub fn run(mut self, run: u64) -> Self {
         self.run = run;
@@ -95,12 +95,12 @@ impl<'a> Suite<'a> {
     ///
     /// # Errors
     ///
-    /// [`Violations`]: what the backend did against its contract. When it cannot even take and release one
-    /// key, that is all it says.
+    /// [`Violations`]: how the backend broke its contract. When it cannot even take and release one key,
+    /// there is only this violation.
     ///
     /// # Cancellation
     ///
-    /// Dropping it leaves keys behind, and the node as it is at the time.
+    /// Dropping the future leaves keys behind, and the node as it is at that moment.
     pub async fn check(&self) -> Result<Passed, Violations> {
         let mut passed = Passed::default();
         let mut violations = Vec::new();
@@ -120,7 +120,7 @@ impl<'a> Suite<'a> {
         Err(Violations { backend: format!("{:?}", self.backend), violations })
     }
 
-    /// Runs one check, and removes what it leaves behind.
+    /// Runs one check, and removes the keys that it leaves.
     pub(super) async fn case<'k, F, T>(&'k self, clause: Clause, check: &'static str, trial: F) -> Outcome
     where
         F: FnOnce(Case<'k>) -> T + Send,
@@ -132,7 +132,7 @@ impl<'a> Suite<'a> {
         outcome
     }
 
-    /// Runs one check that watches the clock; with longer times again when the machine was too slow to tell.
+    /// Runs one check that watches the clock. It repeats with longer times if the machine was too slow.
     pub(super) async fn timed<'k, F, T>(&'k self, clause: Clause, check: &'static str, trial: F) -> Outcome
     where
         F: Fn(Case<'k>, Duration) -> T + Send + Sync,
@@ -163,17 +163,17 @@ impl fmt::Debug for Suite<'_> {
     }
 }
 
-/// How much later than its timeout a request may end, by default: much, for machines that do much else.
+/// How much later than its timeout a request may end, by default. It is long, for machines that are busy.
 pub const DEFAULT_SLACK: Duration = Duration::from_secs(2);
 /// The timeout of requests to a healthy node, by default.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The ttl of keys whose end is watched, by default.
+/// The TTL of keys whose expiry is watched, by default.
 pub const DEFAULT_TTL: Duration = Duration::from_millis(200);
-/// For how much of its ttl a key may live too long: a quarter.
+/// The divisor of the TTL by which a key may live too long: a quarter of it.
 pub const LATE_SHARE: u32 = 4;
 /// How long a backend may take to work again after its node does.
 pub const RECOVERY: Duration = Duration::from_secs(10);
 
-/// How often the ttl is doubled for a machine that is too slow to tell.
+/// How often the TTL is doubled for a machine that is too slow.
 const DOUBLED: u32 = 4;
-pub(super) const TOO_SLOW: Verdict = Verdict::Skipped("the machine was too busy to tell");
+pub(super) const TOO_SLOW: Verdict = Verdict::Skipped("the machine was too busy for a result");

@@ -1,4 +1,4 @@
-//! Replacing a token, by which a lock that was handed over is taken. An optional ability.
+//! Replacing a token, which takes over a lock from another process. An optional ability.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use super::{
 };
 use crate::backend::{AcquireReply, BackendErrorKind, ReleaseReply};
 
-/// A replacement gives the keys to the new token: the old one can do nothing to them any more, nor be
-/// replaced again.
+/// A replacement moves the keys to the new token: the old one can no longer change them, nor be replaced
+/// again.
 pub async fn a_replacement_gives_the_keys_to_the_new_token(suite: &Suite<'_>) -> Outcome {
     suite
         .case(Clause::HeldByToken, "a_replacement_gives_the_keys_to_the_new_token", |case| async move {
@@ -19,7 +19,7 @@ pub async fn a_replacement_gives_the_keys_to_the_new_token(suite: &Suite<'_>) ->
             a.acquire(&names[..], LONG).await.must(AcquireReply::Granted)?;
             let replaced = b.replace(&names[..], &a, LONG).await;
             if !can(&replaced, |expected| {
-                case.violation_of(Clause::ClassifiedErrors, expected, replaced.told())
+                case.violation_of(Clause::ClassifiedErrors, expected, replaced.outcome())
             })? {
                 return Ok(CANNOT);
             }
@@ -91,11 +91,10 @@ pub async fn a_replacement_of_several_is_all_or_nothing(suite: &Suite<'_>) -> Ou
         .await
 }
 
-/// A replacement that is executed again is granted again, also when some of the keys have been replaced
-/// already.
-pub async fn a_replacement_again_is_granted(suite: &Suite<'_>) -> Outcome {
+/// A repeated replacement is granted again, even if some of the keys have been replaced already.
+pub async fn a_repeated_replacement_is_granted(suite: &Suite<'_>) -> Outcome {
     suite
-        .case(Clause::Idempotent, "a_replacement_again_is_granted", |case| async move {
+        .case(Clause::Idempotent, "a_repeated_replacement_is_granted", |case| async move {
             let [a, b] = case.holders();
             let names = ["one", "two"].map(|label| case.name(label));
             a.acquire(&names[..], LONG).await.must(AcquireReply::Granted)?;
@@ -113,12 +112,12 @@ pub async fn a_replacement_again_is_granted(suite: &Suite<'_>) -> Outcome {
         .await
 }
 
-/// The keys live for the ttl of the replacement at least, and no shorter than they would have.
-pub async fn a_replacement_prolongs_and_never_shortens(suite: &Suite<'_>) -> Outcome {
+/// The keys live at least for the TTL of the replacement, and never shorter than before.
+pub async fn a_replacement_lengthens_and_never_shortens(suite: &Suite<'_>) -> Outcome {
     suite
         .timed(
             Clause::ExtendNeverShortens,
-            "a_replacement_prolongs_and_never_shortens",
+            "a_replacement_lengthens_and_never_shortens",
             |case, ttl| async move {
                 let [a, b] = case.holders();
                 let (short, long) = (case.name("short"), case.name("long"));
@@ -143,7 +142,7 @@ pub async fn a_replacement_prolongs_and_never_shortens(suite: &Suite<'_>) -> Out
         .await
 }
 
-/// Whether the backend has the ability. One that has not rejects the request.
+/// Whether the backend has the ability. A backend without it rejects the request.
 fn able(seen: &Seen<'_, AcquireReply>) -> bool {
     !matches!(seen.ended(), Ok(Err(error)) if error.kind() == BackendErrorKind::Rejected)
 }

@@ -18,7 +18,7 @@ async fn the_backend_in_memory_keeps_the_contract() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_not_checked_is_told() {
+async fn checks_that_did_not_run_are_listed() {
     let runtime = TokioRuntime::current();
     let passed = check(&MemoryBackend::new(runtime.clone()), &runtime).await.unwrap();
     assert_eq!(passed.skipped().len(), 9, "{passed}");
@@ -45,7 +45,7 @@ async fn every_flaw_is_found_as_a_violation_of_its_clause_and_every_check_finds_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_tells_all_violations_unless_not_even_one_key_can_be_held() {
+async fn a_run_reports_all_violations_unless_not_even_one_key_can_be_held() {
     let runtime = TokioRuntime::current();
     let backend = Defective::new(NamesInLowerCase, &runtime);
     let violations = check(&backend, &runtime).await.unwrap_err();
@@ -80,15 +80,15 @@ async fn nothing_is_left_behind_and_a_run_can_follow_a_run() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_violation_tells_what_was_done_expected_and_seen() {
+async fn a_violation_shows_the_steps_the_expected_and_the_actual_result() {
     let runtime = TokioRuntime::current();
     let backend = Defective::new(SecondAcquireIsRefused, &runtime);
     let suite = Suite::new(&backend, &runtime);
-    let violation = an_acquire_again_is_granted_and_prolongs_nothing(&suite).await.unwrap_err();
+    let violation = a_repeated_acquire_is_granted_and_extends_nothing(&suite).await.unwrap_err();
     assert_eq!(
         violation.to_string(),
         "\
-clause 3 (idempotent in the token), found by an_acquire_again_is_granted_and_prolongs_nothing
+clause 3 (idempotent in the token), found by a_repeated_acquire_is_granted_and_extends_nothing
     A acquires for 200ms \"one\", \"two\": Granted
     A acquires for 200ms \"one\", \"two\": Refused
     A acquires for 200ms \"one\", \"two\": Refused
@@ -105,5 +105,5 @@ fn a_run_can_be_sent_to_another_thread() {
     let backend = MemoryBackend::new(runtime.clone());
     sendable(check(&backend, &runtime));
     let suite = Suite::new(&backend, &runtime);
-    sendable(an_extension_prolongs(&suite));
+    sendable(an_extension_lengthens_the_ttl(&suite));
 }

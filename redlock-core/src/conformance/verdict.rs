@@ -1,4 +1,4 @@
-//! What came of the checks.
+//! The results of the checks.
 
 use std::{error::Error, fmt};
 
@@ -57,16 +57,16 @@ impl fmt::Display for Clause {
     }
 }
 
-/// What one check found: a [`Violation`] when the backend does not keep what was checked.
+/// The result of one check: a [`Violation`] when the backend breaks the contract.
 pub type Outcome = Result<Verdict, Violation>;
 
-/// How a check that found no fault ended.
+/// The result of a check that found no violation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// The backend keeps what was checked.
+    /// The backend keeps this part of the contract.
     Passed,
-    /// It was not checked, and why.
+    /// The check did not run, for this reason.
     Skipped(&'static str),
 }
 
@@ -77,8 +77,8 @@ impl Verdict {
     }
 }
 
-/// What a backend did against its contract. Its text tells which clause, which check, what was asked and
-/// answered last, what should have come, and what came.
+/// How a backend broke its contract. Its text has the clause, the check, the last requests and replies, the
+/// expected result, and the actual one.
 #[derive(Clone, Debug)]
 pub struct Violation {
     pub(super) clause: Clause,
@@ -101,19 +101,19 @@ impl Violation {
         self.check
     }
 
-    /// What was done, the last steps of it, and what was answered. The holders are A, B, C and so on.
+    /// The last steps, with their replies. The holders are A, B, C and so on.
     #[must_use]
     pub fn steps(&self) -> &[String] {
         &self.steps
     }
 
-    /// What should have come.
+    /// The expected result.
     #[must_use]
     pub fn expected(&self) -> &str {
         &self.expected
     }
 
-    /// What came.
+    /// The actual result.
     #[must_use]
     pub fn seen(&self) -> &str {
         &self.seen
@@ -133,7 +133,7 @@ impl fmt::Display for Violation {
 
 impl Error for Violation {}
 
-/// All that a backend did against its contract.
+/// All violations of the contract by a backend.
 #[derive(Clone)]
 pub struct Violations {
     pub(super) backend: String,
@@ -160,7 +160,7 @@ impl fmt::Display for Violations {
     }
 }
 
-/// As `Display`: a panic shows it.
+/// The same as `Display`, for the message of a panic.
 impl fmt::Debug for Violations {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -169,7 +169,7 @@ impl fmt::Debug for Violations {
 
 impl Error for Violations {}
 
-/// What a backend that keeps its contract was checked for.
+/// The checks of a backend that keeps its contract.
 #[derive(Clone, Debug, Default)]
 pub struct Passed {
     pub(super) passed: Vec<&'static str>,
@@ -183,7 +183,7 @@ impl Passed {
         &self.passed
     }
 
-    /// The checks that could not be made, each with the reason.
+    /// The checks that did not run, each with the reason.
     #[must_use]
     pub fn skipped(&self) -> &[(&'static str, &'static str)] {
         &self.skipped

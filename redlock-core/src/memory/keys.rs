@@ -6,15 +6,15 @@ use std::{
     time::Instant,
 };
 
-/// Keys that expire. Nothing walks over all of them: each change takes logarithmic time, and the expired ones
-/// are found from the front of an index by time.
+/// Keys that expire. No operation iterates over all of them: each change takes logarithmic time, and an index
+/// by time has the expired ones at its front.
 #[derive(Debug)]
 pub(super) struct Keys<T = Instant> {
     by_name: BTreeMap<Arc<str>, Key<T>>,
     by_expiry: BTreeSet<(T, Arc<str>)>,
 }
 
-/// What is stored under a name. It changes only through [`Keys`], which keeps the index.
+/// The value at a name. It changes only through [`Keys`], which keeps the index.
 #[derive(Debug)]
 pub(super) struct Key<T = Instant> {
     value: String,
@@ -22,7 +22,7 @@ pub(super) struct Key<T = Instant> {
 }
 
 impl<T: Copy + Ord> Keys<T> {
-    /// Stores a value until `expires`, in place of what was there.
+    /// Stores a value until `expires`, in place of the old one.
     pub(super) fn put(&mut self, name: &str, value: String, expires: T) {
         self.remove(name);
         let name: Arc<str> = name.into();
@@ -30,7 +30,7 @@ impl<T: Copy + Ord> Keys<T> {
         self.by_name.insert(name, Key { value, expires });
     }
 
-    /// Lets a key live until `expires`, or for longer when it does so already.
+    /// Lets a key live until `expires`, or longer if it already does.
     pub(super) fn extend_to(&mut self, name: &str, expires: T) {
         let Some((name, key)) = self.by_name.get_key_value(name) else { return };
         if key.expires < expires {
@@ -50,7 +50,7 @@ impl<T: Copy + Ord> Keys<T> {
         self.by_expiry.clear();
     }
 
-    /// Forgets the keys that have expired.
+    /// Removes the keys that have expired.
     pub(super) fn expire(&mut self, now: T) {
         while self.by_expiry.first().is_some_and(|(expires, _)| *expires <= now) {
             if let Some((_, name)) = self.by_expiry.pop_first() {
@@ -64,7 +64,7 @@ impl<T: Copy + Ord> Keys<T> {
         self.by_name.get(name).filter(|key| key.expires > now)
     }
 
-    /// How many keys are there, those included that have expired and are not forgotten yet.
+    /// The number of keys, including expired ones that have not been removed yet.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.by_name.len()
@@ -99,7 +99,7 @@ mod tests {
         static COMPARED: Cell<u64> = const { Cell::new(0) };
     }
 
-    /// A time that counts how often it is looked at.
+    /// A time that counts how often it is compared.
     #[derive(Clone, Copy, Debug)]
     struct Time(u64);
 
@@ -124,7 +124,7 @@ mod tests {
 
     impl Eq for Time {}
 
-    /// How many times are looked at for one request of each kind.
+    /// How many times one request of each kind compares.
     fn looks(number: u64) -> u64 {
         let mut keys = Keys::default();
         for name in 0..number {
@@ -151,7 +151,7 @@ mod tests {
     }
 
     proptest! {
-        /// What a walk over all keys would leave is what the index leaves.
+        /// The index leaves the same keys as an iteration over all would.
         #[test]
         fn keys_are_what_a_list_of_them_would_be(
             steps in prop::collection::vec((0..5_u8, 0..4_u8, 1..20_u64, 0..3_u64), 1..60),

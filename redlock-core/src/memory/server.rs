@@ -1,4 +1,4 @@
-//! The server that a node in memory stands for: its keys, the requests on their way to it, and its troubles.
+//! The server behind a node in memory: its keys, the requests on their way to it, and its faults.
 
 use std::{
     collections::VecDeque,
@@ -44,7 +44,7 @@ pub(super) enum Failure {
     LoseReply,
 }
 
-/// A request on its way to the node. It arrives, whether or not somebody still waits for its answer.
+/// A request on its way to the node. It arrives even if its caller no longer waits for the reply.
 pub(super) struct Request {
     pub(super) order: Order,
     pub(super) due: Instant,
@@ -62,8 +62,8 @@ impl Server {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a request in, in order, and runs what is due. The reply is to be waited for; the connection is
-    /// reset when none comes any more.
+    /// Accepts a request, in order, and runs those that are due. The caller awaits the reply; when there will
+    /// be none, the connection is reset.
     pub(super) fn arrive(self: &Arc<Self>, order: Order) -> Result<Receiver<Reply>, BackendError> {
         let now = self.runtime.now();
         let (reply, replied) = oneshot::channel();
@@ -73,7 +73,7 @@ impl Server {
             if state.down {
                 return Err(unreachable("connection refused"));
             }
-            // Not before the one ahead: a shorter delay than before must not overtake.
+            // Not before the previous one: a request with a shorter delay must not overtake it.
             let earliest = state.inbox.back().map_or(now, |ahead| ahead.due);
             let due = earliest.max(now + state.request_delay);
             state.inbox.push_back(Request { order, due, reply });
@@ -103,7 +103,7 @@ impl Server {
                 let Some(request) = state.inbox.pop_front() else { return };
                 (request.reply, state.run(&request.order, now))
             };
-            // Nobody may wait for it any more.
+            // Its caller may have gone.
             let _ = reply.send(outcome);
         }
     }

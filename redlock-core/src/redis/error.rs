@@ -1,27 +1,27 @@
-//! What Redis, Valkey and the proxies in front of them say.
+//! The errors of Redis, Valkey and the proxies in front of them.
 
 use crate::backend::{BackendError, BackendErrorKind};
 
-/// What an error line of a server means.
+/// The meaning of a server's error line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerError {
-    /// For the vote, and for what may have been written.
+    /// For the vote, and for the keys that may have been written.
     pub kind: BackendErrorKind,
-    /// For the connection that it came over.
+    /// For the connection of the reply.
     pub connection: Connection,
-    /// The server's own words: one line of at most 256 characters.
+    /// The server's text: one line of at most 256 characters.
     pub message: String,
 }
 
-/// What is to become of a connection after an error line.
+/// What to do with a connection after an error line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Connection {
-    /// Another connection would get the same answer.
+    /// Another connection would get the same reply.
     Keep,
-    /// It leads to the wrong server, the server closes it, or the line is not understood: make a new one, at
-    /// a bounded rate.
+    /// It leads to the wrong server, the server closes it, or the line is unknown: make a new one, at a
+    /// bounded rate.
     Replace,
 }
 
@@ -31,9 +31,9 @@ impl From<ServerError> for BackendError {
     }
 }
 
-/// What an error means when the node is a server by itself, as far as the backend knows: one that speaks of
-/// other servers' slots is a part of a Cluster. Nobody follows it there, so that lasts until somebody opens
-/// the Cluster, as one node: `how_to_open_it` says how.
+/// The meaning of an error when the node is a single server, as far as the backend knows. A server that
+/// refers to the slots of other servers is a part of a Cluster. The backend does not follow it there, so this
+/// lasts until the user opens the Cluster, as one node: the message names `how_to_open_it`.
 ///
 /// ```
 /// use redlock_core::{BackendError, BackendErrorKind, redis::{classify, of_single_server}};
@@ -53,8 +53,8 @@ pub fn of_single_server(error: BackendError, how_to_open_it: &str) -> BackendErr
     BackendError::new(BackendErrorKind::Rejected, message)
 }
 
-/// What an error line means: what is known to last is rejected, what is known to pass (with nothing written)
-/// is transient, all else leaves the outcome open.
+/// The meaning of an error line. An error that is known to last is rejected. One that is known to pass, with
+/// nothing written, is transient. After any other the outcome is unknown.
 ///
 /// ```
 /// use redlock_core::{BackendErrorKind, redis::{Connection, classify}};
@@ -67,7 +67,7 @@ pub fn classify(line: &str) -> ServerError {
     let (code, text) = line.trim_start().split_once(' ').unwrap_or((line.trim(), ""));
     let in_script = code == "ERR" && text.starts_with("Error running script");
     let has = |known: &[&str]| {
-        // Redis 6.2 answers ERR to an error inside of a script, and has the error's own code in the text.
+        // For an error inside of a script, Redis 6.2 replies ERR, with the error's own code in the text.
         known.contains(&code)
             || in_script
                 && text
@@ -76,7 +76,7 @@ pub fn classify(line: &str) -> ServerError {
     };
     let says = |known: &[&str]| {
         let text = text.to_ascii_lowercase();
-        // Redis 6.2 has no code before an error that a script has caught and answers.
+        // Redis 6.2 has no code before an error that a script has caught and returns.
         (code == "ERR" || code == "@user_script:") && known.iter().any(|words| text.contains(words))
     };
     let (kind, connection) = if has(&WRONG_SERVER) || has(&CLOSING) || says(&CLOSING_TEXTS) {
@@ -91,8 +91,8 @@ pub fn classify(line: &str) -> ServerError {
     ServerError { kind, connection, message: one_line(line) }
 }
 
-/// What an error line means that greets a connection, or answers its set-up (`AUTH`, `HELLO`, `SELECT`): as
-/// [`classify`], but what is not known is transient, as no request has been sent by then.
+/// The meaning of an error line that greets a connection, or replies to its set-up (`AUTH`, `HELLO`,
+/// `SELECT`). It is as [`classify`], but an unknown error is transient, as no request has been sent by then.
 ///
 /// ```
 /// use redlock_core::{BackendErrorKind, redis::classify_setup};
@@ -122,12 +122,12 @@ fn one_line(line: &str) -> String {
 const MAX_MESSAGE: usize = 256;
 /// Codes that only servers of a Cluster have.
 const OF_CLUSTERS: [&str; 3] = ["MOVED", "ASK", "CROSSSLOT"];
-/// Codes of servers that are not, or no longer, the ones to ask. They have written nothing.
+/// Codes of servers that are not, or no longer, the right ones. They have written nothing.
 const WRONG_SERVER: [&str; 4] = ["READONLY", "MASTERDOWN", "FAILOVER", "STALE"];
-/// What servers say before they close a connection, as they refuse all of its kind now.
+/// Errors of servers that close a connection, because they refuse all of its kind now.
 const CLOSING: [&str; 1] = ["DENIED"];
 const CLOSING_TEXTS: [&str; 1] = ["max number of clients"];
-/// Codes of servers that cannot do it now, and have written nothing.
+/// Codes of servers that cannot serve the request now, and have written nothing.
 const TRANSIENT: [&str; 13] = [
     "LOADING",
     "CLUSTERDOWN",
@@ -143,7 +143,7 @@ const TRANSIENT: [&str; 13] = [
     "UNKILLABLE",
     "NOSCRIPT",
 ];
-/// Codes of what lasts until somebody changes the configuration or the request.
+/// Codes of errors that last until the configuration or the request changes.
 const PERMANENT: [&str; 6] = ["NOAUTH", "WRONGPASS", "NOPERM", "CROSSSLOT", "WRONGTYPE", "NOPROTO"];
 const PERMANENT_TEXTS: [&str; 11] = [
     "unknown command",

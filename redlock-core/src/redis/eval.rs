@@ -1,8 +1,7 @@
-//! What a node runs: one `EVAL` for each request, so that it is one round trip, all or nothing, and
-//! idempotent.
+//! The scripts: one `EVAL` for each request, so that it is one round trip, all or nothing, and idempotent.
 //!
-//! `EVAL` and not `EVALSHA`: for scripts this short it takes the same time, and it has no state on the server
-//! that a restart, a failover or `SCRIPT FLUSH` could take away from a release.
+//! `EVALSHA` would take the same time for scripts this short. But it needs state on the server, which a
+//! restart, a failover or `SCRIPT FLUSH` could take away from a release.
 
 use std::{fmt, time::Duration};
 
@@ -13,8 +12,8 @@ use crate::{
     token::Token,
 };
 
-/// A request as one `EVAL`: `EVAL`, the [script](Self::script), how many [keys](Self::keys) there are, the
-/// keys, and the [arguments](Self::arguments).
+/// A request as one `EVAL`: `EVAL`, the [script](Self::script), the number of [keys](Self::keys), the keys,
+/// and the [arguments](Self::arguments).
 ///
 /// ```
 /// use std::time::Duration;
@@ -41,7 +40,7 @@ pub struct Eval<'a> {
 pub enum Argument<'a> {
     /// A token.
     Text(&'a str),
-    /// A ttl in ms.
+    /// A TTL in ms.
     Number(u64),
 }
 
@@ -51,25 +50,25 @@ pub const FIRST_KEY: usize = 2;
 const MAX_ARGUMENTS: usize = 3;
 
 impl<'a> Eval<'a> {
-    /// Answers 1 when every key holds the token, 0 when one holds another: see [`is_done`].
+    /// Replies 1 when every key holds the token, 0 when one holds another: see [`is_done`].
     #[must_use]
     pub fn acquire(request: &Acquire<'a>) -> Self {
         Self::new(ACQUIRE, request.resources, [Some(text(request.token)), Some(ms(request.ttl)), None])
     }
 
-    /// Answers 1 when every key held the token and now lives for the ttl at least, 0 when one did not.
+    /// Replies 1 when every key held the token and now lives at least for the TTL, else 0.
     #[must_use]
     pub fn extend(request: &Extend<'a>) -> Self {
         Self::new(EXTEND, request.resources, [Some(text(request.token)), Some(ms(request.ttl)), None])
     }
 
-    /// Answers 1 when every key held the token and is removed, 0 when one did not.
+    /// Replies 1 when every key held the token and is removed, else 0.
     #[must_use]
     pub fn release(request: &Release<'a>) -> Self {
         Self::new(RELEASE, request.resources, [Some(text(request.token)), None, None])
     }
 
-    /// Answers 1 when every key now holds the new token, for the ttl at least, 0 when one did not hold one of
+    /// Replies 1 when every key now holds the new token, at least for the TTL, and 0 when one held neither of
     /// the two.
     #[must_use]
     pub fn replace(request: &Replace<'a>) -> Self {
@@ -77,16 +76,16 @@ impl<'a> Eval<'a> {
         Self::new(REPLACE, request.resources, arguments)
     }
 
-    /// Answers an array with, for each key, an array of the beginning of its value (or nil) and its ttl in
-    /// ms: see [`key_state`].
+    /// Replies with an array, which has for each key an array of the beginning of its value (or nil) and its
+    /// TTL in ms: see [`key_state`].
     #[must_use]
     pub fn inspect(request: &Inspect<'a>) -> Self {
         Self::new(INSPECT, request.resources, [Some(Argument::Number(Token::PREFIX_LEN as u64)), None, None])
     }
 
-    /// Answers with the server's `run_id`, which it draws when it starts, or with nil when that is not
-    /// allowed: see [`ServerId::of_answer`](super::ServerId::of_answer). It is asked with the keys of the
-    /// request that it goes with, so that whoever may lock may ask it.
+    /// Replies with the server's `run_id`, which is random for each start, or with nil where that is not
+    /// allowed: see [`ServerId::of_answer`](super::ServerId::of_answer). It has the keys of the lock request
+    /// beside it, so a user who may lock may also run this.
     #[must_use]
     pub fn server_id(keys: &'a Resources) -> Self {
         Self::new(SERVER_ID, keys, [None; MAX_ARGUMENTS])
@@ -143,7 +142,7 @@ fn ms(ttl: Duration) -> Argument<'static> {
     Argument::Number(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// Whether a script did what it was asked, by its answer; `None` for a number that is none of its answers.
+/// Whether a script had its effect, by its reply; `None` for a number that no script replies.
 #[must_use]
 pub fn is_done(answer: i64) -> Option<bool> {
     match answer {
@@ -153,8 +152,8 @@ pub fn is_done(answer: i64) -> Option<bool> {
     }
 }
 
-/// What is stored at a key, by the beginning of its value, if it has one, and its ttl in ms (negative without
-/// an end).
+/// The state of a key, from the beginning of its value, if it has one, and its TTL in ms (negative without an
+/// expiry).
 #[must_use]
 pub fn key_state(value: Option<&[u8]>, ttl: i64) -> KeyState {
     match value {
@@ -163,9 +162,9 @@ pub fn key_state(value: Option<&[u8]>, ttl: i64) -> KeyState {
     }
 }
 
-/// KEYS: the resources. ARGV: token, ttl in ms.
+/// KEYS: the resources. ARGV: token, TTL in ms.
 ///
-/// `NX` leaves the keys alone that are ours already, so a second execution does not prolong them.
+/// `NX` leaves keys alone that already hold the token, so a second execution does not extend them.
 const ACQUIRE: &str = "\
 for _, key in ipairs(KEYS) do
   local value = redis.call('GET', key)
@@ -176,10 +175,9 @@ for _, key in ipairs(KEYS) do
 end
 return 1";
 
-/// KEYS: the resources. ARGV: token, ttl in ms.
+/// KEYS: the resources. ARGV: token, TTL in ms.
 ///
-/// A key that lives longer already is left alone: an extension that comes late must not cut a newer one
-/// short.
+/// A key that already lives longer is left alone: a late extension must not shorten a newer one.
 const EXTEND: &str = "\
 for _, key in ipairs(KEYS) do
   if redis.call('GET', key) ~= ARGV[1] then return 0 end
@@ -191,8 +189,8 @@ return 1";
 
 /// KEYS: the resources. ARGV: token.
 ///
-/// When one key does not hold the token, those that do are removed all the same, and an error (a key of
-/// another type) is answered only after that.
+/// When one key does not hold the token, those that do are removed all the same. An error (a key of another
+/// type) is the reply only after that.
 const RELEASE: &str = "\
 local reply = 1
 for _, key in ipairs(KEYS) do
@@ -203,7 +201,7 @@ for _, key in ipairs(KEYS) do
 end
 return reply";
 
-/// KEYS: the resources. ARGV: the new token, ttl in ms, the old token.
+/// KEYS: the resources. ARGV: the new token, TTL in ms, the old token.
 const REPLACE: &str = "\
 for _, key in ipairs(KEYS) do
   local value = redis.call('GET', key)
@@ -215,7 +213,7 @@ for _, key in ipairs(KEYS) do
 end
 return 1";
 
-/// KEYS: the resources. ARGV: how many bytes of a value are answered.
+/// KEYS: the resources. ARGV: how many bytes of a value to return.
 const INSPECT: &str = "\
 local reply = {}
 for i, key in ipairs(KEYS) do

@@ -1,4 +1,4 @@
-//! Which server is behind a connection, so that one server behind two nodes has one vote.
+//! The server behind a connection, so that one server behind two nodes has one vote.
 
 use std::{
     pin::pin,
@@ -13,9 +13,9 @@ use futures_util::future::{Either, select};
 
 use crate::backend::{BackendError, BackendErrorKind};
 
-/// What a backend knows of the server behind its present connection, for
-/// [`LockBackend::server_id`](crate::LockBackend::server_id). Each connection is asked once, beside its first
-/// request, which so takes no longer.
+/// The server behind the present connection of a backend, for
+/// [`LockBackend::server_id`](crate::LockBackend::server_id). The backend asks once for each connection,
+/// beside the first request, which takes no longer for it.
 #[derive(Debug, Default)]
 pub struct ServerId {
     known: Mutex<Known>,
@@ -24,26 +24,26 @@ pub struct ServerId {
 
 #[derive(Debug, Default)]
 struct Known {
-    /// The number of the connection that was asked.
+    /// The number of the connection of the last question.
     connection: Option<u64>,
     id: Option<Arc<str>>,
 }
 
 impl ServerId {
-    /// Nothing is known yet.
+    /// A server that is still unknown.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The server that was asked last, if it says which one it is.
+    /// The server that replied last, if it reveals its identity.
     #[must_use]
     pub fn get(&self) -> Option<Arc<str>> {
         self.known().id.clone()
     }
 
-    /// The identity in an answer to [`Eval::server_id`](super::Eval::server_id); none in what is no `run_id`,
-    /// such as the zeros that some services have in its place.
+    /// The identity in a reply to [`Eval::server_id`](super::Eval::server_id); `None` if that is no `run_id`,
+    /// such as the zeros of some services.
     #[must_use]
     pub fn of_answer(text: &[u8]) -> Option<Arc<str>> {
         let text = std::str::from_utf8(text).ok()?;
@@ -52,25 +52,25 @@ impl ServerId {
         (is_id && text.chars().any(|digit| digit != first)).then(|| text.into())
     }
 
-    /// How long after its start a request with this timeout may still wait for the identity: not to its end,
-    /// at which it would be given up with what it was granted.
+    /// How long after its start a request with this timeout may wait for the identity. It is less than the
+    /// timeout, at which the request would end and lose its grant.
     #[must_use]
     pub fn patience(timeout: Duration) -> Duration {
         timeout - timeout / 8
     }
 
-    /// Does a request that may grant, and asks for the server's identity when the connection is a new one:
-    /// behind the request, which is polled first, or after its answer when that came over a connection that
-    /// was made meanwhile.
+    /// Runs a request that may grant, and asks for the server's identity when the connection is new: behind
+    /// the request, which is polled first, or after its reply when that came over a connection that was made
+    /// meanwhile.
     ///
     /// `connection` is the number of connections that have been made. `ask` runs
     /// [`Eval::server_id`](super::Eval::server_id), and ends within the [`patience`](Self::patience) that the
-    /// request has for it. A server that does not say it keeps its vote, and is not asked again over this
+    /// request has for it. A server that does not reveal it keeps its vote, and is not asked again over this
     /// connection.
     ///
     /// # Errors
     ///
-    /// Those of the request. Errors of `ask` are none of its.
+    /// Those of the request, but not those of `ask`.
     pub async fn along_with<T, A>(
         &self,
         connection: impl Fn() -> u64 + Send + Sync,
@@ -85,7 +85,7 @@ impl ServerId {
             if self.is_known(connection()) {
                 return None;
             }
-            // Of many first requests one asks.
+            // One of many first requests asks.
             let _turn = Turn::take(&self.asking)?;
             self.ask(&connection, ask()).await.err()
         };
@@ -93,12 +93,12 @@ impl ServerId {
             Either::Left((Err(error), _)) => return Err(error),
             Either::Left((Ok(answer), asking)) => {
                 if asking.await.is_some_and(|error| error.kind() != BackendErrorKind::Transient) {
-                    // It answers requests, but not this one.
+                    // It replies to requests, but not to this one.
                     self.learn(connection(), None);
                 }
                 answer
             }
-            // Asked in vain before the request was answered: while it was connecting, say.
+            // The question failed before the request had its reply: while it was connecting, for example.
             Either::Right((_, request)) => request.await?,
         };
         if !self.is_known(connection()) {
@@ -130,7 +130,7 @@ impl ServerId {
     }
 }
 
-/// The turn to ask, given back when it is dropped.
+/// The right to ask, which ends when it is dropped.
 struct Turn<'a>(&'a AtomicBool);
 
 impl<'a> Turn<'a> {
@@ -173,7 +173,7 @@ mod tests {
         Err(BackendError::new(kind, "x"))
     }
 
-    /// Requests over connection number `connection`, and what is asked beside them.
+    /// Requests over connection number `connection`, and the questions beside them.
     struct Line {
         id: ServerId,
         connection: AtomicU64,
@@ -199,7 +199,7 @@ mod tests {
             self.request_that(async { answer.or_else(failed) }).await
         }
 
-        /// Whether it was answered, and how often the server has been asked so far.
+        /// Whether it got a reply, and how often the server has been asked so far.
         async fn request_that(
             &self,
             request: impl Future<Output = Result<u8, BackendError>> + Send,
@@ -250,7 +250,7 @@ mod tests {
             assert_eq!(line.request(Ok(1)).await, (true, 1), "{kind}");
             assert_eq!(line.request(Ok(1)).await, (true, 1), "{kind}: it is not asked again");
         }
-        // A server that is loading will say it later.
+        // A server that is loading replies later.
         let line = Line::new();
         line.answer_with(Err(Transient));
         assert!(line.request(Ok(1)).await.0);

@@ -80,8 +80,8 @@ impl RedisBackend {
     /// their credentials, database or TLS.
     #[cfg(feature = "cluster")]
     pub fn open_cluster(urls: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self, OpenError> {
-        let (source, name) = Connector::cluster(urls)?;
-        Ok(Self::lazy(source).with_name(name))
+        let (connector, name) = Connector::cluster(urls)?;
+        Ok(Self::lazy(connector).with_name(name))
     }
 
     /// A node that is a whole Redis Cluster, by a client with settings of its own. Nothing is sent yet.
@@ -113,8 +113,8 @@ impl RedisBackend {
         master: impl Into<String>,
         login: SentinelNodeConnectionInfo,
     ) -> Result<Self, OpenError> {
-        let (source, name) = Connector::sentinel(urls, master.into(), login)?;
-        Ok(Self::lazy(source).with_name(name))
+        let (connector, name) = Connector::sentinel(urls, master.into(), login)?;
+        Ok(Self::lazy(connector).with_name(name))
     }
 
     /// A node that is the server which Sentinels name, by a client for its master with settings of its own
@@ -129,8 +129,8 @@ impl RedisBackend {
         Self::lazy(Connector::sentinel_client(client))
     }
 
-    fn lazy(source: Connector) -> Self {
-        let connection = LazyConnection::new(source);
+    fn lazy(connector: Connector) -> Self {
+        let connection = LazyConnection::new(connector);
         let name = connection.name();
         Self { own: Some(connection.clone()), connection, name }
     }

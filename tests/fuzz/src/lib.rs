@@ -2,8 +2,8 @@
 //! hold.
 
 mod command;
-mod harness;
 mod names;
+mod oracle;
 mod parts;
 mod replies;
 

@@ -9,11 +9,12 @@ use std::{
 use arbitrary::{Arbitrary, Unstructured};
 use redlock_core::{
     Acquire, AcquireReply, BackendError, ConfigError, Error, Extend, Lock, LockBackend, LockRequest, MAX_TTL,
-    MemoryBackend, Redlock, RedlockBuilder, Release, ReleaseReply, Replace, Resources, UnlockOutcome,
-    async_trait,
+    MemoryBackend, Redlock, RedlockBuilder, Release, ReleaseReply, Replace, Resources, Runtime,
+    UnlockOutcome, async_trait,
 };
+use redlock_tests::harness::Harness;
 
-use crate::harness::{Flaw, Harness, assert_not_too_long};
+use crate::oracle::{Flaw, assert_not_too_long};
 
 pub fn check(data: &[u8]) {
     let Ok(scene) = Scene::arbitrary_take_rest(Unstructured::new(data)) else { return };
@@ -90,12 +91,13 @@ impl Span {
 
 impl Scene {
     fn play(self) {
-        let bench = Harness::new(self.seed, usize::from(self.nodes % 6));
+        let harness = Harness::seeded(self.seed, usize::from(self.nodes % 6));
         let heard = Heard::default();
-        let built = self.settings.apply(bench.builder(), &bench.nodes, &heard).build();
-        let Some(redlock) = self.settings.judge(bench.nodes.len(), built) else { return };
-        bench.sim.run(self.act(&bench, &redlock));
-        bench.assert_at_rest();
+        let builder = Redlock::builder(harness.runtime.clone()).entropy(harness.sim.entropy());
+        let built = self.settings.apply(builder, &harness.nodes, &heard).build();
+        let Some(redlock) = self.settings.judge(harness.nodes.len(), built) else { return };
+        harness.sim.run(self.act(&harness, &redlock));
+        harness.assert_at_rest();
 
         let asked: BTreeSet<&String> = self.first.names.iter().chain(&self.second.names).collect();
         for name in heard.0.lock().expect("nobody panicked").iter() {
@@ -103,24 +105,24 @@ impl Scene {
         }
     }
 
-    async fn act(&self, bench: &Harness, redlock: &Redlock) {
+    async fn act(&self, harness: &Harness, redlock: &Redlock) {
         let drift = self.settings.drift.unwrap_or(0.01);
         let down = |(position, _): &(usize, &MemoryBackend)| self.down >> position & 1 == 1;
-        let (off, on): (Vec<_>, Vec<_>) = bench.nodes.iter().enumerate().partition(down);
+        let (off, on): (Vec<_>, Vec<_>) = harness.nodes.iter().enumerate().partition(down);
         off.iter().for_each(|(_, node)| node.shut_down());
 
         let flaw = self.first.flaw(drift);
-        let start = bench.runtime.elapsed();
-        let won = self.first.request(bench, redlock).await;
+        let start = harness.runtime.elapsed();
+        let won = self.first.request(harness, redlock).await;
         off.iter().for_each(|(_, node)| node.start());
         let held = match won {
             Some(Ok(lock)) => {
                 assert_eq!(flaw, Flaw::Nothing);
-                assert!(on.len() >= bench.quorum(), "won without a quorum");
+                assert!(on.len() >= harness.quorum(), "won without a quorum");
                 assert_not_too_long(lock.remaining(), self.first.least_ttl(), drift);
                 for name in &self.first.names {
                     assert!(
-                        bench.holding(name, lock.token().as_str()) >= bench.quorum(),
+                        harness.holding(name, lock.token().as_str()) >= harness.quorum(),
                         "{name:?} is not locked"
                     );
                 }
@@ -128,35 +130,38 @@ impl Scene {
             }
             Some(Err(Error::InvalidRequest(told))) => {
                 flaw.assert_told(&told, self.first.least_ttl(), drift);
-                assert_eq!(bench.runtime.elapsed(), start, "it took time to refuse");
-                assert!(bench.nodes.iter().all(|node| node.requests() == 0), "a node was asked all the same");
+                assert_eq!(harness.runtime.elapsed(), start, "it took time to refuse");
+                assert!(
+                    harness.nodes.iter().all(|node| node.requests() == 0),
+                    "a node was asked all the same"
+                );
                 None
             }
             Some(Err(Error::NoQuorum(_))) | None => {
                 assert!(
-                    on.len() < bench.quorum(),
+                    on.len() < harness.quorum(),
                     "not won, with {} of {} nodes",
                     on.len(),
-                    bench.nodes.len()
+                    harness.nodes.len()
                 );
                 None
             }
             Some(Err(error)) => panic!("nobody else is after it: {error}"),
         };
         if let Some(lock) = held {
-            let lock = self.use_it(bench, redlock, lock, drift).await;
-            self.end(bench, redlock, lock).await;
+            let lock = self.use_it(harness, redlock, lock, drift).await;
+            self.end(harness, redlock, lock).await;
         }
-        bench.sleep(SETTLED).await;
+        harness.runtime.sleep(SETTLED).await;
         for name in self.first.names.iter().chain(&self.second.names) {
-            bench.assert_free(name);
+            harness.assert_free(name);
         }
     }
 
     /// While the lock is held: somebody else's request, and an extension.
-    async fn use_it(&self, bench: &Harness, redlock: &Redlock, mut lock: Lock, drift: f64) -> Lock {
+    async fn use_it(&self, harness: &Harness, redlock: &Redlock, mut lock: Lock, drift: f64) -> Lock {
         let token = lock.token().clone();
-        let other = self.second.request(bench, redlock).await;
+        let other = self.second.request(harness, redlock).await;
         let valid = lock.is_valid();
         let shared = self.second.names.iter().any(|name| self.first.names.contains(name));
         match other {
@@ -165,7 +170,7 @@ impl Scene {
                 assert!(!(shared && valid), "{:?} is locked twice", self.second.names);
                 for name in &self.second.names {
                     assert!(
-                        bench.holding(name, other.token().as_str()) >= bench.quorum(),
+                        harness.holding(name, other.token().as_str()) >= harness.quorum(),
                         "{name:?} is not locked"
                     );
                 }
@@ -184,7 +189,7 @@ impl Scene {
         }
         if lock.is_valid() {
             for name in &self.first.names {
-                assert!(bench.holding(name, token.as_str()) >= bench.quorum(), "{name:?} is lost");
+                assert!(harness.holding(name, token.as_str()) >= harness.quorum(), "{name:?} is lost");
             }
         }
 
@@ -195,7 +200,7 @@ impl Scene {
                 assert_not_too_long(lock.remaining(), ttl.max(self.first.ttl.get()), drift);
                 for name in &self.first.names {
                     assert!(
-                        bench.holding(name, token.as_str()) >= bench.quorum(),
+                        harness.holding(name, token.as_str()) >= harness.quorum(),
                         "{name:?} is not extended"
                     );
                 }
@@ -211,7 +216,7 @@ impl Scene {
         lock
     }
 
-    async fn end(&self, bench: &Harness, redlock: &Redlock, lock: Lock) {
+    async fn end(&self, harness: &Harness, redlock: &Redlock, lock: Lock) {
         let valid = lock.is_valid();
         match self.ending {
             Ending::Unlock => {
@@ -222,7 +227,7 @@ impl Scene {
             Ending::Kept(millis) => {
                 let longest = self.first.longest.map(Span::get);
                 let kept = lock.keep_alive();
-                bench.sleep(Duration::from_millis(millis.into())).await;
+                harness.runtime.sleep(Duration::from_millis(millis.into())).await;
                 assert!(!valid || longest.is_some() || kept.is_valid(), "not kept alive");
                 drop(kept);
             }
@@ -247,7 +252,7 @@ impl Asked {
     }
 
     /// None when it was given up.
-    async fn request(&self, bench: &Harness, redlock: &Redlock) -> Option<Result<Lock, Error>> {
+    async fn request(&self, harness: &Harness, redlock: &Redlock) -> Option<Result<Lock, Error>> {
         let mut request = redlock.lock(&self.names[..], self.ttl.get());
         request = self.retries.apply(request);
         if let Some(wait) = self.wait {
@@ -256,7 +261,7 @@ impl Asked {
         if let Some(longest) = self.longest {
             request = request.max_hold(longest.get());
         }
-        bench.within(Duration::from_millis(self.patience.into()), async { request.await }).await
+        harness.cancel_after(Duration::from_millis(self.patience.into()), async { request.await }).await
     }
 }
 

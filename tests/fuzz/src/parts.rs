@@ -2,9 +2,10 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use redlock_core::{Error, LockParts, MAX_TTL, Token, UnlockOutcome};
+use redlock_core::{Error, LockParts, MAX_TTL, Runtime, Token, UnlockOutcome};
+use redlock_tests::harness::Harness;
 
-use crate::harness::{Flaw, Harness, assert_not_too_long};
+use crate::oracle::{Flaw, assert_not_too_long};
 
 /// Four bytes decide on which nodes the lock stands, and for how long; the rest is what was handed over.
 pub fn check(data: &[u8]) {
@@ -50,26 +51,26 @@ fn take_over([nodes, standing, life, drift]: [u8; 4], parts: &LockParts) {
     parts.max_hold = None;
     parts.longest_ttl = parts.longest_ttl.min(MAX_TTL);
     let parts = &parts;
-    let bench = Harness::new(u64::from(nodes), usize::from(nodes % 5) + 1);
+    let harness = Harness::seeded(u64::from(nodes), usize::from(nodes % 5) + 1);
     let drift = f64::from(drift) / 256.0;
-    let redlock = bench.builder().nodes(bench.nodes.clone()).drift_factor(drift).build().expect("a manager");
+    let redlock = harness.builder().drift_factor(drift).build().expect("a manager");
     let life = Duration::from_millis(u64::from(life) * 4);
     let standing_on = |node: usize| standing >> node & 1 == 1;
-    for (position, node) in bench.nodes.iter().enumerate() {
+    for (position, node) in harness.nodes.iter().enumerate() {
         for name in parts.resources.iter().filter(|_| standing_on(position)) {
             node.set(name, parts.token.as_str(), life);
         }
     }
-    let stands = (0..bench.nodes.len()).filter(|node| standing_on(*node)).count() >= bench.quorum();
+    let stands = (0..harness.nodes.len()).filter(|node| standing_on(*node)).count() >= harness.quorum();
     let flaw = Flaw::of(&parts.resources, parts.ttl, drift);
-    bench.sim.run(async {
+    harness.sim.run(async {
         match redlock.from_parts(parts).await {
             Ok(lock) => {
                 assert_eq!(flaw, Flaw::Nothing);
                 assert!(
                     stands && !life.is_zero(),
                     "taken over from {standing:b} of {} nodes",
-                    bench.nodes.len()
+                    harness.nodes.len()
                 );
                 let longest = parts.longest_ttl.max(parts.ttl);
                 assert_not_too_long(lock.remaining(), longest, drift);
@@ -81,7 +82,7 @@ fn take_over([nodes, standing, life, drift]: [u8; 4], parts: &LockParts) {
                     parts.resources.iter().all(|name| node.ttl(name) > Some(lock.remaining()))
                 };
                 assert!(
-                    bench.nodes.iter().filter(outlast).count() >= bench.quorum(),
+                    harness.nodes.iter().filter(outlast).count() >= harness.quorum(),
                     "keys end before the lock"
                 );
 
@@ -100,10 +101,10 @@ fn take_over([nodes, standing, life, drift]: [u8; 4], parts: &LockParts) {
             Err(Error::Lost(_)) => assert!(!stands || life.is_zero(), "lost, though it stands"),
             Err(error) => panic!("every node answers, but: {error}"),
         }
-        bench.sleep(SETTLED).await;
-        parts.resources.iter().for_each(|name| bench.assert_free(name));
+        harness.runtime.sleep(SETTLED).await;
+        parts.resources.iter().for_each(|name| harness.assert_free(name));
     });
-    bench.assert_at_rest();
+    harness.assert_at_rest();
 }
 
 const DIGITS: RangeInclusive<usize> = 32..=128;

@@ -31,7 +31,6 @@ mod connections {
     mod retransmission;
 }
 
-mod harness;
 mod interop;
 
 /// Both runtimes, and what happens when one stands still or ends, or a thread does.
@@ -72,6 +71,7 @@ mod sim {
     mod limits;
     mod locking;
     mod memory;
+    pub(crate) mod odd_nodes;
     mod one_server;
     mod panics;
     mod random;

@@ -25,17 +25,17 @@ impl Defective {
                     .filter(|name| self.foreign(name, &token))
                     .for_each(|name| self.node.remove(name));
             }
-            Defect::RefusedAcquireProlongs if taken => names.iter().for_each(|name| self.prolong(name, ttl)),
+            Defect::RefusedAcquireExtends if taken => names.iter().for_each(|name| self.lengthen(name, ttl)),
             Defect::SecondAcquireIsRefused if own == names.iter().len() => return Ok(AcquireReply::Refused),
             Defect::OwnKeysAreInTheWay if own > 0 && own < names.iter().len() => {
                 return Ok(AcquireReply::Refused);
             }
-            Defect::SecondAcquireProlongs | Defect::SecondAcquireShortens if !taken => {
-                let longer = self.defect == Defect::SecondAcquireProlongs;
+            Defect::SecondAcquireExtends | Defect::SecondAcquireShortens if !taken => {
+                let longer = self.defect == Defect::SecondAcquireExtends;
                 for name in
                     names.iter().filter(|name| self.node.ttl(name).is_some_and(|left| (left < ttl) == longer))
                 {
-                    self.prolong(name, ttl);
+                    self.lengthen(name, ttl);
                 }
             }
             Defect::AcquireTakesTheFreeOnes if taken => {
@@ -141,7 +141,7 @@ impl Defective {
         self.node.acquire(request).await
     }
 
-    pub(super) async fn prolonged(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
+    pub(super) async fn lengthened(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
         self.troubled(request.timeout).await?;
         let (names, token) = (self.names(request.resources), self.token(request.token));
         let (ttl, timeout) = (self.ttl(request.ttl), self.timeout(request.timeout)?);
@@ -149,7 +149,7 @@ impl Defective {
         let all = own.len() == names.iter().len();
         let longer = |name: &str, ttl: Duration| {
             if self.node.ttl(name).is_some_and(|left| left < ttl) {
-                self.prolong(name, ttl);
+                self.lengthen(name, ttl);
             }
         };
         match self.defect {
@@ -162,20 +162,20 @@ impl Defective {
                 let there = names.iter().all(|name| self.node.get(name).is_some());
                 return Ok(if there { AcquireReply::Granted } else { AcquireReply::Refused });
             }
-            Defect::RefusedExtendProlongs if !all => names.iter().for_each(|name| longer(name, ttl)),
-            Defect::ExtendProlongsTheOwnOnes => own.iter().for_each(|name| longer(name, ttl)),
-            Defect::ExtendProlongsTheFirstOnly if all => {
+            Defect::RefusedExtendExtends if !all => names.iter().for_each(|name| longer(name, ttl)),
+            Defect::ExtendExtendsTheOwnOnes => own.iter().for_each(|name| longer(name, ttl)),
+            Defect::ExtendExtendsTheFirstOnly if all => {
                 let first = names.iter().take(1).collect();
                 return self.node.extend(Extend::new(&first, &token, ttl, timeout)).await;
             }
             Defect::ExtendDoesNothing if all => return Ok(AcquireReply::Granted),
             Defect::ExtendShortens if all => {
-                names.iter().for_each(|name| self.prolong(name, ttl));
+                names.iter().for_each(|name| self.lengthen(name, ttl));
                 return Ok(AcquireReply::Granted);
             }
             Defect::ExtendAdds if all => {
                 for name in names.iter() {
-                    self.prolong(name, ttl + self.node.ttl(name).unwrap_or_default());
+                    self.lengthen(name, ttl + self.node.ttl(name).unwrap_or_default());
                 }
                 return Ok(AcquireReply::Granted);
             }
@@ -215,7 +215,7 @@ impl Defective {
                 names.iter().for_each(|name| move_to_new(name, ttl));
                 return Ok(AcquireReply::Granted);
             }
-            Defect::ReplaceDoesNotProlong if all => {
+            Defect::ReplaceDoesNotExtend if all => {
                 names.iter().for_each(|name| move_to_new(name, left(name)));
                 return Ok(AcquireReply::Granted);
             }
@@ -298,7 +298,7 @@ impl Defective {
                 };
                 states.map(|states| states.into_iter().map(wrong).collect())
             }
-            Defect::InspectIsUnavailable => Err(BackendError::new(BackendErrorKind::Transient, "cannot")),
+            Defect::InspectIsTransient => Err(BackendError::new(BackendErrorKind::Transient, "cannot")),
             _ => states,
         }
     }

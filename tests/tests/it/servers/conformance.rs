@@ -151,7 +151,11 @@ async fn keeps_the_contract_on(
     if node.breaks {
         assert_eq!(skipped, [""; 0], "{passed}");
     } else {
-        assert_eq!(skipped, ["a_node_that_is_down_is_told_in_time", "nothing_is_sent_late"], "{passed}");
+        assert_eq!(
+            skipped,
+            ["a_node_that_is_down_fails_before_the_deadline", "nothing_is_sent_late"],
+            "{passed}"
+        );
     }
     assert_eq!(node.server().command::<u64>(&["DBSIZE"]), 0, "nothing is left behind");
 }

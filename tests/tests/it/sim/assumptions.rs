@@ -1,6 +1,6 @@
 //! What a lock rests on, shown by what happens without it.
 
-use crate::harness::{Harness, s};
+use redlock_tests::harness::{Harness, s};
 
 /// A majority that keeps everything is not enough: any two quorums have to share a node that remembers.
 #[test]

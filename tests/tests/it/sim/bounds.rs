@@ -1,8 +1,7 @@
 //! What a call leaves behind when it returns, and what bounds it.
 
 use redlock_core::Error;
-
-use crate::harness::{Harness, ms, s};
+use redlock_tests::harness::{Harness, ms, s};
 
 #[test]
 fn keys_of_a_lock_that_was_not_won_are_gone_from_reachable_nodes_when_it_returns() {

@@ -10,9 +10,12 @@ use std::{
 };
 
 use redlock_core::{BackendErrorKind, BoxFuture, Redlock, Runtime, UnlockOutcome};
-use redlock_tests::sim_runtime::SimRuntime;
+use redlock_tests::{
+    harness::{Harness, ms, s},
+    sim_runtime::SimRuntime,
+};
 
-use crate::harness::{Buffered, Harness, LateReleases, Overtaking, Stubborn, ms, s};
+use crate::sim::odd_nodes::{Buffered, LateReleases, Overtaking, Stubborn};
 
 #[test]
 fn a_node_that_fails_a_release_is_asked_again_until_it_works() {

@@ -6,8 +6,7 @@ use redlock_core::{
     Acquire, AcquireReply, BackendError, BackendErrorKind, Error, Extend, LockBackend, LockParts,
     MemoryBackend, Release, ReleaseReply, Replace, Token, async_trait,
 };
-
-use crate::harness::{Harness, answers, attempts, ms, s};
+use redlock_tests::harness::{Harness, answers, attempts, ms, s};
 
 /// A node that repeats what it was asked in each of its errors, as some proxies do.
 #[derive(Debug)]

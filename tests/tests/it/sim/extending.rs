@@ -1,8 +1,9 @@
 //! Extending a lock, losing it, and handing it over.
 
 use redlock_core::{BackendErrorKind, Error, LockBackend, UnlockOutcome};
+use redlock_tests::harness::{Harness, answers, ms, s};
 
-use crate::harness::{Far, Harness, answers, ms, s};
+use crate::sim::odd_nodes::Far;
 
 #[test]
 fn an_extension_counts_from_its_own_start() {

@@ -6,9 +6,10 @@ use redlock_core::{
     Acquire, AcquireReply, BackendError, BackendErrorKind, Error, Extend, LockBackend, LockParts,
     MemoryBackend, Release, ReleaseReply, Runtime, UnlockOutcome, async_trait,
 };
-use redlock_tests::sim_runtime::SimRuntime;
-
-use crate::harness::{Harness, ms, s};
+use redlock_tests::{
+    harness::{Harness, ms, s},
+    sim_runtime::SimRuntime,
+};
 
 #[test]
 fn the_taker_has_a_token_of_its_own() {

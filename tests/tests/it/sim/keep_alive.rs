@@ -13,9 +13,10 @@ use redlock_core::{
     Acquire, AcquireReply, BackendError, BoxFuture, Extend, KeepAlive, LockBackend, MemoryBackend, Redlock,
     Release, ReleaseReply, Runtime, async_trait,
 };
-use redlock_tests::sim_runtime::SimRuntime;
-
-use crate::harness::{Harness, ms, s};
+use redlock_tests::{
+    harness::{Harness, ms, s},
+    sim_runtime::SimRuntime,
+};
 
 async fn hold(redlock: &Redlock, number: usize, ttl: Duration) -> Vec<KeepAlive> {
     let mut held = Vec::new();

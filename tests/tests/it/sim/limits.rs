@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use redlock_core::{BackendErrorKind, ConfigError, Error, InvalidRequest, MAX_TTL, MemoryBackend, Redlock};
-
-use crate::harness::{Harness, ms, s};
+use redlock_tests::harness::{Harness, ms, s};
 
 #[test]
 fn requests_that_make_no_sense_are_refused_before_anything_is_sent() {

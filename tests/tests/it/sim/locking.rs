@@ -1,8 +1,9 @@
 //! Getting a lock: votes, retries, and what goes wrong on the way.
 
 use redlock_core::{BackendErrorKind, Error, Lock, LockBackend, Resources, Runtime};
+use redlock_tests::harness::{Harness, attempts, ms, s};
 
-use crate::harness::{Far, Harness, LateReleases, Resending, attempts, ms, s};
+use crate::sim::odd_nodes::{Far, LateReleases, Resending};
 
 #[test]
 fn a_tie_is_contended_at_once_and_leaves_no_key() {

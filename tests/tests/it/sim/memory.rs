@@ -1,8 +1,7 @@
 //! What a node in memory does with the requests that wait for it.
 
 use redlock_core::{Acquire, AcquireReply, BackendErrorKind, LockBackend, MemoryBackend, Resources, Token};
-
-use crate::harness::{Harness, ms, s};
+use redlock_tests::harness::{Harness, ms, s};
 
 async fn acquire(node: &MemoryBackend) -> Result<AcquireReply, BackendErrorKind> {
     let (resources, token): (Resources, Token) = ("x".into(), "0".repeat(40).parse().unwrap());

@@ -12,9 +12,10 @@ use redlock_core::{
     Acquire, AcquireReply, BackendError, BackendErrorKind, Error, Extend, LockBackend, MemoryBackend,
     NodeOutcome, Redlock, Release, ReleaseReply, Runtime, async_trait,
 };
-use redlock_tests::sim_runtime::SimRuntime;
-
-use crate::harness::{Harness, answers, attempts, ms, s};
+use redlock_tests::{
+    harness::{Harness, answers, attempts, ms, s},
+    sim_runtime::SimRuntime,
+};
 
 /// A manager whose nodes lead to these of the harness's nodes.
 fn leading_to(harness: &Harness, nodes: &[usize]) -> Redlock {

@@ -18,9 +18,10 @@ use redlock_core::{
     Acquire, AcquireReply, BackendError, BoxFuture, Error, Extend, LockBackend, MemoryBackend, Redlock,
     Release, ReleaseReply, Runtime, UnlockOutcome,
 };
-use redlock_tests::sim_runtime::SimRuntime;
-
-use crate::harness::{Harness, answers, s};
+use redlock_tests::{
+    harness::{Harness, answers, s},
+    sim_runtime::SimRuntime,
+};
 
 #[test]
 fn a_panic_in_one_request_is_one_failed_node() {
@@ -121,7 +122,7 @@ fn a_panic_in_a_routine_reaches_the_caller_and_the_lock_is_released() {
         let using = redlock.using("x", s(10), |lease| async move {
             assert!(!lease.is_valid(), "the routine is wrong");
         });
-        let panic = caught(using).await.unwrap_err();
+        let panic = caught(using.into_future()).await.unwrap_err();
         assert_eq!(panic.downcast_ref::<&str>(), Some(&"the routine is wrong"));
         harness.sleep(1).await;
         harness.assert_free("x");

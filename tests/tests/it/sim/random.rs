@@ -9,9 +9,8 @@ use std::{
 
 use rand::{RngExt, SeedableRng, rngs::ChaCha20Rng, seq::IndexedRandom};
 use redlock_core::{BackendErrorKind, Error, Lease, Lock, LockRequest, Redlock};
+use redlock_tests::harness::{Harness, ms};
 use tokio::select;
-
-use crate::harness::{Harness, ms};
 
 /// How many seeds are run. `REDLOCK_SEEDS` in the environment asks for more.
 const SEEDS: u64 = 200;

@@ -2,9 +2,12 @@
 //! Nothing.
 
 use redlock_core::{Error, LockBackend, UnlockOutcome};
-use redlock_tests::sim_runtime::poll_once;
+use redlock_tests::{
+    harness::{Harness, ms, s},
+    sim_runtime::poll_once,
+};
 
-use crate::harness::{Far, Harness, ms, s};
+use crate::sim::odd_nodes::Far;
 
 #[test]
 fn the_late_acquire_of_a_stopped_node_is_undone_when_it_goes_on() {

@@ -3,8 +3,9 @@
 use std::future::IntoFuture;
 
 use redlock_core::{BackendErrorKind, Error, LockBackend, MemoryBackend};
+use redlock_tests::harness::{Harness, answers, attempts, ms, s};
 
-use crate::harness::{Far, Harness, answers, attempts, ms, s};
+use crate::sim::odd_nodes::Far;
 
 #[test]
 fn a_silent_minority_costs_nothing() {

@@ -1,13 +1,11 @@
 //! What is told of each call: its span, its outcome, and what is loud enough for a log by default.
 
 use redlock_core::{BackendErrorKind, Error, Lease, Runtime, UnlockOutcome};
+use redlock_tests::harness::{Harness, ms, s};
 use rstest::rstest;
 use tracing::Level;
 
-use crate::{
-    harness::{Harness, ms, s},
-    telemetry::capture::Capture,
-};
+use crate::telemetry::capture::Capture;
 
 #[rstest]
 #[case::granted("granted", "1", "3/0/0/0/0", &[])]

@@ -9,6 +9,7 @@ use std::{
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use redlock_core::{BackendErrorKind, Redlock, UnlockOutcome};
+use redlock_tests::harness::{Harness, s};
 use tracing::{
     Event, Level, Metadata, Subscriber,
     field::{Field, Visit},
@@ -20,8 +21,6 @@ use tracing_subscriber::{
     layer::{Context, Layer, SubscriberExt},
     registry::{LookupSpan, Registry},
 };
-
-use crate::harness::{Harness, s};
 
 /// Everything that was told, in order.
 #[derive(Clone, Debug, Default)]

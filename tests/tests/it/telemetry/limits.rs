@@ -13,7 +13,10 @@ use redlock_core::{
     Acquire, AcquireReply, BackendError, Extend, Lease, LockBackend, MemoryBackend, Redlock, Release,
     ReleaseReply, Runtime, async_trait,
 };
-use redlock_tests::sim_runtime::poll_once;
+use redlock_tests::{
+    harness::{Harness, ms, s},
+    sim_runtime::poll_once,
+};
 use tracing::Level;
 use tracing_subscriber::{
     fmt::format::FmtSpan,
@@ -21,10 +24,7 @@ use tracing_subscriber::{
     registry::Registry,
 };
 
-use crate::{
-    harness::{Harness, ms, s},
-    telemetry::capture::{Capture, lose_and_fail, metered, telling},
-};
+use crate::telemetry::capture::{Capture, lose_and_fail, metered, telling};
 
 /// A node that is away and back again every other second.
 fn flap(harness: &Harness, node: usize, seconds: u64) {

@@ -1,7 +1,9 @@
 //! What is counted and timed.
 
+use redlock_tests::harness::{Harness, ms, s};
+
 use crate::{
-    harness::{Harness, Stubborn, ms, s},
+    sim::odd_nodes::Stubborn,
     telemetry::capture::{lose_and_fail, metered},
 };
 

@@ -1,131 +1,18 @@
-//! In-memory nodes and lock managers on a simulated runtime.
+//! Nodes in memory behind something that delays, repeats or refuses.
 
-use std::{
-    fmt,
-    future::Future,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use redlock_core::{
-    Acquire, AcquireReply, BackendError, BackendErrorKind, Error, Extend, LockBackend, MemoryBackend,
-    NodeOutcome, Redlock, RedlockBuilder, Release, ReleaseReply, Runtime, async_trait,
+    Acquire, AcquireReply, BackendError, BackendErrorKind, Extend, LockBackend, MemoryBackend, Release,
+    ReleaseReply, Runtime, async_trait,
 };
-use redlock_tests::sim_runtime::{Sim, SimRuntime};
-
-pub(crate) struct Harness {
-    pub(crate) sim: Sim,
-    pub(crate) runtime: SimRuntime,
-    pub(crate) nodes: Vec<MemoryBackend>,
-}
-
-impl Harness {
-    pub(crate) fn new(nodes: usize) -> Self {
-        Self::seeded(1, nodes)
-    }
-
-    pub(crate) fn seeded(seed: u64, nodes: usize) -> Self {
-        let sim = Sim::new(seed);
-        let runtime = sim.runtime();
-        let node = |number| MemoryBackend::new(runtime.clone()).with_name(format!("node {number}"));
-        let nodes = (0..nodes).map(node).collect();
-        Self { sim, runtime, nodes }
-    }
-
-    /// A manager with the defaults.
-    pub(crate) fn redlock(&self) -> Redlock {
-        self.builder().build().unwrap()
-    }
-
-    pub(crate) fn builder(&self) -> RedlockBuilder {
-        Redlock::builder(self.runtime.clone()).nodes(self.nodes.clone()).entropy(self.sim.entropy())
-    }
-
-    /// A manager whose nodes are behind something that gets in between.
-    pub(crate) fn redlock_over<B: LockBackend>(&self, wrap: impl Fn(MemoryBackend) -> B) -> Redlock {
-        let nodes = self.nodes.iter().cloned().map(wrap);
-        Redlock::builder(self.runtime.clone()).nodes(nodes).entropy(self.sim.entropy()).build().unwrap()
-    }
-
-    pub(crate) fn run<T>(&self, test: impl Future<Output = T>) -> T {
-        self.sim.run(test)
-    }
-
-    pub(crate) fn now(&self) -> Instant {
-        self.runtime.now()
-    }
-
-    pub(crate) async fn sleep(&self, millis: u64) {
-        self.runtime.sleep(ms(millis)).await;
-    }
-
-    /// What `future` gives, and how long it took.
-    pub(crate) async fn timed<T>(&self, future: impl IntoFuture<Output = T>) -> (T, Duration) {
-        let start = self.now();
-        let output = future.await;
-        (output, self.now() - start)
-    }
-
-    /// Drops the future after `after`, unless it is done by then.
-    pub(crate) async fn cancel_after<T>(
-        &self,
-        after: Duration,
-        future: impl Future<Output = T>,
-    ) -> Option<T> {
-        tokio::select! {
-            biased;
-            () = self.runtime.sleep(after) => None,
-            output = future => Some(output),
-        }
-    }
-
-    /// The values under a key, by node.
-    pub(crate) fn values(&self, key: &str) -> Vec<Option<String>> {
-        self.nodes.iter().map(|node| node.get(key)).collect()
-    }
-
-    pub(crate) fn assert_free(&self, key: &str) {
-        assert!(self.values(key).iter().all(Option::is_none), "{:?}", self.values(key));
-    }
-
-    pub(crate) fn requests(&self) -> Vec<u64> {
-        self.nodes.iter().map(MemoryBackend::requests).collect()
-    }
-
-    /// Neither tasks nor timers are left.
-    pub(crate) fn assert_at_rest(&self) {
-        assert_eq!((self.runtime.tasks(), self.runtime.timers()), (0, 0), "tasks and timers");
-    }
-}
-
-/// What each node said, in short: `g`ranted, `r`efused, re`m`oved, `n`ot held, `x` failed, `l`ate, `.` not
-/// waited for.
-pub(crate) fn answers(error: &Error) -> String {
-    let answer = |answer: &redlock_core::NodeReply| match answer.outcome {
-        NodeOutcome::Granted => 'g',
-        NodeOutcome::Refused => 'r',
-        NodeOutcome::Removed => 'm',
-        NodeOutcome::NotHeld => 'n',
-        NodeOutcome::Failed(_) => 'x',
-        NodeOutcome::Late => 'l',
-        NodeOutcome::Pending => '.',
-        _ => '?',
-    };
-    error.report().unwrap().replies.iter().map(answer).collect()
-}
-
-pub(crate) fn attempts(error: &Error) -> u32 {
-    error.report().unwrap().attempts
-}
-
-pub(crate) fn ms(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
-
-pub(crate) fn s(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
-}
+use redlock_tests::{
+    harness::{ms, s},
+    sim_runtime::SimRuntime,
+};
 
 /// A node behind a client library that has sent every request twice.
+#[derive(Debug)]
 pub(crate) struct Resending(pub(crate) MemoryBackend);
 
 #[async_trait]
@@ -146,6 +33,7 @@ impl LockBackend for Resending {
 }
 
 /// A node that an acquire needs some time to get to, and everything else 2 ms.
+#[derive(Debug)]
 pub(crate) struct Far {
     pub(crate) node: MemoryBackend,
     pub(crate) delay: Duration,
@@ -171,6 +59,7 @@ impl LockBackend for Far {
 }
 
 /// A node whose releases take another way: they arrive a second late, whatever has happened since.
+#[derive(Debug)]
 pub(crate) struct LateReleases {
     pub(crate) node: MemoryBackend,
     pub(crate) runtime: SimRuntime,
@@ -200,6 +89,7 @@ impl LockBackend for LateReleases {
 }
 
 /// A node that is stopped until `end`, and then runs the acquires of the meantime, but no release of it.
+#[derive(Debug)]
 pub(crate) struct Buffered {
     pub(crate) node: MemoryBackend,
     pub(crate) runtime: SimRuntime,
@@ -239,6 +129,7 @@ impl LockBackend for Buffered {
 
 /// A node whose acquires take 10 ms where the key is free. Its releases take another, faster way, but their
 /// answers a slower one.
+#[derive(Debug)]
 pub(crate) struct Overtaking {
     pub(crate) node: MemoryBackend,
     pub(crate) runtime: SimRuntime,
@@ -284,35 +175,5 @@ impl LockBackend for Stubborn {
             return Err(BackendError::new(BackendErrorKind::Transient, "no"));
         }
         self.0.release(request).await
-    }
-}
-
-impl fmt::Debug for Resending {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Resending")
-    }
-}
-
-impl fmt::Debug for Far {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Far")
-    }
-}
-
-impl fmt::Debug for Overtaking {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Overtaking")
-    }
-}
-
-impl fmt::Debug for Buffered {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Buffered")
-    }
-}
-
-impl fmt::Debug for LateReleases {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("LateReleases")
     }
 }

@@ -1,63 +1,8 @@
-//! In-memory nodes on a simulated clock.
+//! What a request has to be refused for, and for how long a lock may be valid: judged in another way than the core does.
 
-use std::{future::Future, pin::pin, task::Poll, time::Duration};
+use std::time::Duration;
 
-use redlock_core::{InvalidRequest, MAX_TTL, MemoryBackend, Redlock, RedlockBuilder, Runtime};
-use redlock_tests::sim_runtime::{Sim, SimRuntime};
-
-pub(crate) struct Harness {
-    pub(crate) sim: Sim,
-    pub(crate) runtime: SimRuntime,
-    pub(crate) nodes: Vec<MemoryBackend>,
-}
-
-impl Harness {
-    pub(crate) fn new(seed: u64, nodes: usize) -> Self {
-        let sim = Sim::new(seed);
-        let runtime = sim.runtime();
-        let nodes = (0..nodes).map(|_| MemoryBackend::new(runtime.clone())).collect();
-        Self { sim, runtime, nodes }
-    }
-
-    pub(crate) fn builder(&self) -> RedlockBuilder {
-        Redlock::builder(self.runtime.clone()).entropy(self.sim.entropy())
-    }
-
-    pub(crate) fn quorum(&self) -> usize {
-        self.nodes.len() / 2 + 1
-    }
-
-    pub(crate) async fn sleep(&self, duration: Duration) {
-        self.runtime.sleep(duration).await;
-    }
-
-    /// What comes of the future within `patience`; then it is dropped.
-    pub(crate) async fn within<T>(&self, patience: Duration, future: impl Future<Output = T>) -> Option<T> {
-        let (mut future, mut over) = (pin!(future), self.runtime.sleep(patience));
-        std::future::poll_fn(move |cx| match future.as_mut().poll(cx) {
-            Poll::Ready(output) => Poll::Ready(Some(output)),
-            Poll::Pending => over.as_mut().poll(cx).map(|()| None),
-        })
-        .await
-    }
-
-    /// On how many nodes a key holds this value.
-    pub(crate) fn holding(&self, key: &str, value: &str) -> usize {
-        self.nodes.iter().filter(|node| node.get(key).as_deref() == Some(value)).count()
-    }
-
-    /// No node has the key any more.
-    pub(crate) fn assert_free(&self, key: &str) {
-        for node in &self.nodes {
-            assert_eq!(node.get(key), None, "left under {key:?}");
-        }
-    }
-
-    /// Neither tasks nor timers are left.
-    pub(crate) fn assert_at_rest(&self) {
-        assert_eq!((self.runtime.tasks(), self.runtime.timers()), (0, 0), "tasks and timers");
-    }
-}
+use redlock_core::{InvalidRequest, MAX_TTL};
 
 /// What a request for these has to be refused for, told in another way than the core does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
