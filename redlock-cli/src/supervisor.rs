@@ -143,6 +143,7 @@ impl Supervisor<'_> {
                         "the command wants the terminal, and is stopped: --foreground lets it use the terminal",
                     );
                 }
+                self.monitor.check_minority();
                 if watchdog.is_dead() {
                     self.replace(watchdog, &running, lease, &mut watchdog_reported);
                 }
