@@ -1,5 +1,7 @@
 //! The attempts of one call: round after round, until one is won or none may follow.
 
+// Tests: below for the time budget; tests/tests/it/sim/waiting.rs, sim/bounds.rs.
+
 use std::{
     pin::pin,
     sync::Arc,
@@ -32,7 +34,6 @@ pub(crate) struct Options {
 }
 
 /// Makes rounds until one is won, or lost as the last.
-// Tests: tests/tests/it/sim/waiting.rs, sim/bounds.rs, sim/locking.rs.
 pub(crate) async fn acquire(
     nodes: &Arc<Nodes>,
     resources: &Resources,

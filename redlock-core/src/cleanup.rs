@@ -1,5 +1,7 @@
 //! Pending releases: a node could not be reached, or its reply does not settle whether the keys are gone.
 
+// Tests: below for the queue; tests/tests/it/sim/cleanup.rs.
+
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, PoisonError},

@@ -1,6 +1,8 @@
 //! Whose turn it is to extend. When extensions fall behind, the nearest deadlines go first, so that a process
 //! that is overloaded loses the locks that it cannot bear, and not all of them.
 
+// Tests: below for the order; tests/tests/it/sim/keep_alive.rs.
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::poll_fn,

@@ -3,6 +3,8 @@
 //! Written by hand instead of `FuturesUnordered`: nodes are few, and polling all of them again is cheaper
 //! than a queue of those that are ready.
 
+// Tests: below for panics; tests/tests/it/sim/locking.rs, sim/panics.rs.
+
 use std::{
     fmt,
     future::poll_fn,

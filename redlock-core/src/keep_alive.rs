@@ -1,5 +1,7 @@
 //! Extending a lock in the background for as long as it is needed.
 
+// Tests: below for the schedule; tests/tests/it/sim/keep_alive.rs, sim/using.rs.
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},

@@ -1,5 +1,7 @@
 //! A lock that is held: until when it is valid, how that ends, and a view of it for what it guards.
 
+// Tests: tests/tests/it/sim/extending.rs, sim/keep_alive.rs, sim/using.rs.
+
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -56,7 +58,6 @@ impl Lease {
 }
 
 /// What a lock, its leases and its keep-alive share.
-// Tests: tests/tests/it/sim/locking.rs, sim/extending.rs, sim/keep_alive.rs.
 #[derive(Debug)]
 pub(crate) struct LeaseState {
     pub(crate) nodes: Arc<Nodes>,

@@ -1,5 +1,7 @@
 //! A lock that its owner holds, and what is left behind when it is handed over.
 
+// Tests: tests/tests/it/sim/locking.rs, sim/extending.rs, sim/releasing.rs, sim/handover.rs.
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},

@@ -1,5 +1,7 @@
 //! One node: what it is asked, and what is known of it.
 
+// Tests: tests/tests/it/sim/panics.rs, sim/errors.rs, sim/limits.rs.
+
 use std::{
     future::Future,
     panic::AssertUnwindSafe,
@@ -29,7 +31,6 @@ use crate::{
     validity::Ttl,
 };
 
-// Tests: tests/tests/it/sim/panics.rs, sim/errors.rs, sim/limits.rs.
 #[derive(Debug)]
 pub(crate) struct Node {
     backend: Box<dyn LockBackend>,

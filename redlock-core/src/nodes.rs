@@ -1,6 +1,8 @@
 //! The nodes of one lock manager, and what all of them are asked at once. What they reply is recorded in the
 //! ledger of the claim.
 
+// Tests: tests/tests/it/sim/locking.rs, sim/extending.rs, sim/cleanup.rs.
+
 use std::{
     fmt,
     sync::{Arc, Mutex, PoisonError},
@@ -25,7 +27,6 @@ use crate::{
 };
 
 /// Everything that the locks of one manager share.
-// Tests: tests/tests/it/sim, sim/cleanup.rs for what is removed again.
 pub(crate) struct Nodes {
     settings: Arc<Settings>,
     telemetry: Arc<NodesTelemetry>,

@@ -1,5 +1,7 @@
 //! Asking a node again for its pending releases, in the background.
 
+// Tests: tests/tests/it/sim/cleanup.rs; cleanup.rs for the queue.
+
 use std::{sync::Arc, time::Duration};
 
 use crate::{
@@ -10,7 +12,6 @@ use crate::{
 };
 
 /// Has a node asked once more to remove the claim's keys.
-// Tests: tests/tests/it/sim/cleanup.rs; cleanup.rs for the queue.
 pub(crate) fn schedule_release(node: &Arc<Node>, claim: &Arc<Claim>) {
     let settings = &node.settings;
     let now = settings.now();

@@ -1,5 +1,7 @@
 //! The lock manager.
 
+// Tests: tests/tests/it/sim/locking.rs, sim/handover.rs, sim/using.rs.
+
 use std::{future::Future, sync::Arc, time::Duration};
 
 use crate::{

@@ -1,5 +1,7 @@
 //! A request for a lock: its options, and what is awaited.
 
+// Tests: tests/tests/it/sim/waiting.rs, sim/using.rs.
+
 use std::{future::IntoFuture, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
@@ -19,7 +21,6 @@ use crate::{
 /// [`Redlock::lock`](crate::Redlock::lock) makes one that results in a [`Lock`].
 /// [`Redlock::using`](crate::Redlock::using) makes one that runs a routine under the lock, `R` is
 /// [`Using`](crate::Using) then.
-// Tests: tests/tests/it/sim/waiting.rs, sim/using.rs.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is locked until the request is awaited"]
 pub struct LockRequest<R = ()> {

@@ -1,5 +1,7 @@
 //! Rounds: all nodes are asked, and the votes decide.
 
+// Tests: tests/tests/it/sim/locking.rs, sim/extending.rs, sim/releasing.rs.
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -21,7 +23,6 @@ use crate::{
 
 /// A round that acquires. Made before the first request, so that whatever ends it early also rolls it back:
 /// when it is dropped without having been won, its keys are removed in the background.
-// Tests: tests/tests/it/sim/locking.rs, sim/extending.rs, sim/releasing.rs.
 #[derive(Debug)]
 pub(crate) struct AcquireRound {
     pub(crate) nodes: Arc<Nodes>,

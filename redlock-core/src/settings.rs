@@ -1,5 +1,7 @@
 //! What all nodes of a lock manager are asked with: the runtime, the drift, and how long a reply may take.
 
+// Tests: below; tests/tests/it/sim/limits.rs.
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},

@@ -1,5 +1,7 @@
 //! Taking over a lock that another process has handed over.
 
+// Tests: tests/tests/it/sim/handover.rs, servers/handover.rs.
+
 use std::{sync::Arc, time::Duration};
 
 use crate::{
@@ -21,7 +23,6 @@ use crate::{
 /// touches the lock.
 ///
 /// When it is dropped without having been won, what it took is removed in the background.
-// Tests: tests/tests/it/sim/handover.rs.
 #[derive(Debug)]
 pub(crate) struct Takeover {
     old: Arc<Claim>,

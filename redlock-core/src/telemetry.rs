@@ -4,6 +4,8 @@
 //! called under a lock: a subscriber is foreign code. Without a feature, a twin with the same signatures and
 //! empty bodies replaces the module that needs it, so the logic has no `cfg`.
 
+// Tests: tests/tests/it/telemetry.
+
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{

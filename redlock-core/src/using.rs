@@ -1,5 +1,7 @@
 //! Running a routine under a lock.
 
+// Tests: tests/tests/it/sim/using.rs, sim/panics.rs.
+
 use std::{
     fmt,
     future::{Future, IntoFuture},
@@ -59,7 +61,6 @@ impl<F> fmt::Debug for Using<F> {
 /// Acquires a lock, runs a routine under it, and releases it. It can be sent to another thread when the routine
 /// can.
 // Written out: an `async` block has no name, and a boxed one would have to say whether it can be sent.
-// Tests: tests/tests/it/sim/using.rs, sim/panics.rs.
 #[must_use = "futures do nothing unless they are polled"]
 pub struct UsingFuture<F, Fut: Future>(State<F, Fut>);
 

@@ -1,5 +1,7 @@
 //! The votes of one round: the replies are collected here, [`Tally`] decides.
 
+// Tests: quorum.rs and reply.rs for what decides; tests/tests/it/sim/locking.rs, sim/one_server.rs.
+
 use std::{sync::Arc, time::Instant};
 
 use crate::{
@@ -13,7 +15,6 @@ use crate::{
 };
 
 /// The votes of a round, and the replies that they were made of.
-// Tests: quorum.rs and reply.rs for what decides; tests/tests/it/sim/locking.rs, sim/one_server.rs, sim/bounds.rs.
 #[derive(Debug)]
 pub(crate) struct Votes {
     nodes: Arc<Nodes>,

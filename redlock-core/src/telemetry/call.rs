@@ -1,5 +1,7 @@
 //! A call of the user's, from its first poll to its end.
 
+// Tests: tests/tests/it/telemetry/calls.rs.
+
 use std::future::Future;
 
 use super::{events, in_a_destructor, labels::Label, metrics, moment::Moment};

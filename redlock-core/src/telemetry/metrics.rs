@@ -1,5 +1,7 @@
 //! Counters, a gauge and histograms. Labels are few and bounded: no names of resources.
 
+// Tests: tests/tests/it/telemetry/metrics.rs.
+
 use std::{
     sync::{
         Arc,

@@ -1,5 +1,7 @@
 //! The clock, for telemetry only: without telemetry nobody reads it (moment_off.rs).
 
+// Tests: tests/tests/it/telemetry/calls.rs.
+
 use std::time::{Duration, Instant};
 
 use crate::runtime::Runtime;
