@@ -88,8 +88,8 @@ impl Harness {
     pub async fn cancel_after<T>(&self, after: Duration, future: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;
-            () = self.runtime.sleep(after) => None,
             output = future => Some(output),
+            () = self.runtime.sleep(after) => None,
         }
     }
 
