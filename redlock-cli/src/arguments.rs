@@ -1,44 +1,50 @@
-//! What can be said on the command line.
+//! The command line.
 
 use std::{ffi::OsString, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use redlock_redis_rs::MAX_TTL;
 
 use crate::{
     exit::{Failure, USAGE},
-    help,
+    help, usage,
 };
 
-/// What the arguments ask for.
+/// Reads a command line, whose first word is the program's name.
 ///
 /// # Errors
 ///
-/// When they ask for help, or are no valid command line.
+/// When it asks for help, or is invalid.
 pub fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Action, NotRun> {
-    Arguments::try_parse_from(line).map(|arguments| arguments.action).map_err(|error| {
-        let text = error.render().to_string();
+    let line: Vec<OsString> = line.into_iter().collect();
+    Arguments::try_parse_from(&line).map(|arguments| arguments.action).map_err(|error| {
         if error.use_stderr() {
-            let text = text.trim_end();
-            NotRun::Usage(Failure::new(USAGE, text.strip_prefix("error: ").unwrap_or(text)))
+            NotRun::Usage(Failure::new(USAGE, usage::explain(&error, &definitions(), &line)))
         } else {
-            NotRun::Help(text)
+            NotRun::Help(error.render().to_string())
         }
     })
 }
 
-/// Why arguments are not an action.
+/// All subcommands and options.
+pub(crate) fn definitions() -> clap::Command {
+    Arguments::command()
+}
+
+/// Why there is nothing to perform.
 #[derive(Debug)]
 pub enum NotRun {
-    /// They ask for this text.
+    /// The help that the line asks for.
     Help(String),
-    /// They are invalid.
+    /// What is wrong with the line.
     Usage(Failure),
 }
 
-/// Runs commands under a distributed lock over independent Redis servers (Redlock).
+/// Runs commands under a distributed lock over independent Redis servers (the Redlock algorithm).
 #[derive(Debug, Parser)]
-#[command(name = "redlock", version, max_term_width = 100)]
-#[command(after_help = help::SHORT, after_long_help = help::LONG)]
+#[command(name = "redlock", version, max_term_width = 100, arg_required_else_help = false)]
+#[command(after_help = help::SHORT, after_long_help = help::long(&help::RUN))]
 struct Arguments {
     #[command(subcommand)]
     action: Action,
@@ -50,87 +56,92 @@ struct Arguments {
 pub enum Action {
     Run(Run),
     Status(Status),
+    Completions(Completions),
+    #[command(hide = true)]
+    Man(Man),
     #[command(hide = true)]
     Watchdog(Watchdog),
 }
 
-/// Runs a command while it holds a lock, which is extended until the command has ended.
+/// Runs a command under a lock, which is extended until the command ends.
 ///
-/// When the lock is lost, the command is stopped. Standard input, output and error are the command's own.
+/// When the lock is lost, the command is stopped. Standard input, output and error belong to the command.
 #[derive(Debug, Args)]
-#[command(after_help = help::SHORT, after_long_help = help::LONG)]
+#[command(after_help = help::SHORT, after_long_help = help::long(&help::RUN))]
 pub struct Run {
     /// Which nodes to ask.
     #[command(flatten)]
     pub nodes: Nodes,
 
-    /// What to lock: each name is a key on every node. Several are locked together or not at all.
+    /// What to lock: each name is a key on every node. Several names are locked together or not at all.
     #[arg(required = true, value_name = "RESOURCE")]
     pub resources: Vec<String>,
 
-    /// The command, and its arguments.
+    /// The command and its arguments.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 
-    /// How long the lock lives without an extension: so long it blocks others when this machine dies.
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    /// How long the lock lives without an extension, and so how long it blocks others after this machine
+    /// dies.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = ttl)]
     pub ttl: Duration,
 
-    /// Give up when the lock cannot be had within this time; 0 tries once [default: wait for ever].
+    /// Give up when the lock is not acquired within this time; 0 tries once [default: wait forever].
     #[arg(short, long, value_name = "TIME", value_parser = duration)]
     pub wait: Option<Duration>,
 
-    /// Try once, as `--wait 0`.
+    /// Try once, like `--wait 0`.
     #[arg(short, long, conflicts_with = "wait")]
     pub no_wait: bool,
 
-    /// The pause between two attempts, give or take a half.
+    /// The pause between two attempts, plus or minus up to a half of it at random.
     #[arg(long, value_name = "TIME", default_value = "200ms", value_parser = duration)]
     pub retry_delay: Duration,
 
-    /// The exit code when somebody else holds the lock.
+    /// The exit code when another owner holds the lock.
     #[arg(short = 'E', long, value_name = "CODE", default_value_t = crate::exit::TAKEN)]
     pub conflict_exit_code: u8,
 
-    /// How long a command that is stopped has between SIGTERM and SIGKILL, at most a third of the ttl
-    /// [default: a third of the ttl].
+    /// The time between SIGTERM and SIGKILL when the command is stopped, at most a third of the TTL
+    /// [default: a third of the TTL].
     #[arg(short, long, value_name = "TIME", value_parser = duration)]
     pub kill_after: Option<Duration>,
 
-    /// Stop the command when it has run for this long.
+    /// Stop the command after this time.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub at_most: Option<Duration>,
 
     /// Leave the command in this process group, so that it can use the terminal. Then only the command itself
-    /// is stopped, and not what it has started.
+    /// is stopped, not the processes that it started.
     #[arg(long)]
     pub foreground: bool,
 
-    /// Say what each node answers, and what happens to the lock.
+    /// Print what each node answers, and what happens to the lock.
     #[arg(short, long)]
     pub verbose: bool,
 
-    /// Do not say that somebody else holds the lock: the exit code tells.
+    /// Do not report that another owner holds the lock (the exit code does), or that a minority of the nodes
+    /// does not work.
     #[arg(short, long)]
     pub quiet: bool,
 }
 
-/// Tells which nodes hold a key, for whom and for how long.
+/// Shows which nodes hold a key, for whom and for how long.
 ///
-/// It is for people: the answer is old when it is printed. To do something only while nobody else does, use
-/// `run`.
+/// This is for people: the answer may be out of date when it is printed. To do something only while nobody
+/// else does it, use `run`.
 #[derive(Debug, Args)]
-#[command(after_help = help::STATUS)]
+#[command(after_help = help::long(&help::STATUS))]
 pub struct Status {
     /// Which nodes to ask.
     #[command(flatten)]
     pub nodes: Nodes,
 
-    /// What to look at.
+    /// The names to look up.
     #[arg(required = true, value_name = "RESOURCE")]
     pub resources: Vec<String>,
 
-    /// How long each node has for its answer.
+    /// The time that each node has for its answer.
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
     pub timeout: Duration,
 }
@@ -138,14 +149,31 @@ pub struct Status {
 /// The nodes that are given, not those of the environment.
 #[derive(Debug, Args)]
 pub struct Nodes {
-    /// A node, as redis://host:port or host:port, once for each. Instead, the environment variable
-    /// REDLOCK_NODES can list them, with commas or blanks in between: it hides passwords from the process
-    /// list.
+    /// A node, as redis://host:port or host:port; repeat the option for each node. Instead, the environment
+    /// variable REDLOCK_NODES can list the nodes, separated by commas or blanks: it keeps passwords out of
+    /// the process list.
     #[arg(long = "node", value_name = "URL")]
     pub urls: Vec<String>,
 }
 
-/// Stops the command of the `redlock run` that started it, when that one can no longer do it.
+/// Prints a script that completes command lines of `redlock` in a shell.
+#[derive(Debug, Args)]
+#[command(after_help = help::long(&help::COMPLETIONS))]
+pub struct Completions {
+    /// The shell that runs the script.
+    #[arg(value_name = "SHELL")]
+    pub shell: Shell,
+}
+
+/// Prints a page of the manual, in roff.
+#[derive(Debug, Args)]
+pub struct Man {
+    /// The subcommand that the page is about [default: none, but `redlock` itself].
+    #[arg(value_name = "SUBCOMMAND", value_parser = ["run", "status", "completions"])]
+    pub subcommand: Option<String>,
+}
+
+/// Stops the command of the `redlock run` that started it, when that process can no longer do so.
 #[derive(Debug, Args)]
 pub struct Watchdog {
     /// In milliseconds.
@@ -161,16 +189,28 @@ impl Watchdog {
 }
 
 /// `500ms`, `1h 30m`, or a number of seconds.
-fn duration(text: &str) -> Result<Duration, String> {
-    if let Ok(seconds) = text.parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string());
-    }
-    humantime::parse_duration(text).map_err(|error| error.to_string())
+fn duration(text: &str) -> Result<Duration, &'static str> {
+    let duration = match text.parse::<f64>() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
+        Err(_) => humantime::parse_duration(text).ok(),
+    };
+    duration.ok_or("not a duration like 10s or 2m")
 }
+
+fn ttl(text: &str) -> Result<Duration, &'static str> {
+    match duration(text)? {
+        ttl if ttl < MIN_TTL => Err("too short: at least 3ms"),
+        ttl if ttl > MAX_TTL => Err("too long: at most 100 years"),
+        ttl => Ok(ttl),
+    }
+}
+
+/// Of less, clock drift leaves nothing.
+const MIN_TTL: Duration = Duration::from_millis(3);
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use redlock_redis_rs::{Error, MemoryBackend, Redlock, TokioRuntime};
 
     use super::*;
 
@@ -189,6 +229,19 @@ mod tests {
         }
         for text in ["", "-1", "nan", "inf", "soon", "1e300"] {
             assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_ttl_is_refused_here_if_and_only_if_the_library_refuses_it() {
+        let runtime = TokioRuntime::current();
+        let node = MemoryBackend::new(runtime.clone());
+        let redlock = Redlock::builder(runtime).node(node).build().unwrap();
+        for nanos in [0, 1, 2_999_999, 3_000_000, 3_000_001, MAX_TTL.as_nanos(), MAX_TTL.as_nanos() + 1] {
+            let text = format!("{nanos}ns");
+            let given = Duration::new((nanos / 1_000_000_000) as u64, (nanos % 1_000_000_000) as u32);
+            let refused = matches!(redlock.lock("x", given).await, Err(Error::InvalidRequest(_)));
+            assert_eq!(ttl(&text).is_err(), refused, "{text}");
         }
     }
 

@@ -1,47 +1,82 @@
-//! What `--help` says beyond the options.
+//! What `--help` and the manual say beyond the options.
+
+/// A part of the help, with its title in the manual.
+pub(crate) type Section = (&'static str, &'static str);
+
+/// One text of several sections.
+pub(crate) fn long(sections: &[Section]) -> String {
+    sections.iter().map(|(_, text)| *text).collect::<Vec<_>>().join("\n\n")
+}
 
 pub(crate) const SHORT: &str = "\
-`redlock run --help` has examples, the exit codes, and what holds when something fails.";
+`redlock run --help` has examples, the exit codes, and what happens when something fails.";
 
-pub(crate) const LONG: &str = "\
+pub(crate) const RUN: [Section; 5] = [
+    ("EXAMPLES", EXAMPLES),
+    ("EXIT STATUS", EXIT_CODES),
+    ("DURATIONS", DURATIONS),
+    ("WHEN THE COMMAND IS STOPPED", STOPPING),
+    ("ENVIRONMENT", ENVIRONMENT),
+];
+
+pub(crate) const STATUS: [Section; 1] = [("EXIT STATUS", STATUS_CODES)];
+
+pub(crate) const COMPLETIONS: [Section; 1] = [("EXAMPLES", COMPLETION_FILES)];
+
+/// On the first page of the manual.
+pub(crate) const PAGES: [Section; 1] = [("SEE ALSO", SEE_ALSO)];
+
+const EXAMPLES: &str = "\
 Examples:
   export REDLOCK_NODES=redis://a:6379,redis://b:6379,redis://c:6379
   redlock run nightly-report -- /usr/local/bin/report
   redlock run --no-wait --conflict-exit-code 0 cron:cleanup -- cleanup.sh
   redlock run --wait 5m --at-most 1h deploy:shop deploy:db -- ./deploy.sh production
-  redlock status nightly-report
+  redlock status nightly-report";
 
-Exit codes of `run`: the command's own, 128+N when signal N ended it, and
-  64   the arguments make no sense
+const EXIT_CODES: &str = "\
+Exit codes of `run`: the command's own, 128+N if signal N ended the command, and
+  64   invalid arguments
   69   no quorum: too few nodes answered
-  71   the system would not start a process
-  75   taken: somebody else holds the lock (another code by --conflict-exit-code)
+  71   the system could not start a process
+  75   contended: another owner holds the lock (--conflict-exit-code sets another code)
   78   rejected by so many nodes that no quorum is left: password, permissions, type of a key
-  79   lost: the lock was lost before the command had ended, so it was stopped, or
-       was found to be gone afterwards, whatever the command's own exit code was
-  124  --at-most was over, so the command was stopped
+  79   lost: the lock was lost before the command ended, so the command was stopped; or
+       the lock was found to be gone afterwards, whatever the command's own exit code was
+  124  the command was stopped after --at-most
   126  the command cannot be executed
   127  the command was not found
-A signal while it waits for the lock ends the wait, with 128+N and without a trace.
+A signal that arrives while `run` waits for the lock ends the wait with 128+N and leaves no key behind.";
 
-A time is a number of seconds, or has units, as 500ms or \"1h 30m\".
+const DURATIONS: &str = "\
+A TIME is a number of seconds, or has units, such as 500ms or \"1h 30m\".";
 
-The command is stopped when nodes say that the lock is gone, or when no more than --kill-after is left of its
-validity because no quorum extends it: SIGTERM, and SIGKILL after --kill-after, which is before the validity ends. It
-is so also when redlock itself is killed or stopped. Signals go to the command's process group, so they reach what it
-has started, unless that moved to a group of its own. SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1 and SIGUSR2 are passed
-on to it.
+const STOPPING: &str = "\
+The command is stopped when the nodes say that the lock is gone. It is also stopped when no quorum extends the lock and
+only --kill-after is left of its validity. First it gets SIGTERM, then, after --kill-after and before the validity ends,
+SIGKILL. This also holds when redlock itself is killed or stopped. Signals go to the command's process group, so they
+reach the processes that it started, unless those have moved to a group of their own. SIGHUP, SIGINT, SIGQUIT, SIGTERM,
+SIGUSR1 and SIGUSR2 are passed on to the command.";
 
-The command sees what it holds:
-  REDLOCK_RESOURCES  the names, one a line
-  REDLOCK_TTL_MS     the ttl in milliseconds
-  REDLOCK_HOLDER     the beginning of the lock's token, as `redlock status` shows it";
+const ENVIRONMENT: &str = "\
+The command finds in its environment:
+  REDLOCK_RESOURCES  the names, one per line
+  REDLOCK_TTL_MS     the TTL in milliseconds
+  REDLOCK_HOLDER     the first digits of the lock's token, as `redlock status` shows them";
 
-pub(crate) const STATUS: &str = "\
-Exit codes, the highest that any of the resources has:
+const STATUS_CODES: &str = "\
+Exit codes, the highest of all resources:
   0   free on a majority of the nodes
-  1   undecided: no majority says the same
-  64  the arguments make no sense
+  1   undecided: no majority of the nodes says the same
+  64  invalid arguments
   69  no quorum: too few nodes answered
-  75  held by one holder on a majority of the nodes
+  75  held by one owner on a majority of the nodes
   78  rejected by so many nodes that no quorum is left";
+
+const COMPLETION_FILES: &str = "\
+Examples:
+  redlock completions bash >/usr/share/bash-completion/completions/redlock
+  redlock completions zsh >/usr/share/zsh/site-functions/_redlock
+  redlock completions fish >/usr/share/fish/vendor_completions.d/redlock.fish";
+
+const SEE_ALSO: &str = "redlock-run(1), redlock-status(1), redlock-completions(1)";

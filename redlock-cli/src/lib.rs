@@ -6,6 +6,7 @@ compile_error!("the redlock command needs process groups and signals, so a Unix 
 mod arguments;
 mod child;
 mod exit;
+mod generate;
 mod help;
 mod monitor;
 mod nodes;
@@ -16,6 +17,7 @@ mod signals;
 mod status;
 mod stop_reason;
 mod supervisor;
+mod usage;
 mod watchdog;
 
 use std::{env, future::Future, io, process::ExitCode};
@@ -54,6 +56,16 @@ fn perform(action: &Action) -> u8 {
     let code = match action {
         Action::Run(run) => on_threads(|| run::run(run, &output)),
         Action::Status(status) => on_threads(|| status::status(status)),
+        Action::Completions(completions) => {
+            output::print(&generate::completions(&arguments::definitions(), completions.shell));
+            Ok(SUCCESS)
+        }
+        Action::Man(man) => generate::page(&arguments::definitions(), man.subcommand.as_deref())
+            .map(|page| {
+                output::print(&page);
+                SUCCESS
+            })
+            .map_err(|error| Failure::new(OS_ERROR, format!("cannot write the page: {error}"))),
         Action::Watchdog(watchdog) => return watchdog::watch(watchdog.grace()),
     };
     let code = code.unwrap_or_else(|failure| output.failed(&failure));
@@ -80,7 +92,7 @@ fn runtime() -> io::Result<Runtime> {
 #[doc(hidden)]
 pub mod internals {
     pub use crate::{
-        arguments::{Action, Nodes, NotRun, Run, Status, Watchdog, parse},
+        arguments::{Action, Completions, Man, Nodes, NotRun, Run, Status, Watchdog, parse},
         exit::{Failure, USAGE},
         nodes::open_given,
     };

@@ -11,7 +11,7 @@ use std::{
 
 use redlock_redis_rs::{
     Acquire, AcquireReply, BackendError, BoxFuture, Extend, Inspect, KeyState, LockBackend, NodeOutcome,
-    RedisBackend, Redlock, Release, ReleaseReply, Runtime, Token, TokioRuntime, async_trait,
+    NodeReply, RedisBackend, Redlock, Release, ReleaseReply, Runtime, Token, TokioRuntime, async_trait,
 };
 use tokio::time::{sleep, timeout};
 
@@ -24,6 +24,7 @@ use crate::{
 pub(crate) fn monitored(
     nodes: Vec<RedisBackend>,
     output: &Output,
+    quiet: bool,
 ) -> Result<(Redlock, Arc<NodeMonitor>), Failure> {
     let statuses = nodes
         .iter()
@@ -31,13 +32,18 @@ pub(crate) fn monitored(
             name: node.name().unwrap_or_default().to_owned(),
             last: None,
             failing: false,
+            has_no_vote: None,
         })
         .collect();
     let monitor = Arc::new(NodeMonitor {
         output: output.clone(),
         under_way: AtomicUsize::new(0),
         warns: AtomicBool::new(false),
-        state: Mutex::new(State { nodes: statuses, no_quorum: false }),
+        state: Mutex::new(State {
+            nodes: statuses,
+            no_quorum: false,
+            minority: if quiet { Minority::Reported } else { Minority::NoLock },
+        }),
     });
     let runtime = CountingRuntime { runtime: TokioRuntime::current(), monitor: monitor.clone() };
     let nodes = nodes.into_iter().enumerate();
@@ -62,6 +68,16 @@ struct State {
     nodes: Vec<NodeStatus>,
     /// Whether it has been reported that there is no quorum.
     no_quorum: bool,
+    minority: Minority,
+}
+
+/// Whether to report that a minority of the nodes does not work: once, when there is a lock that it may
+/// endanger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Minority {
+    NoLock,
+    Watched,
+    Reported,
 }
 
 #[derive(Debug)]
@@ -69,6 +85,8 @@ struct NodeStatus {
     name: String,
     last: Option<String>,
     failing: bool,
+    /// Why it has no vote, though it answers: it is the same server as another node.
+    has_no_vote: Option<String>,
 }
 
 impl NodeMonitor {
@@ -79,7 +97,7 @@ impl NodeMonitor {
     /// What each node answered last.
     pub(crate) fn summary(&self) -> String {
         let words =
-            |node: &NodeStatus| format!("{}: {}", node.name, node.last.as_deref().unwrap_or("no answer yet"));
+            |node: &NodeStatus| format!("{}: {}", node.name, node.last.as_deref().unwrap_or(NO_ANSWER));
         self.state().nodes.iter().map(words).collect::<Vec<_>>().join("; ")
     }
 
@@ -91,6 +109,47 @@ impl NodeMonitor {
             }
         };
         let _ = timeout(patience, answered).await;
+    }
+
+    /// There is a lock, by these replies.
+    pub(crate) fn acquired(&self, replies: &[NodeReply]) {
+        let mut state = self.state();
+        for reply in replies {
+            if matches!(reply.outcome, NodeOutcome::Failed(_))
+                && let Some(node) = state.nodes.get_mut(reply.node).filter(|node| !node.failing)
+            {
+                node.has_no_vote = Some(reply.outcome.to_string());
+            }
+        }
+        if state.minority == Minority::NoLock {
+            state.minority = Minority::Watched;
+        }
+    }
+
+    /// Reports a minority that does not work, if there is one and it has not been reported.
+    pub(crate) fn check_minority(&self) {
+        self.report_minority(|node| node.fault());
+    }
+
+    /// As [`check_minority`](Self::check_minority), when nobody waits for answers any more.
+    pub(crate) fn finish(&self) {
+        self.report_minority(|node| {
+            node.fault().or_else(|| node.last.is_none().then(|| NO_ANSWER.to_owned()))
+        });
+    }
+
+    fn report_minority(&self, fault: impl Fn(&NodeStatus) -> Option<String>) {
+        let mut state = self.state();
+        let faults: Vec<String> =
+            state.nodes.iter().filter_map(|node| Some(format!("{}: {}", node.name, fault(node)?))).collect();
+        let working = state.nodes.len() - faults.len();
+        if state.minority == Minority::Watched && !faults.is_empty() && working > state.nodes.len() / 2 {
+            state.minority = Minority::Reported;
+            drop(state);
+            let faults = faults.join("; ");
+            self.output
+                .print(format!("a minority of the nodes does not work ({faults}): the others hold the lock"));
+        }
     }
 
     fn answered(&self, node: usize, verb: &str, took: Duration, answer: &NodeOutcome) {
@@ -117,6 +176,12 @@ impl NodeMonitor {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl NodeStatus {
+    fn fault(&self) -> Option<String> {
+        self.has_no_vote.clone().or_else(|| self.last.clone().filter(|_| self.failing))
     }
 }
 
@@ -244,4 +309,5 @@ fn granted(reply: &AcquireReply) -> NodeOutcome {
     }
 }
 
+const NO_ANSWER: &str = "no answer yet";
 const POLL_INTERVAL: Duration = Duration::from_millis(1);

@@ -15,8 +15,8 @@ pub(crate) fn print(text: &str) {
     let _ = io::stdout().write_all(text.as_bytes());
 }
 
-/// Prints messages on a thread of its own: a reader that does not read must not delay what extends the lock, or
-/// what stops the command.
+/// Prints messages on a thread of its own: a reader that does not read must not delay what extends the lock,
+/// or what stops the command.
 #[derive(Clone, Debug)]
 pub(crate) struct Output {
     verbose: bool,
@@ -66,10 +66,16 @@ fn print_all(lines: &Receiver<Line>) {
     while let Ok(line) = lines.recv() {
         match line {
             // There is no other place to report that standard error is gone.
-            Line::Message(message) => drop(writeln!(io::stderr(), "redlock: {message}")),
+            Line::Message(message) => drop(io::stderr().write_all(named(&message).as_bytes())),
             Line::End(end) => drop(end.send(())),
         }
     }
+}
+
+/// The message with the program's name before each of its lines: whoever reads it may not know who has
+/// written it.
+fn named(message: &str) -> String {
+    message.lines().map(|line| format!("redlock: {line}\n")).collect()
 }
 
 /// A duration as people read it: three digits are enough.

@@ -8,8 +8,7 @@ use rustix::process::Signal;
 use crate::{
     arguments::Run,
     exit::{self, Failure, OS_ERROR, USAGE},
-    monitor::{self},
-    nodes,
+    monitor, nodes,
     output::{Output, readable},
     processes,
     signals::{self, PASSED_ON, Signals, ends_a_wait},
@@ -20,9 +19,9 @@ use crate::{
 pub(crate) async fn run(arguments: &Run, output: &Output) -> Result<u8, Failure> {
     let grace = arguments.kill_after.unwrap_or(arguments.ttl / 3);
     if grace > arguments.ttl / 3 {
-        return Err(Failure::new(USAGE, GRACE_TOO_LONG));
+        return Err(Failure::new(USAGE, too_long(grace, arguments.ttl)));
     }
-    let (redlock, monitor) = monitor::monitored(nodes::open(&arguments.nodes)?, output)?;
+    let (redlock, monitor) = monitor::monitored(nodes::open(&arguments.nodes)?, output, arguments.quiet)?;
     let mut wanted = PASSED_ON.to_vec();
     if !arguments.foreground {
         // In the foreground, the terminal stops the command as well.
@@ -42,6 +41,7 @@ pub(crate) async fn run(arguments: &Run, output: &Output) -> Result<u8, Failure>
         Ok(lock) => {
             monitor.warn(true);
             report_acquired(&lock, output);
+            monitor.acquired(lock.replies());
             let supervisor = Supervisor { arguments, output, monitor: &monitor, names, grace };
             supervisor.run(lock, &mut signals).await
         }
@@ -60,6 +60,7 @@ pub(crate) async fn run(arguments: &Run, output: &Output) -> Result<u8, Failure>
     monitor.warn(false);
     // What is sent in the background would end with this process.
     monitor.all_answered(LAST_ANSWERS).await;
+    monitor.finish();
     outcome
 }
 
@@ -95,6 +96,15 @@ async fn acquire(request: LockRequest, signals: &mut Signals) -> Result<Lock, No
     }
 }
 
+fn too_long(grace: Duration, ttl: Duration) -> String {
+    format!(
+        "--kill-after is {}, and may be a third of --ttl at most, which is {}: it is kept free at the end of the TTL, and \
+         an extension may not come before half of it",
+        readable(grace),
+        readable(ttl / 3)
+    )
+}
+
 fn report_acquired(lock: &Lock, output: &Output) {
     output.verbose(|| {
         let replies: Vec<String> = lock.replies().iter().map(ToString::to_string).collect();
@@ -109,8 +119,6 @@ fn report_acquired(lock: &Lock, output: &Output) {
     });
 }
 
-const GRACE_TOO_LONG: &str = "--kill-after may be a third of --ttl at most: it is kept free at the end of the TTL, and an \
-                              extension may not come before half of it";
 /// Linux takes 128 KiB for a variable with its name and its end; in all, the command gets no more than this
 /// process got, since the names are arguments here.
 const MAX_NAMES: usize = 128 * 1_024 - RESOURCES.len() - 2;

@@ -35,7 +35,7 @@ impl Supervisor<'_> {
         let environment = [
             (RESOURCES, self.names.clone()),
             ("REDLOCK_TTL_MS", Some(self.arguments.ttl.as_millis().to_string())),
-            ("REDLOCK_HOLDER", Some(lock.token().as_str().chars().take(HOLDER_DIGITS).collect())),
+            ("REDLOCK_HOLDER", Some(lock.token().prefix().to_owned())),
         ];
         let kept = lock.keep_alive();
         let lease = kept.lease();
@@ -143,6 +143,7 @@ impl Supervisor<'_> {
                         "the command wants the terminal, and is stopped: --foreground lets it use the terminal",
                     );
                 }
+                self.monitor.check_minority();
                 if watchdog.is_dead() {
                     self.replace(watchdog, &running, lease, &mut watchdog_reported);
                 }
@@ -230,8 +231,6 @@ impl Supervisor<'_> {
     }
 }
 
-/// As much of the token as `redlock status` shows.
-const HOLDER_DIGITS: usize = 8;
 /// The variable with the names.
 pub(crate) const RESOURCES: &str = "REDLOCK_RESOURCES";
 const CHECKS_PER_TTL: u32 = 20;

@@ -1,7 +1,7 @@
 //! A process beside `redlock run`, for when that one cannot stop the command: it was killed, or hangs.
 //!
-//! A pipe leads to it, over which it learns until when the lock is valid, and what to stop. Both processes read the
-//! same clock of the system, so an instant means the same to both.
+//! A pipe leads to it, over which it learns until when the lock is valid, and what to stop. Both processes
+//! read the same clock of the system, so an instant means the same to both.
 
 use std::{
     io::{self, BufRead, Read, Write},
@@ -34,11 +34,11 @@ pub(crate) struct Watchdog {
 }
 
 impl Watchdog {
-    /// Starts a watchdog that leaves `grace` between SIGTERM and SIGKILL, and waits for up to `patience` until it
-    /// is ready.
+    /// Starts a watchdog that leaves `grace` between SIGTERM and SIGKILL, and waits for up to `patience`
+    /// until it is ready.
     ///
-    /// A signal that is sent to all processes at once can end a watchdog that does not ignore it yet; then another
-    /// one is started.
+    /// A signal that is sent to all processes at once can end a watchdog that does not ignore it yet; then
+    /// another one is started.
     pub(crate) fn start(grace: Duration, patience: Duration) -> io::Result<Self> {
         let start = Instant::now();
         for _ in 0..MAX_STARTS {
@@ -195,14 +195,15 @@ pub(crate) fn watch(grace: Duration) -> u8 {
     SUCCESS
 }
 
-/// What is to be stopped, until when and why, unless `redlock run` has reported why; `None` when `redlock run` has
-/// ended well.
+/// What is to be stopped, until when and why, unless `redlock run` has reported why; `None` when `redlock
+/// run` has ended well.
 fn receive(messages: &Receiver<Message>, grace: Duration) -> Option<(Target, Stop, Option<&'static str>)> {
     let mut target = None;
     let mut valid_until = now();
     let mut kill_at = None;
     loop {
-        // `redlock run` stops the command `grace` before the end. If it has not when half of that is left, it hangs.
+        // `redlock run` stops the command `grace` before the end. If it has not when half of that is left, it
+        // hangs.
         let act_at = kill_at.unwrap_or_else(|| valid_until.saturating_sub(grace / 2));
         let left = match target {
             Some(_) => act_at.saturating_sub(now()).min(MAX_SLEEP),
@@ -221,8 +222,8 @@ fn receive(messages: &Receiver<Message>, grace: Duration) -> Option<(Target, Sto
             Err(RecvTimeoutError::Timeout) => {
                 if let Some(target) = target.filter(|_| now() >= act_at) {
                     let stop = Stop { kill_at: kill_at.unwrap_or(valid_until), begun: kill_at.is_some() };
-                    // A `redlock run` that has begun to stop the command does run: a command that ignores SIGTERM is no
-                    // reason to report it.
+                    // A `redlock run` that has begun to stop the command does run: a command that ignores
+                    // SIGTERM is no reason to report it.
                     return Some((target, stop, kill_at.is_none().then_some(SILENT)));
                 }
             }
@@ -250,8 +251,8 @@ fn stop(target: Target, stop: Stop) {
     target.signal(Signal::KILL);
 }
 
-/// A clock that all processes share, and that counts the time in which the machine was suspended where there is
-/// such a clock.
+/// A clock that all processes share, and that counts the time in which the machine was suspended where there
+/// is such a clock.
 fn now() -> Duration {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let clock = ClockId::Boottime;

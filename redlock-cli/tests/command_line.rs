@@ -134,6 +134,175 @@ fn what_a_node_would_pass_over_is_an_error_that_names_the_part() {
     }
 }
 
+#[test]
+fn every_line_of_standard_error_names_the_program() {
+    for line in [
+        &[][..],
+        &["rnu"],
+        &["run"],
+        &["run", "job", "true"],
+        &["run", "--ttl", "abc", "job", "--", "true"],
+        &["run", "--no-wait", "--wait", "1s", "job", "--", "true"],
+        &["run", "--verbos", "job", "--", "true"],
+        &["status"],
+        &["status", "job"],
+        &["completions", "cmd.exe"],
+    ] {
+        let output = redlock(line);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(64), "{line:?}: {said}");
+        let named = |line: &str| line.strip_prefix("redlock: ").is_some_and(|rest| !rest.trim().is_empty());
+        assert!(!said.is_empty() && said.lines().all(named), "{line:?}: {said}");
+        assert!(!said.contains("error: "), "redlock: error: says it twice: {said}");
+    }
+}
+
+#[test]
+fn a_word_that_is_almost_known_gets_a_suggestion() {
+    for (line, suggestion) in [
+        (&["rnu", "job", "--", "true"][..], "'run'"),
+        (&["stauts", "job"], "'status'"),
+        (&["run", "--tll", "5s", "job", "--", "true"], "'--ttl'"),
+    ] {
+        let said = said(line);
+        assert!(said.contains("similar") && said.contains(suggestion), "{line:?}: {said}");
+    }
+}
+
+#[test]
+fn a_command_without_dashes_before_it_is_an_error_that_shows_the_line_with_them() {
+    for (line, corrected) in [
+        (&["run", "job", "true"][..], "redlock run job -- true"),
+        (&["run", "--ttl", "10s", "-nv", "job", "make", "-j4"], "redlock run --ttl 10s -nv job -- make ..."),
+        (
+            &["run", "--ttl=10s", "-w5", "my job", "-k", "1s", "./x"],
+            "redlock run --ttl=10s -w5 'my job' -k 1s -- ./x",
+        ),
+        (&["run", "job", "mysql", "--password=hidden"], "redlock run job -- mysql ..."),
+        (&["run", "--node", "a:1", "job", "true"], "redlock run --node a:1 job -- true"),
+        // Anything in such a line can be a part of a password.
+        (
+            &["run", "--node", "redis://:1 hidden@a", "job", "true"],
+            "redlock run [OPTIONS] RESOURCE... -- COMMAND",
+        ),
+        (
+            &["run", "--node", "redis://:1", "hidden", "2@a", "job"],
+            "redlock run [OPTIONS] RESOURCE... -- COMMAND",
+        ),
+    ] {
+        let said = said(line);
+        let first = said.lines().next().unwrap_or_default();
+        assert_eq!(
+            first,
+            format!("redlock: there is no `--` before the command, as in: {corrected}"),
+            "{said}"
+        );
+        assert!(!said.contains("hidden"), "{said}");
+    }
+    let said = said(&["run", "--ttl", "10s", "job"]);
+    assert!(
+        said.starts_with(
+            "redlock: no command: it follows a `--`, as in: redlock run --ttl 10s job -- COMMAND\n"
+        ),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_line_with_other_faults_is_not_taken_for_one_without_dashes() {
+    for (line, fault) in [
+        (&["run", "job", "--verbos"][..], "'--verbos'"),
+        (&["run", "-x", "job", "true"], "'-x'"),
+        (&["run", "--ttl", "soon", "job", "true"], "'soon'"),
+        (&["run", "job", "--", "--"], ""),
+        (&["status", "--", "a", "--ttl"], ""),
+    ] {
+        let said = said(line);
+        assert!(!said.contains("`--`") && said.contains(fault), "{line:?}: {said}");
+    }
+}
+
+#[test]
+fn a_duration_that_is_none_is_explained_as_people_write_them() {
+    for (option, words) in [
+        ("--ttl=0", "too short: at least 3ms"),
+        ("--ttl=2ms", "too short: at least 3ms"),
+        ("--ttl=101y", "too long: at most 100 years"),
+        ("--ttl=abc", "not a duration like 10s or 2m"),
+        ("--ttl=", "not a duration like 10s or 2m"),
+        ("--wait=-1", "not a duration like 10s or 2m"),
+        ("--wait=1e300", "not a duration like 10s or 2m"),
+        ("--at-most=5x", "not a duration like 10s or 2m"),
+        ("--kill-after=6s", "--kill-after is 6s, and may be a third of --ttl at most, which is 5s"),
+    ] {
+        let said = said(
+            &["run", "--node", "a:1", "--ttl=15s", option, "job", "--", "true"][..]
+                .iter()
+                .copied()
+                .filter(|word| !(option.starts_with("--ttl") && *word == "--ttl=15s"))
+                .collect::<Vec<_>>(),
+        );
+        assert!(said.contains(words), "{option}: {said}");
+    }
+}
+
+#[test]
+fn completions_are_made_for_each_shell() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let output = redlock(&["completions", shell]);
+        let script = String::from_utf8_lossy(&output.stdout);
+        assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]), "{shell}");
+        for word in ["status", "kill-after", "conflict-exit-code"] {
+            assert!(script.contains(word), "{word} is not in the script for {shell}:\n{script}");
+        }
+        assert!(!script.contains("watchdog"), "{shell}:\n{script}");
+    }
+}
+
+#[test]
+fn bash_completes_actions_and_options() {
+    let script = String::from_utf8(redlock(&["completions", "bash"]).stdout).expect("UTF-8");
+    for (words, expected) in
+        [("redlock r", "run"), ("redlock run --kil", "--kill-after"), ("redlock co", "completions")]
+    {
+        let ask = r#"eval "$1"; COMP_WORDS=($2); COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+            _redlock redlock "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"; echo "${COMPREPLY[@]}""#;
+        let output = Command::new("bash").args(["-c", ask, "bash", &script, words]).output().expect("bash");
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), expected, "{words}: {output:?}");
+    }
+}
+
+#[test]
+fn the_manual_has_a_page_for_each_action() {
+    for (line, words) in [
+        (&["man"][..], &[".TH redlock 1", "redlock\\-run(1)", "redlock\\-status(1)"][..]),
+        (
+            &["man", "run"],
+            &[
+                ".TH redlock-run 1",
+                "<RESOURCE>... \\-\\- <COMMAND>...",
+                "\\-\\-kill\\-after",
+                "\n\\fB124\\fR\n",
+            ],
+        ),
+        (&["man", "status"], &[".TH redlock-status 1", "\\-\\-timeout"]),
+    ] {
+        let output = redlock(line);
+        let page = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        for word in words {
+            assert!(page.contains(word), "{word} is not in\n{page}");
+        }
+        assert!(!page.contains("watchdog(1)") && !page.contains("redlock\\-man"), "{page}");
+    }
+}
+
+fn said(line: &[&str]) -> String {
+    let output = redlock(line);
+    assert_eq!(output.status.code(), Some(64), "{line:?}: {output:?}");
+    String::from_utf8(output.stderr).expect("UTF-8")
+}
+
 fn redlock(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_redlock"));
     command.args(arguments).env_remove("REDLOCK_NODES").output().expect("the command can be run")

@@ -1,5 +1,7 @@
 //! The interface to a client library: the requests to one node, and its replies.
 
+// Tests: below for its errors; conformance/tests.rs for the contract.
+
 use std::{any::Any, error::Error as StdError, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;

@@ -1,10 +1,12 @@
 //! Building a lock manager.
 
+// Tests: tests/tests/it/sim/limits.rs, sim/random.rs.
+
 use std::{
     collections::BTreeSet,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex},
+    sync::Arc,
     task::{Context, Waker},
     time::Duration,
 };
@@ -13,13 +15,13 @@ use crate::{
     backend::LockBackend,
     entropy::Entropy,
     error_text::panic_text,
-    extensions::ExtensionQueue,
     invalid::ConfigError,
-    nodes::{Node, Nodes},
+    nodes::Nodes,
     redlock::Redlock,
     retry::{DelaySource, RetryPolicy},
     runtime::Runtime,
-    telemetry::{self, NodesTelemetry},
+    settings::Settings,
+    telemetry,
     validity::Drift,
 };
 
@@ -34,8 +36,15 @@ pub struct RedlockBuilder {
     entropy: Option<Entropy>,
 }
 
+impl Redlock {
+    /// Starts to make a lock manager that runs on `runtime`.
+    pub fn builder(runtime: impl Runtime) -> RedlockBuilder {
+        RedlockBuilder::new(Arc::new(runtime))
+    }
+}
+
 impl RedlockBuilder {
-    pub(crate) fn new(runtime: Arc<dyn Runtime>) -> Self {
+    fn new(runtime: Arc<dyn Runtime>) -> Self {
         Self {
             runtime,
             backends: Vec::new(),
@@ -154,15 +163,8 @@ impl RedlockBuilder {
             Some(entropy) => entropy,
             None => Entropy::of_system().map_err(|reason| ConfigError::RandomSource { reason })?,
         };
-        let nodes = Nodes {
-            runtime: self.runtime,
-            drift,
-            node_timeout: self.node_timeout,
-            entropy: Mutex::new(entropy),
-            telemetry: NodesTelemetry::new(self.backends.iter().map(|backend| backend.name())),
-            nodes: self.backends.into_iter().map(Node::new).collect(),
-            extensions: ExtensionQueue::default(),
-        };
+        let settings = Settings { runtime: self.runtime, drift, node_timeout: self.node_timeout };
+        let nodes = Nodes::new(settings, self.backends, entropy);
         telemetry::built();
         Ok(Redlock::new(Arc::new(nodes), self.retry))
     }

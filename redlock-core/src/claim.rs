@@ -1,12 +1,13 @@
 //! What one round claims.
 
+// Tests: ledger.rs.
+
 use crate::{ledger::Ledger, resources::Resources, token::Token, validity::Ttl};
 
 /// Resources, the token of the one round that claims them, and what of it may be on the nodes.
 ///
 /// Every round has a token of its own: with one for all rounds, the late release of the first would delete
 /// the key of the second.
-// Tests: ledger.rs, for what may be on the nodes.
 #[derive(Debug)]
 pub(crate) struct Claim {
     pub(crate) resources: Resources,

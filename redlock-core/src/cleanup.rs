@@ -1,4 +1,6 @@
-//! Pending releases: a node could not be reached, or its answer does not settle whether the keys are gone.
+//! Pending releases: a node could not be reached, or its reply does not settle whether the keys are gone.
+
+// Tests: below for the queue; tests/tests/it/sim/cleanup.rs.
 
 use std::{
     collections::VecDeque,
@@ -6,35 +8,45 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{backend::BackendErrorKind, claim::Claim, nodes::Nodes};
+use crate::claim::Claim;
 
 /// One node's pending releases, oldest first. At most [`MAX_PENDING`], each forgotten when its keys have
 /// expired.
 #[derive(Debug, Default)]
 pub(crate) struct CleanupQueue(Mutex<Queue>);
 
+impl CleanupQueue {
+    /// Reads or changes the queue; also how many releases were pending before and are pending now.
+    pub(crate) fn with<T>(&self, change: impl FnOnce(&mut Queue) -> T) -> (T, usize, usize) {
+        let mut queue = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = queue.releases.len();
+        let output = change(&mut queue);
+        (output, before, queue.releases.len())
+    }
+}
+
 #[derive(Debug, Default)]
-struct Queue {
+pub(crate) struct Queue {
     releases: VecDeque<PendingRelease>,
-    /// The task that goes through them. There is at most one for each node.
+    /// The reaper that goes through them. There is at most one for each node.
     shift: Option<Shift>,
-    /// How many tasks there have been.
+    /// How many there have been.
     shifts: u64,
 }
 
-/// Whose turn it is to collect.
+/// Which reaper's turn it is.
 #[derive(Debug)]
 struct Shift {
     number: u64,
-    /// When it has to have been heard of again. Else its runtime stands still, and another takes over.
+    /// When it has to have looked at the queue again. Else its runtime stands still, and another takes over.
     back: Instant,
 }
 
 #[derive(Clone, Debug)]
-struct PendingRelease {
-    claim: Arc<Claim>,
+pub(crate) struct PendingRelease {
+    pub(crate) claim: Arc<Claim>,
     /// Not earlier: what comes out of the buffers of a broken connection needs a moment too.
-    due: Instant,
+    pub(crate) due: Instant,
     /// When a key that is put there no later than now has expired.
     expires: Instant,
     /// Beyond this it is not asked for, however late an acquire may still come.
@@ -42,14 +54,14 @@ struct PendingRelease {
 }
 
 impl PendingRelease {
-    fn new(claim: Arc<Claim>, now: Instant, due: Instant) -> Self {
+    pub(crate) fn new(claim: Arc<Claim>, now: Instant, due: Instant) -> Self {
         let ttl = claim.ledger.ttl().get();
         Self { claim, due, expires: now + ttl, forgotten: now + ttl * MAX_TTLS }
     }
 
     /// The node did not do it: as far as is known its keys may still come, out of the buffers of a server
     /// that is stopped, and then live from now on.
-    fn keys_may_come_now(&mut self, now: Instant) {
+    pub(crate) fn keys_may_come_now(&mut self, now: Instant) {
         self.expires = (now + self.claim.ledger.ttl().get()).min(self.forgotten);
     }
 }
@@ -57,7 +69,7 @@ impl PendingRelease {
 impl Queue {
     /// Adds a pending release, and forgets one in the middle when there are too many. The number of a new
     /// shift, if one has to begin.
-    fn add(&mut self, pending: PendingRelease, now: Instant) -> Option<u64> {
+    pub(crate) fn add(&mut self, pending: PendingRelease, now: Instant) -> Option<u64> {
         if self.releases.len() >= MAX_PENDING {
             // The first ones of an outage have reached the node's buffers, and may take effect when it comes
             // back; the last ones are about to be asked of a node that is back. What lies between was asked
@@ -75,7 +87,7 @@ impl Queue {
 
     /// The first pending release in the queue that has not expired. When there is none, or another has taken
     /// over, the shift is over.
-    fn first(&mut self, shift: u64, now: Instant) -> Option<PendingRelease> {
+    pub(crate) fn first(&mut self, shift: u64, now: Instant) -> Option<PendingRelease> {
         self.shift.as_ref().filter(|current| current.number == shift)?;
         self.releases.retain(|pending| pending.expires > now);
         let first = self.releases.front().cloned();
@@ -85,24 +97,24 @@ impl Queue {
         first
     }
 
-    /// A shift's task waits for an answer until `answered` at the latest, and pauses then.
-    fn go(&mut self, shift: u64, answered: Instant) {
+    /// A shift's reaper waits for a reply until `replied` at the latest, and pauses then.
+    pub(crate) fn go(&mut self, shift: u64, replied: Instant) {
         if let Some(shift) = self.shift.as_mut().filter(|current| current.number == shift) {
-            shift.back = answered + MAX_ABSENCE;
+            shift.back = replied + MAX_ABSENCE;
         }
     }
 
-    fn end(&mut self, shift: u64) {
+    pub(crate) fn end(&mut self, shift: u64) {
         self.shift.take_if(|current| current.number == shift);
     }
 
-    fn settle(&mut self, settled: &PendingRelease) {
+    pub(crate) fn settle(&mut self, settled: &PendingRelease) {
         self.releases.retain(|pending| !Arc::ptr_eq(&pending.claim, &settled.claim));
     }
 
     /// Lets the others have their turn before this one is tried again. One that has given way meanwhile is
     /// not taken up again: there is no room for it.
-    fn postpone(&mut self, failed: PendingRelease) {
+    pub(crate) fn postpone(&mut self, failed: PendingRelease) {
         let before = self.releases.len();
         self.settle(&failed);
         if self.releases.len() < before {
@@ -112,94 +124,12 @@ impl Queue {
     }
 }
 
-impl Nodes {
-    /// Notes that a node has to be asked once more to remove the claim's keys.
-    pub(crate) fn schedule_release(self: &Arc<Self>, node: usize, claim: &Arc<Claim>) {
-        let now = self.now();
-        let due = now + self.timeout(claim.ledger.ttl()).min(MAX_PAUSE);
-        let pending = PendingRelease::new(claim.clone(), now, due);
-        if let Some(shift) = self.with_cleanup(node, |queue| queue.add(pending, now)) {
-            let collector = Reaper { nodes: self.clone(), node, shift };
-            self.runtime.spawn(Box::pin(collector.run()));
-        }
-    }
-
-    /// Reads or changes a node's queue.
-    fn with_cleanup<T>(&self, node: usize, change: impl FnOnce(&mut Queue) -> T) -> T {
-        let (output, before, after) = {
-            let mut queue = self.nodes[node].cleanup.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let before = queue.releases.len();
-            let output = change(&mut queue);
-            (output, before, queue.releases.len())
-        };
-        self.telemetry.pending_releases(node, before, after);
-        output
-    }
-}
-
-/// Asks one node for its pending releases, one after the other, and less and less often while it does not
-/// answer.
-struct Reaper {
-    nodes: Arc<Nodes>,
-    node: usize,
-    shift: u64,
-}
-
-impl Reaper {
-    async fn run(self) {
-        let (nodes, node) = (&self.nodes, self.node);
-        let mut pause = Duration::ZERO;
-        loop {
-            let now = nodes.now();
-            let Some(mut pending) = nodes.with_cleanup(node, |queue| queue.first(self.shift, now)) else {
-                break;
-            };
-            let early = pending.due.saturating_duration_since(now);
-            if !early.is_zero() {
-                nodes.runtime.sleep(early).await;
-                continue;
-            }
-            let timeout = nodes.timeout(pending.claim.ledger.ttl());
-            nodes.with_cleanup(node, |queue| queue.go(self.shift, now + timeout));
-            match nodes.release(node, &pending.claim).await {
-                Err(error) => {
-                    pause = match error.kind() {
-                        // What a person has to mend takes its time.
-                        BackendErrorKind::Rejected => MAX_PAUSE,
-                        BackendErrorKind::Indeterminate | BackendErrorKind::Transient => {
-                            (pause * 2).clamp(timeout.min(MAX_PAUSE), MAX_PAUSE)
-                        }
-                    };
-                    if pending.claim.ledger.is_unsettled(node) {
-                        pending.keys_may_come_now(nodes.now());
-                    }
-                    nodes.with_cleanup(node, |queue| queue.postpone(pending));
-                    nodes.runtime.sleep(pause).await;
-                }
-                Ok(_) => {
-                    nodes.with_cleanup(node, |queue| queue.settle(&pending));
-                    pause = Duration::ZERO;
-                }
-            }
-        }
-    }
-}
-
-impl Drop for Reaper {
-    /// A task that was dropped half-way leaves the rest to the next one.
-    fn drop(&mut self) {
-        self.nodes.with_cleanup(self.node, |queue| queue.end(self.shift));
-    }
-}
-
 /// The most pending releases that are kept for one node: a bound on memory.
 const MAX_PENDING: usize = 1_024;
 /// For how many times its ttl a pending release is kept for an acquire that may still come. One that comes
 /// later leaves its key for its ttl, which is little beside the time that its server was away.
 const MAX_TTLS: u32 = 10;
-/// How long a node that does not answer is left alone at most.
-const MAX_PAUSE: Duration = Duration::from_secs(1);
-/// So long after it had to have an answer, a task has looked at the pending releases again, unless it stands
+/// So long after it had to have a reply, a reaper has looked at the pending releases again, unless it stands
 /// still: a pause, and what a busy machine takes.
 const MAX_ABSENCE: Duration = Duration::from_secs(3);
 

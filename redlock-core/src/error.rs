@@ -1,26 +1,27 @@
-//! What can go wrong, by what to do about it.
+//! The errors, by what to do about each.
+
+// Tests: below for the texts; tests/tests/it/sim/errors.rs.
 
 use std::fmt;
 
 use crate::{invalid::InvalidRequest, reply::NodeReply, resources::Resources};
 
-/// Why there is no lock, or no longer one.
+/// Why a call did not get the lock, or no longer has it.
 ///
-/// The variants answer "what do I do now". Each but the last carries what every node said.
+/// Each variant calls for another reaction. Each but the last carries the reply of every node.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Somebody else holds a resource: come back later.
+    /// Another client holds a resource: come back later.
     #[error("{} held by another owner ({_0})", Are(&.0.resources))]
     Contended(Box<RoundReport>),
-    /// Too few nodes answered in time for a quorum: page someone.
+    /// Too few nodes replied before the deadline for a quorum: alert an operator.
     #[error("no quorum of nodes for {} ({_0})", .0.resources)]
     NoQuorum(Box<RoundReport>),
-    /// So many nodes reject the request that no quorum is left: fix the configuration, retrying does not
-    /// help.
+    /// So many nodes reject the request that no quorum is left: fix the configuration. Retries do not help.
     #[error("rejected by the nodes for {} ({_0})", .0.resources)]
     Rejected(Box<RoundReport>),
-    /// The lock is not yours any more: stop what it guards.
+    /// The lock is no longer yours: stop the work that it guards.
     #[error("the lock on {} is lost ({_0})", .0.resources)]
     Lost(Box<RoundReport>),
     /// The request is invalid; nothing was sent.
@@ -29,12 +30,12 @@ pub enum Error {
 }
 
 impl Error {
-    /// A lock whose time is over, without asking anybody.
+    /// A lock whose validity has ended, without a request to any node.
     pub(crate) fn lapsed(resources: Resources) -> Self {
         Self::Lost(Box::new(RoundReport { resources, attempts: 0, replies: Vec::new() }))
     }
 
-    /// What every node said; `None` for [`Error::InvalidRequest`].
+    /// The reply of every node; `None` for [`Error::InvalidRequest`].
     #[must_use]
     pub fn report(&self) -> Option<&RoundReport> {
         match self {
@@ -47,16 +48,16 @@ impl Error {
     }
 }
 
-/// What the nodes said in the last round of a failed request.
+/// The replies of the nodes in the last attempt of a failed call.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct RoundReport {
-    /// What was asked for.
+    /// The resources of the call.
     pub resources: Resources,
-    /// How many rounds the call that failed has made. Zero when it made none: the lock had lapsed before, or
-    /// under the routine of [`using`](crate::Redlock::using), which others have tried to extend.
+    /// The number of attempts of the failed call. It is zero when there was none: the lock had lapsed before,
+    /// or during the routine of [`using`](crate::Redlock::using).
     pub attempts: u32,
-    /// The last round's replies, in the order of the nodes. Empty when there was no round.
+    /// The replies to the last attempt, in the order of the nodes. Empty when there was none.
     pub replies: Vec<NodeReply>,
 }
 

@@ -2,8 +2,8 @@
 
 use std::{any::Any, error::Error};
 
-/// An error and its sources, whatever the client library says. A source is left out when the text has it
-/// already: some errors print theirs themselves.
+/// An error and its sources, as the client library prints them. A source is left out when the text already
+/// has it: some errors print their source themselves.
 pub(crate) fn with_sources(error: &dyn Error) -> String {
     let mut text = in_one_line(&error.to_string());
     let mut source = error.source();

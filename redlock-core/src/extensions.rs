@@ -1,6 +1,8 @@
 //! Whose turn it is to extend. When extensions fall behind, the nearest deadlines go first, so that a process
 //! that is overloaded loses the locks that it cannot bear, and not all of them.
 
+// Tests: below for the order; tests/tests/it/sim/keep_alive.rs.
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::poll_fn,
@@ -12,7 +14,7 @@ use std::{
 
 use futures_util::future::{Either, select};
 
-use crate::nodes::Nodes;
+use crate::runtime::Runtime;
 
 /// The extensions of one lock manager that are under way, and those that wait for their turn.
 #[derive(Debug, Default)]
@@ -35,6 +37,42 @@ struct State {
 type Key = (Instant, u64);
 
 impl ExtensionQueue {
+    /// Waits until few enough others are under way. Who waits beyond its deadline is let go, to see that it
+    /// has lost.
+    ///
+    /// Those that are under way may stand still, on a runtime that nobody drives: when none of them ends for
+    /// longer than an extension can take, `max_timeout`, they count no more.
+    pub(crate) async fn turn<'a>(
+        &'a self,
+        runtime: &'a dyn Runtime,
+        max_timeout: Duration,
+        deadline: Instant,
+    ) -> Turn<'a> {
+        let (key, waits) = self.state().begin(deadline);
+        let mut turn = Turn { queue: self, runtime, key, waits, since: runtime.now(), end: None };
+        while turn.waits {
+            let ends = self.state().ends;
+            let given = poll_fn(|cx| match self.state().waiting.get_mut(&key) {
+                Some(waker) => {
+                    *waker = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+                None => Poll::Ready(()),
+            });
+            let patience = runtime.sleep(max_timeout + MAX_ABSENCE);
+            turn.waits = match select(given, patience).await {
+                Either::Left(_) => false,
+                Either::Right(_) => {
+                    let woken = self.state().give_up(ends, runtime.now());
+                    woken.into_iter().for_each(Waker::wake);
+                    true
+                }
+            };
+            turn.since = runtime.now();
+        }
+        turn
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -43,58 +81,28 @@ impl ExtensionQueue {
 /// One extension's turn, given back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Turn<'a> {
-    nodes: &'a Nodes,
+    queue: &'a ExtensionQueue,
+    runtime: &'a dyn Runtime,
     key: Key,
     /// Whether it has not been taken yet.
     waits: bool,
     since: Instant,
-    /// How long the answers had, and whether they came.
-    heard: Option<(Duration, bool)>,
+    /// How long the replies had, and whether they came.
+    end: Option<(Duration, bool)>,
 }
 
-impl<'a> Turn<'a> {
-    /// Waits until few enough others are under way. Who waits beyond its deadline is let go, to see that it
-    /// has lost.
-    ///
-    /// Those that are under way may stand still, on a runtime that nobody drives: when none of them ends for
-    /// longer than an extension can take, they count no more.
-    pub(crate) async fn wait(nodes: &'a Nodes, deadline: Instant) -> Self {
-        let (key, waits) = nodes.extensions.state().begin(deadline);
-        let mut turn = Self { nodes, key, waits, since: nodes.now(), heard: None };
-        while turn.waits {
-            let ends = nodes.extensions.state().ends;
-            let given = poll_fn(|cx| match nodes.extensions.state().waiting.get_mut(&key) {
-                Some(waker) => {
-                    *waker = Some(cx.waker().clone());
-                    Poll::Pending
-                }
-                None => Poll::Ready(()),
-            });
-            let patience = nodes.runtime.sleep(nodes.longest_timeout() + MAX_ABSENCE);
-            turn.waits = match select(given, patience).await {
-                Either::Left(_) => false,
-                Either::Right(_) => {
-                    let woken = nodes.extensions.state().give_up(ends, nodes.now());
-                    woken.into_iter().for_each(Waker::wake);
-                    true
-                }
-            };
-            turn.since = nodes.now();
-        }
-        turn
-    }
-
-    /// Gives the turn back; whether the nodes have answered within `timeout`.
-    pub(crate) fn finish(mut self, timeout: Duration, answered: bool) {
-        self.heard = Some((timeout, answered));
+impl Turn<'_> {
+    /// Gives the turn back; whether the nodes have replied within `timeout`.
+    pub(crate) fn finish(mut self, timeout: Duration, replied: bool) {
+        self.end = Some((timeout, replied));
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        let now = self.nodes.now();
+        let now = self.runtime.now();
         let woken = {
-            let mut state = self.nodes.extensions.state();
+            let mut state = self.queue.state();
             if self.waits {
                 // A turn that was given and not taken any more goes to the next one.
                 match state.waiting.remove(&self.key) {
@@ -103,8 +111,8 @@ impl Drop for Turn<'_> {
                 }
             } else {
                 let took = now.saturating_duration_since(self.since);
-                if let Some((timeout, answered)) = self.heard {
-                    state.adapt(took, timeout, answered);
+                if let Some((timeout, replied)) = self.end {
+                    state.adapt(took, timeout, replied);
                 }
                 state.finish(self.key.1, now, took)
             }
@@ -165,14 +173,14 @@ impl State {
     }
 
     /// Doubles the limit with each round of answers that come soon, and lowers it before they come too late.
-    fn adapt(&mut self, took: Duration, timeout: Duration, answered: bool) {
+    fn adapt(&mut self, took: Duration, timeout: Duration, replied: bool) {
         let limit = match took {
-            _ if !answered => self.limit / 8 * 7,
+            _ if !replied => self.limit / 8 * 7,
             took if took <= timeout / 4 => self.limit + 1,
             took if took <= timeout / 2 => self.limit,
             _ => self.limit - 1,
         };
-        self.limit = limit.clamp(LEAST_LIMIT, MAX_UNDER_WAY);
+        self.limit = limit.clamp(MIN_LIMIT, MAX_LIMIT);
     }
 }
 
@@ -180,7 +188,7 @@ impl Default for State {
     fn default() -> Self {
         Self {
             under_way: BTreeSet::new(),
-            limit: LEAST_LIMIT,
+            limit: MIN_LIMIT,
             waiting: BTreeMap::new(),
             last_id: 0,
             ends: 0,
@@ -190,9 +198,9 @@ impl Default for State {
 }
 
 /// Far more than a process that keeps up ever has under way at a time.
-const MAX_UNDER_WAY: usize = 512;
+const MAX_LIMIT: usize = 512;
 /// To begin with, and while no answers come.
-const LEAST_LIMIT: usize = 16;
+const MIN_LIMIT: usize = 16;
 /// So long after its nodes had to have answered, an extension has ended, unless it stands still: what a busy
 /// machine takes.
 const MAX_ABSENCE: Duration = Duration::from_secs(1);
@@ -203,8 +211,8 @@ mod tests {
 
     #[allow(clippy::disallowed_methods)]
     fn full() -> (State, Instant) {
-        let (mut state, now) = (State { limit: MAX_UNDER_WAY, ..State::default() }, Instant::now());
-        for _ in 0..MAX_UNDER_WAY {
+        let (mut state, now) = (State { limit: MAX_LIMIT, ..State::default() }, Instant::now());
+        for _ in 0..MAX_LIMIT {
             assert!(!state.begin(now).1, "nobody waits while there is room");
         }
         (state, now)
@@ -237,7 +245,7 @@ mod tests {
         assert_eq!(waiting(&state, now), [2, 9]);
         finish(&mut state, now, s(100));
         assert_eq!(waiting(&state, now), [9], "when none can, the nearest");
-        assert_eq!(state.under_way.len(), MAX_UNDER_WAY);
+        assert_eq!(state.under_way.len(), MAX_LIMIT);
     }
 
     #[test]
@@ -245,22 +253,22 @@ mod tests {
         let (mut state, now) = full();
         let timeout = s(1);
         state.adapt(timeout / 2, timeout, true);
-        assert_eq!(state.limit, MAX_UNDER_WAY);
+        assert_eq!(state.limit, MAX_LIMIT);
         state.adapt(timeout, timeout, true);
-        assert_eq!(state.limit, MAX_UNDER_WAY - 1);
+        assert_eq!(state.limit, MAX_LIMIT - 1);
         (0..100).for_each(|_| state.adapt(timeout, timeout, false));
-        assert_eq!(state.limit, LEAST_LIMIT);
-        for _ in 0..MAX_UNDER_WAY - LEAST_LIMIT {
+        assert_eq!(state.limit, MIN_LIMIT);
+        for _ in 0..MAX_LIMIT - MIN_LIMIT {
             assert!(state.begin(now + s(9)).1);
             finish(&mut state, now, s(0));
         }
-        assert_eq!(state.under_way.len(), LEAST_LIMIT);
-        assert_eq!(state.waiting.len(), MAX_UNDER_WAY - LEAST_LIMIT);
+        assert_eq!(state.under_way.len(), MIN_LIMIT);
+        assert_eq!(state.waiting.len(), MAX_LIMIT - MIN_LIMIT);
         state.adapt(timeout / 4, timeout, true);
         finish(&mut state, now, s(0));
-        assert_eq!(state.under_way.len(), LEAST_LIMIT + 1, "two follow one");
+        assert_eq!(state.under_way.len(), MIN_LIMIT + 1, "two follow one");
         (0..1_000).for_each(|_| state.adapt(s(0), timeout, true));
-        assert_eq!(state.limit, MAX_UNDER_WAY);
+        assert_eq!(state.limit, MAX_LIMIT);
     }
 
     #[test]
@@ -271,11 +279,11 @@ mod tests {
         }
         finish(&mut state, now + s(2), s(0));
         assert_eq!(waiting(&state, now), [9]);
-        assert_eq!(state.under_way.len(), MAX_UNDER_WAY + 1);
+        assert_eq!(state.under_way.len(), MAX_LIMIT + 1);
         for _ in 0..3 {
             finish(&mut state, now + s(2), s(0));
         }
-        assert_eq!((state.waiting.len(), state.under_way.len()), (0, MAX_UNDER_WAY - 1));
+        assert_eq!((state.waiting.len(), state.under_way.len()), (0, MAX_LIMIT - 1));
     }
 
     #[test]
@@ -286,7 +294,7 @@ mod tests {
         finish(&mut state, now, s(1));
         assert!(!state.waiting.contains_key(&waiting[0]));
         state.give_up(ends, now);
-        assert_eq!(state.under_way.len(), MAX_UNDER_WAY, "one has ended");
+        assert_eq!(state.under_way.len(), MAX_LIMIT, "one has ended");
         let ends = state.ends;
         state.give_up(ends, now);
         state.give_up(ends, now);

@@ -1,7 +1,9 @@
 //! Requests to several nodes, under way at the same time.
 //!
-//! Written by hand, and not by `FuturesUnordered`: nodes are few, and polling all of them again is cheaper than
-//! a queue of those that are ready.
+//! Written by hand instead of `FuturesUnordered`: nodes are few, and polling all of them again is cheaper
+//! than a queue of those that are ready.
+
+// Tests: below for panics; tests/tests/it/sim/locking.rs, sim/panics.rs.
 
 use std::{
     fmt,

@@ -1,16 +1,18 @@
-//! Looking at keys, for people.
+//! Reading keys, for people.
+
+// Tests: below; tests/tests/it/servers/inspecting.rs.
 
 use std::time::Duration;
 
 use crate::{resources::Resources, token::Token};
 
-/// A request for what is stored at keys.
+/// A request for the state of keys.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Inspect<'a> {
     /// The keys.
     pub resources: &'a Resources,
-    /// How long the node has for its answer.
+    /// How long the node may take to reply.
     pub timeout: Duration,
 }
 
@@ -22,7 +24,7 @@ impl<'a> Inspect<'a> {
     }
 }
 
-/// What is stored at a key of a node.
+/// The state of a key on a node.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KeyState {
@@ -33,14 +35,14 @@ pub enum KeyState {
     Held {
         /// The beginning of the value: the [prefix](Token::prefix) of a token.
         holder: String,
-        /// How long the key still lives; `None` when it never expires.
+        /// The remaining TTL; `None` when the key never expires.
         remaining: Option<Duration>,
     },
 }
 
 impl KeyState {
-    /// A key that holds `value`, of which as many bytes are kept as a token's [prefix](Token::prefix) has. What
-    /// is not printable ASCII is escaped.
+    /// A key that holds `value`, of which as many bytes are kept as a token's [prefix](Token::prefix) has.
+    /// What is not printable ASCII is escaped.
     #[must_use]
     pub fn held(value: &[u8], remaining: Option<Duration>) -> Self {
         let start = &value[..value.len().min(Token::PREFIX_LEN)];

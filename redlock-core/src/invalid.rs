@@ -1,4 +1,6 @@
-//! What is wrong with a request, or with the configuration of a lock manager. Nothing is sent then.
+//! Why a request, or the configuration of a lock manager, is invalid. Nothing is sent then.
+
+// Tests: tests/tests/it/sim/limits.rs.
 
 use std::time::Duration;
 
@@ -15,60 +17,61 @@ pub enum InvalidRequest {
     /// A resource is named more than once.
     #[error("the resource {name:?} is named more than once")]
     DuplicateResource {
-        /// The repeated name.
+        /// The duplicate name.
         name: String,
     },
-    /// Drift leaves nothing of the ttl.
-    #[error("a ttl of {ttl:?} is too short: clock drift takes {drift:?} of it")]
+    /// The drift takes all of the TTL.
+    #[error("a TTL of {ttl:?} is too short: clock drift takes {drift:?} of it")]
     TtlTooShort {
-        /// The ttl that was asked for.
+        /// The requested TTL.
         ttl: Duration,
-        /// What drift takes, see [`RedlockBuilder::drift_factor`](crate::RedlockBuilder::drift_factor).
+        /// The time reserved for drift, see
+        /// [`RedlockBuilder::drift_factor`](crate::RedlockBuilder::drift_factor).
         drift: Duration,
     },
-    /// The ttl is over [`MAX_TTL`](crate::MAX_TTL).
-    #[error("a ttl of {ttl:?} is too long: the most is {max:?}")]
+    /// The TTL is over [`MAX_TTL`](crate::MAX_TTL).
+    #[error("a TTL of {ttl:?} is too long: at most {max:?}")]
     TtlTooLong {
-        /// The ttl that was asked for.
+        /// The requested TTL.
         ttl: Duration,
         /// [`MAX_TTL`](crate::MAX_TTL).
         max: Duration,
     },
 }
 
-/// A lock manager cannot be built like this.
+/// Why a lock manager cannot be built.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// A lock needs one node at least; it gets safer from three on.
+    /// A lock needs at least one node, and survives failures from three on.
     #[error("no nodes")]
     NoNodes,
-    /// Two nodes go by the same name: one server must not vote twice.
-    #[error("the node {name:?} is there twice")]
+    /// Two nodes have the same name: one server must not vote twice.
+    #[error("the node {name:?} is added twice")]
     DuplicateNode {
-        /// The repeated name.
+        /// The duplicate name.
         name: String,
     },
     /// The drift factor is not a number from 0 to less than 1.
     #[error("the drift factor must be at least 0 and less than 1, not {factor}")]
     InvalidDriftFactor {
-        /// The factor that was asked for.
+        /// The requested factor.
         factor: f64,
     },
-    /// With a timeout of zero no node can answer.
+    /// No node can reply within a timeout of zero.
     #[error("the node timeout is zero")]
     ZeroNodeTimeout,
-    /// The runtime's timer panics: a tokio runtime without `enable_time`, say, or one that has been shut
-    /// down.
+    /// The runtime's timer panics: for example, a tokio runtime without `enable_time`, or one that has been
+    /// shut down.
     #[error("the runtime's timer does not work: {panic}")]
     Timer {
-        /// What it says.
+        /// Its message.
         panic: String,
     },
     /// The operating system has no random numbers for tokens.
     #[error("the operating system's random generator does not work: {reason}")]
     RandomSource {
-        /// What it says.
+        /// Its message.
         reason: String,
     },
 }

@@ -1,5 +1,7 @@
 //! Extending a lock in the background for as long as it is needed.
 
+// Tests: below for the schedule; tests/tests/it/sim/keep_alive.rs, sim/using.rs.
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -10,11 +12,9 @@ use rand::RngExt;
 
 use crate::{
     error::Error,
-    extensions::Turn,
     latch::Latch,
-    lease::LeaseState,
+    lease::{Lease, LeaseState},
     lock::{Lock, UnlockOutcome},
-    resources::Resources,
     validity::Ttl,
 };
 
@@ -34,12 +34,12 @@ pub struct KeepAlive {
 }
 
 impl KeepAlive {
-    pub(crate) fn new(lock: Lock, ttl: Ttl, longest: Option<Instant>) -> Self {
+    fn new(lock: Lock) -> Self {
         let stop = Latch::new();
         // Boxed before it is moved into the task, which would keep room for it twice.
-        let extending = Box::pin(extend_until_over(lock.hold().clone(), ttl, longest));
+        let extending = Box::pin(extend_until_over(lock.state().clone(), lock.ttl(), lock.keep_until()));
         let stopped = stop.wait();
-        lock.hold().nodes.runtime.spawn(Box::pin(async move {
+        lock.state().nodes.runtime().spawn(Box::pin(async move {
             select(extending, stopped).await;
         }));
         Self { lock, _stop: stop }
@@ -59,7 +59,7 @@ impl KeepAlive {
 
     /// Completes when the lock is lost, see [`Lease::lost`].
     pub async fn lost(&self) {
-        self.lock.hold().ended().await;
+        self.lock.state().ended().await;
     }
 
     /// Stops extending and gives the lock back.
@@ -77,69 +77,40 @@ impl KeepAlive {
     }
 }
 
-/// A view of a lock that somebody else holds and extends. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Lease {
-    hold: Arc<LeaseState>,
-}
-
-impl Lease {
-    pub(crate) fn new(hold: Arc<LeaseState>) -> Self {
-        Self { hold }
-    }
-
-    /// Whether the lock is valid now, see [`Lock::is_valid`].
-    #[must_use]
-    pub fn is_valid(&self) -> bool {
-        self.hold.remaining().is_some()
-    }
-
-    /// How long the lock stays valid without another extension, see [`Lock::remaining`].
-    #[must_use]
-    pub fn remaining(&self) -> Duration {
-        self.hold.remaining().unwrap_or_default()
-    }
-
-    /// What is locked.
-    #[must_use]
-    pub fn resources(&self) -> &Resources {
-        &self.hold.claim.resources
-    }
-
-    /// Completes when the lock is lost or released: no later than its validity runs out, whatever the network
-    /// does.
-    pub async fn lost(&self) {
-        self.hold.ended().await;
+impl Lock {
+    /// Lets a task extend the lock until the guard is dropped: see [`KeepAlive`].
+    pub fn keep_alive(self) -> KeepAlive {
+        KeepAlive::new(self)
     }
 }
 
-async fn extend_until_over(hold: Arc<LeaseState>, ttl: Ttl, longest: Option<Instant>) {
-    let nodes = &hold.nodes;
-    let draw = |most| nodes.with_entropy(|rng| rng.random_range(0..=most));
-    let won = hold.valid_until() - nodes.drift.validity(ttl);
-    let mut pace = RenewalSchedule::new(nodes.now(), won, ttl, draw);
+async fn extend_until_over(state: Arc<LeaseState>, ttl: Ttl, until: Option<Instant>) {
+    let nodes = &state.nodes;
+    let draw = |max| nodes.with_entropy(|rng| rng.random_range(0..=max));
+    let won = state.valid_until() - nodes.drift().validity(ttl);
+    let mut schedule = RenewalSchedule::new(nodes.now(), won, ttl, draw);
     loop {
-        nodes.runtime.sleep(pace.next().saturating_duration_since(nodes.now())).await;
-        let turn = Turn::wait(nodes, hold.valid_until()).await;
+        nodes.runtime().sleep(schedule.next().saturating_duration_since(nodes.now())).await;
+        let turn = nodes.extensions.turn(&**nodes.runtime(), nodes.max_timeout(), state.valid_until()).await;
         let start = nodes.now();
-        let Some(ttl) = within(ttl, longest, start).and_then(|ttl| nodes.ttl(ttl).ok()) else {
+        let Some(ttl) = within(ttl, until, start).and_then(|ttl| nodes.ttl(ttl).ok()) else {
             return;
         };
-        let left = hold.valid_until().saturating_duration_since(start);
-        let extended = hold.extend_within(ttl, pace.timeout(left)).await;
+        let left = state.valid_until().saturating_duration_since(start);
+        let extended = state.extend_within(ttl, schedule.timeout(left)).await;
         turn.finish(nodes.timeout(ttl), !matches!(extended, Err(Error::NoQuorum(_))));
         match extended {
-            Ok(()) => pace.extended(start, draw),
+            Ok(()) => schedule.extended(start, draw),
             Err(Error::Lost(_)) => return,
-            Err(_) => pace.failed(nodes.now()),
+            Err(_) => schedule.failed(nodes.now()),
         }
     }
 }
 
-/// The ttl of an extension at `now`, so that the lock does not outlive `longest`.
-fn within(ttl: Ttl, longest: Option<Instant>, now: Instant) -> Option<Duration> {
-    match longest {
-        Some(longest) => longest.checked_duration_since(now).map(|left| left.min(ttl.get())),
+/// The TTL of an extension at `now`, so that the lock is not held beyond `until`.
+fn within(ttl: Ttl, until: Option<Instant>, now: Instant) -> Option<Duration> {
+    match until {
+        Some(until) => until.checked_duration_since(now).map(|left| left.min(ttl.get())),
         None => Some(ttl.get()),
     }
 }
@@ -153,13 +124,13 @@ struct RenewalSchedule {
 }
 
 impl RenewalSchedule {
-    /// `start` is when the round began that gave the hold its validity, if that was for `ttl`; a longer
-    /// validity, of an earlier extension, is no reason to wait longer. `draw` gives a random number from 0 to
-    /// its argument.
+    /// `start` is when the round began that gave the lock its validity, if that was for `ttl`; a longer
+    /// validity, of an earlier extension, is no reason to wait longer. `draw` returns a random number from 0
+    /// to its argument.
     fn new(now: Instant, start: Instant, ttl: Ttl, draw: impl FnOnce(u64) -> u64) -> Self {
-        let mut pace = Self { next: now, ttl };
-        pace.extended(start.min(now), draw);
-        pace
+        let mut schedule = Self { next: now, ttl };
+        schedule.extended(start.min(now), draw);
+        schedule
     }
 
     fn next(&self) -> Instant {
@@ -176,7 +147,7 @@ impl RenewalSchedule {
         self.next = now + self.ttl.get() / TRIES_PER_TTL;
     }
 
-    /// How long an extension may wait for answers when so much is left of the validity: half of it, so that
+    /// How long an extension may wait for replies when so much is left of the validity: half of it, so that
     /// there is time for another try, or all when that one would come too late.
     fn timeout(&self, left: Duration) -> Duration {
         if left / 2 > self.ttl.get() / TRIES_PER_TTL { left / 2 } else { left }
@@ -211,44 +182,44 @@ mod tests {
         0
     }
 
-    fn last(most: u64) -> u64 {
-        most
+    fn last(max: u64) -> u64 {
+        max
     }
 
     #[test]
     fn extensions_come_after_a_third_to_a_half_of_the_ttl_however_long_they_take() {
         let start = some_instant();
-        let mut pace = RenewalSchedule::new(start + seconds(4), start, ttl(seconds(30)), first);
-        assert_eq!(pace.next(), start + seconds(10));
+        let mut schedule = RenewalSchedule::new(start + seconds(4), start, ttl(seconds(30)), first);
+        assert_eq!(schedule.next(), start + seconds(10));
         assert_eq!(
             RenewalSchedule::new(start, start + seconds(50), ttl(seconds(30)), first).next(),
             start + seconds(10)
         );
-        pace.extended(start + seconds(10), first);
-        assert_eq!(pace.next(), start + seconds(20));
-        pace.extended(start + seconds(20), last);
-        assert_eq!(pace.next(), start + seconds(35));
-        pace.extended(start, |most| most / 5);
-        assert_eq!(pace.next(), start + seconds(11));
+        schedule.extended(start + seconds(10), first);
+        assert_eq!(schedule.next(), start + seconds(20));
+        schedule.extended(start + seconds(20), last);
+        assert_eq!(schedule.next(), start + seconds(35));
+        schedule.extended(start, |max| max / 5);
+        assert_eq!(schedule.next(), start + seconds(11));
     }
 
     #[test]
     fn an_extension_leaves_time_for_another_while_there_is_any() {
-        let pace = RenewalSchedule::new(some_instant(), some_instant(), ttl(seconds(30)), first);
-        assert_eq!(pace.timeout(seconds(20)), seconds(10));
-        assert_eq!(pace.timeout(seconds(7)), seconds(7) / 2);
-        assert_eq!(pace.timeout(seconds(6)), seconds(6));
-        assert_eq!(pace.timeout(seconds(0)), seconds(0));
+        let schedule = RenewalSchedule::new(some_instant(), some_instant(), ttl(seconds(30)), first);
+        assert_eq!(schedule.timeout(seconds(20)), seconds(10));
+        assert_eq!(schedule.timeout(seconds(7)), seconds(7) / 2);
+        assert_eq!(schedule.timeout(seconds(6)), seconds(6));
+        assert_eq!(schedule.timeout(seconds(0)), seconds(0));
     }
 
     #[test]
     fn a_failed_extension_is_tried_again_at_a_bounded_rate() {
         let start = some_instant();
-        let mut pace = RenewalSchedule::new(start, start, ttl(seconds(30)), first);
-        pace.failed(start + seconds(11));
-        assert_eq!(pace.next(), start + seconds(14));
-        pace.failed(pace.next());
-        assert_eq!(pace.next(), start + seconds(17));
+        let mut schedule = RenewalSchedule::new(start, start, ttl(seconds(30)), first);
+        schedule.failed(start + seconds(11));
+        assert_eq!(schedule.next(), start + seconds(14));
+        schedule.failed(schedule.next());
+        assert_eq!(schedule.next(), start + seconds(17));
     }
 
     #[test]

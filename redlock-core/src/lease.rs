@@ -1,4 +1,6 @@
-//! A lock that has been won: until when it is valid, and how that ends.
+//! A lock that is held: until when it is valid, how that ends, and a view of it for what it guards.
+
+// Tests: tests/tests/it/sim/extending.rs, sim/keep_alive.rs, sim/using.rs.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -12,10 +14,48 @@ use crate::{
     error::Error,
     latch::Latch,
     nodes::Nodes,
-    rounds::{self, LostRound},
+    resources::Resources,
+    rounds,
     telemetry::{Call, Kind, LockTelemetry, Loss, Outcome},
     validity::Ttl,
+    votes::LostRound,
 };
+
+/// A view of a lock that somebody else holds and extends. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Lease {
+    state: Arc<LeaseState>,
+}
+
+impl Lease {
+    pub(crate) fn new(state: Arc<LeaseState>) -> Self {
+        Self { state }
+    }
+
+    /// Whether the lock is valid now, see [`Lock::is_valid`](crate::Lock::is_valid).
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        self.state.remaining().is_some()
+    }
+
+    /// How long the lock stays valid without another extension, see [`Lock::remaining`](crate::Lock::remaining).
+    #[must_use]
+    pub fn remaining(&self) -> Duration {
+        self.state.remaining().unwrap_or_default()
+    }
+
+    /// What is locked.
+    #[must_use]
+    pub fn resources(&self) -> &Resources {
+        &self.state.claim.resources
+    }
+
+    /// Completes when the lock is lost or released: no later than its validity runs out, whatever the network
+    /// does.
+    pub async fn lost(&self) {
+        self.state.ended().await;
+    }
+}
 
 /// What a lock, its leases and its keep-alive share.
 #[derive(Debug)]
@@ -37,7 +77,7 @@ struct State {
 impl LeaseState {
     pub(crate) fn new(nodes: Arc<Nodes>, claim: Arc<Claim>, valid_until: Instant) -> Self {
         let state = Mutex::new(State { valid_until, over: false });
-        let telemetry = LockTelemetry::begin(&*nodes.runtime);
+        let telemetry = LockTelemetry::begin(&**nodes.runtime());
         Self { nodes, claim, state, over: Latch::new(), telemetry }
     }
 
@@ -68,7 +108,7 @@ impl LeaseState {
         self.over.set();
         if !before.over {
             let Claim { resources, token, .. } = &*self.claim;
-            self.telemetry.ended(&*self.nodes.runtime, resources, token, before.valid_until);
+            self.telemetry.ended(&**self.nodes.runtime(), resources, token, before.valid_until);
         }
     }
 
@@ -76,7 +116,7 @@ impl LeaseState {
     /// local.
     pub(crate) async fn ended(&self) {
         while let Some(left) = self.remaining() {
-            if let Either::Left(_) = select(self.over.wait(), self.nodes.runtime.sleep(left)).await {
+            if let Either::Left(_) = select(self.over.wait(), self.nodes.runtime().sleep(left)).await {
                 return;
             }
         }
@@ -93,14 +133,14 @@ impl LeaseState {
         self.extend_within(ttl, Duration::MAX).await
     }
 
-    /// As [`LeaseState::extend`]; the answers are waited for no longer than `timeout`.
+    /// As [`LeaseState::extend`]; the replies are waited for no longer than `timeout`.
     pub(crate) async fn extend_within(&self, ttl: Ttl, timeout: Duration) -> Result<(), Error> {
         let Claim { resources, token, .. } = &*self.claim;
-        let call = Call::begin(Kind::Extend, &*self.nodes.runtime, resources, Some(token));
+        let call = Call::begin(Kind::Extend, &**self.nodes.runtime(), resources, Some(token));
         call.watch(self.confirm(ttl, timeout), |()| Outcome::Extended).await
     }
 
-    /// Tells operators of a loss, once.
+    /// Reports a loss to operators, once.
     pub(crate) fn report_lost(&self, loss: Loss) {
         self.telemetry.lost(&self.claim.resources, &self.claim.token, loss);
     }
@@ -109,26 +149,26 @@ impl LeaseState {
         let start = self.nodes.now();
         let deadline = self.valid_until();
         let left = deadline.saturating_duration_since(start);
-        let ttl = ttl.max(self.nodes.drift.ttl_for(left, self.claim.ledger.ttl()));
+        let ttl = ttl.max(self.nodes.drift().ttl_for(left, self.claim.ledger.ttl()));
         let extended = if self.remaining().is_some() {
             rounds::extend(&self.nodes, &self.claim, ttl, start, deadline, timeout).await
         } else {
             Err(LostRound::lapsed())
         };
-        let defeated = match extended {
+        let lost = match extended {
             Ok((valid_until, _)) if self.extend_to(valid_until) => return Ok(()),
-            Ok((_, answers)) => LostRound { attempts: 1, answers, ..LostRound::lapsed() },
-            Err(defeated) => defeated,
+            Ok((_, replies)) => LostRound { attempts: 1, replies, ..LostRound::lapsed() },
+            Err(lost) => lost,
         };
         let lapsed = self.remaining().is_none();
-        if defeated.no_quorum_holds || lapsed {
+        if lost.no_quorum_holds || lapsed {
             if !lapsed {
                 self.report_lost(Loss::Gone);
             }
             self.end();
-            return Err(Error::Lost(defeated.report(&self.claim)));
+            return Err(Error::Lost(lost.report(&self.claim)));
         }
-        Err(defeated.into_holder_error(&self.claim))
+        Err(lost.into_holder_error(&self.claim))
     }
 
     /// Moves the deadline, unless it has passed: a lease that was lost once stays lost.

@@ -11,6 +11,9 @@
 //! | write a backend | [`LockBackend`], the module [`redis`], [`PerRuntime`] |
 //! | write a runtime | [`Runtime`] |
 
+// Tests: the examples of README.md, as doctests; for the whole of it, tests/tests/it.
+
+mod attempts;
 mod backend;
 mod builder;
 mod claim;
@@ -30,9 +33,11 @@ mod lease;
 mod ledger;
 mod lock;
 mod memory;
+mod node;
 pub mod node_url;
 mod nodes;
 mod quorum;
+mod reaper;
 pub mod reconnect;
 pub mod redis;
 mod redlock;
@@ -42,9 +47,13 @@ mod resources;
 mod retry;
 mod rounds;
 mod runtime;
+mod settings;
+mod takeover;
 mod telemetry;
 mod token;
+mod using;
 mod validity;
+mod votes;
 
 pub use async_trait::async_trait;
 
@@ -61,7 +70,8 @@ pub use self::{
     error::{Error, RoundReport},
     inspect::{Inspect, KeyState},
     invalid::{ConfigError, InvalidRequest},
-    keep_alive::{KeepAlive, Lease},
+    keep_alive::KeepAlive,
+    lease::Lease,
     lock::{Lock, LockParts, UnlockOutcome},
     memory::MemoryBackend,
     redlock::Redlock,
@@ -70,5 +80,6 @@ pub use self::{
     resources::Resources,
     runtime::{BoxFuture, PerRuntime, Runtime},
     token::{InvalidToken, Token},
+    using::{Using, UsingFuture},
     validity::MAX_TTL,
 };

@@ -1,5 +1,7 @@
 //! A lock that its owner holds, and what is left behind when it is handed over.
 
+// Tests: tests/tests/it/sim/locking.rs, sim/extending.rs, sim/releasing.rs, sim/handover.rs.
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -7,8 +9,7 @@ use std::{
 
 use crate::{
     error::Error,
-    keep_alive::{KeepAlive, Lease},
-    lease::LeaseState,
+    lease::{Lease, LeaseState},
     reply::NodeReply,
     resources::Resources,
     rounds,
@@ -24,9 +25,9 @@ use crate::{
 #[derive(Debug)]
 #[must_use = "a lock that is dropped is released"]
 pub struct Lock {
-    hold: Arc<LeaseState>,
+    state: Arc<LeaseState>,
     ttl: Ttl,
-    won: Acquisition,
+    acquisition: Acquisition,
     /// Whether dropping it still has to release it.
     armed: bool,
 }
@@ -36,26 +37,26 @@ pub struct Lock {
 pub(crate) struct Acquisition {
     pub(crate) attempts: u32,
     pub(crate) took: Duration,
-    pub(crate) votes: Vec<NodeReply>,
+    pub(crate) replies: Vec<NodeReply>,
     /// Keep-alive ends here.
-    pub(crate) longest: Option<Instant>,
+    pub(crate) keep_until: Option<Instant>,
 }
 
 impl Lock {
-    pub(crate) fn new(hold: LeaseState, ttl: Ttl, won: Acquisition) -> Self {
-        Self { hold: Arc::new(hold), ttl, won, armed: true }
+    pub(crate) fn new(state: LeaseState, ttl: Ttl, acquisition: Acquisition) -> Self {
+        Self { state: Arc::new(state), ttl, acquisition, armed: true }
     }
 
     /// What is locked.
     #[must_use]
     pub fn resources(&self) -> &Resources {
-        &self.hold.claim.resources
+        &self.state.claim.resources
     }
 
-    /// The value that stands under the keys.
+    /// The value that is stored at the keys.
     #[must_use]
     pub fn token(&self) -> &Token {
-        &self.hold.claim.token
+        &self.state.claim.token
     }
 
     /// Whether the lock is valid now: no other client can hold it at this instant.
@@ -63,38 +64,38 @@ impl Lock {
     /// Between this answer and what you do next any amount of time can pass.
     #[must_use]
     pub fn is_valid(&self) -> bool {
-        self.hold.remaining().is_some()
+        self.state.remaining().is_some()
     }
 
     /// How long the lock stays valid without an extension: ttl, less what acquiring took, less clock drift.
     /// Zero when it is not valid any more.
     #[must_use]
     pub fn remaining(&self) -> Duration {
-        self.hold.remaining().unwrap_or_default()
+        self.state.remaining().unwrap_or_default()
     }
 
     /// How many rounds it took to get the lock, the last one included.
     #[must_use]
     pub fn attempts(&self) -> u32 {
-        self.won.attempts
+        self.acquisition.attempts
     }
 
     /// How long the round took that won the lock, from its first request to its decision.
     #[must_use]
     pub fn took(&self) -> Duration {
-        self.won.took
+        self.acquisition.took
     }
 
     /// What each node had said when the last round was won.
     #[must_use]
     pub fn replies(&self) -> &[NodeReply] {
-        &self.won.votes
+        &self.acquisition.replies
     }
 
     /// A view of the lock, to give to what it guards.
     #[must_use]
     pub fn lease(&self) -> Lease {
-        Lease::new(self.hold.clone())
+        Lease::new(self.state.clone())
     }
 
     /// Makes the lock last for `ttl` from now. It never makes it shorter: when more than that is left, it
@@ -114,8 +115,8 @@ impl Lock {
     ///
     /// Dropping the future leaves the validity as it was.
     pub async fn extend(&mut self, ttl: Duration) -> Result<(), Error> {
-        let ttl = self.hold.nodes.ttl(ttl)?;
-        self.hold.extend(ttl).await?;
+        let ttl = self.state.nodes.ttl(ttl)?;
+        self.state.extend(ttl).await?;
         self.ttl = ttl;
         Ok(())
     }
@@ -133,19 +134,13 @@ impl Lock {
     /// Dropping the future releases the lock in the background.
     pub async fn unlock(mut self) -> Result<UnlockOutcome, Error> {
         self.armed = false;
-        release(&self.hold).await
-    }
-
-    /// Lets a task extend the lock until the guard is dropped: see [`KeepAlive`].
-    pub fn keep_alive(self) -> KeepAlive {
-        let (ttl, longest) = (self.ttl, self.won.longest);
-        KeepAlive::new(self, ttl, longest)
+        release(&self.state).await
     }
 
     /// Ends the lock without releasing it: its keys stay until their ttl has passed.
     pub fn forget(mut self) {
         self.armed = false;
-        self.hold.end();
+        self.state.end();
     }
 
     /// Takes the lock apart, to hand it to another process, which makes a lock of it again by
@@ -157,32 +152,40 @@ impl Lock {
     #[must_use]
     pub fn into_parts(mut self) -> LockParts {
         self.armed = false;
-        let (hold, remaining) = (&self.hold, self.remaining());
-        let (nodes, claim) = (&hold.nodes, &hold.claim);
-        hold.end();
+        let remaining = self.remaining();
+        let LeaseState { nodes, claim, .. } = &*self.state;
+        self.state.end();
         // Whoever takes the lock cannot know of them.
         drop(nodes.release_from(claim, (0..nodes.len()).filter(|node| claim.ledger.is_unsettled(*node))));
         let now = nodes.now();
         LockParts {
             remaining,
             longest_ttl: claim.ledger.ttl().get(),
-            max_hold: self.won.longest.map(|longest| longest.saturating_duration_since(now)),
+            max_hold: self.acquisition.keep_until.map(|longest| longest.saturating_duration_since(now)),
             ..LockParts::new(self.resources().as_slice(), self.token().clone(), self.ttl.get())
         }
     }
 
-    pub(crate) fn hold(&self) -> &Arc<LeaseState> {
-        &self.hold
+    pub(crate) fn state(&self) -> &Arc<LeaseState> {
+        &self.state
+    }
+
+    pub(crate) fn ttl(&self) -> Ttl {
+        self.ttl
+    }
+
+    pub(crate) fn keep_until(&self) -> Option<Instant> {
+        self.acquisition.keep_until
     }
 }
 
 impl Drop for Lock {
     fn drop(&mut self) {
         if self.armed {
-            let hold = &self.hold;
-            hold.end();
-            drop(hold.nodes.release_all(&hold.claim));
-            telemetry::dropped(&hold.claim.token);
+            let LeaseState { nodes, claim, .. } = &*self.state;
+            self.state.end();
+            drop(nodes.release_all(claim));
+            telemetry::dropped(&claim.token);
         }
     }
 }
@@ -206,7 +209,7 @@ pub enum UnlockOutcome {
 pub struct LockParts {
     /// The names of the resources.
     pub resources: Vec<String>,
-    /// The value under their keys.
+    /// The value at their keys.
     pub token: Token,
     /// The ttl that the lock had last.
     pub ttl: Duration,
@@ -239,20 +242,20 @@ impl From<Lock> for LockParts {
     }
 }
 
-async fn release(hold: &LeaseState) -> Result<UnlockOutcome, Error> {
+async fn release(state: &LeaseState) -> Result<UnlockOutcome, Error> {
+    let LeaseState { nodes, claim, .. } = state;
     let release = async {
-        hold.end();
-        match rounds::release(&hold.nodes, &hold.claim).await {
+        state.end();
+        match rounds::release(nodes, claim).await {
             Ok(true) => Ok(UnlockOutcome::Released),
             Ok(false) => {
-                hold.report_lost(Loss::Gone);
+                state.report_lost(Loss::Gone);
                 Ok(UnlockOutcome::NotHeld)
             }
-            Err(defeated) => Err(defeated.into_holder_error(&hold.claim)),
+            Err(lost) => Err(lost.into_holder_error(claim)),
         }
     };
-    let claim = &hold.claim;
-    let call = Call::begin(Kind::Unlock, &*hold.nodes.runtime, &claim.resources, Some(&claim.token));
+    let call = Call::begin(Kind::Unlock, &**nodes.runtime(), &claim.resources, Some(&claim.token));
     call.watch(release, |outcome| match outcome {
         UnlockOutcome::Released => Outcome::Released,
         UnlockOutcome::NotHeld => Outcome::NotHeld,

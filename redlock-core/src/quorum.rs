@@ -1,4 +1,4 @@
-//! Counting one round's votes. No clock, no async: what was heard goes in, the decision comes out.
+//! Counting one round's votes. No clock, no async: votes in, decision out.
 
 /// The smallest majority of `nodes`: `nodes / 2 + 1`.
 pub(crate) fn quorum(nodes: usize) -> usize {
@@ -80,7 +80,7 @@ impl Tally {
 
     /// Why the round was not won. A missing vote counts as a node that did not answer, so that `NoQuorum` may
     /// become another answer with the next vote; the others stand.
-    pub(crate) fn defeat(&self) -> LossReason {
+    pub(crate) fn loss_reason(&self) -> LossReason {
         let quorum = quorum(self.votes.len());
         let yes = self.number(Vote::Yes);
         let no = self.number(Vote::No);
@@ -98,10 +98,10 @@ impl Tally {
         self.number(Vote::No) > self.votes.len() - quorum(self.votes.len())
     }
 
-    /// Whether the decision and its reason stand. Too few answers are a reason that stands when all have been
-    /// heard.
+    /// Whether the decision and its reason stand. Too few replies are a reason that stands once all have
+    /// been collected.
     pub(crate) fn is_certain(&self) -> bool {
-        self.missing() == 0 || self.decision() != Decision::Open && self.defeat() != LossReason::NoQuorum
+        self.missing() == 0 || self.decision() != Decision::Open && self.loss_reason() != LossReason::NoQuorum
     }
 
     pub(crate) fn missing(&self) -> usize {
@@ -154,15 +154,15 @@ mod tests {
         for nodes in 1..=6 {
             let needed = nodes / 2 + 1;
             every_sequence(nodes, |sequence, prefixes| {
-                for (heard, tally) in prefixes.iter().enumerate() {
-                    let yes = sequence[..heard].iter().filter(|vote| **vote == Vote::Yes).count();
-                    let best = yes + nodes - heard;
+                for (voted, tally) in prefixes.iter().enumerate() {
+                    let yes = sequence[..voted].iter().filter(|vote| **vote == Vote::Yes).count();
+                    let best = yes + nodes - voted;
                     let expected = match (yes >= needed, best >= needed) {
                         (true, _) => Decision::Won,
                         (false, true) => Decision::Open,
                         (false, false) => Decision::Lost,
                     };
-                    assert_eq!(tally.decision(), expected, "{sequence:?} after {heard}");
+                    assert_eq!(tally.decision(), expected, "{sequence:?} after {voted}");
                 }
                 let decided: Vec<Decision> = prefixes
                     .iter()
@@ -186,12 +186,15 @@ mod tests {
     }
 
     #[test]
-    fn who_refuses_rejects_or_disproves_is_not_overruled_by_later_votes() {
+    fn a_reason_and_a_disproof_are_not_overruled_by_later_votes() {
         for nodes in 1..=6 {
             every_sequence(nodes, |sequence, prefixes| {
                 for pair in prefixes.windows(2) {
-                    let settled = pair[0].defeat();
-                    assert!(settled == LossReason::NoQuorum || settled == pair[1].defeat(), "{sequence:?}");
+                    let settled = pair[0].loss_reason();
+                    assert!(
+                        settled == LossReason::NoQuorum || settled == pair[1].loss_reason(),
+                        "{sequence:?}"
+                    );
                     assert!(!pair[0].no_quorum_holds() || pair[1].no_quorum_holds(), "{sequence:?}");
                 }
             });
@@ -202,12 +205,15 @@ mod tests {
     fn what_is_certain_stays_and_what_is_not_may_change() {
         for nodes in 1..=5 {
             every_sequence(nodes, |sequence, prefixes| {
-                let told = |tally: &Tally| (tally.decision(), tally.defeat());
+                let result = |tally: &Tally| (tally.decision(), tally.loss_reason());
                 let last = &prefixes[nodes];
                 assert!(last.is_certain());
                 for tally in prefixes.iter().filter(|tally| tally.is_certain()) {
                     assert_eq!(tally.decision(), last.decision(), "{sequence:?}");
-                    assert!(tally.decision() == Decision::Won || told(tally) == told(last), "{sequence:?}");
+                    assert!(
+                        tally.decision() == Decision::Won || result(tally) == result(last),
+                        "{sequence:?}"
+                    );
                 }
             });
         }
@@ -219,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_contended_round_is_hopeless_when_only_silent_nodes_are_left() {
+    fn a_contended_round_is_given_up_when_only_silent_nodes_are_left() {
         let mut tally = Tally::new(5);
         tally.count(0, Vote::Yes);
         tally.count(1, Vote::Yes);
@@ -237,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_defeat_is_named_after_what_a_quorum_said() {
+    fn a_loss_is_named_after_what_a_quorum_said() {
         for nodes in 1..=6 {
             let needed = nodes / 2 + 1;
             every_sequence(nodes, |sequence, prefixes| {
@@ -253,7 +259,7 @@ mod tests {
                 } else {
                     LossReason::NoQuorum
                 };
-                assert_eq!(tally.defeat(), expected, "{sequence:?}");
+                assert_eq!(tally.loss_reason(), expected, "{sequence:?}");
                 assert_eq!(tally.no_quorum_holds(), nodes - number(Vote::No) < needed, "{sequence:?}");
             });
         }

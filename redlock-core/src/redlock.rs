@@ -1,20 +1,20 @@
 //! The lock manager.
 
+// Tests: tests/tests/it/sim/locking.rs, sim/handover.rs, sim/using.rs.
+
 use std::{future::Future, sync::Arc, time::Duration};
 
 use crate::{
-    builder::RedlockBuilder,
     error::Error,
-    keep_alive::Lease,
-    lease::LeaseState,
+    lease::{Lease, LeaseState},
     lock::{Acquisition, Lock, LockParts, UnlockOutcome},
     nodes::Nodes,
     request::LockRequest,
     resources::Resources,
     retry::RetryPolicy,
-    rounds::Taking,
-    runtime::Runtime,
+    takeover::Takeover,
     telemetry::{Call, Kind, Outcome},
+    using::Using,
     validity::MAX_TTL,
 };
 
@@ -45,11 +45,6 @@ pub struct Redlock {
 }
 
 impl Redlock {
-    /// Starts to make a lock manager that runs on `runtime`.
-    pub fn builder(runtime: impl Runtime) -> RedlockBuilder {
-        RedlockBuilder::new(Arc::new(runtime))
-    }
-
     pub(crate) fn new(nodes: Arc<Nodes>, retry: RetryPolicy) -> Self {
         Self { nodes, retry }
     }
@@ -70,7 +65,7 @@ impl Redlock {
     ///
     /// # Errors
     ///
-    /// Awaiting it gives [`Error::Contended`], [`Error::NoQuorum`] or [`Error::Rejected`] when the last round
+    /// Awaiting it returns [`Error::Contended`], [`Error::NoQuorum`] or [`Error::Rejected`] when the last round
     /// was lost, and [`Error::InvalidRequest`] before anything is sent.
     ///
     /// # Cancellation
@@ -88,6 +83,8 @@ impl Redlock {
     /// Runs `routine` under a lock that is extended while it runs and released afterwards. When the lock is
     /// lost, the routine is dropped where it awaits, no later than the validity runs out.
     ///
+    /// Await the request, or change options for this call first, as for [`lock`](Self::lock).
+    ///
     /// The extending is a task of its own: on a runtime with several threads it goes on while the routine
     /// blocks. The routine's result always comes through, also when the lock was lost meanwhile or cannot be
     /// released; a routine that has to know asks its [`Lease`] before it commits.
@@ -95,7 +92,8 @@ impl Redlock {
     /// ```
     /// # use std::time::Duration;
     /// # async fn example(redlock: redlock_core::Redlock) -> Result<(), redlock_core::Error> {
-    /// let total = redlock.using("nightly-report", Duration::from_secs(10), |lease| async move {
+    /// let ttl = Duration::from_secs(10);
+    /// let total = redlock.using("nightly-report", ttl, |lease| async move {
     ///     let mut total = 0;
     ///     for part in 0..100 {
     ///         if !lease.is_valid() {
@@ -105,7 +103,8 @@ impl Redlock {
     ///     }
     ///     total
     /// });
-    /// assert_eq!(total.await?, 4950);
+    /// // Not while another process does it.
+    /// assert_eq!(total.retry_count(0).max_hold(60 * ttl).await?, 4950);
     /// # Ok(())
     /// # }
     /// ```
@@ -117,14 +116,13 @@ impl Redlock {
     /// # Cancellation
     ///
     /// Dropping the future drops the routine, and releases the lock in the background.
-    pub fn using<R, F, Fut>(
+    pub fn using<F, Fut>(
         &self,
-        resources: R,
+        resources: impl Into<Resources>,
         ttl: Duration,
         routine: F,
-    ) -> impl Future<Output = Result<Fut::Output, Error>> + use<R, F, Fut>
+    ) -> LockRequest<Using<F>>
     where
-        R: Into<Resources>,
         F: FnOnce(Lease) -> Fut,
         Fut: Future,
     {
@@ -180,22 +178,23 @@ impl Redlock {
         let ttl = nodes.ttl(parts.ttl)?;
         let longest = nodes.ttl(parts.longest_ttl.max(parts.ttl))?;
         let start = nodes.now();
-        let asked = ttl.max(nodes.drift.ttl_for(parts.remaining.min(MAX_TTL), longest));
+        let asked = ttl.max(nodes.drift().ttl_for(parts.remaining.min(MAX_TTL), longest));
         let asked = match parts.max_hold {
             // What is left of the longest hold may be too short for a ttl: then the lock is over.
             Some(left) => nodes.ttl(asked.get().min(left)).map_err(|_| Error::lapsed(resources.clone()))?,
             None => asked,
         };
-        let taking = Taking::new(nodes, resources, parts.token.clone(), asked, longest);
-        let claim = taking.claim();
-        let take = async {
-            let (claim, valid_until, votes) = taking.decide().await?;
+        let takeover = Takeover::new(nodes, resources, parts.token.clone(), asked, longest);
+        let claim = takeover.claim();
+        let take_over = async {
+            let won = takeover.decide().await?;
             let took = nodes.now().saturating_duration_since(start);
-            let longest = parts.max_hold.and_then(|left| start.checked_add(left));
-            let hold = LeaseState::new(nodes.clone(), claim, valid_until);
-            Ok(Lock::new(hold, ttl, Acquisition { attempts: 1, took, votes, longest }))
+            let keep_until = parts.max_hold.and_then(|left| start.checked_add(left));
+            let state = LeaseState::new(nodes.clone(), won.claim, won.valid_until);
+            let replies = won.replies;
+            Ok(Lock::new(state, ttl, Acquisition { attempts: 1, took, replies, keep_until }))
         };
-        let call = Call::begin(Kind::Extend, &*nodes.runtime, &claim.resources, Some(&claim.token));
-        call.watch(take, |_| Outcome::Extended).await
+        let call = Call::begin(Kind::Extend, &**nodes.runtime(), &claim.resources, Some(&claim.token));
+        call.watch(take_over, |_| Outcome::Extended).await
     }
 }

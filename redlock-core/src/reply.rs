@@ -33,31 +33,31 @@ impl fmt::Display for NodeReply {
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NodeOutcome {
-    /// It holds the keys for us.
+    /// The node holds the keys for this lock.
     #[error("granted")]
     Granted,
-    /// It does not: a key holds another token, or, when extending, none.
+    /// The node refused: a key holds another token, or, when extending, none.
     #[error("refused")]
     Refused,
-    /// It has removed the keys.
+    /// The node has removed the keys.
     #[error("removed")]
     Removed,
-    /// It did not hold all of the keys for us any more.
+    /// The node no longer held all of the keys for this lock.
     #[error("not held")]
     NotHeld,
-    /// It did not answer, or said why it could not do it.
+    /// The node did not reply, or replied with an error.
     #[error("{}", with_sources(.0))]
     Failed(BackendError),
-    /// It granted, but only after the validity had run out: that does not count.
-    #[error("answered too late")]
+    /// The node granted after the validity had ended, which does not count.
+    #[error("replied too late")]
     Late,
-    /// The round was decided before it answered.
-    #[error("not waited for")]
+    /// The round was decided before the node replied.
+    #[error("still pending")]
     Pending,
 }
 
 impl NodeOutcome {
-    /// The vote of a node that was waited for; `None` for one that was not.
+    /// The vote of a node that has replied or failed; `None` for one that the round did not wait for.
     pub(crate) fn vote(&self) -> Option<Vote> {
         match self {
             Self::Granted | Self::Removed => Some(Vote::Yes),

@@ -1,4 +1,6 @@
-//! What the core needs from an async runtime: a clock, a timer and background tasks.
+//! The interface to an async runtime: a clock, a timer and background tasks.
+
+// Tests: tests/tests/it/runtimes/tokio.rs, runtimes/smol.rs.
 
 use std::{
     fmt,
@@ -27,17 +29,17 @@ pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
 
 /// A clock, a timer and background tasks.
 ///
-/// The core has no other access to time or tasks, so that a simulated runtime decides everything that happens
-/// in a test, and a paused clock pauses everything.
+/// The core has no other access to time or tasks. So a simulated runtime controls everything in a test, and a
+/// paused clock pauses everything.
 ///
 /// # Contract
 ///
 /// * `now` never goes back, and moves together with `sleep`: after `sleep(d)`, `now` is later by `d` or more.
-///   It should count the time in which the machine was suspended, since the servers' clocks do; a clock that
-///   does not lets a holder believe after a resume in a lock that has expired meanwhile.
-/// * `sleep` takes any duration up to [`Duration::MAX`] and does not panic.
-/// * `spawn` runs the task to its end in the background. It never panics, also when it is called outside of
-///   the runtime or when the runtime is gone; then it may drop the task.
+///   It should count the time in which the machine was suspended, since the servers' clocks do. With a clock
+///   that does not, a lock that expired during the suspension looks valid afterwards.
+/// * `sleep` accepts any duration up to [`Duration::MAX`] and does not panic.
+/// * `spawn` runs the task to its end in the background. It never panics, even outside of the runtime or
+///   after the runtime's end; then it may drop the task.
 pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// The current time of the monotonic clock.
     fn now(&self) -> Instant;

@@ -1,15 +1,18 @@
-//! The random value under which one round holds its keys.
+//! The random value with which one round holds its keys.
+
+// Tests: below; tests/tests/it/sim/errors.rs.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
 use crate::entropy::Entropy;
 
-/// The value that a round writes at each of its keys: only who knows it can extend or release them.
+/// The value that a round writes at each of its keys: only a client that knows it can extend or release them.
 ///
-/// Tokens made here are 160 random bits as 40 lower-case hex digits. [`FromStr`] accepts tokens of other
+/// New tokens are 160 random bits as 40 lower-case hex digits. [`FromStr`] accepts tokens of other
 /// implementations when they are 32 to 128 ASCII hex digits (at least 128 bits).
 ///
-/// `Debug` shows the [prefix](Self::prefix) only: whoever reads a whole token in a log can release the lock.
+/// `Debug` shows the [prefix](Self::prefix) only: anyone who reads a whole token in a log can release the
+/// lock.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Token(Arc<str>);
 
@@ -18,7 +21,7 @@ impl Token {
     /// release with, since three quarters of the shortest token stay hidden.
     pub const PREFIX_LEN: usize = 8;
 
-    /// Draws a new token.
+    /// Generates a new token.
     pub(crate) fn random(entropy: &mut Entropy) -> Self {
         let mut bytes = [0; BYTES];
         entropy.fill(&mut bytes);
@@ -48,7 +51,8 @@ impl Token {
         found.then_some(cut)
     }
 
-    /// The token's first [`PREFIX_LEN`](Self::PREFIX_LEN) digits: what errors, events and `inspect` show of it.
+    /// The token's first [`PREFIX_LEN`](Self::PREFIX_LEN) digits: what errors, events and `inspect` show of
+    /// it.
     #[must_use]
     pub fn prefix(&self) -> &str {
         &self.0[..Self::PREFIX_LEN]

@@ -85,11 +85,11 @@ impl Harness {
     }
 
     /// Drops the future after `after`, unless it is done by then.
-    pub async fn cancel_after<T>(&self, after: Duration, future: impl Future<Output = T>) -> Option<T> {
+    pub async fn cancel_after<T>(&self, after: Duration, future: impl IntoFuture<Output = T>) -> Option<T> {
         tokio::select! {
             biased;
-            output = future => Some(output),
             () = self.runtime.sleep(after) => None,
+            output = future.into_future() => Some(output),
         }
     }
 

@@ -1,3 +1,5 @@
+// Tests: tests/tests/it/runtimes/tokio.rs.
+
 use std::{
     fmt,
     sync::{Arc, OnceLock},
@@ -6,14 +8,14 @@ use std::{
 #[cfg(feature = "tokio")]
 use super::tokio::Driven;
 
-/// Something that lives on a runtime, say a connection with its task, for the author of a
+/// A value that lives on a runtime, such as a connection with its task, for authors of a
 /// [`LockBackend`](crate::LockBackend): one for each of tokio's current-thread runtimes (with the feature
-/// `tokio`), and one for all else.
+/// `tokio`), and one for all other runtimes.
 ///
-/// What lives on a current-thread runtime stands still when nobody drives that, and would let the others wait
-/// for it. A multi-thread runtime, as smol's executor, has threads of its own, so what lives there serves
-/// everybody. What has ended with a multi-thread runtime has to be noticed, and replaced, by its user; what
-/// is on a current-thread runtime is dropped with that.
+/// A value on a current-thread runtime stands still while nobody drives that runtime, and other callers would
+/// wait for it. A multi-thread runtime has threads of its own, and so has smol's executor, so a value there
+/// serves all callers. Its user has to notice when a value ends with its multi-thread runtime, and replace
+/// it. A value on a current-thread runtime is dropped with the runtime.
 pub struct PerRuntime<T> {
     make: Box<dyn Fn() -> T + Send + Sync>,
     shared: OnceLock<Arc<T>>,
@@ -22,7 +24,7 @@ pub struct PerRuntime<T> {
 }
 
 impl<T: Send + Sync + 'static> PerRuntime<T> {
-    /// Makes each with `make`, when it is first asked for. `make` must not ask for one itself.
+    /// Each value comes from `make`, at its first use. `make` must not use this itself.
     pub fn new(make: impl Fn() -> T + Send + Sync + 'static) -> Self {
         Self {
             make: Box::new(make),
@@ -32,7 +34,7 @@ impl<T: Send + Sync + 'static> PerRuntime<T> {
         }
     }
 
-    /// The one of the runtime that the caller is in.
+    /// The value of the runtime that the caller is in.
     pub fn get(&self) -> Arc<T> {
         #[cfg(feature = "tokio")]
         if let Some(value) = self.driven.get(&self.make) {

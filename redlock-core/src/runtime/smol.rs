@@ -1,3 +1,5 @@
+// Tests: tests/tests/it/runtimes/smol.rs.
+
 use std::time::{Duration, Instant};
 
 use smol::Timer;
@@ -8,14 +10,14 @@ use super::{BoxFuture, Runtime};
 
 /// Runs on smol: its timers, and its global executor for background tasks.
 ///
-/// The global executor has threads of its own (`SMOL_THREADS`, one by default), so locks can be asked,
-/// extended and dropped on any thread and under any executor, and what is under way in the background goes on
-/// while the caller blocks. On Linux and Android its clock also counts the time in which the machine was
-/// suspended; on macOS and the BSDs it stands still meanwhile.
+/// The global executor has threads of its own (`SMOL_THREADS`, one by default). So locks can be polled,
+/// extended and dropped on any thread and under any executor, and background work continues while the caller
+/// blocks. On Linux and Android the clock also counts the time in which the machine was suspended; on macOS
+/// and the BSDs it stands still meanwhile.
 ///
-/// A timer that was set before the machine was suspended fires late, by the time suspended: after a resume
-/// `is_valid` and `remaining` are right at once, but what waits for the loss of a lock is woken only when its
-/// timer has run out.
+/// A timer that was set before a suspension fires late, by the time of the suspension. After a resume,
+/// `is_valid` and `remaining` are right at once, but a task that waits for the loss of a lock wakes only when
+/// its timer fires.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct SmolRuntime;
@@ -38,7 +40,7 @@ impl Runtime for SmolRuntime {
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<()> {
-        // A timer that is too far away for the clock is one that never fires.
+        // A timer that is too far away for the clock never fires.
         let timer = Timer::after(duration);
         Box::pin(async move {
             timer.await;

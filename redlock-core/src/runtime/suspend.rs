@@ -1,5 +1,5 @@
-//! How long the machine has been suspended: Linux' monotonic clock, which `Instant` and tokio read, stands
-//! still meanwhile, but the servers' keys go on expiring.
+//! How long the machine has been suspended. Meanwhile the monotonic clock of Linux, which `Instant` and tokio
+//! read, stands still, but the servers' keys still expire.
 
 use std::{
     sync::{
@@ -11,8 +11,8 @@ use std::{
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
-/// For how long the machine has been suspended since the first call. Never goes back; the same for every
-/// clock in the process, so that their times can be compared.
+/// How long the machine has been suspended since the first call. It never goes back, and is the same for
+/// every clock in the process, so that their times can be compared.
 pub(super) fn suspended_time() -> Duration {
     static COUNTED: LazyLock<SuspendedTime> = LazyLock::new(SuspendedTime::default);
     let counted = COUNTED.since_start();
@@ -23,11 +23,11 @@ pub(super) fn suspended_time() -> Duration {
 
 #[cfg(test)]
 thread_local! {
-    /// For how long the machine has been suspended besides, as this thread is to see it.
+    /// An additional time of suspension that this thread sees.
     static PRETENDED: std::cell::Cell<Duration> = const { std::cell::Cell::new(Duration::ZERO) };
 }
 
-/// As if the machine had been suspended for so long, for this thread.
+/// Makes this thread see a machine that has been suspended for so long.
 #[cfg(test)]
 pub(super) fn pretend(suspended: Duration) {
     PRETENDED.set(suspended);
@@ -36,7 +36,7 @@ pub(super) fn pretend(suspended: Duration) {
 #[derive(Debug)]
 struct SuspendedTime {
     at_start: Duration,
-    /// The most that was seen so far, in nanoseconds.
+    /// The highest reading so far, in nanoseconds.
     counted: AtomicU64,
 }
 
@@ -45,7 +45,7 @@ impl SuspendedTime {
         self.count(since_boot())
     }
 
-    /// Takes the highest of all readings: a reading is too low by what passed between its two clocks, never
+    /// Returns the highest of all readings. A reading is too low by the time between its two clocks, never
     /// too high, and a clock made of it must not go back.
     fn count(&self, suspended: Duration) -> Duration {
         let more = suspended.saturating_sub(self.at_start);
@@ -60,8 +60,8 @@ impl Default for SuspendedTime {
     }
 }
 
-/// `CLOCK_BOOTTIME` counts suspended time, `CLOCK_MONOTONIC` does not; else they run alike. The first is read
-/// first, so that a thread that is held up between the two sees too little, not too much.
+/// `CLOCK_BOOTTIME` counts suspended time, `CLOCK_MONOTONIC` does not; otherwise they run alike. The first is
+/// read first, so a thread that is delayed between the two sees too little, not too much.
 fn since_boot() -> Duration {
     let with = read(ClockId::Boottime);
     let without = read(ClockId::Monotonic);

@@ -1,3 +1,5 @@
+// Tests: below; tests/tests/it/runtimes/tokio.rs.
+
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -12,36 +14,36 @@ mod timer;
 
 pub(super) use self::driven::Driven;
 
-/// Runs on tokio. Needs tokio runtimes whose time driver is enabled (`enable_time` or `enable_all`);
+/// Runs on tokio. It needs tokio runtimes with an enabled time driver (`enable_time` or `enable_all`);
 /// [`RedlockBuilder::build`](crate::RedlockBuilder::build) fails without.
 ///
-/// Whoever locks, extends, waits or unlocks is served by the runtime that it is in, whichever that is. So a
-/// lock manager, its locks and guards can be used on any runtime and any thread, also when the runtime that
-/// they were made on is not driven any more, or has ended: a `static` one serves every `#[tokio::test]`. A
-/// paused tokio clock pauses it.
+/// Each call that locks, extends, waits or unlocks runs on the caller's runtime, whichever that is. So a lock
+/// manager, its locks and guards work on any runtime and any thread, even when nobody drives the runtime of
+/// their creation any more, or when it has ended: a `static` one serves every `#[tokio::test]`. A paused
+/// tokio clock pauses it.
 ///
-/// What is left to the background, as the release of a lock that is dropped, runs
+/// Background work, such as the release of a dropped lock, runs
 ///
-/// * on the runtime that the caller is in, and when that ends it moves to a thread of ours;
-/// * outside of every runtime, as on a plain thread, on the runtime of the handle if that is a multi-thread
-///   one, else on a thread of ours.
+/// * on the caller's runtime, and moves to a thread of the library when that runtime ends;
+/// * outside of every runtime, for example on a plain thread, on the runtime of the handle if that is a
+///   multi-thread one, else on the thread of the library.
 ///
-/// That thread, named `redlock`, is started when it is first needed. A current-thread runtime runs what it
-/// was given only while it is driven, by a `block_on`: a lock that is dropped right before it stands still is
-/// released when it goes on, or ends.
+/// That thread is named `redlock`, and starts when it is first needed. A current-thread runtime runs its
+/// tasks only while a `block_on` drives it: if a lock is dropped right before the runtime stands still, its
+/// release runs when the runtime continues, or ends.
 ///
-/// On Linux and Android its clock also counts the time in which the machine was suspended; on other systems
-/// tokio's clock decides, which on macOS and the BSDs stands still meanwhile. Even where the clock counts
-/// suspended time, a timer that was set before the machine was suspended fires late: after a resume
-/// `is_valid` and `remaining` are right at once, but what waits for the loss of a lock is woken only when its
-/// timer has run out.
+/// On Linux and Android the clock also counts the time in which the machine was suspended. On other systems
+/// it is tokio's clock, which on macOS and the BSDs stands still meanwhile. Even where the clock counts
+/// suspended time, a timer that was set before the suspension fires late. After a resume, `is_valid` and
+/// `remaining` are right at once, but a task that waits for the loss of a lock wakes only when its timer
+/// fires.
 #[derive(Clone, Debug)]
 pub struct TokioRuntime {
     handle: Handle,
 }
 
 impl TokioRuntime {
-    /// The runtime that `handle` belongs to, for whoever is in none.
+    /// The runtime of `handle`, for callers outside of a runtime.
     #[must_use]
     pub fn new(handle: Handle) -> Self {
         Self { handle }
@@ -84,12 +86,12 @@ impl Runtime for TokioRuntime {
     }
 }
 
-/// Whether a runtime goes on by itself. A current-thread one stands still unless somebody drives it.
+/// Whether a runtime has threads of its own. A current-thread one stands still unless a `block_on` drives it.
 fn has_threads(runtime: &Handle) -> bool {
     runtime.runtime_flavor() == RuntimeFlavor::MultiThread
 }
 
-/// There is no tokio runtime here.
+/// The caller is outside of every tokio runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not called from within a tokio runtime")]
 pub struct NoRuntime;
@@ -198,7 +200,7 @@ mod tests {
         other.block_on(first);
         block_on_outside(second);
         {
-            // As a blocking task that goes on when its runtime has ended.
+            // As a blocking task does that continues after the end of its runtime.
             let _inside = clock.handle.enter();
             block_on_outside(clock.sleep(ms(10)));
         }

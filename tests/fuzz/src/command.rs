@@ -68,6 +68,7 @@ fn arguments(lines: &[u8]) {
             assert!(!status.resources.is_empty());
             open(&status.nodes.urls, "");
         }
+        Action::Completions(_) | Action::Man(_) => {}
         Action::Watchdog(watchdog) => assert!(watchdog.grace() <= Duration::from_millis(u64::MAX)),
     }
 }

@@ -1,4 +1,6 @@
-//! What lives on current-thread runtimes, one for each.
+//! Values on current-thread runtimes, one for each.
+
+// Tests: below; tests/tests/it/runtimes/tokio.rs.
 
 use std::{
     collections::HashMap,
@@ -13,14 +15,14 @@ use tokio::{
 
 use super::has_threads;
 
-/// Values by the current-thread runtime that they live on; each goes away with its runtime.
+/// Values by their current-thread runtime; each is dropped with its runtime.
 pub(in crate::runtime) struct Driven<T>(Arc<Values<T>>);
 
 type Values<T> = Mutex<HashMap<Id, Entry<T>>>;
 
 struct Entry<T> {
     value: Arc<T>,
-    /// The task that notices the end of the runtime, once it is there. It ends with the entry.
+    /// The task that notices the end of the runtime, once it has started. It ends with the entry.
     watch: Option<AbortHandle>,
 }
 
@@ -65,7 +67,7 @@ impl<T> Drop for Entry<T> {
     }
 }
 
-/// Dropped at the end of a runtime: takes its value away.
+/// Removes the value of a runtime when it is dropped, at the end of the runtime.
 struct Leaving<T> {
     values: Weak<Values<T>>,
     id: Id,

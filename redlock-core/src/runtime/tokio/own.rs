@@ -1,4 +1,6 @@
-//! Background tasks, and a runtime of our own for those that no other runs.
+//! Background tasks, and a runtime of the library for those without another.
+
+// Tests: tests/tests/it/runtimes/thread_end.rs, runtimes/tokio.rs.
 
 use std::{
     future::{Future, pending},
@@ -13,8 +15,8 @@ use tokio::runtime::{Builder, Handle};
 use super::has_threads;
 use crate::runtime::BoxFuture;
 
-/// Runs a task on the runtime that the caller is in. Outside of every runtime on `home`, if that has threads
-/// of its own, else on our own: nobody knows whether a current-thread one is being driven.
+/// Runs a task on the caller's runtime. Outside of every runtime it runs on `home`, if that has threads of
+/// its own, else on the library's: it is unknown whether a `block_on` drives a current-thread one.
 pub(super) fn spawn(home: &Handle, task: BoxFuture<()>) {
     let runtime = Handle::try_current().ok().or_else(|| has_threads(home).then(|| home.clone()));
     let task = Moving(Some(task));
@@ -24,15 +26,15 @@ pub(super) fn spawn(home: &Handle, task: BoxFuture<()>) {
     }
 }
 
-/// A task that moves to our own runtime when the one that it is on ends, or has ended: a release that was
-/// under way is made there.
+/// A task that moves to the library's runtime when its own one ends, or has ended: a release under way
+/// completes there.
 struct Moving(Option<BoxFuture<()>>);
 
 impl Future for Moving {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        // Out of here while it is polled: a task that has panicked does not move.
+        // Taken out while it is polled, so that a task that has panicked does not move.
         let Some(mut task) = self.0.take() else { return Poll::Ready(()) };
         let poll = task.as_mut().poll(cx);
         if poll.is_pending() {
@@ -52,8 +54,8 @@ impl Drop for Moving {
     }
 }
 
-/// A runtime with one thread of its own that never ends, made when it is first needed. None when no thread is
-/// to be had; that is tried anew each time.
+/// A runtime with one thread of its own that never ends, created when it is first needed. `None` when there
+/// is no thread for it; the next call tries again.
 pub(super) fn own_runtime() -> Option<Handle> {
     static OWN: Mutex<Option<Handle>> = Mutex::new(None);
     let mut own = OWN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -63,7 +65,7 @@ pub(super) fn own_runtime() -> Option<Handle> {
     own.clone()
 }
 
-/// With all that is compiled in, as connections are made on it as well.
+/// With all drivers that are compiled in, as connections are made on it as well.
 fn start() -> Option<Handle> {
     let runtime = Builder::new_current_thread().enable_all().build().ok()?;
     let handle = runtime.handle().clone();

@@ -1,4 +1,6 @@
-//! A timer that goes along with whoever waits for it.
+//! A timer that follows the task that waits for it.
+
+// Tests: runtime/tokio.rs; tests/tests/it/runtimes/tokio.rs.
 
 use std::{
     future::poll_fn,
@@ -16,16 +18,15 @@ use tokio::{
 use super::own::own_runtime;
 use crate::runtime::BoxFuture;
 
-/// The time on the clock of the runtime that the caller is in; outside of every runtime, on that of `home`.
+/// The time on the clock of the caller's runtime; outside of every runtime, on that of `home`.
 #[allow(clippy::disallowed_methods, reason = "this is where the time comes from")]
 pub(super) fn now(home: &Handle) -> Instant {
     match Handle::try_current() {
         Ok(_) => Instant::now(),
-        // At the end of a thread, where tokio cannot be asked any more. A clock that is paused is missed
-        // then.
+        // At the end of a thread, where tokio no longer works. A paused clock is missed then.
         Err(none) if none.is_thread_local_destroyed() => Instant::from_std(std::time::Instant::now()),
         Err(_) => {
-            // Entered, so that a paused clock is seen from other threads too.
+            // Entered, so that other threads see a paused clock, too.
             let _entered = home.enter();
             Instant::now()
         }
@@ -34,12 +35,12 @@ pub(super) fn now(home: &Handle) -> Instant {
 
 /// Completes after `duration`, counted from the call on the clock of [`now`].
 ///
-/// A timer of tokio's fires only while its runtime is driven, and panics when that has ended. So the deadline
-/// is fixed here, and the timer for it is one of the runtime that polls.
+/// A timer of tokio fires only while its runtime is driven, and panics when that has ended. So the deadline
+/// is fixed here, and the timer for it belongs to the runtime that polls.
 ///
 /// # Panics
 ///
-/// When `home` is asked, and has no timer.
+/// When it uses `home`, and that has no timer.
 pub(super) fn sleep(home: &Handle, duration: Duration) -> BoxFuture<()> {
     let (mut armed, timer) = match Handle::try_current() {
         Ok(here) if here.id() == home.id() => (Some(here.id()), Some(time::sleep(duration))),
@@ -57,7 +58,7 @@ pub(super) fn sleep(home: &Handle, duration: Duration) -> BoxFuture<()> {
     let home = home.clone();
     Box::pin(async move {
         let mut timer = pin!(timer);
-        // Whether the caller's runtime has no timer, or none any more.
+        // Whether the caller's runtime has no timer, or no longer one.
         let mut refused = false;
         poll_fn(|cx| {
             loop {
@@ -78,7 +79,7 @@ pub(super) fn sleep(home: &Handle, duration: Duration) -> BoxFuture<()> {
                         continue;
                     }
                 }
-                // No timer is to be had at all. Slow, but it ends.
+                // There is no timer at all. This is slow, but it ends.
                 if now(&home) >= deadline {
                     return Poll::Ready(());
                 }
@@ -100,5 +101,5 @@ fn caught<T>(work: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(work)).ok()
 }
 
-/// What tokio takes for "for ever", too.
+/// Also tokio's limit for "forever".
 const FAR_AWAY: Duration = Duration::from_secs(30 * 365 * 24 * 3600);

@@ -170,6 +170,61 @@ fn a_wait_without_a_bound_outlasts_an_outage_and_tells_of_it() {
     assert_eq!(ended.err.matches("no quorum").count(), 1, "{}", ended.err);
 }
 
+/// Also a node that says no, and one that does not answer at all before the command has ended.
+#[test]
+fn a_minority_that_does_not_work_is_one_line_a_run_and_none_when_quiet() {
+    for fault in ["killed", "rejects", "silent", "killed while the command runs"] {
+        let mut servers = Server::start_some(3);
+        let name = servers[1].address();
+        match fault {
+            "killed" => servers[1].kill(),
+            "rejects" => servers[1].command::<()>(&["CONFIG", "SET", "requirepass", "open-sesame"]),
+            "silent" => servers[1].pause(),
+            _ => {}
+        }
+        for options in ["", "--verbose", "--quiet"] {
+            // Some extensions.
+            let script = "echo up >up; while [ ! -e go ]; do sleep 0.02; done; sleep 1.3; exit 5";
+            let line = Line::new(&servers, &format!("run --ttl 2s {options} x")).script(script);
+            let mut process = line.start();
+            process.wait_for("up");
+            if fault.contains("while") {
+                servers[1].kill();
+            }
+            fs::write(process.path("go"), "").unwrap();
+            let ended = process.wait();
+            if fault.contains("while") {
+                servers[1].restart();
+            }
+            let warnings =
+                ended.err.lines().filter(|line| line.contains("a minority of the nodes")).collect::<Vec<_>>();
+            let context = format!("{fault}, {options}: {}", ended.err);
+            assert_eq!((ended.code, ended.out.as_str()), (5, ""), "{context}");
+            assert_eq!(warnings.len(), usize::from(options != "--quiet"), "{context}");
+            assert!(
+                warnings.iter().all(|line| line.starts_with("redlock: ") && line.contains(&name)),
+                "{context}"
+            );
+            assert!(options == "--verbose" || ended.err.lines().count() == warnings.len(), "{context}");
+        }
+        if fault == "silent" {
+            servers[1].resume();
+        }
+    }
+}
+
+#[test]
+fn a_minority_that_is_silent_is_told_of_though_the_command_ends_at_once() {
+    let servers = Server::start_some(3);
+    servers[1].pause();
+    let ended = Line::new(&servers, "run x").script("exit 5").finish();
+    servers[1].resume();
+    assert_eq!(ended.code, 5, "{}", ended.err);
+    let line =
+        format!("redlock: a minority of the nodes does not work ({}: no answer yet): ", servers[1].address());
+    assert!(ended.err.starts_with(&line) && ended.err.lines().count() == 1, "{}", ended.err);
+}
+
 #[test]
 fn a_wrong_password_is_rejected_at_once_and_no_password_is_ever_printed() {
     let servers = [(); 3].map(|()| Server::start_with_password("open-sesame"));

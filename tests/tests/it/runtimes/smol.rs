@@ -102,7 +102,7 @@ fn using_extends_the_lock_over_several_ttls() {
         Timer::after(5 * short / 2).await;
         lease.is_valid()
     });
-    assert!(smol::block_on(used).unwrap());
+    assert!(smol::block_on(used.into_future()).unwrap());
     assert!(soon(|| everywhere(&servers, "a", None)));
     let extensions = servers[0].calls("pexpire");
     assert!((5..=10).contains(&extensions), "{extensions} extensions in 2.5 s, about one in 0.33 s wanted");

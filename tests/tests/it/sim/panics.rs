@@ -122,7 +122,7 @@ fn a_panic_in_a_routine_reaches_the_caller_and_the_lock_is_released() {
         let using = redlock.using("x", s(10), |lease| async move {
             assert!(!lease.is_valid(), "the routine is wrong");
         });
-        let panic = caught(using).await.unwrap_err();
+        let panic = caught(using.into_future()).await.unwrap_err();
         assert_eq!(panic.downcast_ref::<&str>(), Some(&"the routine is wrong"));
         harness.sleep(1).await;
         harness.assert_free("x");

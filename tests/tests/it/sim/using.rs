@@ -218,6 +218,52 @@ fn using_that_is_dropped_drops_the_routine_and_releases() {
 }
 
 #[test]
+fn using_has_the_options_of_a_lock() {
+    let harness = Harness::new(3);
+    harness.run(async {
+        let redlock = harness.redlock();
+        let other = redlock.lock("x", s(60)).await.unwrap();
+        let (result, took) = harness.timed(redlock.using("x", s(1), |_| async {}).retry_count(0)).await;
+        assert!(matches!(&result, Err(Error::Contended(report)) if report.attempts == 1), "{result:?}");
+        assert_eq!(took, ms(0), "a single attempt");
+        let waiting = redlock.using("x", s(1), |_| async {}).retry_forever().acquire_timeout(s(5));
+        let (result, took) = harness.timed(waiting).await;
+        assert!(matches!(result, Err(Error::Contended(_))), "{result:?}");
+        assert!((ms(4_900)..=s(5)).contains(&took), "{took:?}");
+        other.unlock().await.unwrap();
+
+        let (runtime, ttl) = (harness.runtime.clone(), s(1));
+        let held = redlock.using("x", ttl, |_| async move { runtime.sleep(s(60)).await }).max_hold(s(5));
+        let (result, took) = harness.timed(held).await;
+        assert!(matches!(result, Err(Error::Lost(_))), "{result:?}");
+        assert!((ms(4_940)..=s(5)).contains(&took), "{took:?}");
+        // In any order.
+        let late = redlock.lock("x", ttl).retry_count(2).using(|_| async { 1 }).retry_delay(ms(7));
+        assert_eq!(late.await.unwrap(), 1);
+        harness.sleep(10).await;
+    });
+    harness.assert_at_rest();
+}
+
+#[test]
+fn using_is_sent_to_another_thread_when_its_routine_can_be() {
+    fn sent<T: Send + 'static>(future: T) -> T {
+        future
+    }
+    let harness = Harness::new(3);
+    harness.run(async {
+        let used = sent(harness.redlock().using("x", s(1), |lease| async move { lease.is_valid() }));
+        assert!(sent(used.into_future()).await.unwrap());
+        // And one that cannot be is run where it is.
+        let count = std::rc::Rc::new(Cell::new(0));
+        let counted = count.clone();
+        let used = harness.redlock().using("x", s(1), |_| async move { counted.set(counted.get() + 1) });
+        used.await.unwrap();
+        assert_eq!(count.get(), 1);
+    });
+}
+
+#[test]
 fn a_lock_is_held_no_longer_than_the_longest_hold() {
     for (ttl, longest) in [(s(1), s(5)), (s(10), s(5)), (s(4), s(5))] {
         let harness = Harness::new(3);

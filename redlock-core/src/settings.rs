@@ -1,0 +1,104 @@
+//! What all nodes of a lock manager are asked with: the runtime, the drift, and how long a reply may take.
+
+// Tests: below; tests/tests/it/sim/limits.rs.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    runtime::Runtime,
+    validity::{Drift, Ttl},
+};
+
+/// The settings of a lock manager that its nodes share.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) drift: Drift,
+    /// For each node in each round; `None` is a share of the TTL.
+    pub(crate) node_timeout: Option<Duration>,
+}
+
+impl Settings {
+    pub(crate) fn now(&self) -> Instant {
+        self.runtime.now()
+    }
+
+    /// How long each node has for its reply: never longer than a lock of this TTL would be valid.
+    pub(crate) fn timeout(&self, ttl: Ttl) -> Duration {
+        let share = || (ttl.get() / TIMEOUT_SHARE).clamp(MIN_TIMEOUT, MAX_TIMEOUT);
+        self.node_timeout.unwrap_or_else(share).min(self.drift.validity(ttl))
+    }
+
+    /// How long a node has for its reply at most, whatever the TTL.
+    pub(crate) fn max_timeout(&self) -> Duration {
+        self.node_timeout.unwrap_or(MAX_TIMEOUT)
+    }
+
+    /// Whether a node that has not replied within `timeout` had enough time. A timeout that was cut short, by
+    /// a short TTL or a bounded wait, says nothing about the node.
+    pub(crate) fn is_full(&self, timeout: Duration) -> bool {
+        timeout >= self.node_timeout.unwrap_or(MIN_TIMEOUT).min(MIN_TIMEOUT)
+    }
+}
+
+/// The default node timeout is a twentieth of the TTL ...
+const TIMEOUT_SHARE: u32 = 20;
+/// ... but not less than this ...
+pub(crate) const MIN_TIMEOUT: Duration = Duration::from_millis(50);
+/// ... and not more than this: however long a lock lives, nobody wants to wait for a dead node for long.
+const MAX_TIMEOUT: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use std::future::ready;
+
+    use super::*;
+    use crate::runtime::BoxFuture;
+
+    #[derive(Debug)]
+    struct NoRuntime;
+
+    impl Runtime for NoRuntime {
+        #[allow(clippy::disallowed_methods)]
+        fn now(&self) -> Instant {
+            Instant::now()
+        }
+
+        fn sleep(&self, _: Duration) -> BoxFuture<()> {
+            Box::pin(ready(()))
+        }
+
+        fn spawn(&self, _: BoxFuture<()>) {}
+    }
+
+    fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    fn settings(node_timeout: Option<Duration>) -> Settings {
+        Settings { runtime: Arc::new(NoRuntime), drift: Drift::new(0.01).unwrap(), node_timeout }
+    }
+
+    #[test]
+    fn a_node_has_a_share_of_the_ttl_and_never_more_than_the_validity() {
+        for (ttl, default, own) in
+            [(10, 7, 7), (500, 50, 300), (2_000, 100, 300), (10_000, 500, 300), (60_000, 2_000, 300)]
+        {
+            let ttl = Ttl::new(ms(ttl), Drift::new(0.01).unwrap()).unwrap();
+            let timeout = |node_timeout| settings(node_timeout).timeout(ttl).as_millis();
+            assert_eq!((timeout(None), timeout(Some(ms(300)))), (default, own), "{ttl:?}");
+        }
+        assert_eq!(settings(None).max_timeout(), ms(2_000));
+        assert_eq!(settings(Some(ms(5_000))).max_timeout(), ms(5_000));
+    }
+
+    #[test]
+    fn a_timeout_that_was_cut_short_says_nothing_about_the_node() {
+        let full = |node_timeout: Option<u64>, timeout| settings(node_timeout.map(ms)).is_full(ms(timeout));
+        assert!(full(None, 50) && full(Some(10), 10) && full(Some(500), 50));
+        assert!(!full(None, 49) && !full(Some(10), 9) && !full(Some(500), 49));
+    }
+}

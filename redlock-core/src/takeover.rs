@@ -1,0 +1,78 @@
+//! Taking over a lock that another process has handed over.
+
+// Tests: tests/tests/it/sim/handover.rs, servers/handover.rs.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    claim::Claim,
+    error::Error,
+    fan_out::FanOut,
+    nodes::Nodes,
+    quorum::Decision,
+    resources::Resources,
+    rounds::{AcquireRound, Won},
+    telemetry::Verb,
+    token::Token,
+    validity::Ttl,
+    votes::is_conclusive,
+};
+
+/// A round that takes over a lock that was handed over: it puts a token of its own in the place of the old
+/// one. Whoever does so on a quorum has used the old token up, and nothing that is still under way for it
+/// touches the lock.
+///
+/// When it is dropped without having been won, what it took is removed in the background.
+#[derive(Debug)]
+pub(crate) struct Takeover {
+    old: Arc<Claim>,
+    round: AcquireRound,
+    ttl: Ttl,
+    timeout: Duration,
+}
+
+impl Takeover {
+    /// `longest` is how long the old keys may live, `ttl` how long they are to live at least.
+    pub(crate) fn new(nodes: &Arc<Nodes>, resources: Resources, old: Token, ttl: Ttl, longest: Ttl) -> Self {
+        let old = Arc::new(Claim::handed_over(resources.clone(), old, longest, nodes.len()));
+        let claim = nodes.claim(resources, longest.max(ttl));
+        let timeout = nodes.timeout(ttl);
+        let fan_out = nodes.replace_all(&claim, &old, ttl, timeout);
+        Self { old, round: AcquireRound::with(nodes, claim, fan_out, ttl), ttl, timeout }
+    }
+
+    pub(crate) fn claim(&self) -> Arc<Claim> {
+        self.round.claim.clone()
+    }
+
+    pub(crate) async fn decide(mut self) -> Result<Won, Error> {
+        let valid_until = Some(self.round.valid_until);
+        let decision = self.round.votes.collect(&mut self.round.fan_out, valid_until, is_conclusive).await;
+        if decision == Decision::Won {
+            self.clear_up().await;
+            return Ok(self.round.accept(Verb::Replace));
+        }
+        let (nodes, old) = (self.round.nodes.clone(), self.old);
+        let (rollback, lost) = self.round.roll_back(Verb::Replace);
+        if lost.no_quorum_holds {
+            // No quorum has them, so the rest is in everybody's way, for nobody.
+            drop(nodes.release_all(&old));
+        }
+        let claim = rollback.claim();
+        rollback.begin().await;
+        Err(lost.into_holder_error(&claim))
+    }
+
+    /// Removes the old token from the nodes that did not replace it, behind the requests that are under way,
+    /// and writes the new one on those that refused. Asked here, finished in the background.
+    async fn clear_up(&mut self) {
+        let Self { old, round, ttl, timeout } = self;
+        let nodes = &round.nodes;
+        let refused: Vec<usize> = round.votes.refused().collect();
+        let old_ones: Vec<usize> = (0..nodes.len()).filter(|node| old.ledger.may_be_written(*node)).collect();
+        nodes.release_from(old, old_ones).start().await;
+        let put_back =
+            refused.into_iter().map(|node| (node, nodes.put_back(node, &round.claim, *ttl, *timeout)));
+        FanOut::new(nodes.runtime().clone(), put_back).start().await;
+    }
+}
