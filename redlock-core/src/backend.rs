@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_is_told_in_whole_milliseconds() {
+    fn a_timeout_is_printed_in_whole_milliseconds() {
         let error = BackendError::timed_out(Duration::from_nanos(49_829_658));
         assert_eq!(error.to_string(), "indeterminate: no answer within 49 ms");
     }

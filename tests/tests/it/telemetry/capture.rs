@@ -209,7 +209,7 @@ pub(crate) fn metered<T>(test: impl FnOnce() -> T) -> (T, BTreeMap<String, i64>)
 }
 
 #[test]
-fn what_a_thread_without_a_subscriber_reaches_first_goes_to_the_test_beside_it() {
+fn what_a_thread_without_a_subscriber_reaches_first_is_logged_for_the_test_beside_it() {
     let place = || tracing::info!(target: "redlock", "reached");
     let capture = Capture::default();
     capture.during(Level::TRACE, || {

@@ -155,7 +155,7 @@ impl io::Write for Output {
 }
 
 #[test]
-fn no_whole_token_is_logged_whatever_a_node_puts_into_its_errors() {
+fn no_token_is_logged_whole_whatever_a_node_puts_into_its_errors() {
     let (harness, output, tokens) = (Harness::new(3), Output::default(), Arc::new(Mutex::new(Vec::new())));
     let writer = output.clone();
     let subscriber = tracing_subscriber::fmt()
