@@ -1,4 +1,4 @@
-//! What is told of each call: its span, its outcome, and what is loud enough for a log by default.
+//! What is reported of each call: its span, its outcome, and what is loud enough for a log by default.
 
 use redlock_core::{BackendErrorKind, Error, Lease, Runtime, UnlockOutcome};
 use redlock_tests::harness::{Harness, ms, s};
@@ -42,7 +42,7 @@ fn a_lock_is_one_span_with_its_outcome_attempts_and_votes(
     assert_eq!(capture.named("begin")[0].get("names"), r#""x", "y""#);
     let holder = result.as_ref().map_or("", |lock| &lock.token().as_str()[..8]);
     assert_eq!(span.get("holder"), holder);
-    assert_eq!(capture.loud(), loud, "contention is no error, and a dead node is told once");
+    assert_eq!(capture.loud(), loud, "contention is no error, and a dead node is reported once");
 }
 
 #[test]
@@ -60,8 +60,8 @@ fn a_node_that_leads_to_the_server_of_another_is_reported_once() {
         }
     });
     assert_eq!(capture.loud(), ["WARN node has no vote of its own"]);
-    let told = &capture.named("node has no vote of its own")[0];
-    assert_eq!((told.get("node"), told.get("same_server_as")), ("other way", "node 0"));
+    let reported = &capture.named("node has no vote of its own")[0];
+    assert_eq!((reported.get("node"), reported.get("same_server_as")), ("other way", "node 0"));
 }
 
 #[test]
