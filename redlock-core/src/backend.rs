@@ -1,5 +1,7 @@
 //! The interface to a client library: the requests to one node, and its replies.
 
+// Tests: below for its errors; conformance/tests.rs for the contract.
+
 use std::{any::Any, error::Error as StdError, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
@@ -380,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_is_told_in_whole_milliseconds() {
+    fn a_timeout_is_printed_in_whole_milliseconds() {
         let error = BackendError::timed_out(Duration::from_nanos(49_829_658));
         assert_eq!(error.to_string(), "indeterminate: no answer within 49 ms");
     }

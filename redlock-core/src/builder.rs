@@ -1,5 +1,7 @@
 //! Building a lock manager.
 
+// Tests: tests/tests/it/sim/limits.rs, sim/random.rs.
+
 use std::{
     collections::BTreeSet,
     fmt,

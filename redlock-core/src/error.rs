@@ -1,5 +1,7 @@
 //! The errors, by what to do about each.
 
+// Tests: below for the texts; tests/tests/it/sim/errors.rs.
+
 use std::fmt;
 
 use crate::{invalid::InvalidRequest, reply::NodeReply, resources::Resources};

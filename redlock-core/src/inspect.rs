@@ -1,5 +1,7 @@
 //! Reading keys, for people.
 
+// Tests: below; tests/tests/it/servers/inspecting.rs.
+
 use std::time::Duration;
 
 use crate::{resources::Resources, token::Token};

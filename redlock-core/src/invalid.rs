@@ -1,5 +1,7 @@
 //! Why a request, or the configuration of a lock manager, is invalid. Nothing is sent then.
 
+// Tests: tests/tests/it/sim/limits.rs.
+
 use std::time::Duration;
 
 /// A request that is invalid: nothing was sent.
@@ -19,7 +21,7 @@ pub enum InvalidRequest {
         name: String,
     },
     /// The drift takes all of the TTL.
-    #[error("a ttl of {ttl:?} is too short: clock drift takes {drift:?} of it")]
+    #[error("a TTL of {ttl:?} is too short: clock drift takes {drift:?} of it")]
     TtlTooShort {
         /// The requested TTL.
         ttl: Duration,
@@ -28,7 +30,7 @@ pub enum InvalidRequest {
         drift: Duration,
     },
     /// The TTL is over [`MAX_TTL`](crate::MAX_TTL).
-    #[error("a ttl of {ttl:?} is too long: the most is {max:?}")]
+    #[error("a TTL of {ttl:?} is too long: at most {max:?}")]
     TtlTooLong {
         /// The requested TTL.
         ttl: Duration,
@@ -45,7 +47,7 @@ pub enum ConfigError {
     #[error("no nodes")]
     NoNodes,
     /// Two nodes have the same name: one server must not vote twice.
-    #[error("the node {name:?} is there twice")]
+    #[error("the node {name:?} is added twice")]
     DuplicateNode {
         /// The duplicate name.
         name: String,

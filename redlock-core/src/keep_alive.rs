@@ -1,4 +1,6 @@
-//! Extending a lock in the background for as long as it is needed.
+//! Extending a lock in the background.
+
+// Tests: below for the schedule; tests/tests/it/sim/keep_alive.rs, sim/using.rs.
 
 use std::{
     sync::Arc,
@@ -16,18 +18,18 @@ use crate::{
     validity::Ttl,
 };
 
-/// A lock that a task of its own extends: between a third and a half of its ttl after the last extension,
-/// and, while that fails, every tenth of the ttl until it works or the validity has run out.
+/// A lock that a task of its own extends, a third to a half of its TTL after the last extension. While an
+/// extension fails, the task retries every tenth of the TTL, until one succeeds or the validity has ended.
 ///
-/// When is drawn at random each time, so that locks taken together are not extended together. When a process
-/// holds so many that extensions fall behind, the nearest deadlines go first.
+/// The moment is random each time, so that locks taken together are not extended together. When a process
+/// holds so many locks that extensions fall behind, the nearest deadlines go first.
 ///
 /// The task ends with the guard. Dropping the guard releases the lock in the background.
 #[derive(Debug)]
 #[must_use = "a guard that is dropped releases its lock"]
 pub struct KeepAlive {
     lock: Lock,
-    /// Set when the guard goes.
+    /// Set when the guard is dropped.
     _stop: Latch,
 }
 
@@ -43,7 +45,7 @@ impl KeepAlive {
         Self { lock, _stop: stop }
     }
 
-    /// A view of the lock, to give to what it guards.
+    /// A view of the lock, for the code that it guards.
     #[must_use]
     pub fn lease(&self) -> Lease {
         self.lock.lease()
@@ -60,7 +62,7 @@ impl KeepAlive {
         self.lock.state().ended().await;
     }
 
-    /// Stops extending and gives the lock back.
+    /// Stops extending and returns the lock.
     pub fn stop(self) -> Lock {
         self.lock
     }
@@ -113,8 +115,8 @@ fn within(ttl: Ttl, until: Option<Instant>, now: Instant) -> Option<Duration> {
     }
 }
 
-/// When to extend. Counted from the last success, not from what is left of the validity: a third of what is
-/// left, again and again, would come closer and closer to the deadline without an end.
+/// When to extend. It counts from the last success, not from the remaining validity: a third of the rest,
+/// again and again, would approach the deadline without ever reaching it.
 #[derive(Debug)]
 struct RenewalSchedule {
     next: Instant,
@@ -122,9 +124,9 @@ struct RenewalSchedule {
 }
 
 impl RenewalSchedule {
-    /// `start` is when the round began that gave the lock its validity, if that was for `ttl`; a longer
-    /// validity, of an earlier extension, is no reason to wait longer. `draw` returns a random number from 0
-    /// to its argument.
+    /// `start` is when the round of the present validity began, if that was for `ttl`; the longer validity of
+    /// an earlier extension is no reason to wait longer. `draw` returns a random number from 0 to its
+    /// argument.
     fn new(now: Instant, start: Instant, ttl: Ttl, draw: impl FnOnce(u64) -> u64) -> Self {
         let mut schedule = Self { next: now, ttl };
         schedule.extended(start.min(now), draw);
@@ -145,14 +147,14 @@ impl RenewalSchedule {
         self.next = now + self.ttl.get() / TRIES_PER_TTL;
     }
 
-    /// How long an extension may wait for replies when so much is left of the validity: half of it, so that
-    /// there is time for another try, or all when that one would come too late.
+    /// How long an extension may wait for replies with this remaining validity: half of it, so that there is
+    /// time for another try, or all of it when another try would come too late.
     fn timeout(&self, left: Duration) -> Duration {
         if left / 2 > self.ttl.get() / TRIES_PER_TTL { left / 2 } else { left }
     }
 }
 
-/// An extension comes a third of the ttl after the last one ...
+/// An extension comes a third of the TTL after the last one ...
 const EARLIEST_SHARE: u32 = 3;
 /// ... or up to a half of it.
 const LATEST_SHARE: u32 = 2;

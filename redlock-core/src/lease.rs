@@ -1,4 +1,6 @@
-//! A lock that is held: until when it is valid, how that ends, and a view of it for what it guards.
+//! A held lock: until when it is valid, how it ends, and a view of it for the code that it guards.
+
+// Tests: tests/tests/it/sim/extending.rs, sim/keep_alive.rs, sim/using.rs.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -19,7 +21,7 @@ use crate::{
     votes::LostRound,
 };
 
-/// A view of a lock that somebody else holds and extends. Cheap to clone.
+/// A view of a lock that another task holds and extends. Clones are cheap.
 #[derive(Clone, Debug)]
 pub struct Lease {
     state: Arc<LeaseState>,
@@ -36,27 +38,27 @@ impl Lease {
         self.state.remaining().is_some()
     }
 
-    /// How long the lock stays valid without another extension, see [`Lock::remaining`](crate::Lock::remaining).
+    /// How long the lock stays valid without another extension, see
+    /// [`Lock::remaining`](crate::Lock::remaining).
     #[must_use]
     pub fn remaining(&self) -> Duration {
         self.state.remaining().unwrap_or_default()
     }
 
-    /// What is locked.
+    /// The locked resources.
     #[must_use]
     pub fn resources(&self) -> &Resources {
         &self.state.claim.resources
     }
 
-    /// Completes when the lock is lost or released: no later than its validity runs out, whatever the network
+    /// Completes when the lock is lost or released: no later than its validity ends, whatever the network
     /// does.
     pub async fn lost(&self) {
         self.state.ended().await;
     }
 }
 
-/// What a lock, its leases and its keep-alive share.
-// Tests: tests/tests/it/sim/locking.rs, sim/extending.rs, sim/keep_alive.rs.
+/// The shared state of a lock, its leases and its keep-alive.
 #[derive(Debug)]
 pub(crate) struct LeaseState {
     pub(crate) nodes: Arc<Nodes>,
@@ -69,7 +71,7 @@ pub(crate) struct LeaseState {
 #[derive(Clone, Copy, Debug)]
 struct State {
     valid_until: Instant,
-    /// Released, or known to be lost. Never taken back.
+    /// Released, or known to be lost. It never changes back.
     over: bool,
 }
 
@@ -80,7 +82,7 @@ impl LeaseState {
         Self { nodes, claim, state, over: Latch::new(), telemetry }
     }
 
-    /// What is left of the validity; `None` when there is nothing left or the lease is over.
+    /// The remaining validity; `None` when it has ended or the lease is over.
     pub(crate) fn remaining(&self) -> Option<Duration> {
         let state = self.state();
         let now = self.nodes.now();
@@ -95,7 +97,7 @@ impl LeaseState {
         self.state().valid_until
     }
 
-    /// The lease is over here: it is released, lost, or left to somebody else.
+    /// Ends the lease in this process: it is released, lost, or handed over.
     pub(crate) fn end(&self) {
         self.claim.ledger.close();
         let before = {
@@ -111,7 +113,7 @@ impl LeaseState {
         }
     }
 
-    /// Completes when the lease is over or its validity has run out, whatever the nodes do: the deadline is
+    /// Completes when the lease is over or its validity has ended, whatever the nodes do: the deadline is
     /// local.
     pub(crate) async fn ended(&self) {
         while let Some(left) = self.remaining() {
@@ -124,15 +126,15 @@ impl LeaseState {
         }
     }
 
-    /// Asks all nodes to let the keys live for `ttl` from now, or for what is left when that is more: the
-    /// validity has to rest on the keys that the nodes confirm now, since others may have been lost and put
-    /// back. Only what a quorum has confirmed while the lease was still valid counts; whatever else happens,
-    /// the validity stays as it was.
+    /// Asks all nodes to let the keys live for `ttl` from now, or for the remaining validity if that is
+    /// longer: the validity has to rest on the keys that the nodes confirm now, since others may have been
+    /// lost and written again. An extension counts only if a quorum confirms it while the lease is still
+    /// valid. Otherwise the validity stays as it was.
     pub(crate) async fn extend(&self, ttl: Ttl) -> Result<(), Error> {
         self.extend_within(ttl, Duration::MAX).await
     }
 
-    /// As [`LeaseState::extend`]; the replies are waited for no longer than `timeout`.
+    /// As [`LeaseState::extend`], but waits for replies no longer than `timeout`.
     pub(crate) async fn extend_within(&self, ttl: Ttl, timeout: Duration) -> Result<(), Error> {
         let Claim { resources, token, .. } = &*self.claim;
         let call = Call::begin(Kind::Extend, &**self.nodes.runtime(), resources, Some(token));
@@ -170,10 +172,10 @@ impl LeaseState {
         Err(lost.into_holder_error(&self.claim))
     }
 
-    /// Moves the deadline, unless it has passed: a lease that was lost once stays lost.
+    /// Moves the deadline, unless it has passed: a lost lease stays lost.
     fn extend_to(&self, valid_until: Instant) -> bool {
         let mut state = self.state();
-        // Read under the lock: whoever has seen it lapsed before has seen it for good.
+        // Read under the lock: once a caller has seen it lapsed, it stays lapsed.
         let now = self.nodes.now();
         let alive = !state.over && now < state.valid_until;
         if alive {

@@ -11,6 +11,8 @@
 //! | write a backend | [`LockBackend`], the module [`redis`], [`PerRuntime`] |
 //! | write a runtime | [`Runtime`] |
 
+// Tests: the examples of README.md, as doctests; for the whole of it, tests/tests/it.
+
 mod attempts;
 mod backend;
 mod builder;

@@ -1,4 +1,6 @@
-//! A lock that its owner holds, and what is left behind when it is handed over.
+//! A lock that its owner holds, and its parts, for a hand-over.
+
+// Tests: tests/tests/it/sim/locking.rs, sim/extending.rs, sim/releasing.rs, sim/handover.rs.
 
 use std::{
     sync::Arc,
@@ -16,17 +18,17 @@ use crate::{
     validity::Ttl,
 };
 
-/// A lock: yours for as long as [`is_valid`](Lock::is_valid) says so.
+/// A lock: yours for as long as [`is_valid`](Lock::is_valid) returns true.
 ///
-/// Dropping it releases it in the background, on a runtime that runs its tasks; [`unlock`](Lock::unlock)
-/// releases it and says whether it was still held. [`forget`](Lock::forget) leaves it to its ttl.
+/// Dropping it releases it in the background, on a runtime that runs its tasks. [`unlock`](Lock::unlock)
+/// releases it and returns whether it was still held. [`forget`](Lock::forget) leaves it until its TTL ends.
 #[derive(Debug)]
 #[must_use = "a lock that is dropped is released"]
 pub struct Lock {
     state: Arc<LeaseState>,
     ttl: Ttl,
     acquisition: Acquisition,
-    /// Whether dropping it still has to release it.
+    /// Whether `Drop` still has to release it.
     armed: bool,
 }
 
@@ -36,7 +38,7 @@ pub(crate) struct Acquisition {
     pub(crate) attempts: u32,
     pub(crate) took: Duration,
     pub(crate) replies: Vec<NodeReply>,
-    /// Keep-alive ends here.
+    /// When a keep-alive ends.
     pub(crate) keep_until: Option<Instant>,
 }
 
@@ -45,7 +47,7 @@ impl Lock {
         Self { state: Arc::new(state), ttl, acquisition, armed: true }
     }
 
-    /// What is locked.
+    /// The locked resources.
     #[must_use]
     pub fn resources(&self) -> &Resources {
         &self.state.claim.resources
@@ -59,55 +61,55 @@ impl Lock {
 
     /// Whether the lock is valid now: no other client can hold it at this instant.
     ///
-    /// Between this answer and what you do next any amount of time can pass.
+    /// Any amount of time can pass between this call and your next step.
     #[must_use]
     pub fn is_valid(&self) -> bool {
         self.state.remaining().is_some()
     }
 
-    /// How long the lock stays valid without an extension: ttl, less what acquiring took, less clock drift.
-    /// Zero when it is not valid any more.
+    /// How long the lock stays valid without an extension: the TTL, minus the time of acquiring it, minus
+    /// clock drift. It is zero when the lock is no longer valid.
     #[must_use]
     pub fn remaining(&self) -> Duration {
         self.state.remaining().unwrap_or_default()
     }
 
-    /// How many rounds it took to get the lock, the last one included.
+    /// The number of attempts that it took to get the lock, including the last one.
     #[must_use]
     pub fn attempts(&self) -> u32 {
         self.acquisition.attempts
     }
 
-    /// How long the round took that won the lock, from its first request to its decision.
+    /// How long the winning attempt took, from its first request to its decision.
     #[must_use]
     pub fn took(&self) -> Duration {
         self.acquisition.took
     }
 
-    /// What each node had said when the last round was won.
+    /// The reply of each node at the moment when the last attempt won.
     #[must_use]
     pub fn replies(&self) -> &[NodeReply] {
         &self.acquisition.replies
     }
 
-    /// A view of the lock, to give to what it guards.
+    /// A view of the lock, for the code that it guards.
     #[must_use]
     pub fn lease(&self) -> Lease {
         Lease::new(self.state.clone())
     }
 
-    /// Makes the lock last for `ttl` from now. It never makes it shorter: when more than that is left, it
-    /// asks the nodes for what is left.
+    /// Extends the lock to `ttl` from now. It never shortens the lock: if its remaining validity is longer,
+    /// it requests that from the nodes.
     ///
-    /// One round: it is not retried. Nodes that have lost the lock's keys get them back.
+    /// This is one attempt, without retries. Nodes that have lost the lock's keys get them back.
     ///
     /// # Errors
     ///
-    /// * [`Error::Lost`] when the validity has run out, before or meanwhile, or when the nodes say that the
-    ///   keys are gone. The lock is over: stop what it guards.
-    /// * [`Error::NoQuorum`] or [`Error::Rejected`] when no quorum confirmed it. The lock keeps the validity
-    ///   that it had, so it can be tried again.
-    /// * [`Error::InvalidRequest`] for a ttl that is too short or too long.
+    /// * [`Error::Lost`] when the validity has ended, before or meanwhile, or when the nodes report that the
+    ///   keys are gone. The lock is over: stop the work that it guards.
+    /// * [`Error::NoQuorum`] or [`Error::Rejected`] when no quorum confirmed it. The lock keeps its validity,
+    ///   so you can try again.
+    /// * [`Error::InvalidRequest`] for a TTL that is too short or too long.
     ///
     /// # Cancellation
     ///
@@ -119,13 +121,13 @@ impl Lock {
         Ok(())
     }
 
-    /// Releases the lock: one round, decided at a quorum.
+    /// Releases the lock: one attempt, decided by a quorum.
     ///
     /// # Errors
     ///
-    /// [`Error::NoQuorum`] or [`Error::Rejected`] when no quorum said whether the lock was still held. It is
-    /// over all the same; nodes that did not release it are asked again in the background, until its keys
-    /// have expired.
+    /// [`Error::NoQuorum`] or [`Error::Rejected`] when no quorum replied whether the lock was still held. The
+    /// lock is over all the same. On nodes that did not release it, the release is retried in the background,
+    /// until the keys have expired.
     ///
     /// # Cancellation
     ///
@@ -135,25 +137,25 @@ impl Lock {
         release(&self.state).await
     }
 
-    /// Ends the lock without releasing it: its keys stay until their ttl has passed.
+    /// Ends the lock without releasing it: its keys stay until their TTL ends.
     pub fn forget(mut self) {
         self.armed = false;
         self.state.end();
     }
 
-    /// Takes the lock apart, to hand it to another process, which makes a lock of it again by
-    /// [`Redlock::from_parts`](crate::Redlock::from_parts). Here it ends, for its leases too. If nobody takes
-    /// it over, it ends with its ttl.
+    /// Takes the lock apart, to hand it to another process, which takes it over with
+    /// [`Redlock::from_parts`](crate::Redlock::from_parts). The lock and its leases end in this process. If
+    /// no process takes it over, it ends with its TTL.
     ///
-    /// Nodes that have not said that they hold the lock's keys are left out: keys that may still get there
-    /// are removed in the background.
+    /// The hand-over includes only nodes that have confirmed the lock's keys. Keys that may still reach other
+    /// nodes are removed in the background.
     #[must_use]
     pub fn into_parts(mut self) -> LockParts {
         self.armed = false;
         let remaining = self.remaining();
         let LeaseState { nodes, claim, .. } = &*self.state;
         self.state.end();
-        // Whoever takes the lock cannot know of them.
+        // The process that takes the lock over cannot know of them.
         drop(nodes.release_from(claim, (0..nodes.len()).filter(|node| claim.ledger.is_unsettled(*node))));
         let now = nodes.now();
         LockParts {
@@ -188,19 +190,19 @@ impl Drop for Lock {
     }
 }
 
-/// What unlocking found.
+/// Whether the lock was still held when it was unlocked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum UnlockOutcome {
     /// A quorum of nodes held the lock until now.
     Released,
-    /// No quorum held it any more: it had lapsed, or its keys were deleted. Somebody else may have had it
+    /// No quorum held it any more: it had lapsed, or its keys were deleted. Another client may have held it
     /// meanwhile.
     NotHeld,
 }
 
-/// A lock that is held, but by nobody in this process. Anyone who knows its token can take, extend and
-/// release the lock, so treat it as a secret. It can be taken once.
+/// A lock that is held, but not by this process. Anyone who knows its token can take, extend and release the
+/// lock, so treat it as a secret. One process can take it over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -209,24 +211,24 @@ pub struct LockParts {
     pub resources: Vec<String>,
     /// The value at their keys.
     pub token: Token,
-    /// The ttl that the lock had last.
+    /// The last TTL of the lock.
     pub ttl: Duration,
-    /// What was left of the validity when the lock was taken apart. Taking it does not make that shorter. The
+    /// The remaining validity when the lock was taken apart. Taking the lock over does not shorten it. The
     /// default is zero.
     #[cfg_attr(feature = "serde", serde(default))]
     pub remaining: Duration,
-    /// The longest ttl that nodes were asked for: how long a key may still live. The default is `ttl`.
+    /// The longest TTL that was requested from a node: how long a key may still live. The default is `ttl`.
     #[cfg_attr(feature = "serde", serde(default))]
     pub longest_ttl: Duration,
-    /// What was left of [`max_hold`](crate::LockRequest::max_hold) when the lock was taken apart; from its
-    /// taking on, this is the bound. The default is `None`: no bound.
+    /// The rest of [`max_hold`](crate::LockRequest::max_hold) when the lock was taken apart. It is the bound
+    /// after the hand-over. The default is `None`: no bound.
     #[cfg_attr(feature = "serde", serde(default))]
     pub max_hold: Option<Duration>,
 }
 
 impl LockParts {
-    /// The parts of a lock of another library, or of one that was written down: its resources, the value
-    /// under their keys, and the ttl that it is to have. The rest has its defaults.
+    /// The parts of a lock of another library, or of a stored one: its resources, the value at their keys,
+    /// and its new TTL. The other fields have their defaults.
     #[must_use]
     pub fn new(resources: impl Into<Resources>, token: Token, ttl: Duration) -> Self {
         let resources = resources.into().as_slice().to_vec();

@@ -1,5 +1,7 @@
 //! An in-process node, for unit tests, examples and simulations.
 
+// Tests: below; tests/tests/it/sim/memory.rs, conformance/tests.rs.
+
 use std::{fmt, pin::pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;

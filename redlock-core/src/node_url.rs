@@ -5,6 +5,8 @@
 //! understand, which may be a part of a password. Call [`check`] before them: it refuses everything that the
 //! client would ignore, and its errors have no text of the URL.
 
+// Tests: below; tests/tests/it/servers/urls.rs.
+
 /// Refuses a URL with a part that the client would ignore, or that is invalid.
 ///
 /// Blanks and control characters around it are ignored, as URL parsers do.

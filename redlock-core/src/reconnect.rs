@@ -1,6 +1,8 @@
 //! When a connection to a node is replaced, and when a new one may be made. There is no clock and no async:
 //! the time is an argument.
 
+// Tests: below; tests/tests/it/connections/reconnecting.rs.
+
 use std::time::{Duration, Instant};
 
 /// The state of one node's connections, for authors of a [`LockBackend`](crate::LockBackend) that connects on

@@ -11,6 +11,8 @@
 //! The conformance suite (the module `conformance`, behind the feature of this name) checks the resulting
 //! backend.
 
+// Tests: in its modules; tests/tests/it/servers/conformance.rs.
+
 mod error;
 mod eval;
 mod server_id;

@@ -1,5 +1,7 @@
 //! The lock manager.
 
+// Tests: tests/tests/it/sim/locking.rs, sim/handover.rs, sim/using.rs.
+
 use std::{future::Future, sync::Arc, time::Duration};
 
 use crate::{
@@ -16,7 +18,7 @@ use crate::{
     validity::MAX_TTL,
 };
 
-/// A lock manager over independent nodes. Cheap to clone; clones share their nodes.
+/// A lock manager over independent nodes. Clones are cheap, and share their nodes.
 ///
 /// ```
 /// use std::time::Duration;
@@ -47,7 +49,8 @@ impl Redlock {
         Self { nodes, retry }
     }
 
-    /// Locks one resource or several, all or nothing, for `ttl`, retrying as the manager is configured.
+    /// Locks one resource or several, all or nothing, for `ttl`, with the retries of the manager's
+    /// configuration.
     ///
     /// Await the request, or change options for this call first:
     ///
@@ -63,12 +66,12 @@ impl Redlock {
     ///
     /// # Errors
     ///
-    /// Awaiting it returns [`Error::Contended`], [`Error::NoQuorum`] or [`Error::Rejected`] when the last round
-    /// was lost, and [`Error::InvalidRequest`] before anything is sent.
+    /// The request returns [`Error::Contended`], [`Error::NoQuorum`] or [`Error::Rejected`] when the last
+    /// attempt failed, and [`Error::InvalidRequest`] before anything is sent.
     ///
     /// # Cancellation
     ///
-    /// Dropping the future at any time removes, in the background, what it may have put on the nodes.
+    /// Dropping the future at any time removes, in the background, the keys that it may have written.
     pub fn lock(&self, resources: impl Into<Resources>, ttl: Duration) -> LockRequest {
         LockRequest::new(self.nodes.clone(), self.retry.clone(), resources.into(), ttl)
     }
@@ -78,14 +81,14 @@ impl Redlock {
         self.lock(resources, ttl).retry_count(0)
     }
 
-    /// Runs `routine` under a lock that is extended while it runs and released afterwards. When the lock is
-    /// lost, the routine is dropped where it awaits, no later than the validity runs out.
+    /// Runs `routine` under a lock, which is extended while the routine runs and released afterwards. When
+    /// the lock is lost, the routine is dropped at an await, no later than the validity ends.
     ///
     /// Await the request, or change options for this call first, as for [`lock`](Self::lock).
     ///
-    /// The extending is a task of its own: on a runtime with several threads it goes on while the routine
-    /// blocks. The routine's result always comes through, also when the lock was lost meanwhile or cannot be
-    /// released; a routine that has to know asks its [`Lease`] before it commits.
+    /// A task of its own extends the lock: on a runtime with several threads it continues while the routine
+    /// blocks. A routine that completes always returns its result, even if the lock was lost meanwhile or
+    /// cannot be released. A routine that has to know checks its [`Lease`] before it commits.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -101,7 +104,7 @@ impl Redlock {
     ///     }
     ///     total
     /// });
-    /// // Not while another process does it.
+    /// // One attempt: if another process holds the lock, it does the work.
     /// assert_eq!(total.retry_count(0).max_hold(60 * ttl).await?, 4950);
     /// # Ok(())
     /// # }
@@ -147,28 +150,29 @@ impl Redlock {
 
     /// Takes over a lock that another process took apart with [`Lock::into_parts`].
     ///
-    /// The lock gets a new token: it takes the place of the old one on a quorum of nodes. That uses the parts
-    /// up: of several that take the same parts one at most has the lock, and the others get [`Error::Lost`].
+    /// The lock gets a new token, which replaces the old one on a quorum of nodes. That uses the parts up: of
+    /// several processes with the same parts at most one gets the lock, and the others get [`Error::Lost`].
     ///
-    /// The clocks of two processes have nothing in common, so the lock is valid only from here on, when a
-    /// quorum of nodes still holds it: for its ttl, or for what was left of a longer validity when it was
-    /// taken apart. When the hand-over took longer than the validity that was left, another client may, in
-    /// rare cases, have held the lock in between.
+    /// The clocks of two processes have nothing in common, so a new validity begins here, if a quorum of
+    /// nodes still holds the lock. It lasts for the TTL, or for the remaining validity at
+    /// [`Lock::into_parts`] if that was longer. When the hand-over took longer than the remaining validity,
+    /// another client may, in rare cases, have held the lock in between.
     ///
-    /// One round: it is not retried.
+    /// This is one attempt, without retries.
     ///
     /// # Errors
     ///
-    /// * [`Error::Lost`] when no quorum holds it any more: it lapsed, or somebody else took the parts.
-    /// * [`Error::NoQuorum`] when no quorum said so. What was taken is released; it can be tried again, and
-    ///   works where a quorum of nodes still has the parts.
-    /// * [`Error::Rejected`] when so many nodes reject it that no quorum is left, as backends do that cannot
-    ///   [replace](crate::LockBackend::replace) tokens.
+    /// * [`Error::Lost`] when no quorum holds the lock any more: it lapsed, or another process took the
+    ///   parts.
+    /// * [`Error::NoQuorum`] when no quorum replied either way. Keys that were taken are released. Another
+    ///   try may succeed if a quorum of nodes still has the old token.
+    /// * [`Error::Rejected`] when so many nodes reject it that no quorum is left. Backends that cannot
+    ///   [replace](crate::LockBackend::replace) tokens do so.
     /// * [`Error::InvalidRequest`] for parts that are invalid; nothing was sent.
     ///
     /// # Cancellation
     ///
-    /// Dropping the future releases, in the background, what was taken.
+    /// Dropping the future releases the taken keys, in the background.
     pub async fn from_parts(&self, parts: &LockParts) -> Result<Lock, Error> {
         let nodes = &self.nodes;
         let resources = Resources::from(&parts.resources[..]);
@@ -178,7 +182,7 @@ impl Redlock {
         let start = nodes.now();
         let asked = ttl.max(nodes.drift().ttl_for(parts.remaining.min(MAX_TTL), longest));
         let asked = match parts.max_hold {
-            // What is left of the longest hold may be too short for a ttl: then the lock is over.
+            // The rest of the longest hold may be too short for a TTL: then the lock is over.
             Some(left) => nodes.ttl(asked.get().min(left)).map_err(|_| Error::lapsed(resources.clone()))?,
             None => asked,
         };

@@ -49,10 +49,10 @@ pub enum NodeOutcome {
     #[error("{}", with_sources(.0))]
     Failed(BackendError),
     /// The node granted after the validity had ended, which does not count.
-    #[error("answered too late")]
+    #[error("replied too late")]
     Late,
     /// The round was decided before the node replied.
-    #[error("not waited for")]
+    #[error("still pending")]
     Pending,
 }
 

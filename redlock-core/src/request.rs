@@ -1,4 +1,6 @@
-//! A request for a lock: its options, and what is awaited.
+//! A request for a lock, and its options.
+
+// Tests: tests/tests/it/sim/waiting.rs, sim/using.rs.
 
 use std::{future::IntoFuture, sync::Arc, time::Duration};
 
@@ -16,10 +18,9 @@ use crate::{
 
 /// A request for a lock: await it, or change its options first.
 ///
-/// [`Redlock::lock`](crate::Redlock::lock) makes one that results in a [`Lock`].
-/// [`Redlock::using`](crate::Redlock::using) makes one that runs a routine under the lock, `R` is
-/// [`Using`](crate::Using) then.
-// Tests: tests/tests/it/sim/waiting.rs, sim/using.rs.
+/// [`Redlock::lock`](crate::Redlock::lock) creates one that returns a [`Lock`].
+/// [`Redlock::using`](crate::Redlock::using) creates one that runs a routine under the lock; then `R` is
+/// [`Using`](crate::Using).
 #[derive(Clone, Debug)]
 #[must_use = "nothing is locked until the request is awaited"]
 pub struct LockRequest<R = ()> {
@@ -66,20 +67,20 @@ impl<R> LockRequest<R> {
         self
     }
 
-    /// Gives up after `timeout` at the latest (or 50 ms, when that is longer), counted from the first poll. The
-    /// retry count still bounds the attempts: to wait for all of this time, add
+    /// Gives up after `timeout` at the latest (or 50 ms, when that is longer), counted from the first poll.
+    /// The retry count still bounds the attempts: to wait for all of this time, add
     /// [`retry_forever`](Self::retry_forever). The default is no bound.
     ///
-    /// Enough of it is kept for the last round: half as much again as the longest round of this call took,
-    /// but at least 50 ms; until one has shown how long it takes, the last quarter, or the node timeout when
-    /// that is shorter.
+    /// Part of it is reserved for the last attempt: one and a half times the longest attempt of this call so
+    /// far, but at least 50 ms. Before the first attempt has ended, it is a quarter of the timeout, or the
+    /// node timeout if that is shorter.
     pub fn acquire_timeout(mut self, timeout: Duration) -> Self {
         self.options.acquire_timeout = Some(timeout);
         self
     }
 
-    /// The longest that [`using`](LockRequest::using) and [`Lock::keep_alive`] hold the lock, counted from
-    /// the round that won it: a longer TTL is cut to it, and no extension goes past it. The default is no
+    /// The longest time that [`using`](LockRequest::using) and [`Lock::keep_alive`] hold the lock, counted
+    /// from the attempt that won it. It shortens a longer TTL, and no extension exceeds it. The default is no
     /// bound.
     pub fn max_hold(mut self, max_hold: Duration) -> Self {
         self.options.max_hold = Some(max_hold);

@@ -1,5 +1,7 @@
 //! The interface to an async runtime: a clock, a timer and background tasks.
 
+// Tests: tests/tests/it/runtimes/tokio.rs, runtimes/smol.rs.
+
 use std::{
     fmt,
     future::Future,

@@ -1,8 +1,10 @@
 //! What operators see: the only place that knows of `tracing` and `metrics`.
 //!
-//! It takes plain data (outcomes, counts, labels, instants) and decides nothing. Nothing in here is awaited, or
-//! called under a lock: a subscriber is somebody else's code. Without a feature, a module with the same
-//! signatures and empty bodies takes the place of the one that needs it, so that no `cfg` stands in the logic.
+//! It takes plain data (outcomes, counts, labels, instants) and decides nothing. It is neither awaited nor
+//! called under a lock: a subscriber is foreign code. Without a feature, a twin with the same signatures and
+//! empty bodies replaces the module that needs it, so the logic has no `cfg`.
+
+// Tests: tests/tests/it/telemetry.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -60,7 +62,7 @@ pub(crate) fn round(verb: Verb, token: &Token, lost: Option<LossReason>, votes: 
     metrics::round(verb, outcome);
 }
 
-/// A round was given up half-way, because its call was.
+/// A round was given up half-way, since its call was dropped.
 pub(crate) fn round_cancelled(token: &Token, votes: &Tally) {
     in_a_destructor(|| {
         events::round(Verb::Acquire, token, "cancelled", votes);
@@ -177,9 +179,9 @@ impl LockTelemetry {
     }
 }
 
-/// Reports something where a panic would do harm. Subscribers and recorders use thread-locals, and at the end
-/// of a thread, when another thread-local is dropped that holds a lock, theirs may be gone: a panic there ends
-/// the process.
+/// Reports something where a panic would end the process. Subscribers and recorders use thread-locals. At the
+/// end of a thread these may be gone already when another thread-local drops the lock that it holds: then
+/// they panic.
 fn in_a_destructor(report: impl FnOnce()) {
     drop(catch_unwind(AssertUnwindSafe(report)));
 }

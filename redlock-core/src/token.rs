@@ -1,5 +1,7 @@
 //! The random value with which one round holds its keys.
 
+// Tests: below; tests/tests/it/sim/errors.rs.
+
 use std::{fmt, str::FromStr, sync::Arc};
 
 use crate::entropy::Entropy;

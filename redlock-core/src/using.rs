@@ -1,5 +1,7 @@
 //! Running a routine under a lock.
 
+// Tests: tests/tests/it/sim/using.rs, sim/panics.rs.
+
 use std::{
     fmt,
     future::{Future, IntoFuture},
@@ -26,7 +28,8 @@ pub struct Using<F> {
 }
 
 impl LockRequest {
-    /// As [`Redlock::using`](crate::Redlock::using), with the options of this request. More can follow.
+    /// As [`Redlock::using`](crate::Redlock::using), with the options of this request. More options can
+    /// follow.
     pub fn using<F, Fut>(self, routine: F) -> LockRequest<Using<F>>
     where
         F: FnOnce(Lease) -> Fut,
@@ -56,10 +59,9 @@ impl<F> fmt::Debug for Using<F> {
     }
 }
 
-/// Acquires a lock, runs a routine under it, and releases it. It can be sent to another thread when the routine
-/// can.
+/// Acquires a lock, runs a routine under it, and releases it. It can be sent to another thread when the
+/// routine can.
 // Written out: an `async` block has no name, and a boxed one would have to say whether it can be sent.
-// Tests: tests/tests/it/sim/using.rs, sim/panics.rs.
 #[must_use = "futures do nothing unless they are polled"]
 pub struct UsingFuture<F, Fut: Future>(State<F, Fut>);
 
@@ -116,7 +118,8 @@ where
                     }
                 },
                 State::Running { mut routine, mut lost, guard } => {
-                    // Polled first: at the loss, a routine that waits for it can still return its own result.
+                    // Polled first, so that a routine that waits for the loss can still return its own
+                    // result.
                     if let Poll::Ready(output) = routine.as_mut().poll(cx) {
                         drop((routine, lost));
                         self.0 = State::Releasing { unlock: Box::pin(guard.unlock()), output };
@@ -130,7 +133,7 @@ where
                     }
                 }
                 State::Releasing { mut unlock, output } => {
-                    // Its outcome must not hide the routine's. Nodes that cannot be reached are asked again.
+                    // Its outcome must not hide the routine's. On nodes that cannot be reached it is retried.
                     if unlock.as_mut().poll(cx).is_ready() {
                         return Poll::Ready(Ok(output));
                     }

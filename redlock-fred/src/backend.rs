@@ -53,7 +53,7 @@ use crate::{
 /// # }
 /// ```
 ///
-/// Requests need to be polled on a tokio runtime with a timer, as fred's commands do. On another they are
+/// Poll requests on a tokio runtime with a timer, as fred's commands need it. On another runtime they are
 /// [rejected](BackendErrorKind::Rejected).
 #[derive(Clone)]
 pub struct FredBackend {
@@ -63,27 +63,28 @@ pub struct FredBackend {
 
 #[derive(Clone)]
 enum Connection {
-    /// A connection, with fred's task for it, stands still with a runtime that nobody drives.
+    /// One for each current-thread runtime: a connection, and fred's task for it, make no progress while
+    /// nobody drives their runtime.
     Own(Arc<PerRuntime<LazyConnection>>),
     Given(Arc<Given>),
 }
 
 impl FredBackend {
-    /// A node by its URL, in any form that fred knows: `redis://[user:password@]host[:port][/database]`,
+    /// A node by its URL, in any form that fred accepts: `redis://[user:password@]host[:port][/database]`,
     /// `redis-cluster://`, `redis-sentinel://`, and with the feature `rustls` `rediss://` and its kin.
     ///
-    /// In the user and the password, what has a meaning in a URL (`/`, `?`, `#`, `@`, `:`, `%`, a blank) is
-    /// percent-encoded. What fred would not heed, such as a database in the query, is an error: two programs
-    /// that lock in different databases do not exclude each other.
+    /// In the user and the password, characters with a meaning in URLs (`/`, `?`, `#`, `@`, `:`, `%`, a
+    /// blank) are percent-encoded. What fred would ignore, such as a database in the query, is an error: two
+    /// programs that lock in different databases do not exclude each other.
     ///
-    /// Nothing is sent yet: a server that is down is no error here. The connection has `TCP_NODELAY` on,
-    /// keep-alive probes and, on Linux, a user timeout of 2 seconds; it is made at the first request, and
-    /// made again at the first request after it broke.
+    /// Sends nothing yet: a server that is down is not an error here. The connection has `TCP_NODELAY`,
+    /// keep-alive probes and, on Linux, a user timeout of 2 seconds. The first request makes it; when it
+    /// breaks, the next request makes a new one.
     ///
     /// # Errors
     ///
-    /// When the URL makes no sense, says what has no meaning here, or asks for TLS without the feature
-    /// `rustls`. No error has any of its text.
+    /// When the URL is invalid, has a part without a meaning here, or selects TLS without the feature
+    /// `rustls`. No error contains any of its text.
     pub fn open(url: &str) -> Result<Self, OpenError> {
         let config = url::config(url)?;
         let name = url::name(&config);
@@ -91,13 +92,12 @@ impl FredBackend {
         Ok(Self { connection: Connection::Own(Arc::new(lazy)), name })
     }
 
-    /// A node by a client that has been initialized, and stays so for as long as the node is used. Its
-    /// [`ConnectionConfig`](fred::types::config::ConnectionConfig) is left as it is: see
-    /// [`FredBackend::open`] for what a lock needs. While it is not connected, requests fail at once, with
-    /// the reason.
+    /// A node by a client that has been initialized, and stays so while the node is in use. It keeps its
+    /// [`ConnectionConfig`](fred::types::config::ConnectionConfig): see [`FredBackend::open`] for what a lock
+    /// needs. While it is not connected, requests fail at once, with the reason.
     ///
-    /// Which server is behind it is not asked, as it may be another one at any time: see
-    /// [`LockBackend::server_id`]. Two nodes that lead to one server are then not noticed.
+    /// The node does not ask which server is behind the client, since that may change at any time: see
+    /// [`LockBackend::server_id`]. So the lock manager cannot detect two nodes that lead to one server.
     ///
     /// # Errors
     ///
@@ -118,7 +118,7 @@ impl FredBackend {
         self
     }
 
-    /// Runs a script that may grant: then the server has to be known.
+    /// Runs a script whose reply is a vote, so the server has to be known.
     async fn ask_for_vote(
         &self,
         arguments: Vec<Value>,
@@ -194,8 +194,8 @@ impl FredBackend {
         }
     }
 
-    /// Not an answer of ours: it may be to another request, by a proxy, or come after the script has run. The
-    /// answers that follow on this connection may be to other requests, too.
+    /// The answer is not one of our scripts: it may belong to another request, come from a proxy, or come
+    /// after the script has run. The next answers on this connection may belong to other requests, too.
     fn unexpected(&self) -> BackendError {
         match &self.connection {
             Connection::Own(lazy) => lazy.get().replace(),
@@ -204,7 +204,7 @@ impl FredBackend {
         BackendError::new(BackendErrorKind::Indeterminate, "an answer of another type")
     }
 
-    /// fred cancels what it has not sent. Why, it told before, if at all.
+    /// fred cancels what it has not sent. It reported the reason before, if at all.
     fn why_not_sent(&self, error: Error) -> BackendError {
         match &self.connection {
             Connection::Given(given) => given.why_not_connected().unwrap_or_else(|| classify(error)),
@@ -245,7 +245,7 @@ impl LockBackend for FredBackend {
         Some(&self.name)
     }
 
-    /// Known for a connection that this crate makes to a server, when the server's user may use `INFO`.
+    /// Known for a connection that this crate makes to a server, if the user may call `INFO`.
     fn server_id(&self) -> Option<Arc<str>> {
         match &self.connection {
             Connection::Own(lazy) => lazy.get().server()?.get(),
@@ -260,10 +260,10 @@ impl fmt::Debug for FredBackend {
     }
 }
 
-/// What comes of the future. None when it takes longer than `timeout`.
+/// The output of the future, or `None` when it takes longer than `timeout`.
 ///
-/// The timer is not one of tokio's own, which fires only while its runtime is driven: a request may move to
-/// another.
+/// The timer is not one of tokio itself, which fires only while its runtime is driven: a request may move to
+/// another runtime.
 async fn within<T>(timeout: Duration, mut future: impl Future<Output = T> + Unpin) -> Option<T> {
     let mut timer = TokioRuntime::current().sleep(timeout);
     poll_fn(|cx| match Pin::new(&mut future).poll(cx) {
@@ -273,5 +273,5 @@ async fn within<T>(timeout: Duration, mut future: impl Future<Output = T> + Unpi
     .await
 }
 
-/// More than anybody waits for an answer, and little enough to be added to a time.
+/// Longer than any wait for an answer, and short enough to be added to an instant.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);

@@ -38,26 +38,26 @@ pub(crate) fn eval(
     timeout: Duration,
 ) -> impl Future<Output = FredResult<Value>> + Send + 'static {
     let options = Options {
-        // In a cluster a second one, for a server that says MOVED, and so has not executed the first.
+        // In a Cluster a second attempt, for a server that answers MOVED and so has not executed the first.
         max_attempts: Some(if client.is_clustered() { 2 } else { 1 }),
-        // fred goes back to the same server after ASK. When attempts run out over that, it ends the whole
-        // client; when redirections do, only the command.
+        // After ASK, fred returns to the same server. If it runs out of attempts there, it ends the whole
+        // client; if it runs out of redirections, only the command fails.
         max_redirections: Some(1),
-        // Takes the command out of the queue when it was not sent by then. Nothing else does.
+        // Removes the command from the queue if it has not been sent by then. Nothing else does.
         timeout: Some(timeout),
-        // Never sent again after the connection is lost, nor kept for the next connection.
+        // Never resent after the connection is lost, nor kept for the next connection.
         fail_fast: true,
         // fred does not look for it in a custom command.
         cluster_hash: Some(ClusterHash::Offset(FIRST_KEY)),
         ..Options::default()
     };
     let client = client.with_options(&options);
-    // Of fred's ways to run a script, the one that heeds the options.
+    // The only way of fred to run a script that respects the options.
     let command = CustomCommand::new_static("EVAL", ClusterHash::FirstKey, false);
     async move {
         if timeout.is_zero() {
-            // fred would take that for "wait for ever".
-            return Err(Error::new(ErrorKind::Timeout, "Not sent in time."));
+            // fred reads that as "wait forever".
+            return Err(Error::new(ErrorKind::Timeout, "Not sent before the deadline."));
         }
         client.custom::<Value, Value>(command, arguments).await
     }
@@ -69,7 +69,7 @@ pub(crate) fn start(eval: impl Future<Output = FredResult<Value>> + Send + 'stat
     let mut eval = Box::pin(eval);
     match eval.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(answer) => Sent::Answered(answer),
-        // On its own, so that the timeout takes effect when the one who asked has gone away.
+        // In a task of its own, so that the timeout takes effect even when the caller has gone.
         Poll::Pending => Sent::Waiting(tokio::spawn(eval)),
     }
 }

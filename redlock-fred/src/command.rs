@@ -1,4 +1,4 @@
-//! A request as the arguments of an `EVAL`, as fred takes them.
+//! A request as the arguments of an `EVAL`, as fred accepts them.
 
 use fred::types::Value;
 use redlock_core::redis::{Argument, Eval, FIRST_KEY};

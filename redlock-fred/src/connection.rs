@@ -1,4 +1,4 @@
-//! A client that is made when it is needed, and made again when its connection broke.
+//! A client that is made on demand, and replaced when its connection breaks.
 
 use std::{
     future::poll_fn,
@@ -34,20 +34,20 @@ use crate::{
     error::asks_for_another_connection,
 };
 
-/// One connection to one server: made at the first command, replaced at the first command after it broke,
-/// when it has been asked for two seconds without a single answer, or when the server says that it is not the
-/// one to ask, or what nobody understands. Connections are made at a bounded rate: see [`Reconnect`].
+/// One connection to one server. The first command makes it. The first command after it broke replaces it, or
+/// when two seconds of requests brought no answer, or when the server reported that it is the wrong one, or
+/// answered with an unknown error. Connections are made at a bounded rate: see [`Reconnect`].
 ///
-/// Each connection has a client of its own, and none of them reconnects: what was in a client's queues when
-/// its connection broke goes away with it, and cannot come out later. Commands that arrive while a connection
-/// is made wait for it, and are sent in the order of their arrival; those that nobody waits for any more by
-/// then are not sent.
+/// Each connection has a client of its own, which does not reconnect: what was in its queues when the
+/// connection broke is discarded with it, and cannot be sent later. Commands that arrive during connecting
+/// wait for the connection, and are sent in the order of their arrival; a command whose caller has gone by
+/// then is not sent.
 pub(crate) struct LazyConnection {
     config: Config,
     state: Mutex<State>,
     /// How many connections have been made.
     made: AtomicU64,
-    /// Apart from the state, as answers are noted while that is locked; locked after it.
+    /// Separate from the state, which is locked while answers are recorded; always locked after it.
     reconnect: Mutex<Reconnect>,
     server: ServerId,
 }
@@ -69,19 +69,19 @@ struct Waiting {
 struct Connected {
     client: Client,
     router: AbortHandle,
-    /// Closed when that task has ended. A command that it has not answered by then is never answered.
+    /// Closed when that task has ended. A command without an answer by then never gets one.
     ended: watch::Receiver<()>,
     /// Set when a command has found that the connection is lost.
     broken: AtomicBool,
-    /// Set when a command has found that the connection leads to the wrong server: another may lead to the
-    /// right one.
+    /// Set when a command has found that the connection leads to the wrong server: another connection may
+    /// lead to the right one.
     misled: AtomicBool,
-    /// Set when answers may be to other commands.
+    /// Set when answers may belong to other commands.
     out_of_step: AtomicBool,
 }
 
 impl LazyConnection {
-    /// Connects as `config` says; nothing is sent yet.
+    /// Connects with this `config`; sends nothing yet.
     pub(crate) fn new(mut config: Config) -> Self {
         // The one attempt to connect reports its failure.
         config.fail_fast = true;
@@ -104,8 +104,8 @@ impl LazyConnection {
         self.made.load(Ordering::Acquire)
     }
 
-    /// Forgets the connection: its answers may be one behind what is asked, those included that are still to
-    /// come.
+    /// Drops the connection: each of its answers, also of those still to come, may belong to the command
+    /// before.
     pub(crate) fn replace(&self) {
         if let State::Open(connected) = &*self.state() {
             connected.out_of_step.store(true, Ordering::Release);
@@ -113,8 +113,8 @@ impl LazyConnection {
         }
     }
 
-    /// Sends an `EVAL`; or, while there is no connection, says where it will be found when it has been sent,
-    /// or when connecting has failed. Must be called on a tokio runtime.
+    /// Sends an `EVAL`. While there is no connection, returns a receiver, which gets the `EVAL` once it has
+    /// been sent, or the error of connecting. Must be called on a tokio runtime.
     pub(crate) fn send(
         self: &Arc<Self>,
         arguments: Vec<Value>,
@@ -136,22 +136,22 @@ impl LazyConnection {
         let waiting = Waiting { arguments, deadline, sender };
         if let State::Connecting(queue) = &mut *state {
             if queue.len() == queue.capacity() {
-                // Before it grows: while the server is not there, those who ask come and go.
+                // Before it grows: callers come and go while the server is away.
                 queue.retain(|waiting| !waiting.sender.is_closed());
             }
             queue.push(waiting);
         } else {
             let delay = self.reconnect().begin(now);
             let former = mem::replace(&mut *state, State::Connecting(vec![waiting]));
-            // A runtime that is being shut down drops the task on the spot, and that takes the lock.
+            // A runtime that shuts down drops the task on the spot, and that takes the lock.
             drop(state);
-            // What is under way over one that still answers keeps it, and gets its answer.
+            // Commands in flight over a connection that still answers keep it, and get their answers.
             if let State::Open(former) = former
                 && (is_silent || !former.is_usable())
             {
                 former.end();
             }
-            // On its own, so that it goes on when the first to wait gives up.
+            // In a task of its own, so that it continues when the first to wait gives up.
             drop(tokio::spawn(Connecting { lazy: self.clone(), finished: false }.run(delay)));
         }
         Err(receiver)
@@ -165,7 +165,7 @@ impl LazyConnection {
         self.reconnect.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What an answer, or none, tells of a connection, unless it has been replaced.
+    /// Records what an answer, or its absence, shows about a connection, unless it has been replaced.
     fn note(&self, number: u64, answer: &FredResult<Value>) {
         if self.made.load(Ordering::Acquire) != number {
             return;
@@ -182,7 +182,7 @@ impl LazyConnection {
 impl Connected {
     async fn connect(config: Config) -> FredResult<Self> {
         let client = Client::new(config, None, Some(connection_config()), None);
-        // fred bounds each step by itself. This is for a task of fred's that ends without a word.
+        // fred bounds each step by itself. This covers a task of fred that ends silently.
         let router = match tokio::time::timeout(LAST_RESORT, client.init()).await {
             Ok(router) => router?,
             Err(_) => return Err(Error::new(ErrorKind::Timeout, "Connecting takes too long.")),
@@ -210,12 +210,12 @@ impl Connected {
         client::start(self.attend(lazy.clone(), number, eval))
     }
 
-    /// Ends it, with what is under way.
+    /// Ends it, with the commands in flight.
     fn end(&self) {
         self.router.abort();
     }
 
-    /// Waits for an answer, and keeps the connection until it is there.
+    /// Waits for an answer, and keeps the connection until then.
     async fn attend(
         self: Arc<Self>,
         lazy: Arc<LazyConnection>,
@@ -238,13 +238,13 @@ impl Connected {
             }
             answer => answer,
         };
-        // Before the one who asked hears of it, and before fred's task has come to its end: the next command,
-        // a release say, is to go over a new connection.
+        // Before the caller gets the error, and before fred's task ends: the next command, a release for
+        // example, has to use a new connection.
         if answer.as_ref().is_err_and(is_broken) {
             self.broken.store(true, Ordering::Release);
         }
         lazy.note(number, &answer);
-        // A Cluster's client finds its servers anew by itself. A wrong server is kept while the next request
+        // A Cluster's client rediscovers its servers by itself. The wrong server stays while the next request
         // would have to wait for the right one.
         if answer.as_ref().is_err_and(asks_for_another_connection)
             && !self.client.is_clustered()
@@ -261,7 +261,7 @@ impl Connected {
 }
 
 impl Drop for Connected {
-    /// fred's task keeps a client alive that nobody has any more.
+    /// fred's task would keep the client alive.
     fn drop(&mut self) {
         self.end();
     }
@@ -274,7 +274,7 @@ struct Connecting {
 }
 
 impl Connecting {
-    /// fred lets the server answer before a connection is used.
+    /// fred waits for an answer of the server before it uses a connection.
     async fn run(mut self, delay: Duration) {
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
@@ -288,7 +288,7 @@ impl Connecting {
                 let connected = Arc::new(connected);
                 self.lazy.made.fetch_add(1, Ordering::AcqRel);
                 self.lazy.reconnect().connected();
-                // Under the lock, so that what arrives from now on comes behind.
+                // Under the lock, so that later commands come after these.
                 for Waiting { arguments, deadline, sender } in queue {
                     if !sender.is_closed() {
                         drop(sender.send(Ok(connected.clone().send(&self.lazy, arguments, deadline))));
@@ -305,7 +305,7 @@ impl Connecting {
 }
 
 impl Drop for Connecting {
-    /// When the runtime went away in the middle, the next command begins again on its own.
+    /// When the runtime ends during connecting, the next command starts over.
     fn drop(&mut self) {
         if self.finished {
             return;
@@ -320,25 +320,25 @@ impl Drop for Connecting {
     }
 }
 
-/// Whether this is the end of a connection. All that is under way then fails with the same error.
+/// Whether this is the end of a connection. All commands in flight then fail with the same error.
 fn is_broken(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::IO | ErrorKind::Canceled)
         || error.details().starts_with("CLUSTERDOWN")
         || error.details() == "Failed to route command."
 }
 
-/// What a lock needs of a connection.
+/// The options that a lock needs.
 fn connection_config() -> ConnectionConfig {
     ConnectionConfig {
         connection_timeout: STEP,
         internal_command_timeout: STEP,
         tcp: TcpConfig {
-            // Each request is small and waits for nothing else.
+            // Each request is small and nothing follows it.
             nodelay: Some(true),
             keepalive: Some(TcpKeepalive::new().with_time(SILENCE)),
-            // What the kernel could not deliver for so long is thrown away with the connection. Else it would
-            // deliver every acquire of a network cut when the network heals, each of them long given up and
-            // good for a whole ttl.
+            // The kernel discards what it could not deliver for so long, with the connection. Otherwise it
+            // would deliver every acquire of a network cut when the network heals: each was given up long
+            // ago, and would hold its keys for a whole TTL.
             #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
             user_timeout: Some(SILENCE),
             ..TcpConfig::default()
@@ -347,7 +347,7 @@ fn connection_config() -> ConnectionConfig {
     }
 }
 
-/// How long each step of making a connection may take: reaching the server, and logging in.
+/// How long each step of connecting may take: reaching the server, and logging in.
 const STEP: Duration = Duration::from_secs(1);
 const LAST_RESORT: Duration = Duration::from_secs(30);
 /// How long the other side's kernel may be silent before the connection counts as broken.

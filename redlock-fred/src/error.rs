@@ -15,23 +15,22 @@ pub(crate) fn classify(error: Error) -> BackendError {
         ErrorKind::Config | ErrorKind::Url | ErrorKind::InvalidArgument => {
             (BackendErrorKind::Rejected, "invalid configuration")
         }
-        // In the handshake: nothing was run, and nothing will be until somebody changes one of the
-        // certificates.
+        // In the handshake: nothing was executed, and nothing will be until one of the certificates changes.
         #[cfg(feature = "rustls")]
         ErrorKind::IO | ErrorKind::Tls if is_refused_certificate(error.details()) => {
             (BackendErrorKind::Rejected, "TLS failed")
         }
-        // Said when the last server that was asked sent the request on, and so has not executed it.
+        // The last server redirected the request, so it has not executed it.
         ErrorKind::Routing if error.details() == "Too many redirections." => {
             (BackendErrorKind::Transient, "the keys are being moved")
         }
-        // What is not known is taken for the worst: the request may have been executed.
+        // Unknown errors count as the worst case: the request may have been executed.
         _ => (BackendErrorKind::Indeterminate, "connection failed"),
     };
     BackendError::new(kind, message).with_source(error)
 }
 
-/// The class of what kept a connection from being made.
+/// The class of an error that prevented a connection.
 pub(crate) fn classify_setup(error: Error) -> BackendError {
     match server_line(&error) {
         Some(line) => server::classify_setup(line).into(),
@@ -39,19 +38,19 @@ pub(crate) fn classify_setup(error: Error) -> BackendError {
     }
 }
 
-/// Whether an answer asks for another connection, by the words of a server that is not, or no longer, the one
-/// to ask, or by words that are on no list.
+/// Whether an answer calls for another connection: the error of a server that is not, or no longer, the right
+/// one, or an unknown error.
 pub(crate) fn asks_for_another_connection(error: &Error) -> bool {
     server_line(error).is_some_and(|line| server::classify(line).connection == server::Connection::Replace)
 }
 
-/// What a server says, or nothing for words of fred's own. fred keeps the server's line as it was. A line
-/// without a code that is known here gets the kind `Unknown`, as do some words of fred's own, which tell as
-/// little.
+/// The error line of a server, or `None` for an error of fred itself. fred keeps the server's line as it was.
+/// A line without a code that fred knows has the kind `Unknown`, as do some errors of fred itself, which say
+/// as little.
 fn server_line(error: &Error) -> Option<&str> {
     let line = error.details();
     if line == "No response!" {
-        // fred's words for an empty line.
+        // fred's text for an empty line.
         return Some("");
     }
     let code = line.split(' ').next().unwrap_or_default();
@@ -59,7 +58,7 @@ fn server_line(error: &Error) -> Option<&str> {
     (has_code || *error.kind() == ErrorKind::Unknown).then_some(line)
 }
 
-/// Whether one side does not accept the certificate of the other.
+/// Whether one side does not accept the other's certificate.
 #[cfg(feature = "rustls")]
 fn is_refused_certificate(text: &str) -> bool {
     text.contains("InvalidCertificate(")
@@ -70,8 +69,8 @@ fn is_refused_certificate(text: &str) -> bool {
         })
 }
 
-/// The code with which fred closes a connection. It is then told to every request that was under way, also to
-/// those that the server has executed, or will.
+/// The code with which fred closes a connection. fred then fails every request in flight with it, also those
+/// that the server has executed or will execute.
 const SHARED: &str = "CLUSTERDOWN";
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::error::classify;
 
-/// A client that somebody else has made, and initializes.
+/// A client that the user has made and initializes.
 pub(crate) struct Given {
     pub(crate) client: Client,
     events: Mutex<Events>,
@@ -29,11 +29,12 @@ pub(crate) struct Given {
 struct Events {
     errors: Receiver<(Error, Option<Server>)>,
     connections: Receiver<Server>,
-    /// Why there is no connection, since the last one.
+    /// Why the last connection was lost, while there is no new one.
     lost: Option<Error>,
-    /// Whether there has been one. A client that fails fast gives up when its first one cannot be made.
+    /// Whether there has been a connection. A client that fails fast gives up when it cannot make its first
+    /// one.
     has_connected: bool,
-    /// For such a client: when it may be told to try again.
+    /// For such a client: when it may try again.
     reconnect: Reconnect,
 }
 
@@ -49,12 +50,12 @@ impl Given {
         Self { client, events: Mutex::new(events) }
     }
 
-    /// Why a request would fail, or only be sent when there is a connection again: fred takes requests until
-    /// its first attempt to connect again, which may be late.
+    /// Why a request would fail, or would be sent only after a reconnect: fred accepts requests until its
+    /// first attempt to reconnect, which may be late.
     pub(crate) fn why_not_connected(&self) -> Option<BackendError> {
         let mut events = self.events();
         events.catch_up();
-        // What a Cluster's client has lost may be another server than the one that will be asked.
+        // A Cluster's client may have lost another server than the one that the request needs.
         let is_connected =
             self.client.is_connected() && (events.lost.is_none() || self.client.is_clustered());
         if is_connected {
@@ -73,12 +74,13 @@ impl Given {
         })
     }
 
-    /// Replaces the connection. It is in the client's queue when this returns, ahead of the next command.
+    /// Replaces the connection. The order is in the client's queue when this returns, ahead of the next
+    /// command.
     pub(crate) fn reconnect(&self) {
         let client = self.client.clone();
         let mut asked = Box::pin(async move { client.force_reconnection().await });
         if asked.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
-            // When it fails, fred's own policy goes on.
+            // If it fails, fred's own policy continues.
             drop(tokio::spawn(asked));
         }
     }
@@ -89,8 +91,8 @@ impl Given {
 }
 
 impl Events {
-    /// Takes in what has been reported. Of an error and a connection nobody says which came first: then the
-    /// connection counts, as one that is lost again is found out by the request.
+    /// Reads what fred has reported. If it reports both an error and a connection, their order is unknown.
+    /// Then the connection counts: if it is lost again, the request will find out.
     fn catch_up(&mut self) {
         let error = latest(&mut self.errors).map(|(error, _)| error);
         if latest(&mut self.connections).is_some() {
@@ -107,7 +109,7 @@ impl Events {
     }
 }
 
-/// The last of what has been sent since the last time.
+/// The last event since the last call.
 fn latest<T: Clone>(receiver: &mut Receiver<T>) -> Option<T> {
     let mut latest = None;
     loop {

@@ -5,6 +5,9 @@ mod client;
 mod command;
 mod connection;
 mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod given;
 mod reply;
 mod url;

@@ -1,4 +1,4 @@
-//! What the scripts answer.
+//! Reading the replies of the scripts.
 
 use fred::types::Value;
 use redlock_core::{
@@ -6,7 +6,7 @@ use redlock_core::{
     redis::{is_done, key_state as state},
 };
 
-/// What a script answers: whether it did what it was asked. Nothing for what is none of its answers.
+/// Whether a script succeeded. `None` for any other reply.
 pub(crate) fn as_bool(answer: &Value) -> Option<bool> {
     match answer {
         Value::Integer(number) => is_done(*number),
@@ -14,7 +14,7 @@ pub(crate) fn as_bool(answer: &Value) -> Option<bool> {
     }
 }
 
-/// What stands under each of the keys.
+/// What is stored at each of the keys.
 pub(crate) fn key_states(answer: &Value, resources: &Resources) -> Option<Vec<KeyState>> {
     match answer {
         Value::Array(keys) if keys.len() == resources.iter().len() => keys.iter().map(key_state).collect(),
@@ -22,7 +22,7 @@ pub(crate) fn key_states(answer: &Value, resources: &Resources) -> Option<Vec<Ke
     }
 }
 
-/// What stands under a key: the beginning of its value, and its ttl in ms.
+/// What is stored at a key: the first bytes of its value, and its TTL in ms.
 fn key_state(key: &Value) -> Option<KeyState> {
     let Value::Array(pair) = key else { return None };
     let [value, Value::Integer(ttl)] = &pair[..] else { return None };

@@ -1,4 +1,4 @@
-//! URLs that fred reads, and what a node is called.
+//! Reads URLs by fred, and names nodes.
 
 use fred::{
     error::Error,
@@ -6,7 +6,8 @@ use fred::{
 };
 use redlock_core::node_url::{OpenError, Path, Scheme, check};
 
-/// What a URL says. fred takes any scheme, and without a TLS feature takes `rediss` for plain text.
+/// The configuration in a URL. fred accepts any scheme, and without a TLS feature it uses plain text for
+/// `rediss`.
 pub(crate) fn config(url: &str) -> Result<Config, OpenError> {
     check(url, &SCHEMES)?;
     let scheme = url.trim_start().split(':').next().unwrap_or_default().to_ascii_lowercase();
@@ -14,7 +15,8 @@ pub(crate) fn config(url: &str) -> Result<Config, OpenError> {
     #[cfg(feature = "rustls")]
     if tls {
         use fred::rustls::crypto::{CryptoProvider, ring};
-        // rustls panics when it finds none, or two. Fails when another thread was faster, which is as good.
+        // rustls panics when it finds none, or two. An error means that another thread was faster, which is
+        // as good.
         if CryptoProvider::get_default().is_none() {
             let _ = ring::default_provider().install_default();
         }
@@ -28,7 +30,7 @@ pub(crate) fn config(url: &str) -> Result<Config, OpenError> {
 
 fn refused(error: &Error) -> OpenError {
     let words = match error.details() {
-        // The only words of fred's that have a part of the URL in them.
+        // The only text of fred that contains a part of the URL.
         words if words.starts_with("Invalid host:port") => "A `node` is not host:port.",
         "Invalid integer string." => "Its database is over 255, or the port of a `node` is none.",
         words => words,
@@ -36,12 +38,12 @@ fn refused(error: &Error) -> OpenError {
     OpenError::Client(format!("fred does not accept the URL: {words}"))
 }
 
-/// What to tell of a client in errors: its addresses and database, without credentials.
+/// What errors call a client: its addresses and database, without credentials.
 pub(crate) fn name(config: &Config) -> String {
     let address = |server: Server| match server.port {
         // A Unix socket.
         0 => server.host.to_string(),
-        // As a client that was not made by a URL may have it.
+        // A client that was not made from a URL may have this.
         port if server.host.contains(':') && !server.host.starts_with('[') => {
             format!("[{}]:{port}", server.host)
         }
@@ -79,7 +81,7 @@ const SCHEMES: [Scheme; 16] = [
 const NODE: &[&str] = &["node"];
 #[cfg(not(feature = "sentinel-auth"))]
 const OF_SENTINEL: &[&str] = &["sentinelServiceName"];
-/// Without its feature, fred passes over the Sentinels' user and password.
+/// Without its feature, fred ignores the Sentinels' user and password.
 #[cfg(feature = "sentinel-auth")]
 const OF_SENTINEL: &[&str] = &["sentinelServiceName", "sentinelUsername", "sentinelPassword"];
 
@@ -109,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_that_makes_no_sense_is_an_error_without_its_password() {
+    fn an_invalid_url_is_an_error_without_its_password() {
         for url in [
             "",
             "a.example:6379",

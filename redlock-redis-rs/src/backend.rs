@@ -43,14 +43,14 @@ mod open;
 /// # }
 /// ```
 ///
-/// Requests need to be polled on a runtime that is compiled in, as redis-rs' commands do: on tokio with the
-/// feature `tokio`, anywhere with `smol`. With both, a request that is polled inside of tokio runs there,
-/// others on smol.
+/// Poll requests on a runtime that is compiled in, as redis-rs' commands need it: on tokio with the feature
+/// `tokio`, anywhere with `smol`. With both, a request that is polled inside of tokio runs there, others on
+/// smol.
 #[derive(Clone)]
 pub struct RedisBackend<C = LazyConnection> {
     connection: C,
     name: Option<String>,
-    /// The same connection when it is one of ours.
+    /// The same connection, if it is one of this crate.
     own: Option<LazyConnection>,
 }
 
@@ -59,19 +59,19 @@ where
     C: ConnectionLike + Clone + Send + Sync + 'static,
 {
     /// A node over an existing connection: `MultiplexedConnection` (which stays broken when it breaks),
-    /// `ConnectionManager` (better with `set_number_of_retries(0)`: else every request to a node that is down
+    /// `ConnectionManager` (set `set_number_of_retries(0)`, otherwise every request to a node that is down
     /// waits for its retries; its first request after an outage fails, with an error of the outage),
-    /// `ClusterConnection` (better with `retries(0)`: else it may send a command twice), or one of your own.
-    /// All are better with `set_response_timeout(None)`, since each request has a timeout of its own, and
-    /// with `set_pipeline_buffer_size`, far above how many requests are under way at a time: beyond it (by
-    /// default 50) redis-rs does not keep their order.
+    /// `ClusterConnection` (set `retries(0)`, otherwise it may send a command twice), or one of your own. For
+    /// all, set `set_response_timeout(None)`, since each request has a timeout of its own, and a
+    /// `set_pipeline_buffer_size` far above the number of requests in flight: beyond it (by default 50)
+    /// redis-rs does not keep their order.
     ///
-    /// Which server is behind it is not asked, as it may be another one at any time: see
-    /// [`LockBackend::server_id`]. Two nodes that lead to one server are then not noticed.
+    /// The node does not ask which server is behind the connection, since that may change at any time: see
+    /// [`LockBackend::server_id`]. So the lock manager cannot detect two nodes that lead to one server.
     ///
-    /// The connection keeps commands for a key in order, writes them to one server, and does not send one
-    /// twice. When it does, a key of this node's own is never taken for somebody else's, and lives no longer;
-    /// but an acquire that is sent again after its release leaves its key for a whole ttl.
+    /// The connection must keep commands for a key in order, write them to one server, and send none twice.
+    /// If it does send one twice, the node still never takes its own key for another client's, and no key
+    /// lives longer; but an acquire that is resent after its release leaves its key for a whole TTL.
     pub fn new(connection: C) -> Self {
         Self { connection, name: None, own: None }
     }
@@ -84,7 +84,7 @@ where
         self
     }
 
-    /// Runs a command that may grant.
+    /// Runs a command whose reply is a vote.
     async fn ask_for_vote(
         &self,
         command: Cmd,
@@ -98,7 +98,7 @@ where
         self.count(request, resources, timeout).await
     }
 
-    /// Does a request whose answer is counted with those of other nodes: so the server has to be known.
+    /// Runs a request whose answer counts together with those of other nodes, so the server has to be known.
     async fn count<T: Send>(
         &self,
         request: impl Future<Output = Result<T, BackendError>> + Send,
@@ -127,10 +127,10 @@ where
         read: impl FnOnce(&Value) -> Option<T>,
     ) -> Result<T, BackendError> {
         let runtime = executor::current().ok_or_else(|| {
-            BackendError::new(BackendErrorKind::Rejected, "asked outside of the tokio runtime")
+            BackendError::new(BackendErrorKind::Rejected, "called outside of a tokio runtime")
         })?;
-        // Unconstrained: a task that has done much already would find redis-rs' queue "full", and what it
-        // asks later would overtake this.
+        // Unconstrained: a task that has used up its budget would find redis-rs' queue "full", and a later
+        // request would overtake this one.
         let mut connection = self.connection.clone();
         let asked = executor::within(&*runtime, timeout, command.query_async(&mut connection));
         match unconstrained(asked).await {
@@ -149,8 +149,8 @@ where
         }
     }
 
-    /// Not an answer of ours: it may be to another request, by a proxy, or come after the script has run. The
-    /// answers that follow on this connection may be to other requests, too.
+    /// The answer is not one of our scripts: it may belong to another request, come from a proxy, or come
+    /// after the script has run. The next answers on this connection may belong to other requests, too.
     fn unexpected(&self) -> BackendError {
         if let Some(own) = &self.own {
             own.shared().replace();
@@ -158,8 +158,8 @@ where
         BackendError::new(BackendErrorKind::Indeterminate, "an answer of another type")
     }
 
-    /// What waited in vain for a connection is told why there is none: the pause before the next attempt may
-    /// be longer than the timeout.
+    /// A request that waited in vain for a connection fails with the reason: the pause before the next
+    /// attempt may be longer than the timeout.
     fn timed_out(&self, timeout: Duration) -> BackendError {
         let error = BackendError::timed_out(timeout);
         match self.own.as_ref().and_then(LazyConnection::failure) {
@@ -206,7 +206,7 @@ where
         self.name.as_deref()
     }
 
-    /// Known for a connection that this crate makes to a server, when the server's user may use `INFO`.
+    /// Known for a connection that this crate makes to a server, if the user may call `INFO`.
     fn server_id(&self) -> Option<Arc<str>> {
         self.own.as_ref()?.shared().server()?.get()
     }
@@ -232,7 +232,7 @@ mod tests {
 
     use super::*;
 
-    /// A server that has one answer to everything.
+    /// A server with one answer to everything.
     #[derive(Clone)]
     struct Answering(Value);
 
@@ -288,7 +288,7 @@ mod tests {
         assert_eq!(written.load(Ordering::Relaxed), 3, "one for each request");
     }
 
-    /// What the three requests that count make of an answer: whether they are granted, or the class of the
+    /// What an answer means to the three requests with a vote: whether it grants them, or the class of the
     /// error.
     async fn taken_for(answer: &Value) -> [Result<bool, BackendErrorKind>; 3] {
         taken_by(&RedisBackend::new(Answering(answer.clone()))).await

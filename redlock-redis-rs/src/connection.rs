@@ -1,7 +1,7 @@
-//! A connection that is made when it is needed, and made again when it broke.
+//! A connection that is made on demand, and replaced when it breaks.
 //!
-//! Written by hand, since redis-rs' `ConnectionManager` answers the first request after an outage with an error
-//! of the outage.
+//! Written by hand, since redis-rs' `ConnectionManager` answers the first request after an outage with an
+//! error of the outage.
 
 use std::{
     fmt,
@@ -21,31 +21,31 @@ use crate::{
     executor::{self, unconstrained},
 };
 
-/// One connection to one node: made at the first command, replaced at the first command after it broke.
+/// One connection to one node. The first command makes it; the first command after it broke replaces it.
 ///
-/// To a server it is a multiplexed connection. To a Cluster it is redis-rs' cluster connection, which mends
-/// itself. To the master that a Sentinel names it is a multiplexed one again, and the Sentinel is asked anew
-/// before each is made. Whatever it leads to, it is replaced when it has been asked for two seconds without a
-/// single answer; to a server, also when that says that it is not the one to ask, or what nobody understands.
-/// Connections are made at a bounded rate: see [`Reconnect`].
+/// To a server it is a multiplexed connection. To a Cluster it is redis-rs' cluster connection, which
+/// recovers by itself. To the master that a Sentinel names it is a multiplexed connection, too, and each new
+/// one first asks the Sentinel again. Any connection is replaced when two seconds of requests bring no
+/// answer. A connection to a server is also replaced when the server reports that it is the wrong one, or
+/// answers with an unknown error. Connections are made at a bounded rate: see [`Reconnect`].
 ///
-/// A command is sent once or not at all: the one that breaks with the connection fails. One that comes later,
-/// or to a connection that has ended while nobody asked, is the first of the next connection. Commands that
-/// arrive while a connection is made wait for it, and are sent in the order of their arrival; those that
-/// nobody waits for any more by then are not sent. Unlike redis-rs' `ConnectionManager` it never answers with
-/// the error of an earlier attempt, whatever the error was.
+/// A command is sent at most once. A command in flight fails when the connection breaks. The next command,
+/// also after a connection that ended while it was idle, is the first of a new connection. Commands that
+/// arrive during connecting wait for the connection, and are sent in the order of their arrival; a command
+/// whose caller has gone by then is not sent. Unlike redis-rs' `ConnectionManager`, it never answers with the
+/// error of an earlier attempt.
 ///
-/// Cheap to clone; clones share the connection. Its commands need to be polled on a runtime that is compiled
-/// in; the connection lives on the one of the command that makes it. So each of tokio's current-thread
-/// runtimes has a connection of its own, and all other runtimes have one together: a connection stands still
-/// with a runtime that nobody drives.
+/// Cheap to clone; clones share the connection. Poll its commands on a runtime that is compiled in; the
+/// connection lives on the runtime of the command that makes it. A connection makes no progress while nobody
+/// drives its runtime, so each of tokio's current-thread runtimes has a connection of its own, and all other
+/// runtimes share one.
 #[derive(Clone)]
 pub struct LazyConnection {
     connector: Arc<Connector>,
     shared: Arc<PerRuntime<Shared>>,
 }
 
-/// What is on one runtime, or on all that have threads.
+/// The connection of one current-thread runtime, or of all other runtimes.
 pub(crate) struct Shared {
     connector: Arc<Connector>,
     inner: Mutex<Inner>,
@@ -59,11 +59,11 @@ struct Inner {
     /// Why the last attempt to connect failed, while there is no connection.
     failure: Option<RedisError>,
     reconnect: Reconnect,
-    /// The last connection whose answers may have been to other commands.
+    /// The last connection whose answers may belong to other commands.
     out_of_step: u64,
-    /// How many commands are being asked.
+    /// How many commands are in flight.
     in_flight: usize,
-    /// Since when none has been. A connection that ends then ends unnoticed: no command fails with it.
+    /// Since when none is. A connection that ends then ends unnoticed, as no command fails with it.
     idle_since: Option<Instant>,
 }
 
@@ -73,17 +73,17 @@ enum State {
     Open(Connection, RuntimeWatch),
 }
 
-/// Closed when the runtime of a connection is gone, and the connection with it.
+/// Closed when the runtime of a connection has ended, and the connection with it.
 type RuntimeWatch = oneshot::Sender<()>;
 
 /// A command that waits for a connection, or for the error of making one.
 type Waiting = Box<dyn Wait>;
 
 trait Wait: Send {
-    /// Whether nobody wants its answer any more.
+    /// Whether its caller has gone.
     fn is_given_up(&self) -> bool;
 
-    /// Goes on with the connection, or ends with the error.
+    /// Continues with the connection, or ends with the error.
     fn go_on(self: Box<Self>, connected: RedisResult<Checkout>, runtime: &dyn Runtime);
 }
 
@@ -109,7 +109,7 @@ impl LazyConnection {
         Self { connector, shared: Arc::new(shared) }
     }
 
-    /// What to tell of the node in errors.
+    /// What errors call the node.
     pub(crate) fn name(&self) -> Option<String> {
         self.connector.name()
     }
@@ -119,7 +119,7 @@ impl LazyConnection {
         self.connector.is_one_server()
     }
 
-    /// What the caller's runtime has of it.
+    /// The part for the caller's runtime.
     pub(crate) fn shared(&self) -> Arc<Shared> {
         self.shared.get()
     }
@@ -154,8 +154,8 @@ impl Shared {
         self.inner().made
     }
 
-    /// Forgets the connection: its answers may be one behind what is asked, those included that are still to
-    /// come.
+    /// Drops the connection: each of its answers, also of those still to come, may belong to the command
+    /// before.
     pub(crate) fn replace(&self) {
         let mut inner = self.inner();
         if matches!(inner.state, State::Open(..)) {
@@ -189,17 +189,18 @@ impl Shared {
         let (waiting, answer) = wait_for_connection(command());
         if let State::Connecting(queue) = &mut inner.state {
             if queue.len() == queue.capacity() {
-                // Before it grows: while the server is not there, those who ask come and go.
+                // Before it grows: callers come and go while the server is away.
                 queue.retain(|waiting| !waiting.is_given_up());
             }
             queue.push(waiting);
         } else {
             let delay = inner.reconnect.begin(now);
             inner.state = State::Connecting(vec![waiting]);
-            // A runtime that is being shut down drops the task on the spot, and that takes the lock.
+            // A runtime that shuts down drops the task on the spot, and that takes the lock.
             drop(inner);
             let connecting = Connecting { shared: self.clone(), finished: false };
-            // On its own, so that it goes on when the first to wait gives up. Without a runtime it ends here.
+            // In a task of its own, so that it continues when the first to wait gives up. Without a runtime
+            // it ends here.
             if let Some(runtime) = executor::current() {
                 runtime.spawn(Box::pin(connecting.run(delay)));
             }
@@ -208,14 +209,14 @@ impl Shared {
     }
 
     async fn answered<T: Values>(&self, answer: Answer<T>) -> RedisResult<T> {
-        // Without an answer: the runtime that made the connection has been shut down.
+        // No answer: the runtime that made the connection has shut down.
         let closed = |_| (NO_CONNECTION, Err(io::Error::from(io::ErrorKind::BrokenPipe).into()));
         let (number, result) = answer.await.unwrap_or_else(closed);
         self.note(number, result)
     }
 }
 
-/// What came of a command that waited, and on which connection.
+/// The result of a command that waited, and the number of its connection.
 type Answer<T> = oneshot::Receiver<(u64, RedisResult<T>)>;
 
 fn wait_for_connection<T, C, F>(command: C) -> (Waiting, Answer<T>)
@@ -262,9 +263,9 @@ impl Shared {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets a connection that turned out to be broken, or to lead to the wrong server, unless it has been
-    /// replaced already. What is under way over it keeps it, and gets its answer. An answer out of step is
-    /// none.
+    /// Drops a connection that turned out to be broken, or to lead to the wrong server, unless it has been
+    /// replaced already. Commands in flight keep it, and get their answers. An answer out of step becomes an
+    /// error.
     fn note<T: Values>(&self, number: u64, result: RedisResult<T>) -> RedisResult<T> {
         let answer = result.as_ref().map(Values::values);
         let (is_over, is_misled) = (self.connector.is_over(answer), self.connector.is_misled(answer));
@@ -277,7 +278,7 @@ impl Shared {
             if !answer.is_err_and(RedisError::is_io_error) {
                 inner.reconnect.answered(now);
             }
-            // A wrong server is kept while the next request would have to wait for the right one.
+            // The wrong server stays while the next request would have to wait for the right one.
             let is_left = is_over || is_misled && inner.reconnect.may_begin(now);
             if is_left && matches!(inner.state, State::Open(..)) {
                 inner.state = State::Closed;
@@ -309,8 +310,7 @@ impl Connecting {
                 inner.reconnect.connected();
                 inner.failure = None;
                 let number = inner.made;
-                // Under the lock, so that what arrives from now on comes behind; what waited does not take
-                // it.
+                // Under the lock, so that later commands come after these, which do not take it.
                 for waiting in queue {
                     waiting.go_on(Ok(Checkout { connection: connection.clone(), number }), &*runtime);
                 }
@@ -328,7 +328,7 @@ impl Connecting {
 }
 
 impl Drop for Connecting {
-    /// When the runtime went away in the middle, the next command begins again on its own.
+    /// When the runtime ends during connecting, the next command starts over.
     fn drop(&mut self) {
         if self.finished {
             return;
@@ -343,7 +343,7 @@ impl Drop for Connecting {
     }
 }
 
-/// A command that has been asked for: dropped before its end, it was given up.
+/// A command in flight. If it is dropped before its end, it was given up.
 struct InFlight<'a> {
     shared: &'a Shared,
     ended: bool,
@@ -447,6 +447,6 @@ impl fmt::Debug for LazyConnection {
 
 /// The number of no connection: they are counted from 1.
 const NO_CONNECTION: u64 = 0;
-/// From when on a connection is looked at before it is used: more than what passes while one request follows
-/// the other.
+/// How long a connection has to be idle to be checked before it is used: more than the time between two
+/// successive requests.
 const IDLE: Duration = Duration::from_millis(1);

@@ -1,4 +1,4 @@
-//! Where a node's connections come from: a server, a Cluster, or whatever server a Sentinel names.
+//! Makes a node's connections: to a server, a Cluster, or the server that a Sentinel names.
 
 #[cfg(feature = "sentinel")]
 use std::sync::Arc;
@@ -46,9 +46,9 @@ pub(crate) enum Connector {
     Sentinel(Sentinels),
 }
 
-/// The client to ask on the caller's runtime. It keeps connections to Sentinels, and is locked by whoever
-/// looks for the master, which is one at a time: on a runtime that nobody drives it must not be in the way of
-/// the others.
+/// Returns the client for the caller's runtime. The client keeps connections to Sentinels, and one task at a
+/// time locks it to look for the master. Each runtime has its own, so that a runtime that nobody drives does
+/// not block the others.
 #[cfg(feature = "sentinel")]
 type Sentinels = Box<dyn Fn() -> Arc<Mutex<SentinelClient>> + Send + Sync>;
 
@@ -85,10 +85,10 @@ impl Connector {
             // A command is sent once.
             .retries(0)
             .connection_timeout(CONNECT_TIMEOUT)
-            // Without one, looking for a slot at a server that hangs would never end.
+            // Without one, looking up a slot on a server that hangs would never end.
             .response_timeout(SILENCE)
             .overall_response_timeout(None)
-            // Tells of a broken connection at once, not only to the next command.
+            // Reports a broken connection at once, and not only with the next command.
             .use_protocol(ProtocolVersion::RESP3)
             .tcp_settings(tcp_settings())
             .build()
@@ -127,8 +127,8 @@ impl Connector {
         Self::Sentinel(Box::new(move || client.clone()))
     }
 
-    /// What to tell of a server in errors: its address and database, without credentials. Nothing of other
-    /// sources.
+    /// What errors call a server: its address and database, without credentials. `None` for a Cluster or a
+    /// Sentinel.
     pub(crate) fn name(&self) -> Option<String> {
         match self {
             Self::Server(client) => {
@@ -173,8 +173,8 @@ impl Connector {
         }
     }
 
-    /// Connects; the tasks that the connection needs run on `runtime`. The server has said something by
-    /// then.
+    /// Connects; the tasks that the connection needs run on `runtime`. The server has sent a reply when this
+    /// returns.
     pub(crate) async fn connect(&self, runtime: &dyn Runtime) -> RedisResult<Connection> {
         tls::prepare(self);
         match self {
@@ -194,12 +194,11 @@ impl Connector {
         }
     }
 
-    /// Whether a connection that has answered so is broken.
+    /// Whether a connection with this answer is broken.
     pub(crate) fn is_over(&self, answer: Result<&[Value], &RedisError>) -> bool {
         match self {
-            // It mends itself when one of its servers has gone away, and keeps its order with the others.
-            // Only when its task has ended, with the runtime that it was made on, it takes no command any
-            // more.
+            // It recovers by itself when one of its servers is gone, and keeps the order of commands to the
+            // others. It accepts no more commands only once its task has ended with its runtime.
             #[cfg(feature = "cluster")]
             Self::Cluster(_) => answer.is_err_and(|error| {
                 let text = error.to_string();
@@ -209,12 +208,11 @@ impl Connector {
         }
     }
 
-    /// Whether a connection that has answered so works, and leads to the wrong server: then another may lead
+    /// Whether a connection with this answer works but leads to the wrong server: another connection may lead
     /// to the right one, behind an address or a Sentinel.
     pub(crate) fn is_misled(&self, answer: Result<&[Value], &RedisError>) -> bool {
         match self {
-            // It finds its servers anew by itself, and what one of them says is no reason to leave the
-            // others.
+            // It rediscovers its servers by itself, and an error of one is no reason to leave the others.
             #[cfg(feature = "cluster")]
             Self::Cluster(_) => false,
             _ => asks_for_another_connection(answer),
@@ -223,9 +221,9 @@ impl Connector {
 }
 
 impl Connection {
-    /// Whether the connection has ended: what it is given now is never sent. redis-rs says so only to who
-    /// gives it a command, and then not whether it has been sent. So it is given one that does no harm when
-    /// it is, and that is taken back at once otherwise.
+    /// Whether the connection has ended, so that no further command would be sent. redis-rs reports this only
+    /// in reply to a command, and then without saying whether that was sent. So this sends a harmless
+    /// command, and cancels it at once if the connection is alive.
     pub(crate) fn has_ended(&self) -> bool {
         match self {
             Self::Server(connection) => {
@@ -280,7 +278,7 @@ async fn connect_to_server(client: &Client, runtime: &dyn Runtime) -> RedisResul
 }
 
 fn config() -> AsyncConnectionConfig {
-    // Each request has a timeout of its own; what takes longer than that is nobody's concern.
+    // Each request has a timeout of its own, so the connection needs none.
     AsyncConnectionConfig::new()
         .set_connection_timeout(None)
         .set_response_timeout(None)
@@ -290,23 +288,23 @@ fn config() -> AsyncConnectionConfig {
 /// The socket options that a lock needs.
 fn tcp_settings() -> TcpSettings {
     let keep_alive = TcpKeepalive::new().with_time(SILENCE);
-    // Without delay, as each request is small and waits for nothing else.
+    // Without delay, since each request is small and nothing follows it.
     let settings = TcpSettings::default().set_nodelay(true).set_keepalive(keep_alive);
-    // What the kernel could not deliver for so long is thrown away with the connection. Else it would deliver
-    // every acquire of a network cut when the network heals, each of them long given up and good for a whole
-    // ttl.
+    // The kernel discards what it could not deliver for so long, with the connection. Otherwise it would
+    // deliver every acquire of a network cut when the network heals: each was given up long ago, and would
+    // hold its keys for a whole TTL.
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "fuchsia"))]
     let settings = settings.set_user_timeout(SILENCE);
     settings
 }
 
-/// How many commands may wait to be written. A queue that is full lets later commands overtake those that
-/// wait for room.
+/// How many commands may wait to be written. When the queue is full, later commands overtake those that wait
+/// for room.
 const QUEUE: usize = 1 << 16;
-/// How long making a connection may take, the login included.
+/// How long connecting may take, including the login.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the other side's kernel may be silent before the connection counts as broken.
 const SILENCE: Duration = Duration::from_secs(2);
-/// What redis-rs says of a cluster connection whose task has ended.
+/// The error of redis-rs for a cluster connection whose task has ended.
 #[cfg(feature = "cluster")]
 const CLUSTER_TASK_ENDED: &str = "redis_cluster: Unable to";

@@ -30,13 +30,14 @@ pub(crate) fn classify(error: RedisError) -> BackendError {
         _ if is_refused_by_cluster(&error) => (BackendErrorKind::Rejected, "cannot log in"),
         _ if tls::is_refusal(&error) => (BackendErrorKind::Rejected, "certificate refused"),
         ErrorKind::UnexpectedReturnType => (BackendErrorKind::Indeterminate, "an answer of another type"),
-        // What is not known is taken for the worst: the request may have been executed.
+        // Unknown errors count as the worst case: the request may have been executed.
         _ => (BackendErrorKind::Indeterminate, "connection failed"),
     };
     BackendError::new(kind, message).with_source(error)
 }
 
-/// The error of a set-up over a new connection, by which its words are known from those of a later answer.
+/// Marks a server's error as one of a connection's set-up, to distinguish it from the error of a later
+/// command.
 pub(crate) fn refusal(error: RedisError) -> RedisError {
     if is_of_server(&error) {
         (ErrorKind::Client, REFUSED, line(error.code(), error.detail())).into()
@@ -45,12 +46,12 @@ pub(crate) fn refusal(error: RedisError) -> RedisError {
     }
 }
 
-/// The server's line as it was: redis-rs takes it apart, and spells some of the codes in another way.
+/// The server's line as it was: redis-rs takes it apart, and spells some of the codes differently.
 fn line(code: Option<&str>, detail: Option<&str>) -> String {
     [code, detail].into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
 
-/// The code of the answer to the SELECT of a new connection, of which redis-rs keeps the text alone.
+/// The error code of a refused SELECT on a new connection: redis-rs keeps only the text.
 fn code_of_refused_select(text: &str) -> &'static str {
     let codes = [
         ("is loading", "LOADING"),
@@ -61,8 +62,8 @@ fn code_of_refused_select(text: &str) -> &'static str {
     codes.into_iter().find(|(words, _)| text.contains(words)).map_or("ERR", |(_, code)| code)
 }
 
-/// Whether an answer asks for another connection, by the words of a server that is not, or no longer, the one
-/// to ask, or by words that are on no list.
+/// Whether an answer calls for another connection: the error of a server that is not, or no longer, the right
+/// one, or an unknown error.
 pub(crate) fn asks_for_another_connection(answer: Result<&[Value], &RedisError>) -> bool {
     let asks = |code, detail| server::classify(&line(code, detail)).connection == server::Connection::Replace;
     match answer {
@@ -74,7 +75,7 @@ pub(crate) fn asks_for_another_connection(answer: Result<&[Value], &RedisError>)
     }
 }
 
-/// Whether a server says that it serves nobody over such a connection, whatever is asked.
+/// Whether a server refuses every command over such a connection.
 pub(crate) fn refuses_everybody(error: &RedisError) -> bool {
     let said = server::classify(&line(error.code(), error.detail()));
     is_of_server(error)
@@ -85,7 +86,7 @@ fn is_of_server(error: &RedisError) -> bool {
     matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
 }
 
-/// Why none of a Cluster's servers could be connected to is told by redis-rs in the text alone.
+/// redis-rs reports only in the text why it could connect to none of a Cluster's servers.
 fn is_refused_by_cluster(error: &RedisError) -> bool {
     let text = error.to_string();
     text.starts_with("Failed to create initial connections")
@@ -94,7 +95,7 @@ fn is_refused_by_cluster(error: &RedisError) -> bool {
             .any(|word| text.contains(word))
 }
 
-/// What stands before the server's words in the error of a set-up.
+/// The prefix of a server's error in the set-up of a connection.
 const REFUSED: &str = "the server refused the connection";
 
 #[cfg(test)]
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_select_is_told_with_the_code_that_redis_rs_drops() {
+    fn a_refused_select_has_the_code_that_redis_rs_drops() {
         for (answer, class) in [
             (
                 "BUSY Redis is busy running a script. You can only call SCRIPT KILL",

@@ -14,7 +14,7 @@ use {
     tokio::runtime::Handle,
 };
 
-/// The runtime of the caller. None when only tokio is compiled in, and the caller is outside of it.
+/// The runtime of the caller. `None` outside of tokio, if only tokio is compiled in.
 pub(crate) fn current() -> Option<Arc<dyn Runtime>> {
     #[cfg(feature = "tokio")]
     if let Ok(handle) = Handle::try_current() {
@@ -27,8 +27,8 @@ pub(crate) fn current() -> Option<Arc<dyn Runtime>> {
     elsewhere
 }
 
-/// One of tokio's runtimes. Unlike [`TokioRuntime`], it takes its tasks with it when it ends: the sockets of
-/// their connections end with it, too.
+/// One of tokio's runtimes. Unlike with [`TokioRuntime`], its tasks end with it, as the sockets of their
+/// connections do.
 #[cfg(feature = "tokio")]
 #[derive(Debug)]
 struct OnTokio(Handle);
@@ -39,7 +39,8 @@ impl Runtime for OnTokio {
         TokioRuntime::new(self.0.clone()).now()
     }
 
-    /// Not by a timer of tokio's own, which fires only while its runtime is driven: a request may move.
+    /// Not with a timer of tokio itself, which fires only while its runtime is driven: a request may move to
+    /// another runtime.
     fn sleep(&self, duration: Duration) -> BoxFuture<()> {
         TokioRuntime::new(self.0.clone()).sleep(duration)
     }
@@ -49,7 +50,7 @@ impl Runtime for OnTokio {
     }
 }
 
-/// What comes of the future. None when it takes longer than `timeout`.
+/// The output of the future, or `None` when it takes longer than `timeout`.
 pub(crate) async fn within<F: Future>(
     runtime: &dyn Runtime,
     timeout: Duration,
@@ -61,14 +62,14 @@ pub(crate) async fn within<F: Future>(
     }
 }
 
-/// The future without tokio's budget: a task that has done much already would find every channel "full" or
-/// "empty".
+/// The future without tokio's cooperative budget: a task that has used it up would find every channel "full"
+/// or "empty".
 #[cfg(feature = "tokio")]
 pub(crate) fn unconstrained<F: Future>(future: F) -> impl Future<Output = F::Output> {
     tokio::task::unconstrained(future)
 }
 
-/// Only tokio's tasks have a budget.
+/// Only tasks of tokio have a budget.
 #[cfg(not(feature = "tokio"))]
 pub(crate) fn unconstrained<F: Future>(future: F) -> F {
     future

@@ -1,4 +1,4 @@
-//! What is said over a new connection to a server before it is used: what a lock needs, and no more.
+//! Setting up a new connection to a server: only the commands that a lock needs.
 
 use futures_util::future::join_all;
 use redis::{
@@ -13,10 +13,10 @@ use crate::{
     tls,
 };
 
-/// Connects to the client's server, and logs in. The server has said something when that is done.
+/// Connects to the client's server and logs in. The server has sent a reply when this returns.
 ///
-/// Not by redis-rs' own set-up: it loses the words of most refusals, takes any refusal of a login for a wrong
-/// password, and sends `CLIENT SETINFO`, at which some proxies close the connection.
+/// It does not use redis-rs' own set-up, which loses the text of most refusals, reports each refused login as
+/// a wrong password, and sends `CLIENT SETINFO`, at which some proxies close the connection.
 pub(crate) async fn connect(
     client: &Client,
     config: &AsyncConnectionConfig,
@@ -41,14 +41,14 @@ async fn open(
     client.get_multiplexed_async_connection_with_config(config).await
 }
 
-/// Why a server has closed a connection without a word, if it says so over another one.
+/// Why a server has closed a connection without a reply, if it says so over another one.
 ///
-/// A multiplexed connection drops what comes before its first command: the words of a server that refuses
-/// everybody, or the alert of one that does not accept a certificate. redis-rs' own set-up does not, and a
-/// `HELLO` is the one whose refusal it hands on.
+/// A multiplexed connection drops what arrives before its first command: the error of a server that refuses
+/// every client, or the alert of one that does not accept a certificate. redis-rs' own set-up keeps it, and
+/// reports the refusal of a `HELLO`.
 async fn reason(info: &ConnectionInfo, config: &AsyncConnectionConfig) -> Option<RedisError> {
     let error = open(info, ProtocolVersion::RESP3, config).await.err()?;
-    // Other words are about the `HELLO`: it comes before the login, and not everyone knows it.
+    // Other errors are about the `HELLO` itself: it comes before the login, and old servers do not know it.
     let tells = tls::is_refusal(&error) || asks_for_another_connection(Err(&error));
     tells.then(|| refusal(error))
 }
@@ -57,14 +57,14 @@ async fn greet(connection: &MultiplexedConnection, settings: &RedisConnectionInf
     let commands = login(settings, settings.username());
     if commands.is_empty() {
         let answer = connection.clone().req_packed_command(&cmd("PING")).await;
-        // Any words will do, a refusal as well, but those with which a server closes the connection.
+        // Any reply will do, even an error, except one with which a server closes the connection.
         return match answer.and_then(Value::extract_error) {
             Err(error) if error.is_io_error() || refuses_everybody(&error) => Err(error),
             _ => Ok(()),
         };
     }
     match say(connection, &commands).await {
-        // As Redis before version 6 says to a user's name.
+        // The error of Redis before version 6 for a user name.
         Err(error) if error.to_string().contains("wrong number of arguments for 'auth'") => {
             say(connection, &login(settings, None)).await
         }
@@ -96,8 +96,8 @@ fn login(settings: &RedisConnectionInfo, user: Option<&str>) -> Vec<Cmd> {
     commands
 }
 
-/// Says them all at once, for one trip; each for itself, as the first refusal says why, also when the
-/// connection is closed behind it.
+/// Sends them all at once, in one round trip, but as separate commands: the first refusal then says why, even
+/// when the server closes the connection after it.
 async fn say(connection: &MultiplexedConnection, commands: &[Cmd]) -> RedisResult<()> {
     let answers = commands.iter().map(|command| {
         let mut connection = connection.clone();

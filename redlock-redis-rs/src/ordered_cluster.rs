@@ -18,23 +18,23 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::executor::{self, unconstrained};
 
-/// A Cluster's connection. Commands for one slot take effect in the order of their first polls, since each is
-/// sent when the one before has been answered, or given up by the connection.
+/// A Cluster's connection. Commands for one slot take effect in the order of their first polls: each is sent
+/// once the connection has answered the one before, or given it up.
 #[derive(Clone)]
 pub(crate) struct Queued(mpsc::UnboundedSender<Event>);
 
 enum Event {
-    /// The slot is that of all of its keys.
+    /// The slot is that of all keys of the command.
     Asked(Option<Slot>, Command),
     Answered(Option<Slot>),
 }
 
-/// A command that begins with the connection, unless nobody waits for it any more.
+/// A command that starts when it gets the connection, unless its caller has gone.
 type Command = Box<dyn FnOnce(ClusterConnection) -> Sending + Send>;
 type Sending = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Queued {
-    /// The queue is emptied by a task on the caller's runtime.
+    /// A task on the caller's runtime processes the queue.
     pub(crate) fn new(connection: ClusterConnection, runtime: &dyn Runtime) -> Self {
         let (queue, events) = mpsc::unbounded_channel();
         let passing = Passing { connection, answered: queue.downgrade(), waiting: HashMap::new() };
@@ -63,7 +63,7 @@ impl Queued {
                     }
                 })
             };
-            // Where the task has ended, with its runtime, the answer's other end is dropped, too.
+            // If the task has ended with its runtime, the sender of the answer is dropped, too.
             drop(queue.send(Event::Asked(slot, Box::new(begin))));
             let ended = |_| Err(RedisError::from((ErrorKind::Io, TASK_ENDED)));
             unconstrained(answer).await.unwrap_or_else(ended)
@@ -96,11 +96,11 @@ impl ConnectionLike for Queued {
     }
 }
 
-/// The task that sends what is asked.
+/// The task that sends the commands.
 struct Passing {
     connection: ClusterConnection,
     answered: mpsc::WeakUnboundedSender<Event>,
-    /// For each slot that a command is under way for: those behind it.
+    /// For each slot with a command in flight: the commands behind it.
     waiting: HashMap<Option<Slot>, VecDeque<Command>>,
 }
 
@@ -120,11 +120,11 @@ impl Passing {
         }
     }
 
-    /// Sends the next command of a slot that nothing is under way for.
+    /// Sends the next command of a slot that has none in flight.
     fn next(&mut self, slot: Option<Slot>) {
         while let Some(command) = self.waiting.get_mut(&slot).and_then(VecDeque::pop_front) {
             let mut sending = command(self.connection.clone());
-            // Ready at once: nobody waits for it any more.
+            // It is ready at once when its caller has gone.
             let began = sending.as_mut().poll(&mut Context::from_waker(Waker::noop()));
             if began.is_pending()
                 && let Some(runtime) = executor::current()
@@ -139,13 +139,13 @@ impl Passing {
 }
 
 async fn finish(sending: Sending, turn: Turn) {
-    // Dropped behind the command, also where that panics.
+    // Dropped after the command, even if that panics.
     let _turn = turn;
     sending.await;
 }
 
-/// A command's time at the head of its slot. Its end, whatever ends it, is the turn of the next: a task that
-/// panics must not let those behind it wait for ever.
+/// A command's turn at the head of its slot. However it ends, the next command follows: a task that panics
+/// must not block those behind it forever.
 struct Turn {
     slot: Option<Slot>,
     answered: mpsc::WeakUnboundedSender<Event>,
@@ -169,9 +169,9 @@ fn slot(command: &Cmd) -> Option<Slot> {
     }
 }
 
-/// Behind `EVAL`, the script and the number of keys.
+/// After `EVAL`, the script and the number of keys.
 const FIRST_KEY: usize = 3;
-/// What is told when the queue's task has ended.
+/// The error when the task of the queue has ended.
 pub(crate) const TASK_ENDED: &str = "the connection's runtime has been shut down";
 
 #[cfg(test)]
@@ -198,7 +198,7 @@ mod tests {
         let mut finishing = pin!(finish(sending, Turn { slot, answered: queue.downgrade() }));
         let mut cx = Context::from_waker(Waker::noop());
         assert!(finishing.as_mut().poll(&mut cx).is_pending());
-        assert!(events.try_recv().is_err(), "it is under way");
+        assert!(events.try_recv().is_err(), "it is in flight");
         catch_unwind(AssertUnwindSafe(|| finishing.as_mut().poll(&mut cx))).unwrap_err();
         assert!(matches!(events.try_recv(), Ok(Event::Answered(ended)) if ended == slot));
     }

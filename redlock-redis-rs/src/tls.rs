@@ -1,18 +1,18 @@
-//! What TLS needs, and how its refusals are known.
+//! What TLS needs, and how to recognize its refusals.
 
 use redis::RedisError;
 
 use crate::connector::Connector;
 
-/// Sees to it that there is cryptography for connections with TLS. redis-rs brings none, and rustls panics
+/// Installs a crypto provider for TLS connections, if there is none. redis-rs brings none, and rustls panics
 /// when it finds none, or two.
 #[cfg(any(feature = "smol-rustls", feature = "tokio-rustls"))]
 pub(crate) fn prepare(connector: &Connector) {
     use rustls::crypto::{CryptoProvider, ring};
 
-    // What the program has installed is left alone, as is the choice of a program without TLS.
+    // A provider of the program stays, and a program without TLS keeps its choice.
     if connector.may_use_tls() && CryptoProvider::get_default().is_none() {
-        // An error says that somebody else was faster, which serves as well.
+        // An error means that another thread was faster, which is as good.
         let _ = ring::default_provider().install_default();
     }
 }
@@ -20,8 +20,8 @@ pub(crate) fn prepare(connector: &Connector) {
 #[cfg(not(any(feature = "smol-rustls", feature = "tokio-rustls")))]
 pub(crate) fn prepare(_: &Connector) {}
 
-/// Whether one side does not accept the certificate of the other: then nothing was run, and nothing will be
-/// until somebody changes one of them.
+/// Whether one side does not accept the other's certificate: nothing was executed, and nothing will be until
+/// one of them changes.
 pub(crate) fn is_refusal(error: &RedisError) -> bool {
     let text = error.to_string();
     text.contains("invalid peer certificate")

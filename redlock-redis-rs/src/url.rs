@@ -1,4 +1,4 @@
-//! URLs that redis-rs reads, and addresses as people give them again.
+//! Reads URLs by redis-rs, and prints addresses.
 
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError};
 use redlock_core::node_url::{OpenError, Path, Scheme, check};
@@ -28,18 +28,18 @@ fn parse(url: &str, schemes: &[Scheme]) -> Result<ConnectionInfo, OpenError> {
     check(url, schemes)?;
     url.into_connection_info().map_err(|error| {
         let words = error.to_string();
-        // A detail may be a part of the URL.
+        // The detail may contain a part of the URL.
         let known = words.strip_suffix(error.detail().unwrap_or_default()).unwrap_or_default();
         OpenError::Client(format!("redis-rs does not accept the URL: {}", known.trim_end_matches(": ")))
     })
 }
 
-/// What redis-rs says of settings that it does not accept.
+/// The error of redis-rs for settings that it does not accept.
 pub(crate) fn refused(error: RedisError) -> OpenError {
     OpenError::Client(error.to_string())
 }
 
-/// A server's address; that of IPv6 in brackets, which a port needs.
+/// A server's address; an IPv6 address is in brackets, as the port needs.
 pub(crate) fn address(server: &ConnectionInfo) -> String {
     match server.addr() {
         ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } if host.contains(':') => {
@@ -63,7 +63,7 @@ const SERVER: [Scheme; 7] = [
     Scheme::new("valkey+unix", Path::Socket).parameters(OF_SOCKET),
     Scheme::new("unix", Path::Socket).parameters(OF_SOCKET),
 ];
-/// Its protocol is ours to choose.
+/// Without `protocol`: this crate chooses it.
 #[cfg(feature = "cluster")]
 const CLUSTER: [Scheme; 4] = [
     Scheme::new("redis", Path::Database),
@@ -81,5 +81,5 @@ const SENTINEL: [Scheme; 4] = [
 ];
 const PROTOCOL: &[&str] = &["protocol"];
 const OF_SOCKET: &[&str] = &["db", "user", "pass", "protocol"];
-/// Verifies no host name.
+/// Turns off the check of the host name.
 const INSECURE: &[&str] = &["insecure"];

@@ -1,5 +1,7 @@
 //! One check under way: its holders, their requests and the replies, and the keys to remove in the end.
 
+// Tests: conformance/tests.rs.
+
 use std::{
     fmt::Debug,
     sync::{Arc, Mutex, MutexGuard, PoisonError},

@@ -1,5 +1,7 @@
 //! A backend that breaks the contract in one way.
 
+// Tests: conformance/tests.rs.
+
 use std::{
     collections::{BTreeSet, VecDeque},
     fmt,

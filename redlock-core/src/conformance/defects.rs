@@ -1,5 +1,7 @@
 //! The defects that the suite has to find, and with which check.
 
+// Tests: conformance/tests.rs.
+
 use self::Defect::*;
 use super::Clause;
 

@@ -1,5 +1,7 @@
 //! Clauses 3 and 4: idempotent in the token, extend never shortens.
 
+// Tests: conformance/tests.rs.
+
 use super::{
     case::LONG,
     suite::Suite,

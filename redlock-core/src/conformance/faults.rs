@@ -1,5 +1,7 @@
 //! Clauses 6 to 8: one round trip, bounded by the timeout, classified errors; and order under faults.
 
+// Tests: conformance/tests.rs.
+
 use std::{fmt::Debug, time::Duration};
 
 use futures_util::future::join;

@@ -1,5 +1,7 @@
 //! Clause 2: all or nothing.
 
+// Tests: conformance/tests.rs.
+
 use super::{
     case::LONG,
     ownership::first_wins,

@@ -1,5 +1,7 @@
 //! Clause 1, for names and tokens of every kind.
 
+// Tests: conformance/tests.rs.
+
 use super::{
     case::LONG,
     suite::Suite,

@@ -1,5 +1,7 @@
 //! The node behind a backend, in which the suite injects faults.
 
+// Tests: conformance/tests.rs.
+
 use std::fmt;
 
 use async_trait::async_trait;

@@ -1,5 +1,7 @@
 //! Clause 5: in order.
 
+// Tests: conformance/tests.rs.
+
 use std::{fmt::Debug, time::Duration};
 
 use super::{

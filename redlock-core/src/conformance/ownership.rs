@@ -1,5 +1,7 @@
 //! Clause 1: a key is held by a token.
 
+// Tests: conformance/tests.rs.
+
 use std::time::Duration;
 
 use super::{

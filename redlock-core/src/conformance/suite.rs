@@ -1,5 +1,7 @@
 //! The settings of a run.
 
+// Tests: conformance/tests.rs.
+
 use std::{
     fmt,
     hash::{BuildHasher, RandomState},

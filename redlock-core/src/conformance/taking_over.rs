@@ -1,5 +1,7 @@
 //! Replacing a token, which takes over a lock from another process. An optional ability.
 
+// Tests: conformance/tests.rs.
+
 use std::time::Duration;
 
 use super::{

@@ -1,5 +1,7 @@
 //! The suite passes backends that keep the contract, and finds every defect in those that do not.
 
+// Tests: conformance/tests.rs.
+
 use super::{
     defective::Defective,
     defects::{DEFECTS, Defect::*},

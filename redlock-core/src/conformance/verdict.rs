@@ -1,5 +1,7 @@
 //! The results of the checks.
 
+// Tests: conformance/tests.rs.
+
 use std::{error::Error, fmt};
 
 /// A clause of the contract of [`LockBackend`](crate::LockBackend).

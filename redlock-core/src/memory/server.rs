@@ -1,5 +1,7 @@
 //! The server behind a node in memory: its keys, the requests on their way to it, and its faults.
 
+// Tests: tests/tests/it/sim/memory.rs.
+
 use std::{
     collections::VecDeque,
     sync::{

@@ -1,5 +1,7 @@
 //! The errors of Redis, Valkey and the proxies in front of them.
 
+// Tests: below; tests/tests/it/servers/errors.rs.
+
 use crate::backend::{BackendError, BackendErrorKind};
 
 /// The meaning of a server's error line.

@@ -3,6 +3,8 @@
 //! `EVALSHA` would take the same time for scripts this short. But it needs state on the server, which a
 //! restart, a failover or `SCRIPT FLUSH` could take away from a release.
 
+// Tests: below; tests/tests/it/servers/conformance.rs.
+
 use std::{fmt, time::Duration};
 
 use crate::{

@@ -1,5 +1,7 @@
 //! The server behind a connection, so that one server behind two nodes has one vote.
 
+// Tests: below; tests/tests/it/servers/one_server.rs.
+
 use std::{
     pin::pin,
     sync::{

@@ -1,3 +1,5 @@
+// Tests: tests/tests/it/runtimes/tokio.rs.
+
 use std::{
     fmt,
     sync::{Arc, OnceLock},

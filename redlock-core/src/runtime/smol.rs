@@ -1,3 +1,5 @@
+// Tests: tests/tests/it/runtimes/smol.rs.
+
 use std::time::{Duration, Instant};
 
 use smol::Timer;

@@ -1,3 +1,5 @@
+// Tests: below; tests/tests/it/runtimes/tokio.rs.
+
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Handle, RuntimeFlavor};

@@ -1,5 +1,7 @@
 //! A call of the user's, from its first poll to its end.
 
+// Tests: tests/tests/it/telemetry/calls.rs.
+
 use std::future::Future;
 
 use super::{events, in_a_destructor, labels::Label, metrics, moment::Moment};
@@ -25,7 +27,7 @@ pub(crate) struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    /// `token`: who holds the lock, where somebody does already.
+    /// `token`: of the lock, if it is held already.
     pub(crate) fn begin(
         kind: Kind,
         clock: &'a dyn Runtime,
@@ -36,7 +38,7 @@ impl<'a> Call<'a> {
         Self { kind, clock, resources, start, span, ended: false }
     }
 
-    /// Does the work of the call in its span; `done` says what became of it.
+    /// Runs the work of the call in its span; `done` returns the outcome of a success.
     pub(crate) async fn watch<T>(
         self,
         work: impl Future<Output = Result<T, Error>>,

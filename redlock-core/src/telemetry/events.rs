@@ -1,6 +1,8 @@
 //! Spans and events. Only the first digits of a token are logged, and names of resources only at the level
 //! debug.
 
+// Tests: tests/tests/it/telemetry/calls.rs, telemetry/limits.rs.
+
 use std::{
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},

@@ -1,5 +1,7 @@
 //! The twin of events.rs without the feature: the same signatures, and nothing to do.
 
+// Tests: tests/tests/it/telemetry.
+
 use std::{future::Future, sync::Arc, time::Duration};
 
 use super::{Kind, Verb, moment::Moment};

@@ -1,5 +1,7 @@
 //! What the fields of events and the labels of metrics say.
 
+// Tests: tests/tests/it/telemetry/calls.rs, telemetry/metrics.rs.
+
 use crate::{
     backend::{AcquireReply, BackendErrorKind, ReleaseReply},
     error::Error,

@@ -1,5 +1,7 @@
 //! Counters, a gauge and histograms. Labels are few and bounded: no names of resources.
 
+// Tests: tests/tests/it/telemetry/metrics.rs.
+
 use std::{
     sync::{
         Arc,
@@ -25,7 +27,7 @@ pub(super) fn describe() {
     describe_counter!(REQUESTS, "Requests to a node, by verb and outcome");
     describe_histogram!(REQUEST_DURATION, Unit::Seconds, "How long a node took for its answer");
     describe_gauge!(PENDING_RELEASES, "Releases that a node has not confirmed, and is asked for again");
-    // Counted from zero: an alert on an increase would not see the first one of a series that it begins.
+    // Counted from zero: an alert on an increase would miss the first one of a new series.
     for loss in [Loss::Expired, Loss::Gone] {
         counter!(LOST, "reason" => loss.label()).increment(0);
     }
@@ -82,8 +84,8 @@ impl Nodes {
     }
 }
 
-/// A node's part of the gauge. It is changed by differences: two lock managers of one process may have the same
-/// nodes.
+/// A node's part of the gauge. It changes by differences, since two lock managers of one process may have the
+/// same nodes.
 #[derive(Debug)]
 struct PendingReleases {
     node: Arc<str>,
@@ -100,7 +102,7 @@ impl PendingReleases {
 }
 
 impl Drop for PendingReleases {
-    /// A runtime that ends takes with it what is still pending.
+    /// Pending releases end with their runtime.
     fn drop(&mut self) {
         self.add(-self.number.load(Ordering::Relaxed));
     }

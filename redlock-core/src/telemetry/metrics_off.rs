@@ -1,5 +1,7 @@
 //! The twin of metrics.rs without the feature: the same signatures, and nothing to do.
 
+// Tests: tests/tests/it/telemetry.
+
 use std::{sync::Arc, time::Duration};
 
 use super::{Kind, Loss, Verb};

@@ -1,4 +1,6 @@
-//! The clock, read for operators only: without telemetry nobody reads it (moment_off.rs).
+//! The clock, for telemetry only: without telemetry nobody reads it (moment_off.rs).
+
+// Tests: tests/tests/it/telemetry/calls.rs.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,7 @@
 //! The twin of moment.rs without telemetry: nobody reads the clock.
 
+// Tests: tests/tests/it/telemetry.
+
 use std::time::{Duration, Instant};
 
 use crate::runtime::Runtime;

@@ -1,4 +1,4 @@
-//! Where a node leads to.
+//! The constructors of a node, by what it leads to.
 
 use redis::Client;
 #[cfg(any(feature = "smol-rustls", feature = "tokio-rustls"))]
@@ -17,17 +17,17 @@ impl RedisBackend {
     /// with the feature `tokio-rustls` or `smol-rustls`. For a [`redis::ConnectionInfo`] see
     /// [`RedisBackend::from_client`].
     ///
-    /// In the user and the password, what has a meaning in a URL (`/`, `?`, `#`, `@`, `:`, `%`, a blank) is
-    /// percent-encoded. What redis-rs would not heed, such as a database in the query, is an error: two
-    /// programs that lock in different databases do not exclude each other.
+    /// In the user and the password, characters with a meaning in URLs (`/`, `?`, `#`, `@`, `:`, `%`, a
+    /// blank) are percent-encoded. What redis-rs would ignore, such as a database in the query, is an error:
+    /// two programs that lock in different databases do not exclude each other.
     ///
-    /// Nothing is sent yet: a server that is down is no error here. The connection has `TCP_NODELAY` on,
-    /// keep-alive probes and, on Linux, a user timeout of 2 seconds; it is made at the first request, and
-    /// made again when it broke.
+    /// Sends nothing yet: a server that is down is not an error here. The connection has `TCP_NODELAY`,
+    /// keep-alive probes and, on Linux, a user timeout of 2 seconds. The first request makes it; when it
+    /// breaks, the next request makes a new one.
     ///
     /// # Errors
     ///
-    /// When the URL makes no sense, or says what has no meaning here. No error has any of its text.
+    /// When the URL is invalid, or has a part without a meaning here. No error contains any of its text.
     pub fn open(url: impl AsRef<str>) -> Result<Self, OpenError> {
         Connector::server(url.as_ref()).map(Self::lazy)
     }
@@ -53,14 +53,14 @@ impl RedisBackend {
     ///
     /// # Errors
     ///
-    /// When the URL or a certificate makes no sense, or the URL is not one of `rediss://`.
+    /// When the URL or a certificate is invalid, or the URL is not `rediss://`.
     #[cfg(any(feature = "smol-rustls", feature = "tokio-rustls"))]
     pub fn open_tls(url: impl AsRef<str>, certificates: TlsCertificates) -> Result<Self, OpenError> {
         Connector::tls_server(url.as_ref(), certificates).map(Self::lazy)
     }
 
-    /// A node by a client, whose socket options are left as they are: see [`RedisBackend::open`] for those
-    /// that a lock needs. Nothing is sent yet.
+    /// A node by a client, which keeps its socket options: see [`RedisBackend::open`] for those that a lock
+    /// needs. Sends nothing yet.
     #[must_use]
     pub fn from_client(client: Client) -> Self {
         Self::lazy(Connector::Server(client))
@@ -68,23 +68,24 @@ impl RedisBackend {
 
     /// A node that is a whole Redis Cluster, by the URLs of some of its servers.
     ///
-    /// Nothing is sent yet. Its connections have the socket options of [`RedisBackend::open`], and send each
-    /// command once. A server of the Cluster has 2 seconds for an answer, also when a request is given more.
+    /// Sends nothing yet. Its connections have the socket options of [`RedisBackend::open`], and send each
+    /// command once. A server of the Cluster has 2 seconds for an answer, even if a request has a longer
+    /// timeout.
     ///
-    /// A request's resources have to be in one slot, as those with the same hash tag are
-    /// (`{account:1}:balance`, `{account:1}:history`); else the node rejects it with CROSSSLOT.
+    /// A request's resources must be in one slot, as those with the same hash tag are (`{account:1}:balance`,
+    /// `{account:1}:history`); otherwise the node rejects it with CROSSSLOT.
     ///
     /// # Errors
     ///
-    /// When there is no URL, when one makes no sense as for [`RedisBackend::open`], or when they differ in
-    /// their credentials, database or TLS.
+    /// When there is no URL, when one is invalid as in [`RedisBackend::open`], or when they differ in their
+    /// credentials, database or TLS.
     #[cfg(feature = "cluster")]
     pub fn open_cluster(urls: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self, OpenError> {
         let (connector, name) = Connector::cluster(urls)?;
         Ok(Self::lazy(connector).with_name(name))
     }
 
-    /// A node that is a whole Redis Cluster, by a client with settings of its own. Nothing is sent yet.
+    /// A node that is a whole Redis Cluster, by a client with its own settings. Sends nothing yet.
     ///
     /// The client needs `retries(0)`, since a command must not be sent twice, and a `response_timeout`; for
     /// the socket options that a lock needs see [`RedisBackend::open`].
@@ -94,18 +95,18 @@ impl RedisBackend {
         Self::lazy(Connector::cluster_client(client))
     }
 
-    /// A node that is the server which Sentinels, by their URLs, name as `master`; `login` is how to log in
-    /// to it.
+    /// A node that is the server which Sentinels, by their URLs, name as `master`; `login` has the master's
+    /// credentials and database.
     ///
-    /// Nothing is sent yet. The Sentinels are asked for the address before each connection is made: at the
-    /// first request, when the connection broke or is silent, and when the server turned out to be no master.
-    /// Socket options are those of [`RedisBackend::open`], also where `login` has others.
+    /// Sends nothing yet. The node asks the Sentinels for the address before it makes a connection: at the
+    /// first request, when the connection breaks or is silent, and when the server turns out not to be a
+    /// master. The socket options are those of [`RedisBackend::open`], even if `login` has others.
     ///
     /// A replica that is promoted may lack the latest keys. It counts as a server that has lost them.
     ///
     /// # Errors
     ///
-    /// When there is no URL, or when one makes no sense as for [`RedisBackend::open`], or has a database: the
+    /// When there is no URL, or when one is invalid as in [`RedisBackend::open`], or has a database: the
     /// master's is in `login`.
     #[cfg(feature = "sentinel")]
     pub fn open_sentinel(
@@ -117,12 +118,11 @@ impl RedisBackend {
         Ok(Self::lazy(connector).with_name(name))
     }
 
-    /// A node that is the server which Sentinels name, by a client for its master with settings of its own
-    /// (say, certificates). Nothing is sent yet. For the socket options that a lock needs see
-    /// [`RedisBackend::open`].
+    /// A node that is the server which Sentinels name, by a client for its master with its own settings (say,
+    /// certificates). Sends nothing yet. For the socket options that a lock needs see [`RedisBackend::open`].
     ///
     /// The client keeps connections to Sentinels, which live on the runtime that made them: with tokio,
-    /// better a multi-thread one.
+    /// prefer a multi-thread one.
     #[cfg(feature = "sentinel")]
     #[must_use]
     pub fn from_sentinel_client(client: SentinelClient) -> Self {

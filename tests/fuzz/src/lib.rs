@@ -1,6 +1,9 @@
 //! Properties of what the redlock crates take from outside. Each takes any bytes and panics when it does not
 //! hold.
 
+#[cfg(not(fuzzing))]
+compile_error!("run cargo in tests/fuzz: its .cargo/config.toml sets `--cfg fuzzing`");
+
 mod command;
 mod names;
 mod oracle;

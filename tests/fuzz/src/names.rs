@@ -261,7 +261,9 @@ impl Asked {
         if let Some(longest) = self.longest {
             request = request.max_hold(longest.get());
         }
-        harness.cancel_after(Duration::from_millis(self.patience.into()), async { request.await }).await
+        // Some time: who has no patience at all does not even ask.
+        let patience = Duration::from_millis(u64::from(self.patience).max(1));
+        harness.cancel_after(patience, request).await
     }
 }
 

@@ -103,7 +103,7 @@ impl Exchange {
         if let Said::Keys(states) = said {
             for state in states {
                 let KeyState::Held { holder, .. } = state else { continue };
-                assert!(holder.len() <= 8 * "\\x00".len() && holder.is_ascii(), "{holder:?}");
+                assert!(holder.len() <= Token::PREFIX_LEN * "\\x00".len() && holder.is_ascii(), "{holder:?}");
             }
         }
     }
@@ -111,9 +111,13 @@ impl Exchange {
     /// The arguments of `EVAL` after the script.
     fn arguments(&self) -> Vec<Vec<u8>> {
         let token = (self.verb != Verb::Inspect).then(|| token().as_str().to_owned());
-        let ttl = matches!(self.verb, Verb::Acquire | Verb::Extend).then(|| self.ttl.as_millis().to_string());
+        let number = match self.verb {
+            Verb::Acquire | Verb::Extend => Some(self.ttl.as_millis().to_string()),
+            Verb::Inspect => Some(Token::PREFIX_LEN.to_string()),
+            Verb::Release => None,
+        };
         let keys = std::iter::once(self.names.len().to_string()).chain(self.names.iter().cloned());
-        keys.chain(token).chain(ttl).map(String::into_bytes).collect()
+        keys.chain(token).chain(number).map(String::into_bytes).collect()
     }
 }
 

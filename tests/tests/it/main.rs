@@ -32,6 +32,7 @@ mod connections {
 }
 
 mod interop;
+mod modules;
 
 /// Both runtimes, and what happens when one stands still or ends, or a thread does.
 mod runtimes {

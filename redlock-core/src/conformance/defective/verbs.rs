@@ -1,5 +1,7 @@
 //! What each defect does to requests.
 
+// Tests: conformance/tests.rs.
+
 use std::{sync::atomic::Ordering, time::Duration};
 
 use super::{super::defects::Defect, Defective};

@@ -1,5 +1,7 @@
 //! Values on current-thread runtimes, one for each.
 
+// Tests: below; tests/tests/it/runtimes/tokio.rs.
+
 use std::{
     collections::HashMap,
     future::pending,

@@ -1,5 +1,7 @@
 //! Background tasks, and a runtime of the library for those without another.
 
+// Tests: tests/tests/it/runtimes/thread_end.rs, runtimes/tokio.rs.
+
 use std::{
     future::{Future, pending},
     pin::Pin,

@@ -1,5 +1,7 @@
 //! A timer that follows the task that waits for it.
 
+// Tests: runtime/tokio.rs; tests/tests/it/runtimes/tokio.rs.
+
 use std::{
     future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},

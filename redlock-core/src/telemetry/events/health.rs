@@ -1,4 +1,4 @@
-//! Whether a node serves, and when that is worth a line. However fast it changes, the lines are bounded.
+//! Whether a node serves, and when to log a change. However fast it changes, the number of lines is bounded.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -7,12 +7,12 @@ use std::{
 
 use crate::backend::BackendErrorKind;
 
-/// A node's [`Condition`], for requests that are answered at the same time.
+/// A node's [`Condition`], for concurrent requests.
 #[derive(Debug, Default)]
 pub(super) struct Watched(Mutex<Condition>);
 
 impl Watched {
-    /// What to tell after an answer; without the lock, since telling is somebody else's code.
+    /// What to log after an answer. The caller logs it without the lock, since a subscriber is foreign code.
     pub(super) fn seen(&self, now: Instant, failure: Option<BackendErrorKind>) -> Option<Transition> {
         self.condition().seen(now, failure)
     }
@@ -26,23 +26,23 @@ impl Watched {
     }
 }
 
-/// What a node's last answers were, and what was told of them. `None` is that it serves.
+/// The state of a node by its last answers, and what was logged of it. `None` means that it serves.
 #[derive(Debug, Default)]
 struct Condition {
     is: Option<BackendErrorKind>,
     logged: Option<BackendErrorKind>,
-    /// When it was last told that the node fails.
+    /// When a failure was last logged.
     warned: Option<Instant>,
-    /// How often it has changed without being told since.
+    /// How many changes have not been logged since.
     suppressed: u32,
 }
 
-/// Something to tell.
+/// A change to log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Transition {
     /// It fails. `suppressed`: changes since the last line.
     Fails { kind: BackendErrorKind, suppressed: u32 },
-    /// It serves again, after it was said to fail for so long.
+    /// It serves again; the failure was logged so long ago.
     Serves { failed_for: Duration, suppressed: u32 },
 }
 
@@ -51,7 +51,7 @@ impl Condition {
         let changed = failure != self.is;
         self.is = failure;
         let since = |warned: Instant| now.saturating_duration_since(warned);
-        let turn = match failure {
+        let transition = match failure {
             None if self.logged.is_some() => {
                 let failed_for = self.warned.map(since).unwrap_or_default();
                 Transition::Serves { failed_for, suppressed: self.suppressed }
@@ -69,11 +69,11 @@ impl Condition {
         };
         self.logged = failure;
         self.suppressed = 0;
-        Some(turn)
+        Some(transition)
     }
 }
 
-/// A node that fails is told at once, and not again before this: so there are at most two lines in this time.
+/// A failure is logged at once, and another one no sooner than after this time: at most two lines within it.
 const BETWEEN_WARNINGS: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_and_its_end_are_told_once_each() {
+    fn a_failure_and_its_end_are_logged_once_each() {
         let (mut node, start) = (Condition::default(), some_instant());
         assert_eq!(node.seen(start, None), None, "a node is taken to serve until it fails");
         let fails = Transition::Fails { kind: Indeterminate, suppressed: 0 };
@@ -107,23 +107,23 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_flaps_is_told_twice_a_minute_at_most() {
+    fn a_node_that_flaps_is_logged_twice_a_minute_at_most() {
         let (mut node, start) = (Condition::default(), some_instant());
-        let mut turns = Vec::new();
+        let mut transitions = Vec::new();
         for tenth in 0..6_000 {
             let now = start + Duration::from_millis(100) * tenth;
-            turns.extend(node.seen(now, (tenth % 2 == 0).then_some(Indeterminate)));
+            transitions.extend(node.seen(now, (tenth % 2 == 0).then_some(Indeterminate)));
         }
-        assert_eq!(turns.len(), 20);
+        assert_eq!(transitions.len(), 20);
         assert_eq!(
-            turns[2],
+            transitions[2],
             Transition::Fails { kind: Indeterminate, suppressed: 598 },
             "every change is accounted for"
         );
     }
 
     #[test]
-    fn a_failure_that_began_untold_is_told_as_soon_as_a_minute_has_passed() {
+    fn a_suppressed_failure_is_logged_once_a_minute_has_passed() {
         let (mut node, start) = (Condition::default(), some_instant());
         assert!(node.seen(start, Some(Indeterminate)).is_some());
         assert!(node.seen(start + s(1), None).is_some());
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn another_kind_of_failure_is_told_too() {
+    fn another_kind_of_failure_is_logged_too() {
         let (mut node, start) = (Condition::default(), some_instant());
         assert!(node.seen(start, Some(Indeterminate)).is_some());
         assert_eq!(node.seen(start + s(10), Some(Transient)), None);

@@ -1,25 +1,19 @@
-//! What the adapter for fred makes of fred's values and errors: its client has no server, and a mock answers.
+//! What the adapter for fred makes of fred's values and errors. A client of fred needs a server, so it is
+//! asked in parts.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex},
-};
+use std::collections::HashMap;
+
+use std::time::Duration;
 
 use arbitrary::Arbitrary;
 use fred::{
-    clients::Client,
     error::{Error, ErrorKind},
-    interfaces::ClientLike,
-    mocks::{MockCommand, Mocks},
-    types::{
-        Key as FredKey, Map, Value,
-        config::{Config, ReconnectPolicy},
-    },
+    types::{Key as FredKey, Map, Value},
 };
-use redlock_core::BackendErrorKind;
-use redlock_fred::FredBackend;
+use redlock_core::{Acquire, BackendErrorKind, Extend, Inspect, Release, redis::Eval};
+use redlock_fred::fuzzing;
 
-use super::{Answer, Exchange, Key, Said, Shape, Verb};
+use super::{Answer, Exchange, Key, Said, Shape, Verb, failed, token};
 
 /// A value of fred.
 #[derive(Arbitrary, Debug)]
@@ -90,36 +84,30 @@ impl Trouble {
 }
 
 pub(super) fn check(exchange: &Exchange) {
-    let answer = match &exchange.answer {
-        Answer::Fred(tree) => Ok(tree.value()),
-        Answer::FredError(trouble) => Err(trouble.error()),
-        Answer::Wire(_) | Answer::Tree(_) | Answer::Error(_) => return,
+    let (resources, token, any) = (exchange.resources(), token(), Duration::from_secs(1));
+    let eval = match exchange.verb {
+        Verb::Acquire => Eval::acquire(&Acquire::new(&resources, &token, exchange.ttl, any)),
+        Verb::Extend => Eval::extend(&Extend::new(&resources, &token, exchange.ttl, any)),
+        Verb::Release => Eval::release(&Release::new(&resources, &token, any)),
+        Verb::Inspect => Eval::inspect(&Inspect::new(&resources, any)),
     };
-    let server = Arc::new(Answering { answer: answer.clone(), asked: Mutex::default() });
-    let said = ask(exchange, server.clone());
-
-    let asked = server.asked.lock().expect("nobody panicked");
-    let [command] = &asked[..] else { panic!("asked {} times", asked.len()) };
-    assert_eq!(&*command.cmd, "EVAL");
-    let text = |value: &Value| value.as_bytes_str().expect("text").as_bytes().to_vec();
-    assert_eq!(command.args[1..].iter().map(text).collect::<Vec<_>>(), exchange.arguments());
-    match (&exchange.answer, &answer) {
-        (Answer::FredError(trouble), _) => trouble.judge(&said),
-        (_, Ok(value)) => exchange.judge(&said, &shape(exchange.verb, value)),
-        (_, Err(_)) => unreachable!("only trouble is an error"),
+    let asked = fuzzing::to_arguments(&eval);
+    let asked = asked[1..].iter().map(|value| value.as_bytes_str().expect("text").as_bytes().to_vec());
+    assert_eq!(asked.collect::<Vec<_>>(), exchange.arguments());
+    match &exchange.answer {
+        Answer::Fred(tree) => {
+            let value = tree.value();
+            let said = match exchange.verb {
+                Verb::Inspect => fuzzing::key_states(&value, &resources).map(Said::Keys),
+                _ => fuzzing::as_bool(&value).map(|done| if done { Said::Yes } else { Said::No }),
+            };
+            // The adapter's word for an answer of another type.
+            let said = said.unwrap_or(Said::Failed(BackendErrorKind::Indeterminate));
+            exchange.judge(&said, &shape(exchange.verb, &value));
+        }
+        Answer::FredError(trouble) => trouble.judge(&failed(&fuzzing::classify(trouble.error()))),
+        Answer::Wire(_) | Answer::Tree(_) | Answer::Error(_) => {}
     }
-}
-
-/// What the adapter makes of what this server answers.
-fn ask(exchange: &Exchange, server: Arc<Answering>) -> Said {
-    // A runtime for each question: a client of fred goes with its tasks.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-    runtime.block_on(async {
-        let config = Config { mocks: Some(server), ..Config::default() };
-        let client = Client::new(config, None, None, Some(ReconnectPolicy::new_constant(0, 1)));
-        client.init().await.expect("there is nothing to connect to");
-        exchange.ask(&FredBackend::new(client).expect("it has a policy")).await
-    })
 }
 
 fn shape(verb: Verb, value: &Value) -> Shape {
@@ -138,20 +126,6 @@ fn key(value: &Value) -> Option<Key> {
         [Value::Null, Value::Integer(ttl)] => Some(Key { value: None, ttl: *ttl }),
         [value, Value::Integer(ttl)] => Some(Key { value: Some(value.as_bytes()?.to_vec()), ttl: *ttl }),
         _ => None,
-    }
-}
-
-/// A server that has one answer to everything.
-#[derive(Debug)]
-struct Answering {
-    answer: Result<Value, Error>,
-    asked: Mutex<Vec<MockCommand>>,
-}
-
-impl Mocks for Answering {
-    fn process_command(&self, command: MockCommand) -> Result<Value, Error> {
-        self.asked.lock().expect("nobody panicked").push(command);
-        self.answer.clone()
     }
 }
 

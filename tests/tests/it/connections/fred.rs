@@ -154,7 +154,7 @@ async fn a_request_that_is_sent_twice_is_granted_twice() {
 }
 
 #[tokio::test]
-async fn a_node_tells_what_stands_under_each_key() {
+async fn a_node_shows_what_is_stored_at_each_key() {
     let server = Server::start();
     let node = open(server.address());
     acquire(&node, "held", SOON).await.unwrap();
@@ -296,7 +296,7 @@ async fn a_client_of_the_users_that_cannot_log_in_again_is_rejected() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_to_a_listener_that_never_answers_ends_in_time() {
+async fn a_request_to_a_listener_that_never_answers_ends_by_its_timeout() {
     let unaccepted = TcpListener::bind("127.0.0.1:0").unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = listener.local_addr().unwrap();
@@ -334,7 +334,7 @@ async fn black_hole() -> (SocketAddr, impl Sized) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_to_a_black_hole_ends_in_time() {
+async fn a_request_to_a_black_hole_ends_by_its_timeout() {
     let (address, _full) = black_hole().await;
     let node = open(address);
     for _ in 0..2 {

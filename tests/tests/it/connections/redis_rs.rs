@@ -200,7 +200,7 @@ async fn a_failed_login_is_tried_again_by_the_next_request() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_to_a_listener_that_never_answers_ends_in_time() {
+async fn a_request_to_a_listener_that_never_answers_ends_by_its_timeout() {
     let unaccepted = TcpListener::bind("127.0.0.1:0").unwrap();
     ends_in_time(&open(unaccepted.local_addr().unwrap())).await;
 
@@ -235,7 +235,7 @@ async fn black_hole() -> (SocketAddr, impl Sized) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_to_a_black_hole_ends_in_time() {
+async fn a_request_to_a_black_hole_ends_by_its_timeout() {
     let (address, _full) = black_hole().await;
     ends_in_time(&open(address)).await;
 }

@@ -72,7 +72,7 @@ async fn a_server_without_room_for_a_client_says_so_and_is_used_when_there_is(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_greeting_that_refuses_is_told_in_its_words(
+async fn a_greeting_that_refuses_is_reported_in_its_words(
     #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
 ) {
     for line in [

@@ -77,7 +77,7 @@ async fn ask_all(server: &Server) -> [Result<(), (BackendErrorKind, String)>; 4]
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_permission_of_the_readme_is_needed_and_a_missing_one_is_told_in_the_servers_words() {
+async fn each_permission_of_the_readme_is_needed_and_a_missing_one_is_reported_in_the_servers_words() {
     let server = Server::start();
     allow(&server, &COMMANDS);
     assert_eq!(ask_all(&server).await, [Ok(()), Ok(()), Ok(()), Ok(())]);

@@ -148,7 +148,7 @@ async fn a_slot_that_moves_costs_a_request_that_writes_nothing_and_is_then_follo
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_master_fails_its_own_slots_in_time_and_comes_back() {
+async fn a_killed_master_fails_its_own_slots_by_the_timeout_and_comes_back() {
     let mut cluster = Cluster::start(3, &["--cluster-require-full-coverage", "no"]);
     let keys = [key_on(&cluster, 0), key_on(&cluster, 1), key_on(&cluster, 2)];
     let node = open(&cluster);
@@ -182,7 +182,7 @@ async fn a_killed_master_fails_its_own_slots_in_time_and_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_that_is_down_as_a_whole_says_so_in_time_and_comes_back() {
+async fn a_cluster_that_is_down_as_a_whole_says_so_by_the_timeout_and_comes_back() {
     let mut cluster = Cluster::start(3, &[]);
     let (used, unused) = (open(&cluster), open(&cluster));
     assert_eq!(acquire(&used, "a", SOON).await.unwrap(), AcquireReply::Granted);

@@ -207,7 +207,7 @@ async fn unavailable(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_error_is_told_once(#[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter) {
+async fn an_error_is_printed_once(#[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter) {
     let mut servers = [Server::start()];
     let redlock = adapter.manager(&servers).build().unwrap();
     set("maxmemory", "1")(&servers[0]);

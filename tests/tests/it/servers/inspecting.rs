@@ -13,7 +13,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const TOKEN: &str = "00112233445566778899aabbccddeeff";
 
 #[tokio::test]
-async fn a_node_tells_what_stands_under_each_key() {
+async fn a_node_shows_what_is_stored_at_each_key() {
     let server = Server::start();
     let nodes: [Box<dyn LockBackend>; 2] = [
         Box::new(RedisBackend::open(server.url()).unwrap()),
@@ -33,7 +33,7 @@ async fn a_node_tells_what_stands_under_each_key() {
 }
 
 #[tokio::test]
-async fn values_of_other_clients_are_told_and_keys_of_other_types_are_rejected() {
+async fn values_of_other_clients_are_shown_and_keys_of_other_types_are_rejected() {
     let server = Server::start();
     let node = RedisBackend::open(server.url()).unwrap();
     server.command::<()>(&["SET", "eternal", "\u{e9}t\u{e9} of another client"]);

@@ -94,7 +94,7 @@ async fn the_master_is_found_and_found_again_when_it_was_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_master_that_was_told_to_go_is_left_when_it_knows() {
+async fn a_master_that_was_asked_to_go_is_left_when_it_knows() {
     let watched = Watched::start(&[]);
     let redlock = manager_of(open(&watched));
     let lock = hold(&redlock, &watched).await;
@@ -141,7 +141,7 @@ async fn a_master_that_hangs_is_left_for_the_new_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lock_that_the_new_master_has_never_heard_of_is_already_gone() {
+async fn a_lock_that_the_new_master_never_had_is_not_held() {
     let mut watched = Watched::start(&[]);
     let redlock = manager_of(open(&watched));
     let lock = hold(&redlock, &watched).await;
@@ -224,7 +224,7 @@ async fn a_user_of_the_master_needs_to_be_allowed_to_ask_its_role() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sentinels_that_are_down_or_know_no_such_master_are_told_in_time() {
+async fn sentinels_that_are_down_or_know_no_such_master_are_reported_by_the_timeout() {
     let mut watched = Watched::start(&[]);
     let unknown = open_as(&watched, "unknown", SentinelNodeConnectionInfo::default());
     let failed = acquire(&unknown, "a", SOON).await.unwrap_err();

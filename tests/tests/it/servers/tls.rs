@@ -203,7 +203,7 @@ fn a_client_without_a_certificate_that_the_server_trusts_is_rejected_with_the_re
 }
 
 #[test]
-fn tls_where_there_is_none_and_none_where_there_is_tls_end_in_time() {
+fn tls_where_there_is_none_and_none_where_there_is_tls_end_by_the_timeout() {
     let authority = Authority::new();
     let server = TlsServer::start(&authority, "127.0.0.1", "no");
     on_both(async || {
@@ -272,7 +272,7 @@ fn a_url_without_tls_is_no_place_for_certificates() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fred_uses_tls_with_an_own_authority_and_tells_of_one_that_it_does_not_know() {
+async fn fred_uses_tls_with_an_own_authority_and_reports_one_that_it_does_not_know() {
     let authority = Authority::new();
     let server = TlsServer::start(&authority, "127.0.0.1", "no");
 

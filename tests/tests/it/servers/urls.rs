@@ -88,7 +88,7 @@ fn a_database_counts_where_there_is_one_and_is_an_error_elsewhere() {
 }
 
 #[test]
-fn no_part_of_a_password_is_told_whatever_is_in_it_and_wherever_it_is() {
+fn no_part_of_a_password_is_printed_whatever_is_in_it_and_wherever_it_is() {
     let odd = (0..=0x7f_u8).map(char::from).chain(['ä', '\u{a0}', '\u{2028}', '𝄞']);
     for odd in odd {
         let mut urls = Vec::new();
@@ -124,7 +124,7 @@ fn no_part_of_a_password_is_told_whatever_is_in_it_and_wherever_it_is() {
 }
 
 #[test]
-fn an_unencoded_password_is_told_to_need_encoding_and_works_when_it_is() {
+fn an_unencoded_password_is_said_to_need_encoding_and_works_when_it_is() {
     for odd in ['/', '?', '#', ' ', '\t'] {
         for (how, said) in open_all(&format!("redis://app:12345{odd}x@a.example:6379")) {
             let error = said.expect_err(how);

@@ -52,7 +52,7 @@ fn a_node_that_rejects_a_release_is_asked_again_slowly_until_somebody_has_mended
 }
 
 #[test]
-fn a_node_that_rejects_what_it_owes_is_left_alone_when_the_keys_have_expired() {
+fn a_node_that_rejects_a_pending_release_is_left_alone_when_the_keys_have_expired() {
     let harness = Harness::new(3);
     harness.run(async {
         let lock = harness.redlock().lock("x", s(10)).await.unwrap();
@@ -136,7 +136,7 @@ fn an_acquire_that_comes_out_of_a_stopped_server_after_its_ttl_is_removed() {
 }
 
 #[test]
-fn a_node_that_never_comes_back_is_not_asked_for_ever_for_what_it_may_hold() {
+fn a_node_that_never_comes_back_is_not_asked_forever_for_what_it_may_hold() {
     let harness = Harness::new(3);
     harness.run(async {
         let redlock = harness.redlock();
@@ -168,7 +168,7 @@ fn a_pending_release_with_a_long_ttl_does_not_keep_a_short_one_waiting() {
 }
 
 #[test]
-fn what_an_extended_lock_is_owed_is_asked_for_as_long_as_the_extended_keys_live() {
+fn the_pending_releases_of_an_extended_lock_are_kept_as_long_as_the_extended_keys_live() {
     let harness = Harness::new(3);
     harness.run(async {
         let mut lock = harness.redlock().lock("x", s(1)).await.unwrap();
@@ -200,7 +200,7 @@ fn a_pending_release_that_always_fails_does_not_keep_the_others_waiting() {
 }
 
 #[test]
-fn a_node_is_owed_no_more_than_a_thousand_or_so_releases() {
+fn a_node_has_no_more_than_a_thousand_or_so_pending_releases() {
     let harness = Harness::new(3);
     harness.run(async {
         let redlock = harness.redlock();

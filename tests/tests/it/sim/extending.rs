@@ -208,7 +208,7 @@ fn a_lock_that_is_handed_over_goes_on_with_its_new_owner() {
 }
 
 #[test]
-fn parts_of_a_lock_that_is_gone_or_makes_no_sense_are_refused_and_not_lost() {
+fn parts_of_a_lock_that_is_gone_or_invalid_are_refused_and_not_lost() {
     let harness = Harness::new(3);
     harness.run(async {
         let mut parts = harness.redlock().lock("a", s(10)).await.unwrap().into_parts();
@@ -277,7 +277,7 @@ fn keys_that_are_there_are_not_forgotten_when_putting_others_back_is_refused() {
 }
 
 #[test]
-fn a_loss_is_told_from_silence_whichever_node_answers_first() {
+fn a_loss_is_distinguished_from_silence_whichever_node_replies_first() {
     // One node is down. Of the others, which have both lost the key, one answers later.
     for slow in 1..3 {
         let harness = Harness::new(3);

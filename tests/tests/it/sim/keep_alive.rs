@@ -49,7 +49,7 @@ fn locks_taken_together_are_not_extended_together() {
 }
 
 #[test]
-fn an_extension_that_is_not_answered_is_tried_again_in_time_however_long_the_node_timeout() {
+fn an_extension_without_a_reply_is_tried_again_before_the_deadline_however_long_the_node_timeout() {
     for share in [2, 3, 1] {
         let harness = Harness::new(3);
         harness.run(async {

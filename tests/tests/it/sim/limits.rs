@@ -6,7 +6,7 @@ use redlock_core::{BackendErrorKind, ConfigError, Error, InvalidRequest, MAX_TTL
 use redlock_tests::harness::{Harness, ms, s};
 
 #[test]
-fn requests_that_make_no_sense_are_refused_before_anything_is_sent() {
+fn invalid_requests_are_refused_before_anything_is_sent() {
     let harness = Harness::new(3);
     harness.run(async {
         let redlock = harness.redlock();
@@ -61,7 +61,7 @@ fn the_shortest_and_the_longest_ttl_work() {
 }
 
 #[test]
-fn managers_that_make_no_sense_are_not_built() {
+fn invalid_managers_are_not_built() {
     let harness = Harness::new(3);
     for factor in [f64::NAN, f64::INFINITY, -1.0, -0.01, 1.0, 2.0] {
         let error = harness.builder().drift_factor(factor).build().unwrap_err();

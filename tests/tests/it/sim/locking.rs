@@ -200,7 +200,7 @@ fn several_resources_are_all_or_nothing() {
 }
 
 #[test]
-fn a_lock_tells_how_it_was_won() {
+fn a_lock_knows_how_it_was_won() {
     let harness = Harness::new(3);
     harness.run(async {
         harness.nodes[0].set("x", "other", s(60));
@@ -215,7 +215,7 @@ fn a_lock_tells_how_it_was_won() {
 }
 
 #[test]
-fn the_same_seed_gives_the_same_tokens_and_delays() {
+fn the_same_seed_draws_the_same_tokens_and_delays() {
     let run = |seed| {
         let harness = Harness::seeded(seed, 3);
         harness.run(async {

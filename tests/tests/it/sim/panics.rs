@@ -54,7 +54,7 @@ fn a_lock_that_is_dropped_leaves_no_panic_behind() {
 }
 
 #[test]
-fn panics_on_too_many_nodes_are_told_by_node_and_what_the_others_hold_is_removed() {
+fn panics_on_too_many_nodes_are_reported_by_node_and_what_the_others_hold_is_removed() {
     for when in EVERY_PANIC {
         let harness = Panicking::new(when, 1, &[0, 1]);
         harness.run(async {
@@ -82,7 +82,7 @@ fn panics_on_too_many_nodes_are_told_by_node_and_what_the_others_hold_is_removed
 }
 
 #[test]
-fn a_node_that_panics_at_every_release_is_asked_at_a_bounded_rate_while_it_owes_one() {
+fn a_node_that_panics_at_every_release_is_asked_at_a_bounded_rate_while_one_is_pending() {
     for moment in [Moment::Call, Moment::Poll] {
         let when = When { verb: Verb::Release, moment };
         let harness = Panicking::new(when, usize::MAX, &[1]);

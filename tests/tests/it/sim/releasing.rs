@@ -10,7 +10,7 @@ use redlock_tests::{
 use crate::sim::odd_nodes::Far;
 
 #[test]
-fn the_late_acquire_of_a_stopped_node_is_undone_when_it_goes_on() {
+fn the_late_acquire_of_a_stopped_node_is_rolled_back_when_it_goes_on() {
     let harness = Harness::new(3);
     harness.run(async {
         harness.nodes[0].stop();

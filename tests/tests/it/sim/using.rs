@@ -73,7 +73,7 @@ impl Drop for Stopped {
 }
 
 #[test]
-fn a_routine_that_sees_the_loss_gives_its_own_result() {
+fn a_routine_that_sees_the_loss_returns_its_own_result() {
     let harness = Harness::new(3);
     harness.run(async {
         let nodes = harness.nodes.clone();

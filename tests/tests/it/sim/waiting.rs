@@ -71,7 +71,7 @@ fn without_nodes_the_error_names_each_of_them_within_the_bound() {
 }
 
 #[test]
-fn waiting_ends_in_time_with_a_last_attempt_close_to_the_end() {
+fn waiting_ends_before_the_deadline_with_a_last_attempt_close_to_it() {
     let harness = Harness::new(3);
     harness.run(async {
         for node in &harness.nodes {
@@ -166,7 +166,7 @@ fn a_node_that_answers_again_is_waited_for_under_contention() {
 }
 
 #[test]
-fn contention_is_told_from_silence_whichever_node_answers_first() {
+fn contention_is_distinguished_from_silence_whichever_node_replies_first() {
     for slow in 1..3 {
         let harness = Harness::new(3);
         harness.run(async {
@@ -340,7 +340,7 @@ fn a_wait_of_nothing_is_a_single_attempt() {
 }
 
 #[test]
-fn a_bounded_wait_that_is_over_tells_contention_from_silence() {
+fn a_bounded_wait_that_is_over_distinguishes_contention_from_silence() {
     for slow in 1..3 {
         let harness = Harness::new(3);
         harness.run(async {
@@ -372,7 +372,7 @@ fn a_round_that_others_follow_does_not_wait_for_the_reason_of_a_silent_node() {
 }
 
 #[test]
-fn what_is_certain_is_told_without_waiting_for_a_silent_node() {
+fn what_is_certain_is_returned_without_waiting_for_a_silent_node() {
     let harness = Harness::new(3);
     harness.run(async {
         let redlock = harness.redlock();

@@ -1,4 +1,4 @@
-//! What is told of each call: its span, its outcome, and what is loud enough for a log by default.
+//! What is reported of each call: its span, its outcome, and what is loud enough for a log by default.
 
 use redlock_core::{BackendErrorKind, Error, Lease, Runtime, UnlockOutcome};
 use redlock_tests::harness::{Harness, ms, s};
@@ -42,11 +42,11 @@ fn a_lock_is_one_span_with_its_outcome_attempts_and_votes(
     assert_eq!(capture.named("begin")[0].get("names"), r#""x", "y""#);
     let holder = result.as_ref().map_or("", |lock| &lock.token().as_str()[..8]);
     assert_eq!(span.get("holder"), holder);
-    assert_eq!(capture.loud(), loud, "contention is no error, and a dead node is told once");
+    assert_eq!(capture.loud(), loud, "contention is no error, and a dead node is reported once");
 }
 
 #[test]
-fn a_node_that_leads_to_the_server_of_another_is_told_once() {
+fn a_node_that_leads_to_the_server_of_another_is_reported_once() {
     let harness = Harness::new(2);
     let (_, capture) = Capture::of(&harness, async {
         let redlock =
@@ -60,8 +60,8 @@ fn a_node_that_leads_to_the_server_of_another_is_told_once() {
         }
     });
     assert_eq!(capture.loud(), ["WARN node has no vote of its own"]);
-    let told = &capture.named("node has no vote of its own")[0];
-    assert_eq!((told.get("node"), told.get("same_server_as")), ("other way", "node 0"));
+    let reported = &capture.named("node has no vote of its own")[0];
+    assert_eq!((reported.get("node"), reported.get("same_server_as")), ("other way", "node 0"));
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn an_invalid_call_is_reported_too() {
 }
 
 #[test]
-fn a_dropped_call_is_cancelled_and_its_time_is_told() {
+fn a_dropped_call_is_cancelled_and_its_time_is_reported() {
     let harness = Harness::new(3);
     let (_, capture) = Capture::of(&harness, async {
         harness.nodes.iter().for_each(|node| node.delay_replies(ms(200)));
@@ -94,7 +94,7 @@ fn a_dropped_call_is_cancelled_and_its_time_is_told() {
 }
 
 #[test]
-fn an_extension_tells_whether_it_was_confirmed() {
+fn an_extension_reports_whether_it_was_confirmed() {
     let harness = Harness::new(3);
     let (_, capture) = Capture::of(&harness, async {
         let mut lock = harness.redlock().lock("x", s(10)).await.unwrap();
@@ -121,7 +121,7 @@ fn an_extension_tells_whether_it_was_confirmed() {
 }
 
 #[test]
-fn an_unlock_tells_whether_the_lock_was_still_held() {
+fn an_unlock_reports_whether_the_lock_was_still_held() {
     let harness = Harness::new(3);
     let (_, capture) = Capture::of(&harness, async {
         let redlock = harness.redlock();
@@ -144,7 +144,7 @@ fn an_unlock_tells_whether_the_lock_was_still_held() {
 }
 
 #[test]
-fn a_lock_that_expires_under_its_routine_is_told_once_at_its_deadline() {
+fn a_lock_that_expires_under_its_routine_is_reported_once_at_its_deadline() {
     let harness = Harness::new(3);
     let (took, capture) = Capture::of(&harness, async {
         let (nodes, runtime) = (harness.nodes.clone(), harness.runtime.clone());

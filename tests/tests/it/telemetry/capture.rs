@@ -1,4 +1,4 @@
-//! What a test's own subscriber and recorder were told.
+//! What a test's own subscriber and recorder receive.
 
 use std::{
     collections::BTreeMap,
@@ -22,12 +22,12 @@ use tracing_subscriber::{
     registry::{LookupSpan, Registry},
 };
 
-/// Everything that was told, in order.
+/// Everything that was recorded, in order.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Capture(Arc<Mutex<Told>>);
+pub(crate) struct Capture(Arc<Mutex<Recorded>>);
 
 #[derive(Debug, Default)]
-struct Told {
+struct Recorded {
     lines: Vec<Line>,
     spans: Vec<(u64, Line)>,
 }
@@ -47,10 +47,10 @@ impl Capture {
     /// Runs `test` with a subscriber that takes everything up to `most`.
     pub(crate) fn during<T>(&self, most: Level, test: impl FnOnce() -> T) -> T {
         let subscriber = Registry::default().with(self.clone().with_filter(LevelFilter::from_level(most)));
-        telling(subscriber, test)
+        with_subscriber(subscriber, test)
     }
 
-    /// Runs `test` in the simulation, and gives everything that was told.
+    /// Runs `test` in the simulation, and returns everything that was recorded.
     pub(crate) fn of<T>(harness: &Harness, test: impl Future<Output = T>) -> (T, Self) {
         let capture = Self::default();
         let output = capture.during(Level::TRACE, || harness.run(test));
@@ -58,7 +58,7 @@ impl Capture {
     }
 
     pub(crate) fn lines(&self) -> Vec<Line> {
-        self.told().lines.clone()
+        self.recorded().lines.clone()
     }
 
     /// The events with this message.
@@ -73,20 +73,20 @@ impl Capture {
     }
 
     pub(crate) fn spans(&self) -> Vec<Line> {
-        self.told().spans.iter().map(|(_, span)| span.clone()).collect()
+        self.recorded().spans.iter().map(|(_, span)| span.clone()).collect()
     }
 
     /// The span that an event is in.
     pub(crate) fn around(&self, line: &Line) -> Option<Line> {
         let (_, within) = line.within?;
-        self.told().spans.iter().rfind(|(span, _)| *span == within).map(|(_, span)| span.clone())
+        self.recorded().spans.iter().rfind(|(span, _)| *span == within).map(|(_, span)| span.clone())
     }
 
     pub(crate) fn last_span(&self) -> Line {
         self.spans().pop().expect("a span")
     }
 
-    fn told(&self) -> MutexGuard<'_, Told> {
+    fn recorded(&self) -> MutexGuard<'_, Recorded> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -106,14 +106,14 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Capture {
     fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, context: Context<'_, S>) {
         let mut line = Line::new(attributes.metadata(), &context);
         attributes.record(&mut line);
-        self.told().spans.push((id.into_u64(), line));
+        self.recorded().spans.push((id.into_u64(), line));
     }
 
     fn on_record(&self, id: &span::Id, values: &span::Record<'_>, _: Context<'_, S>) {
         // The latest: a span's number is used again once it is closed.
-        let mut told = self.told();
+        let mut recorded = self.recorded();
         let (_, line) =
-            told.spans.iter_mut().rfind(|(span, _)| *span == id.into_u64()).expect("a known span");
+            recorded.spans.iter_mut().rfind(|(span, _)| *span == id.into_u64()).expect("a known span");
         values.record(line);
     }
 
@@ -121,7 +121,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Capture {
         let mut line = Line::new(event.metadata(), &context);
         event.record(&mut line);
         line.text = line.fields.remove("message").unwrap_or_default();
-        self.told().lines.push(line);
+        self.recorded().lines.push(line);
     }
 }
 
@@ -148,7 +148,10 @@ impl Visit for Line {
 }
 
 /// Runs `test` with a subscriber of its own.
-pub(crate) fn telling<T>(subscriber: impl Subscriber + Send + Sync + 'static, test: impl FnOnce() -> T) -> T {
+pub(crate) fn with_subscriber<T>(
+    subscriber: impl Subscriber + Send + Sync + 'static,
+    test: impl FnOnce() -> T,
+) -> T {
     static STANDING: Once = Once::new();
     STANDING.call_once(|| tracing::subscriber::set_global_default(Standing).expect("the only one"));
     tracing::subscriber::with_default(subscriber, test)
@@ -206,7 +209,7 @@ pub(crate) fn metered<T>(test: impl FnOnce() -> T) -> (T, BTreeMap<String, i64>)
 }
 
 #[test]
-fn what_a_thread_without_a_subscriber_reaches_first_is_told_to_the_test_beside_it() {
+fn what_a_thread_without_a_subscriber_reaches_first_is_logged_for_the_test_beside_it() {
     let place = || tracing::info!(target: "redlock", "reached");
     let capture = Capture::default();
     capture.during(Level::TRACE, || {
@@ -216,7 +219,7 @@ fn what_a_thread_without_a_subscriber_reaches_first_is_told_to_the_test_beside_i
     assert_eq!(capture.loud(), ["INFO reached"]);
 }
 
-/// A bit of everything that can be told, on the resource "secret".
+/// A bit of everything that can be reported, on the resource "secret".
 pub(crate) async fn lose_and_fail(harness: &Harness, redlock: &Redlock) {
     let mut lock = redlock.lock("secret", s(10)).await.unwrap();
     assert!(redlock.lock("secret", s(10)).await.is_err());

@@ -1,4 +1,4 @@
-//! What must never be told, how much at most, and that telling changes nothing.
+//! What must never be logged, how much at most, and that telemetry changes nothing.
 
 use std::{
     future::Future,
@@ -24,7 +24,7 @@ use tracing_subscriber::{
     registry::Registry,
 };
 
-use crate::telemetry::capture::{Capture, lose_and_fail, metered, telling};
+use crate::telemetry::capture::{Capture, lose_and_fail, metered, with_subscriber};
 
 /// A node that is away and back again every other second.
 fn flap(harness: &Harness, node: usize, seconds: u64) {
@@ -155,7 +155,7 @@ impl io::Write for Output {
 }
 
 #[test]
-fn no_token_is_told_whole_whatever_a_node_puts_into_its_errors() {
+fn no_token_is_logged_whole_whatever_a_node_puts_into_its_errors() {
     let (harness, output, tokens) = (Harness::new(3), Output::default(), Arc::new(Mutex::new(Vec::new())));
     let writer = output.clone();
     let subscriber = tracing_subscriber::fmt()
@@ -166,7 +166,7 @@ fn no_token_is_told_whole_whatever_a_node_puts_into_its_errors() {
         .finish();
     let ((), metrics) = metered(|| {
         let redlock = harness.redlock_over(|node| Telltale { node, tokens: tokens.clone() });
-        telling(subscriber, || harness.run(lose_and_fail(&harness, &redlock)));
+        with_subscriber(subscriber, || harness.run(lose_and_fail(&harness, &redlock)));
     });
 
     let text = String::from_utf8(output.0.lock().unwrap().clone()).unwrap() + &format!("{metrics:?}");
@@ -177,14 +177,14 @@ fn no_token_is_told_whole_whatever_a_node_puts_into_its_errors() {
         // Nor so much of one that the rest could be tried.
         assert!(!text.contains(&token[..9]), "{text}");
     }
-    assert!(tokens.iter().any(|token| text.contains(&token[..8])), "the beginning tells holders apart");
+    assert!(tokens.iter().any(|token| text.contains(&token[..8])), "the first digits distinguish holders");
 }
 
 #[test]
 fn spans_are_entered_only_while_their_own_call_is_polled() {
     let harness = Harness::new(3);
     let (_, capture) = Capture::of(&harness, async {
-        // One node is slow: it is heard in the background, after the call is over.
+        // One node is slow: its reply comes in the background, after the call is over.
         harness.nodes[0].delay_replies(ms(30));
         harness.nodes[1..].iter().for_each(|node| node.delay_replies(ms(5)));
         let redlock = harness.redlock();
@@ -207,7 +207,7 @@ fn spans_are_entered_only_while_their_own_call_is_polled() {
     assert_eq!(rounds.len(), 6);
     for round in &rounds {
         let call = capture.around(round).expect("a span");
-        assert_eq!(call.get("holder"), round.get("holder"), "told within the span of the call that made it");
+        assert_eq!(call.get("holder"), round.get("holder"), "within the span of the call that made it");
     }
     let late: Vec<_> =
         capture.named("reply").into_iter().filter(|line| line.get("node") == "node 0").collect();
@@ -216,8 +216,8 @@ fn spans_are_entered_only_while_their_own_call_is_polled() {
 }
 
 #[test]
-fn telling_changes_nothing() {
-    let run = |seed, told: bool| {
+fn telemetry_changes_nothing() {
+    let run = |seed, observed: bool| {
         let harness = Harness::seeded(seed, 5);
         let work = || {
             harness.run(async {
@@ -239,15 +239,15 @@ fn telling_changes_nothing() {
                 (holds, harness.requests(), harness.runtime.tasks())
             })
         };
-        if told { metered(|| Capture::default().during(Level::TRACE, work)).0 } else { work() }
+        if observed { metered(|| Capture::default().during(Level::TRACE, work)).0 } else { work() }
     };
     for seed in 0..20 {
         assert_eq!(run(seed, true), run(seed, false), "seed {seed}");
     }
 }
 
-/// A subscriber that uses, while it is told something, the very locks that it is told of.
-/// Not for ever: what it asks for is told as well.
+/// A subscriber that uses, while it is called, the very locks that the events are about.
+/// Not forever, since its own requests cause events, too.
 #[derive(Clone, Default)]
 struct Meddler(Arc<Mutex<Option<(Redlock, Lease)>>>, Arc<AtomicUsize>);
 
@@ -272,14 +272,14 @@ fn a_subscriber_may_use_the_library_since_it_is_called_without_a_lock() {
     let redlock = harness.redlock();
     let meddler = Meddler::default();
     let subscriber = Registry::default().with(meddler.clone());
-    telling(subscriber, || {
+    with_subscriber(subscriber, || {
         harness.run(async {
             let lock = redlock.lock("x", s(10)).await.unwrap();
             *meddler.0.lock().unwrap() = Some((redlock.clone(), lock.lease()));
             lose_and_fail(&harness, &redlock).await;
             assert!(meddler.1.swap(0, Ordering::Relaxed) > 100);
-            // From here on each of its own requests leaves a release pending, on the nodes of whose pending
-            // releases it is told.
+            // From here on each of its own requests leaves a release pending, on the very nodes whose pending
+            // releases are reported to it.
             harness.nodes[1..].iter().for_each(|node| node.shut_down());
             assert!(lock.unlock().await.is_err());
             assert!(redlock.try_lock("x", s(10)).await.is_err());
