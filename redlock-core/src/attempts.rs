@@ -33,7 +33,7 @@ pub(crate) struct Options {
     pub(crate) max_hold: Option<Duration>,
 }
 
-/// Makes rounds until one is won, or lost as the last.
+/// Makes rounds until one is won, or the last one is lost.
 pub(crate) async fn acquire(
     nodes: &Arc<Nodes>,
     resources: &Resources,
@@ -52,7 +52,7 @@ pub(crate) async fn acquire(
         let mut round = AcquireRound::new(nodes, resources.clone(), ttl, budget.for_a_round(begun));
         let mut won = round.decide(budget.for_a_delay(begun, delay).is_none()).await;
         if !won && budget.for_a_delay(nodes.now(), delay).is_none() {
-            // It was the last after all. Where that was clear from the start, this changes nothing.
+            // It turned out to be the last one. If that was clear from the start, this changes nothing.
             won = round.decide(true).await;
         }
         if won {
@@ -78,7 +78,7 @@ pub(crate) async fn acquire(
             Some(delay) => {
                 rollback.begin().await;
                 nodes.runtime().sleep(delay).await;
-                // A timer that came too late has left no time for another round.
+                // A timer that fired too late has left no time for another round.
                 budget.left(nodes.now()).is_zero()
             }
             None => {
@@ -97,9 +97,9 @@ pub(crate) async fn acquire(
 struct TimeBudget {
     node_timeout: Duration,
     give_up: Option<Instant>,
-    /// What is kept for the last round, while nothing is known about how long one takes.
+    /// The time reserved for the last round, before the duration of a round is known.
     reserve: Duration,
-    /// The longest round so far whose end was not brought about by a timeout.
+    /// The longest round so far that did not end with a timeout.
     longest: Option<Duration>,
 }
 
@@ -112,7 +112,7 @@ impl TimeBudget {
         Self { node_timeout, give_up, reserve, longest: None }
     }
 
-    /// Learns how long a round took.
+    /// Records how long a round took.
     fn learn(&mut self, took: Duration) {
         self.longest = self.longest.max(Some(took));
     }
@@ -125,14 +125,14 @@ impl TimeBudget {
         self.node_timeout.min(self.left(now))
     }
 
-    /// The delay, cut so that the last round still has the time that it needs; `None` when there is no time
-    /// for another, or no other.
+    /// The delay, shortened so that the last round still has enough time; `None` when there is no time for
+    /// another round, or none follows.
     fn for_a_delay(&self, now: Instant, delay: Option<Duration>) -> Option<Duration> {
         let left = self.left(now).saturating_sub(self.for_the_last_round());
         delay.filter(|_| left >= MIN_DELAY).map(|delay| delay.min(left))
     }
 
-    /// A round that takes longer than those before has half of their time more.
+    /// A round may take one and a half times as long as those before.
     fn for_the_last_round(&self) -> Duration {
         let needed = |took: Duration| took.saturating_add(took / 2).max(MIN_TIMEOUT);
         self.longest.map_or(self.reserve, |took| self.reserve.min(needed(took)))
@@ -177,7 +177,7 @@ mod tests {
             (&[20, 30, 1], 950),
             (&[100, 40], 850),
             (&[160], 760),
-            // No more than what is kept when nothing is known.
+            // No more than the reserve before the duration is known.
             (&[200], 750),
         ] {
             let mut time = a_second_from(now);

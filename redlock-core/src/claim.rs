@@ -4,7 +4,7 @@
 
 use crate::{ledger::Ledger, resources::Resources, token::Token, validity::Ttl};
 
-/// Resources, the token of the one round that claims them, and what of it may be on the nodes.
+/// Resources, the token of the one round that claims them, and the state of its keys on the nodes.
 ///
 /// Every round has a token of its own: with one for all rounds, the late release of the first would delete
 /// the key of the second.
@@ -20,7 +20,7 @@ impl Claim {
         Self { resources, token, ledger: Ledger::new(ttl, nodes) }
     }
 
-    /// The claim of a lock that was handed over: another process has written its keys.
+    /// The claim of a lock from another process, which has written its keys.
     pub(crate) fn handed_over(resources: Resources, token: Token, ttl: Ttl, nodes: usize) -> Self {
         Self { resources, token, ledger: Ledger::written(ttl, nodes) }
     }

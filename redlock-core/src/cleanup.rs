@@ -16,7 +16,7 @@ use crate::claim::Claim;
 pub(crate) struct CleanupQueue(Mutex<Queue>);
 
 impl CleanupQueue {
-    /// Reads or changes the queue; also how many releases were pending before and are pending now.
+    /// Reads or changes the queue; also returns how many releases were pending before, and how many are now.
     pub(crate) fn with<T>(&self, change: impl FnOnce(&mut Queue) -> T) -> (T, usize, usize) {
         let mut queue = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let before = queue.releases.len();
@@ -28,9 +28,9 @@ impl CleanupQueue {
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     releases: VecDeque<PendingRelease>,
-    /// The reaper that goes through them. There is at most one for each node.
+    /// The reaper that retries them. There is at most one for each node.
     shift: Option<Shift>,
-    /// How many there have been.
+    /// How many reapers there have been.
     shifts: u64,
 }
 
@@ -38,18 +38,19 @@ pub(crate) struct Queue {
 #[derive(Debug)]
 struct Shift {
     number: u64,
-    /// When it has to have looked at the queue again. Else its runtime stands still, and another takes over.
+    /// The deadline for its next look at the queue. If it passes, the reaper's runtime stands still, and
+    /// another reaper takes over.
     back: Instant,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct PendingRelease {
     pub(crate) claim: Arc<Claim>,
-    /// Not earlier: what comes out of the buffers of a broken connection needs a moment too.
+    /// The earliest moment for it: data in the buffers of a broken connection needs a moment, too.
     pub(crate) due: Instant,
-    /// When a key that is put there no later than now has expired.
+    /// When a key that is written no later than now has expired.
     expires: Instant,
-    /// Beyond this it is not asked for, however late an acquire may still come.
+    /// After this it is dropped, however late an acquire may still come.
     forgotten: Instant,
 }
 
@@ -59,21 +60,21 @@ impl PendingRelease {
         Self { claim, due, expires: now + ttl, forgotten: now + ttl * MAX_TTLS }
     }
 
-    /// The node did not do it: as far as is known its keys may still come, out of the buffers of a server
-    /// that is stopped, and then live from now on.
+    /// The node did not serve it: its keys may still come out of the buffers of a stopped server, and then
+    /// live from now on.
     pub(crate) fn keys_may_come_now(&mut self, now: Instant) {
         self.expires = (now + self.claim.ledger.ttl().get()).min(self.forgotten);
     }
 }
 
 impl Queue {
-    /// Adds a pending release, and forgets one in the middle when there are too many. The number of a new
-    /// shift, if one has to begin.
+    /// Adds a pending release, and drops one in the middle when there are too many. Returns the number of a
+    /// new shift, if one has to begin.
     pub(crate) fn add(&mut self, pending: PendingRelease, now: Instant) -> Option<u64> {
         if self.releases.len() >= MAX_PENDING {
-            // The first ones of an outage have reached the node's buffers, and may take effect when it comes
-            // back; the last ones are about to be asked of a node that is back. What lies between was asked
-            // of a node that was away.
+            // The acquires of the first ones in an outage have reached the node's buffers, and may take
+            // effect when it comes back. The last ones concern a node that is back. Those in between concern
+            // requests to a node that was away.
             self.releases.remove(MAX_PENDING / 2);
         }
         self.releases.push_back(pending);
@@ -85,8 +86,8 @@ impl Queue {
         Some(self.shifts)
     }
 
-    /// The first pending release in the queue that has not expired. When there is none, or another has taken
-    /// over, the shift is over.
+    /// The first pending release in the queue that has not expired. When there is none, or another reaper has
+    /// taken over, the shift is over.
     pub(crate) fn first(&mut self, shift: u64, now: Instant) -> Option<PendingRelease> {
         self.shift.as_ref().filter(|current| current.number == shift)?;
         self.releases.retain(|pending| pending.expires > now);
@@ -97,7 +98,7 @@ impl Queue {
         first
     }
 
-    /// A shift's reaper waits for a reply until `replied` at the latest, and pauses then.
+    /// The reaper of a shift waits for a reply until `replied` at the latest, and then pauses.
     pub(crate) fn go(&mut self, shift: u64, replied: Instant) {
         if let Some(shift) = self.shift.as_mut().filter(|current| current.number == shift) {
             shift.back = replied + MAX_ABSENCE;
@@ -112,13 +113,13 @@ impl Queue {
         self.releases.retain(|pending| !Arc::ptr_eq(&pending.claim, &settled.claim));
     }
 
-    /// Lets the others have their turn before this one is tried again. One that has given way meanwhile is
-    /// not taken up again: there is no room for it.
+    /// Moves the pending release behind others. One that has been dropped meanwhile stays dropped: there is
+    /// no room for it.
     pub(crate) fn postpone(&mut self, failed: PendingRelease) {
         let before = self.releases.len();
         self.settle(&failed);
         if self.releases.len() < before {
-            // Not at the end of a long queue, where it would soon be the one that gives way.
+            // Not at the end of a long queue, where it would soon be dropped.
             self.releases.insert(self.releases.len().min(MAX_PENDING / 2 - 1), failed);
         }
     }
@@ -126,11 +127,11 @@ impl Queue {
 
 /// The most pending releases that are kept for one node: a bound on memory.
 const MAX_PENDING: usize = 1_024;
-/// For how many times its ttl a pending release is kept for an acquire that may still come. One that comes
-/// later leaves its key for its ttl, which is little beside the time that its server was away.
+/// How many TTLs a pending release is kept for an acquire that may still come. A later one leaves its key for
+/// its TTL, which is short compared with the time for which its server was away.
 const MAX_TTLS: u32 = 10;
-/// So long after it had to have a reply, a reaper has looked at the pending releases again, unless it stands
-/// still: a pause, and what a busy machine takes.
+/// A reaper looks at the pending releases again within this time after the deadline of its reply, unless it
+/// stands still. It has room for a pause and for a busy machine.
 const MAX_ABSENCE: Duration = Duration::from_secs(3);
 
 #[cfg(test)]

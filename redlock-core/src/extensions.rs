@@ -1,5 +1,5 @@
-//! Whose turn it is to extend. When extensions fall behind, the nearest deadlines go first, so that a process
-//! that is overloaded loses the locks that it cannot bear, and not all of them.
+//! The order of extensions. When they fall behind, the nearest deadlines go first: so an overloaded process
+//! loses only the locks that it cannot extend, and not all of them.
 
 // Tests: below for the order; tests/tests/it/sim/keep_alive.rs.
 
@@ -16,19 +16,20 @@ use futures_util::future::{Either, select};
 
 use crate::runtime::Runtime;
 
-/// The extensions of one lock manager that are under way, and those that wait for their turn.
+/// The extensions of one lock manager: those under way, and those in the queue.
 #[derive(Debug, Default)]
 pub(crate) struct ExtensionQueue(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
     under_way: BTreeSet<u64>,
-    /// How many may be under way: fewer when answers take long, for then the nodes, or we, cannot keep up.
+    /// How many may be under way: fewer when replies take long, because then the nodes, or this process,
+    /// cannot keep up.
     limit: usize,
     /// By deadline, then in the order in which they came. At most one for each lock that is kept alive.
     waiting: BTreeMap<Key, Option<Waker>>,
     last_id: u64,
-    /// How often a turn has been given back, or all have been given up for lost.
+    /// How often an extension has ended, or all have been given up as stuck.
     ends: u64,
     /// How long the last extension took.
     took: Duration,
@@ -37,11 +38,11 @@ struct State {
 type Key = (Instant, u64);
 
 impl ExtensionQueue {
-    /// Waits until few enough others are under way. Who waits beyond its deadline is let go, to see that it
-    /// has lost.
+    /// Waits until few enough others are under way. An extension that waits beyond its deadline goes on at
+    /// once, and finds that its lock is lost.
     ///
-    /// Those that are under way may stand still, on a runtime that nobody drives: when none of them ends for
-    /// longer than an extension can take, `max_timeout`, they count no more.
+    /// Those under way may stand still, on a runtime that nobody drives. When none of them ends for longer
+    /// than an extension may take, `max_timeout`, they no longer count.
     pub(crate) async fn turn<'a>(
         &'a self,
         runtime: &'a dyn Runtime,
@@ -78,21 +79,21 @@ impl ExtensionQueue {
     }
 }
 
-/// One extension's turn, given back when it is dropped.
+/// One extension's turn, which ends when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Turn<'a> {
     queue: &'a ExtensionQueue,
     runtime: &'a dyn Runtime,
     key: Key,
-    /// Whether it has not been taken yet.
+    /// Whether the turn has not started yet.
     waits: bool,
     since: Instant,
-    /// How long the replies had, and whether they came.
+    /// How long the nodes had to reply, and whether they did.
     end: Option<(Duration, bool)>,
 }
 
 impl Turn<'_> {
-    /// Gives the turn back; whether the nodes have replied within `timeout`.
+    /// Ends the turn, and records whether the nodes replied within `timeout`.
     pub(crate) fn finish(mut self, timeout: Duration, replied: bool) {
         self.end = Some((timeout, replied));
     }
@@ -104,7 +105,7 @@ impl Drop for Turn<'_> {
         let woken = {
             let mut state = self.queue.state();
             if self.waits {
-                // A turn that was given and not taken any more goes to the next one.
+                // A turn that was granted but never started goes to the next one.
                 match state.waiting.remove(&self.key) {
                     Some(_) => Vec::new(),
                     None => state.finish(self.key.1, now, Duration::ZERO),
@@ -122,7 +123,7 @@ impl Drop for Turn<'_> {
 }
 
 impl State {
-    /// Takes a turn, or a place in the queue; and whether it has to wait there.
+    /// Starts a turn, or joins the queue; returns whether it has to wait there.
     fn begin(&mut self, deadline: Instant) -> (Key, bool) {
         self.last_id += 1;
         let key = (deadline, self.last_id);
@@ -135,16 +136,16 @@ impl State {
         (key, waits)
     }
 
-    /// Gives back a turn that took so long.
+    /// Ends a turn that took this long.
     fn finish(&mut self, id: u64, now: Instant, took: Duration) -> Vec<Waker> {
-        // What is seldom slow is counted as slow for some time.
+        // A rare slow extension counts as slow for some time.
         self.took = took.max(self.took / 8 * 7);
         self.under_way.remove(&id);
         self.ends += 1;
         self.next(now)
     }
 
-    /// Gives up for lost all that are under way, unless one has ended since there were `ends`.
+    /// Gives up all that are under way, unless one has ended since the count was `ends`.
     fn give_up(&mut self, ends: u64, now: Instant) -> Vec<Waker> {
         if self.ends != ends {
             return Vec::new();
@@ -154,8 +155,8 @@ impl State {
         self.next(now)
     }
 
-    /// Whose turn it is: those with the nearest deadlines that can still be met. Those whose deadline has
-    /// passed are let go, beyond the bound: nothing is sent for them.
+    /// Starts those with the nearest deadlines that can still be met. Those whose deadline has passed go on
+    /// at once, beyond the bound: nothing is sent for them.
     fn next(&mut self, now: Instant) -> Vec<Waker> {
         let alive = self.waiting.split_off(&(now, u64::MAX));
         let lapsed = mem::replace(&mut self.waiting, alive);
@@ -172,7 +173,7 @@ impl State {
         woken
     }
 
-    /// Doubles the limit with each round of answers that come soon, and lowers it before they come too late.
+    /// Doubles the limit with each round of fast replies, and lowers it before replies come too late.
     fn adapt(&mut self, took: Duration, timeout: Duration, replied: bool) {
         let limit = match took {
             _ if !replied => self.limit / 8 * 7,
@@ -199,10 +200,10 @@ impl Default for State {
 
 /// Far more than a process that keeps up ever has under way at a time.
 const MAX_LIMIT: usize = 512;
-/// To begin with, and while no answers come.
+/// The limit at the start, and while no replies come.
 const MIN_LIMIT: usize = 16;
-/// So long after its nodes had to have answered, an extension has ended, unless it stands still: what a busy
-/// machine takes.
+/// An extension ends within this time after the deadline of its replies, unless it stands still. It leaves
+/// room for a busy machine.
 const MAX_ABSENCE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

@@ -18,10 +18,10 @@ use crate::runtime::{BoxFuture, Runtime};
 
 /// Requests under way, each with the position of its node.
 ///
-/// The first poll asks *every* node before any answer is looked at: a combinator that returns at the first
-/// ready future would leave the others unasked. Once asked, a request is finished: what is still under way
-/// when the fan is dropped goes on in the background. A fan that is dropped before its first poll has asked
-/// nobody, and asks nobody, unless it was made with [`FanOut::run_on_drop`].
+/// The first poll sends *every* request before it looks at a reply: a combinator that returns at the first
+/// ready future would never start the others. A started request runs to its end: requests under way when this
+/// is dropped continue in the background. When it is dropped before its first poll, it sends nothing, unless
+/// it was created with [`FanOut::run_on_drop`].
 pub(crate) struct FanOut<T: Send + 'static> {
     runtime: Arc<dyn Runtime>,
     requests: Vec<(usize, BoxFuture<T>)>,
@@ -37,13 +37,13 @@ impl<T: Send + 'static> FanOut<T> {
         Self { runtime, requests: requests.into_iter().collect(), asked: false, run_on_drop: false }
     }
 
-    /// Asks in the background what has not been asked when the fan is dropped.
+    /// Sends the requests in the background if this is dropped before they were sent.
     pub(crate) fn run_on_drop(mut self) -> Self {
         self.run_on_drop = true;
         self
     }
 
-    /// The answers that came in since the last call, one at least; none when all have been given.
+    /// The replies since the last call, at least one; none when all have been returned.
     pub(crate) async fn next(&mut self) -> Vec<(usize, T)> {
         poll_fn(|cx| {
             let answers = self.poll(cx);
@@ -52,7 +52,7 @@ impl<T: Send + 'static> FanOut<T> {
         .await
     }
 
-    /// Asks every node, and returns at once with what was answered on the spot.
+    /// Sends every request, and returns the replies that are there at once.
     pub(crate) async fn start(&mut self) -> Vec<(usize, T)> {
         poll_fn(|cx| Poll::Ready(self.poll(cx))).await
     }
@@ -62,8 +62,8 @@ impl<T: Send + 'static> FanOut<T> {
         mem::take(&mut self.requests)
     }
 
-    /// A panic is passed on when all others have been asked. What has panicked is not polled again, nor left
-    /// to be spawned: it would panic without an end.
+    /// A panic continues once all others have been polled. A future that has panicked is never polled or
+    /// spawned again, as it would panic endlessly.
     fn poll(&mut self, cx: &mut Context<'_>) -> Vec<(usize, T)> {
         self.asked = true;
         let mut answers = Vec::new();

@@ -20,7 +20,7 @@ impl Latch {
     }
 
     pub(crate) fn set(&self) {
-        // Out of the lock before it wakes anybody: wakers are somebody else's code.
+        // Outside of the lock, because wakers are foreign code.
         let unset = self.unset.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(unset);
     }

@@ -1,4 +1,5 @@
-//! What of a claim may be on each node: whether its keys have been written, and whether they have been removed.
+//! What of a claim may be on each node: whether its keys have been written, and whether they have been
+//! removed.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -13,7 +14,7 @@ pub(crate) struct Ledger(Mutex<Entries>);
 
 #[derive(Debug)]
 struct Entries {
-    /// The longest TTL that was asked for: no key lives longer after the last request.
+    /// The longest requested TTL: no key lives longer after the last request.
     ttl: Ttl,
     /// Whether the lock has ended here: nothing is written anywhere any more.
     closed: bool,
@@ -24,10 +25,10 @@ struct Entries {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct NodeState {
     write: Write,
-    /// What was there before the keys were written again.
+    /// The state before the keys were written again.
     before: Write,
-    /// Whether the node confirmed the last extension. Then the keys were written, whatever became of the
-    /// reply to that.
+    /// Whether the node confirmed the last extension. Then the keys were written, even if the reply to the
+    /// write got lost.
     confirmed: bool,
     removal: Removal,
 }
@@ -41,7 +42,7 @@ enum Write {
     UnderWay,
     /// The keys are there, until they are removed or expire.
     Done,
-    /// Nobody knows: they may be there, or may still come.
+    /// Unknown: the keys may be there, or may still come.
     Unknown,
 }
 
@@ -50,14 +51,14 @@ enum Write {
 enum Removal {
     #[default]
     NotAsked,
-    /// `behind`: asked while the keys were still being written.
+    /// `behind`: sent while the keys were still being written.
     UnderWay { behind: bool },
     /// The keys were there and are removed.
     Removed,
-    /// They were not there.
+    /// The keys were not there.
     Absent { behind: bool },
-    /// The node did not do it, but may do it later: also one that rejected it, when somebody has changed its
-    /// configuration.
+    /// The node did not remove them, but may do so later. That includes a node that rejected the request, as
+    /// its configuration may change.
     Failed,
 }
 
@@ -77,12 +78,12 @@ impl Ledger {
         Self(Mutex::new(Entries { ttl, closed: false, nodes: vec![node; nodes] }))
     }
 
-    /// The longest TTL that was asked for.
+    /// The longest requested TTL.
     pub(crate) fn ttl(&self) -> Ttl {
         self.entries().ttl
     }
 
-    /// The keys are about to be asked to live for `ttl`.
+    /// A request is about to let the keys live for `ttl`.
     pub(crate) fn raise_ttl(&self, ttl: Ttl) {
         let mut entries = self.entries();
         entries.ttl = entries.ttl.max(ttl);
@@ -99,7 +100,7 @@ impl Ledger {
         let mut entries = self.entries();
         let closed = entries.closed;
         let state = &mut entries.nodes[node];
-        // Nor twice at a time: what was there before would be forgotten.
+        // Nor twice at a time, which would lose the earlier state.
         let may = !closed && state.removal == Removal::NotAsked && state.write != Write::UnderWay;
         if may {
             state.before = state.write;
@@ -108,7 +109,7 @@ impl Ledger {
         may
     }
 
-    /// Records the reply to an acquire or a replace. Whether the node has to be asked for another release.
+    /// Records the reply to an acquire or a replace. Returns whether the node needs another release.
     #[must_use]
     pub(crate) fn finish_write(&self, node: usize, reply: &Result<AcquireReply, BackendError>) -> bool {
         let state = &mut self.entries().nodes[node];
@@ -129,7 +130,7 @@ impl Ledger {
         }
     }
 
-    /// Another token has taken the place of this one.
+    /// Another token has replaced this one.
     pub(crate) fn replaced(&self, node: usize) {
         self.entries().nodes[node].write = Write::Nothing;
     }
@@ -139,7 +140,7 @@ impl Ledger {
         state.removal = Removal::UnderWay { behind: state.write == Write::UnderWay };
     }
 
-    /// Records the reply to a release. Whether the node has to be asked for another one.
+    /// Records the reply to a release. Returns whether the node needs another one.
     #[must_use]
     pub(crate) fn finish_removal(&self, node: usize, reply: &Result<ReleaseReply, BackendError>) -> bool {
         let state = &mut self.entries().nodes[node];
@@ -152,7 +153,7 @@ impl Ledger {
         state.needs_release()
     }
 
-    /// The lock has ended here: released, lost, or left to another process.
+    /// The lock has ended in this process: released, lost, or handed over.
     pub(crate) fn close(&self) {
         self.entries().closed = true;
     }
@@ -179,18 +180,18 @@ impl Ledger {
 }
 
 impl NodeState {
-    /// Whether the keys may still be there, or may still come, although their removal has been answered: then
-    /// a release is pending.
+    /// Whether the keys may still be there, or may still come, after the reply to their removal: then a
+    /// release is pending.
     fn needs_release(self) -> bool {
         match (self.write, self.removal) {
             // Not settled yet: the later of the two replies decides.
             (Write::UnderWay, _) | (_, Removal::NotAsked | Removal::UnderWay { .. }) => false,
             (_, Removal::Removed) | (Write::Nothing, _) => false,
             (Write::Done | Write::Unknown, Removal::Failed) => true,
-            // Sent over a connection that broke, the acquire may still come out of a buffer.
+            // When its connection broke, the acquire may still come out of a buffer.
             (Write::Unknown, Removal::Absent { .. }) => true,
-            // The release was asked behind the acquire but came first: over two connections, that can be.
-            // Asked for after the acquire was done, it says that the keys have expired.
+            // A release that was sent behind the acquire may overtake it, over two connections. A release
+            // that was sent after the reply to the acquire shows that the keys have expired.
             (Write::Done, Removal::Absent { behind }) => behind,
         }
     }

@@ -1,4 +1,4 @@
-//! One node: what it is asked, and what is known of it.
+//! One node: its requests, and its state.
 
 // Tests: tests/tests/it/sim/panics.rs, sim/errors.rs, sim/limits.rs.
 
@@ -34,12 +34,12 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Node {
     backend: Box<dyn LockBackend>,
-    /// Its place in the builder.
+    /// Its position in the builder.
     pub(crate) position: usize,
     pub(crate) settings: Arc<Settings>,
     pub(crate) telemetry: Arc<NodesTelemetry>,
     pub(crate) cleanup: CleanupQueue,
-    /// Whether the last request went without a reply, and nothing was replied since it was asked.
+    /// Whether the last request had no reply, and none has come since.
     silent: AtomicBool,
     replied: AtomicU64,
 }
@@ -87,7 +87,7 @@ impl Node {
         self.ask(Verb::Extend, timeout, &[&claim.token], async { self.backend.extend(request).await }).await
     }
 
-    /// Asks for the claim's token in the place of that of `old`.
+    /// Replaces the token of `old` with the claim's.
     pub(crate) async fn replace(
         &self,
         claim: &Claim,
@@ -106,9 +106,10 @@ impl Node {
         self.ask(Verb::Release, timeout, &[&claim.token], async { self.backend.release(request).await }).await
     }
 
-    /// A backend that does not keep its time is cut off: a round must end. One that panics has failed, as one
-    /// without a reply: its panic must not end a round half-way. The call of its method belongs in `request`,
-    /// too. Nobody gets to see a whole token, whatever the backend says; the first of `tokens` is the holder.
+    /// A request that ignores its timeout is cut off, because a round must end. One that panics has failed,
+    /// like one without a reply, because its panic must not end a round halfway. The call of the backend's
+    /// method belongs in `request`, too. Every token is redacted, whatever the backend returns; the first of
+    /// `tokens` is the holder's.
     async fn ask<T: Label>(
         &self,
         verb: Verb,

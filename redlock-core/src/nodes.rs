@@ -1,5 +1,5 @@
-//! The nodes of one lock manager, and what all of them are asked at once. What they reply is recorded in the
-//! ledger of the claim.
+//! The nodes of one lock manager, and requests to all of them at once. The ledger of the claim records their
+//! replies.
 
 // Tests: tests/tests/it/sim/locking.rs, sim/extending.rs, sim/cleanup.rs.
 
@@ -97,7 +97,7 @@ impl Nodes {
         Arc::new(Claim::new(resources, token, ttl, self.len()))
     }
 
-    /// Asks all nodes to write the claim's keys.
+    /// Writes the claim's keys on all nodes.
     pub(crate) fn acquire_all(
         &self,
         claim: &Arc<Claim>,
@@ -124,13 +124,13 @@ impl Nodes {
         let (node, claim) = (self.nodes[node].clone(), claim.clone());
         Box::pin(async move {
             if claim.ledger.begin_rewrite(node.position) {
-                // The outcome is in the ledger; nobody votes on it.
+                // The outcome is in the ledger, and is no vote.
                 let _ = write(&node, &claim, ttl, timeout).await;
             }
         })
     }
 
-    /// Asks all nodes to extend the claim's keys.
+    /// Extends the claim's keys on all nodes.
     pub(crate) fn extend_all(
         &self,
         claim: &Arc<Claim>,
@@ -148,7 +148,7 @@ impl Nodes {
         })
     }
 
-    /// Asks all nodes for the claim's token in the place of that of `old`.
+    /// Replaces the token of `old` with the claim's on all nodes.
     pub(crate) fn replace_all(
         &self,
         claim: &Arc<Claim>,
@@ -169,12 +169,12 @@ impl Nodes {
         })
     }
 
-    /// Asks all nodes to remove the claim's keys. Each that does not is asked again later, in the background.
+    /// Removes the claim's keys on all nodes. It is retried in the background on nodes that fail.
     pub(crate) fn release_all(&self, claim: &Arc<Claim>) -> FanOut<Result<ReleaseReply, BackendError>> {
         self.release_from(claim, 0..self.len())
     }
 
-    /// As [`Nodes::release_all`], but only some nodes.
+    /// As [`Nodes::release_all`], but on some nodes only.
     pub(crate) fn release_from(
         &self,
         claim: &Arc<Claim>,

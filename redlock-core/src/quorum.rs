@@ -1,27 +1,27 @@
-//! Counting one round's votes. No clock, no async: votes in, decision out.
+//! Counting one round's votes, without clock or async: votes in, decision out.
 
 /// The smallest majority of `nodes`: `nodes / 2 + 1`.
 pub(crate) fn quorum(nodes: usize) -> usize {
     nodes / 2 + 1
 }
 
-/// What one node's answer means for the round.
+/// The meaning of one node's reply for the round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Vote {
-    /// The node did what it was asked: it holds the key, has extended it, or has removed it.
+    /// The node served the request: it holds the key, has extended it, or has removed it.
     Yes,
-    /// The node answered that it did not: another token is there, or none.
+    /// The node refused: another token is there, or none.
     No,
-    /// The node did not answer, or could not do it now.
+    /// The node did not reply, or could not serve the request now.
     Failed,
-    /// The node will never do it as it is configured.
+    /// The node will never serve the request as it is configured.
     Rejected,
 }
 
 /// Whether a round is decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// The missing votes can still tip it.
+    /// The missing votes can still decide it.
     Open,
     /// A quorum has said yes.
     Won,
@@ -32,11 +32,11 @@ pub(crate) enum Decision {
 /// Why a quorum was not reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LossReason {
-    /// A quorum of nodes answered, and some of them said no.
+    /// A quorum of nodes replied, and some of them refused.
     Refused,
-    /// Too few nodes answered.
+    /// Too few nodes replied.
     NoQuorum,
-    /// So many nodes rejected the request that no quorum is left: asking again is pointless.
+    /// So many nodes rejected the request that no quorum is left: retries are pointless.
     Rejected,
 }
 
@@ -70,16 +70,15 @@ impl Tally {
         }
     }
 
-    /// Whether it is better to give up: somebody else is after the same, and only nodes that are `silent`
-    /// could still tip it. Waiting for them would keep our keys in the other's way, and theirs in ours, for
-    /// nothing.
+    /// Whether to give up: another client wants the same resources, and only nodes that are `silent` could
+    /// still decide the round. Two clients that wait for them would only block each other.
     pub(crate) fn should_give_up(&self, silent: impl Fn(usize) -> bool) -> bool {
         let silence = |(node, vote): (usize, &Option<Vote>)| vote.is_some() || silent(node);
         self.number(Vote::No) > 0 && self.votes.iter().enumerate().all(silence)
     }
 
-    /// Why the round was not won. A missing vote counts as a node that did not answer, so that `NoQuorum` may
-    /// become another answer with the next vote; the others stand.
+    /// Why the round was not won. A missing vote counts as a node that did not reply, so the next vote may
+    /// change `NoQuorum` into another reason; the others are final.
     pub(crate) fn loss_reason(&self) -> LossReason {
         let quorum = quorum(self.votes.len());
         let yes = self.number(Vote::Yes);
@@ -93,13 +92,13 @@ impl Tally {
         }
     }
 
-    /// Whether so many nodes said no that, whatever the others hold, no quorum holds it.
+    /// Whether so many nodes refused that no quorum holds the keys, whatever the others hold.
     pub(crate) fn no_quorum_holds(&self) -> bool {
         self.number(Vote::No) > self.votes.len() - quorum(self.votes.len())
     }
 
-    /// Whether the decision and its reason stand. Too few replies are a reason that stands once all have
-    /// been collected.
+    /// Whether the decision and its reason are final. Too few replies are a final reason once all have been
+    /// collected.
     pub(crate) fn is_certain(&self) -> bool {
         self.missing() == 0 || self.decision() != Decision::Open && self.loss_reason() != LossReason::NoQuorum
     }
@@ -229,10 +228,7 @@ mod tests {
         let mut tally = Tally::new(5);
         tally.count(0, Vote::Yes);
         tally.count(1, Vote::Yes);
-        assert!(
-            !tally.should_give_up(|_| true),
-            "nobody else is after it: a node that is slow today may still grant"
-        );
+        assert!(!tally.should_give_up(|_| true), "no other client wants it: a slow node may still grant");
         tally.count(2, Vote::No);
         assert!(!tally.should_give_up(|node| node == 4), "node 3 is not silent");
         assert!(tally.should_give_up(|node| node >= 3));

@@ -1,4 +1,4 @@
-//! Asking a node again for its pending releases, in the background.
+//! Retrying a node's pending releases, in the background.
 
 // Tests: tests/tests/it/sim/cleanup.rs; cleanup.rs for the queue.
 
@@ -11,7 +11,7 @@ use crate::{
     node::Node,
 };
 
-/// Has a node asked once more to remove the claim's keys.
+/// Schedules another release of the claim's keys on a node.
 pub(crate) fn schedule_release(node: &Arc<Node>, claim: &Arc<Claim>) {
     let settings = &node.settings;
     let now = settings.now();
@@ -23,8 +23,7 @@ pub(crate) fn schedule_release(node: &Arc<Node>, claim: &Arc<Claim>) {
     }
 }
 
-/// Asks one node for its pending releases, one after the other, and less and less often while it does not
-/// reply.
+/// Retries one node's pending releases, one after the other, and less and less often while it does not reply.
 struct Reaper {
     node: Arc<Node>,
     shift: u64,
@@ -49,7 +48,7 @@ impl Reaper {
             match node.release(&pending.claim).await {
                 Err(error) => {
                     pause = match error.kind() {
-                        // What a person has to mend takes its time.
+                        // A person has to fix it, which takes time.
                         BackendErrorKind::Rejected => MAX_PAUSE,
                         BackendErrorKind::Indeterminate | BackendErrorKind::Transient => {
                             (pause * 2).clamp(timeout.min(MAX_PAUSE), MAX_PAUSE)
@@ -71,7 +70,7 @@ impl Reaper {
 }
 
 impl Drop for Reaper {
-    /// A task that was dropped half-way leaves the rest to the next one.
+    /// A task that is dropped halfway leaves the rest to the next one.
     fn drop(&mut self) {
         with_queue(&self.node, |queue| queue.end(self.shift));
     }
@@ -84,5 +83,5 @@ fn with_queue<T>(node: &Node, change: impl FnOnce(&mut Queue) -> T) -> T {
     output
 }
 
-/// How long a node that does not reply is left alone at most.
+/// The longest pause for a node that does not reply.
 const MAX_PAUSE: Duration = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! Rounds: all nodes are asked, and the votes decide.
+//! Rounds: requests to all nodes, which the votes decide.
 
 // Tests: tests/tests/it/sim/locking.rs, sim/extending.rs, sim/releasing.rs.
 
@@ -21,8 +21,8 @@ use crate::{
     votes::{LostRound, Votes, is_conclusive},
 };
 
-/// A round that acquires. Made before the first request, so that whatever ends it early also rolls it back:
-/// when it is dropped without having been won, its keys are removed in the background.
+/// A round that acquires. It exists before the first request, so any early end rolls it back: when it is
+/// dropped without a win, its keys are removed in the background.
 #[derive(Debug)]
 pub(crate) struct AcquireRound {
     pub(crate) nodes: Arc<Nodes>,
@@ -47,32 +47,32 @@ impl AcquireRound {
         ttl: Ttl,
     ) -> Self {
         let votes = Votes::new(nodes);
-        // Read before the first request: a node's key lives at least as long as counted from here.
+        // Read before the first request: a node's key lives for at least the TTL from here.
         let valid_until = nodes.now() + nodes.drift().validity(ttl);
         Self { nodes: nodes.clone(), claim, valid_until, fan_out, votes, settled: false }
     }
 
-    /// Whether the round is won, as soon as that is certain. A round that others follow is given up early; in
-    /// the last one the silent nodes are waited for when nothing else says why it was lost.
+    /// Whether the round is won, as soon as that is certain. A round that others follow gives up early. The
+    /// last one waits for silent nodes if only they can show why it was lost.
     pub(crate) async fn decide(&mut self, last: bool) -> bool {
         self.votes.yield_early(!last);
         let enough = |tally: &Tally| !last || tally.loss_reason() != LossReason::NoQuorum;
         self.votes.collect(&mut self.fan_out, Some(self.valid_until), enough).await == Decision::Won
     }
 
-    /// Whether the round ended because nothing more could change it, and not because it was given up.
+    /// Whether the round ended because no reply could change it, not because it gave up.
     pub(crate) fn is_certain(&self) -> bool {
         self.votes.tally().is_certain()
     }
 
-    /// Accepts a round that was won. Nodes that have not replied yet are waited for in the background.
+    /// Accepts a won round. Requests without a reply yet continue in the background.
     pub(crate) fn accept(mut self, verb: Verb) -> Won {
         self.settled = true;
         telemetry::round(verb, &self.claim.token, None, self.votes.tally());
         Won { claim: self.claim.clone(), valid_until: self.valid_until, replies: self.votes.replies() }
     }
 
-    /// Removes the keys of a round that was lost: on all nodes, behind the acquires that are still under way.
+    /// Removes the keys of a lost round: on all nodes, behind the acquires that are still under way.
     pub(crate) fn roll_back(mut self, verb: Verb) -> (Rollback, LostRound) {
         self.settled = true;
         let fan_out = self.nodes.release_all(&self.claim);
@@ -91,7 +91,7 @@ impl Drop for AcquireRound {
     }
 }
 
-/// What a round has won.
+/// The result of a won round.
 #[derive(Debug)]
 pub(crate) struct Won {
     pub(crate) claim: Arc<Claim>,
@@ -99,7 +99,7 @@ pub(crate) struct Won {
     pub(crate) replies: Vec<NodeReply>,
 }
 
-/// The removal of a lost round's keys. What is not waited for goes on in the background.
+/// The removal of a lost round's keys. It continues in the background when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Rollback {
     claim: Arc<Claim>,
@@ -116,7 +116,7 @@ impl Rollback {
         self.fan_out.start().await;
     }
 
-    /// Waits until the keys are removed from the nodes that are known to hold them.
+    /// Waits until the nodes that are known to hold the keys have removed them.
     pub(crate) async fn settle(mut self, nodes: &Nodes) {
         let mut open: Vec<usize> =
             (0..nodes.len()).filter(|node| self.claim.ledger.is_written(*node)).collect();
@@ -131,10 +131,11 @@ impl Rollback {
     }
 }
 
-/// Extends the claim's keys, and returns the new end of the validity, and the replies. A quorum has to confirm
-/// it before `deadline`; each node has no longer than `timeout`.
+/// Extends the claim's keys, and returns the new end of the validity, and the replies. A quorum has to
+/// confirm it before `deadline`; each node has at most `timeout`.
 ///
-/// Nodes that do not have the keys any more (they have lost their data, say) get them back, but have no vote.
+/// Nodes that no longer have the keys (for example, because they lost their data) get them back, but have no
+/// vote.
 pub(crate) async fn extend(
     nodes: &Arc<Nodes>,
     claim: &Arc<Claim>,
@@ -166,13 +167,13 @@ pub(crate) async fn extend(
         };
         put_back.push((node, Box::pin(when_refused)));
     }
-    // Asked here, so that a release that follows is behind; finished in the background.
+    // Sent here, so that a later release is behind it; it completes in the background.
     FanOut::new(nodes.runtime().clone(), put_back).start().await;
     telemetry::round(Verb::Extend, &claim.token, None, votes.tally());
     Ok((valid_until, votes.replies()))
 }
 
-/// Whether a quorum removed the claim's keys (`true`), or it was not held by a quorum any more (`false`).
+/// Returns `true` if a quorum removed the claim's keys, and `false` if no quorum held them any more.
 pub(crate) async fn release(nodes: &Arc<Nodes>, claim: &Arc<Claim>) -> Result<bool, LostRound> {
     let mut fan_out = nodes.release_all(claim);
     let mut votes = Votes::new(nodes);

@@ -1,4 +1,4 @@
-//! What all nodes of a lock manager are asked with: the runtime, the drift, and how long a reply may take.
+//! The settings for requests to all nodes of a lock manager: the runtime, the drift, and the timeouts.
 
 // Tests: below; tests/tests/it/sim/limits.rs.
 
@@ -17,7 +17,7 @@ use crate::{
 pub(crate) struct Settings {
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) drift: Drift,
-    /// For each node in each round; `None` is a share of the TTL.
+    /// The timeout of each node in each round; `None` is a share of the TTL.
     pub(crate) node_timeout: Option<Duration>,
 }
 
@@ -26,19 +26,19 @@ impl Settings {
         self.runtime.now()
     }
 
-    /// How long each node has for its reply: never longer than a lock of this TTL would be valid.
+    /// How long each node may take to reply: never longer than a lock with this TTL would be valid.
     pub(crate) fn timeout(&self, ttl: Ttl) -> Duration {
         let share = || (ttl.get() / TIMEOUT_SHARE).clamp(MIN_TIMEOUT, MAX_TIMEOUT);
         self.node_timeout.unwrap_or_else(share).min(self.drift.validity(ttl))
     }
 
-    /// How long a node has for its reply at most, whatever the TTL.
+    /// How long a node may take to reply at most, whatever the TTL.
     pub(crate) fn max_timeout(&self) -> Duration {
         self.node_timeout.unwrap_or(MAX_TIMEOUT)
     }
 
-    /// Whether a node that has not replied within `timeout` had enough time. A timeout that was cut short, by
-    /// a short TTL or a bounded wait, says nothing about the node.
+    /// Whether a node that has not replied within `timeout` had enough time. A timeout that was shortened, by
+    /// a short TTL or a bounded wait, shows nothing about the node.
     pub(crate) fn is_full(&self, timeout: Duration) -> bool {
         timeout >= self.node_timeout.unwrap_or(MIN_TIMEOUT).min(MIN_TIMEOUT)
     }
@@ -48,7 +48,7 @@ impl Settings {
 const TIMEOUT_SHARE: u32 = 20;
 /// ... but not less than this ...
 pub(crate) const MIN_TIMEOUT: Duration = Duration::from_millis(50);
-/// ... and not more than this: however long a lock lives, nobody wants to wait for a dead node for long.
+/// ... and not more than this: even for a long TTL, no call should wait for a dead node for long.
 const MAX_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Taking over a lock that another process has handed over.
+//! Taking over a lock from another process.
 
 // Tests: tests/tests/it/sim/handover.rs, servers/handover.rs.
 
@@ -18,11 +18,10 @@ use crate::{
     votes::is_conclusive,
 };
 
-/// A round that takes over a lock that was handed over: it puts a token of its own in the place of the old
-/// one. Whoever does so on a quorum has used the old token up, and nothing that is still under way for it
-/// touches the lock.
+/// A round that takes over a lock: it replaces the old token with one of its own. Once that happens on a
+/// quorum, the old token is used up, and requests under way for it no longer change the lock.
 ///
-/// When it is dropped without having been won, what it took is removed in the background.
+/// When it is dropped without a win, the keys that it took are removed in the background.
 #[derive(Debug)]
 pub(crate) struct Takeover {
     old: Arc<Claim>,
@@ -32,7 +31,7 @@ pub(crate) struct Takeover {
 }
 
 impl Takeover {
-    /// `longest` is how long the old keys may live, `ttl` how long they are to live at least.
+    /// The old keys may live for `longest`, and have to live for at least `ttl`.
     pub(crate) fn new(nodes: &Arc<Nodes>, resources: Resources, old: Token, ttl: Ttl, longest: Ttl) -> Self {
         let old = Arc::new(Claim::handed_over(resources.clone(), old, longest, nodes.len()));
         let claim = nodes.claim(resources, longest.max(ttl));
@@ -55,7 +54,7 @@ impl Takeover {
         let (nodes, old) = (self.round.nodes.clone(), self.old);
         let (rollback, lost) = self.round.roll_back(Verb::Replace);
         if lost.no_quorum_holds {
-            // No quorum has them, so the rest is in everybody's way, for nobody.
+            // No quorum has them, so the rest would only block all clients.
             drop(nodes.release_all(&old));
         }
         let claim = rollback.claim();
@@ -63,8 +62,8 @@ impl Takeover {
         Err(lost.into_holder_error(&claim))
     }
 
-    /// Removes the old token from the nodes that did not replace it, behind the requests that are under way,
-    /// and writes the new one on those that refused. Asked here, finished in the background.
+    /// Removes the old token from the nodes that did not replace it, behind the requests under way, and
+    /// writes the new one on those that refused. The requests start here, and complete in the background.
     async fn clear_up(&mut self) {
         let Self { old, round, ttl, timeout } = self;
         let nodes = &round.nodes;

@@ -1,4 +1,4 @@
-//! The votes of one round: the replies are collected here, [`Tally`] decides.
+//! The votes of one round: this collects the replies, and [`Tally`] decides.
 
 // Tests: quorum.rs and reply.rs for what decides; tests/tests/it/sim/locking.rs, sim/one_server.rs.
 
@@ -14,14 +14,14 @@ use crate::{
     reply::{NodeOutcome, NodeReply},
 };
 
-/// The votes of a round, and the replies that they were made of.
+/// The votes of a round, and their replies.
 #[derive(Debug)]
 pub(crate) struct Votes {
     nodes: Arc<Nodes>,
     tally: Tally,
     outcomes: Vec<Option<NodeOutcome>>,
-    /// Whether a contended round is given up when only nodes that went silent could still tip it: another
-    /// round is cheap then, and keys in each other's way are not.
+    /// Whether a contended round gives up when only silent nodes could still decide it: another round is
+    /// cheap then, and clients that block each other are not.
     yields_early: bool,
 }
 
@@ -35,9 +35,9 @@ impl Votes {
         self.yields_early = yes;
     }
 
-    /// Waits until the round is decided, and a lost one until what is known about it is `enough`. A yes that
-    /// is seen at the deadline or later is none, and ends the round: the clock is read again for every reply,
-    /// and never before it.
+    /// Waits until the round is decided, and for a lost one until its replies are `enough`. A grant that
+    /// arrives at the deadline or later does not count, and ends the round: the clock is read again for every
+    /// reply, and never before it.
     pub(crate) async fn collect<T>(
         &mut self,
         fan_out: &mut FanOut<Result<T, BackendError>>,
@@ -83,7 +83,7 @@ impl Votes {
         self.outcomes.iter().enumerate().filter_map(refused)
     }
 
-    /// The replies for the user; nodes that have not replied were not waited for.
+    /// The replies for the user; nodes without a reply are pending.
     pub(crate) fn replies(&self) -> Vec<NodeReply> {
         let reply = |(node, outcome): (usize, &Option<NodeOutcome>)| NodeReply {
             node,
@@ -106,9 +106,9 @@ impl Votes {
         self.yields_early && self.tally.should_give_up(|node| self.nodes.get(node).is_silent())
     }
 
-    /// What a node's grant counts for. Of the nodes that lead to one server, the first to grant has its vote:
-    /// two would make a majority of nodes that is none of servers. What the others hold is removed as if they
-    /// had voted.
+    /// The vote of a node that grants. Of the nodes that lead to one server, the first to grant has its vote:
+    /// with two votes, a majority of nodes could be a minority of servers. Keys on the others are removed as
+    /// if they had voted.
     fn one_vote_for_each_server(&self, node: usize) -> NodeOutcome {
         let Some(server) = self.nodes.get(node).server_id() else { return NodeOutcome::Granted };
         let has_voted = |other: &usize| {
@@ -124,7 +124,7 @@ impl Votes {
         }
     }
 
-    /// Why a node has no vote whose server has voted over another one.
+    /// Why a node has no vote when its server has voted over another node.
     fn same_server(&self, other: usize) -> BackendError {
         let name = self.nodes.get(other).name();
         let other = name.map_or_else(|| format!("node {other}"), ToOwned::to_owned);
@@ -138,14 +138,14 @@ impl Votes {
 #[derive(Debug)]
 pub(crate) struct LostRound {
     pub(crate) reason: LossReason,
-    /// So many nodes said that they do not hold the keys that no quorum holds them.
+    /// So many nodes do not hold the keys that no quorum holds them.
     pub(crate) no_quorum_holds: bool,
     pub(crate) attempts: u32,
     pub(crate) replies: Vec<NodeReply>,
 }
 
 impl LostRound {
-    /// Nobody was asked: the validity had run out.
+    /// No node was asked: the validity had ended.
     pub(crate) fn lapsed() -> Self {
         Self { reason: LossReason::Refused, no_quorum_holds: true, attempts: 0, replies: Vec::new() }
     }
@@ -155,7 +155,7 @@ impl LostRound {
         Box::new(RoundReport { resources, attempts: self.attempts, replies: self.replies })
     }
 
-    /// The error for a lock that was asked for.
+    /// The error of a call that locks.
     pub(crate) fn into_acquire_error(self, claim: &Claim) -> Error {
         match self.reason {
             LossReason::Refused => Error::Contended(self.report(claim)),
@@ -164,19 +164,19 @@ impl LostRound {
         }
     }
 
-    /// The error for a lock that is, or was, held.
+    /// The error of a call on a lock that is, or was, held.
     pub(crate) fn into_holder_error(self, claim: &Claim) -> Error {
         match self.reason {
             _ if self.no_quorum_holds => Error::Lost(self.report(claim)),
             LossReason::Rejected => Error::Rejected(self.report(claim)),
-            // A quorum replied, but neither yes nor no: what the silent nodes hold decides.
+            // A quorum replied, but without a decision: it depends on the silent nodes.
             LossReason::Refused | LossReason::NoQuorum => Error::NoQuorum(self.report(claim)),
         }
     }
 }
 
-/// Whether a lost round is conclusive for a holder, who has to know whether the lock is lost: only the last
-/// reply may show it.
+/// Whether a lost round is conclusive for a holder, who has to know whether the lock is lost. The last reply
+/// may be the first to show it.
 pub(crate) fn is_conclusive(tally: &Tally) -> bool {
     tally.no_quorum_holds() || tally.loss_reason() == LossReason::Rejected
 }
