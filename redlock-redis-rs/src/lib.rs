@@ -1,4 +1,5 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 // Without a runtime there is nothing else, so that this is all that the compiler has to say.
 #[cfg(not(any(feature = "smol", feature = "tokio")))]
