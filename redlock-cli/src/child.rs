@@ -35,9 +35,9 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts the command, whose environment is this process' with some variables set or left out: in a
-    /// process group of its own, so that signals reach what it starts, unless it is to stay in the
-    /// `foreground`.
+    /// Starts the command, in the environment of this process with some variables set or removed. Unless it
+    /// stays in the `foreground`, it gets a process group of its own, so that signals reach the processes
+    /// that it starts.
     pub(crate) fn start(
         command: &[OsString],
         environment: impl IntoIterator<Item = (&'static str, Option<String>)>,
@@ -90,33 +90,32 @@ impl Running {
         self.target
     }
 
-    /// How the command itself ended. What it has started may still run.
+    /// How the command itself ended. Processes that it started may still run.
     ///
-    /// Dropping the future forgets nothing.
+    /// Dropping the future loses nothing.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         if let Some(status) = self.status {
             return status;
         }
-        // Waiting for a child of one's own fails when somebody has told the system not to keep what became of
-        // it.
+        // The wait fails when SIGCHLD is ignored, as the system then does not keep how a child ended.
         let status =
             self.child.wait().await.unwrap_or_else(|_| ExitStatus::from_raw(i32::from(u8::MAX) << 8));
         self.status = Some(status);
         status
     }
 
-    /// Sends a signal. When the command has ended, its number may be another's.
+    /// Sends a signal, unless the command has ended: its process id may belong to another process by then.
     pub(crate) fn signal(&self, signal: Signal) {
         if self.status.is_none() {
             self.target.signal(signal);
         }
     }
 
-    /// SIGTERM, and SIGKILL at the deadline to what is left; gives how the command ended.
+    /// Sends SIGTERM, and at the deadline SIGKILL to what is left. Returns how the command ended.
     pub(crate) async fn stop(&mut self, deadline: Instant) -> ExitStatus {
         let target = self.target;
         self.signal(Signal::TERM);
-        // What is stopped would not hear it.
+        // A stopped process would not receive it.
         self.signal(Signal::CONT);
         if timeout_at(deadline, self.ended()).await.is_ok() {
             let empty = async {
@@ -145,8 +144,9 @@ impl Running {
     }
 }
 
-/// Where the file is that the system could not run because it does not begin with `#!`: a script for sh, as
-/// shells and env(1) see it. For sh a name without a slash would be in the current folder first.
+/// The path of the file that the system could not run because it does not begin with `#!`. Like shells and
+/// env(1), we take it for a script of sh. A name without a slash gets a path, as sh would look in the current
+/// folder first.
 fn script(error: &io::Error, program: &OsStr) -> Option<OsString> {
     if error.raw_os_error() != Some(rustix::io::Errno::NOEXEC.raw_os_error()) {
         return None;
@@ -159,13 +159,13 @@ fn script(error: &io::Error, program: &OsStr) -> Option<OsString> {
     found.find(|file| file.is_file()).map(Into::into)
 }
 
-/// The exit code that tells how a process ended.
+/// The exit code that says how a process ended.
 pub(crate) fn code(status: ExitStatus) -> u8 {
     let of_signal = || status.signal().map(exit::of_signal);
     status.code().and_then(|code| u8::try_from(code).ok()).or_else(of_signal).unwrap_or(u8::MAX)
 }
 
-/// What signals go to.
+/// Where signals go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
     Group(Pid),
@@ -173,7 +173,7 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    /// Nothing is done about a target that is gone.
+    /// A target that is gone is no error.
     pub(crate) fn signal(self, signal: Signal) {
         let _ = match self {
             Self::Group(pid) => kill_process_group(pid, signal),
@@ -181,14 +181,14 @@ impl Target {
         };
     }
 
-    /// Whether a process runs there. A zombie does not.
+    /// Whether a process runs there; a zombie does not.
     pub(crate) fn is_there(self) -> bool {
         let (tested, zombies) = match self {
             Self::Group(pid) => (test_kill_process_group(pid), are_zombies as fn(Pid) -> bool),
             Self::Process(pid) => (test_kill_process(pid), is_zombie as fn(Pid) -> bool),
         };
         let (Self::Group(pid) | Self::Process(pid)) = self;
-        // Who died and was not waited for can be sent signals still.
+        // A zombie still accepts signals.
         tested != Err(rustix::io::Errno::SRCH) && !zombies(pid)
     }
 }
@@ -223,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_are_told_as_shells_tell_them() {
+    fn codes_are_those_of_shells() {
         assert_eq!(code(ExitStatus::from_raw(0)), 0);
         assert_eq!(code(ExitStatus::from_raw(3 << 8)), 3);
         assert_eq!(code(ExitStatus::from_raw(255 << 8)), 255);

@@ -1,9 +1,9 @@
-//! Exit codes. Those of sysexits.h where one fits, so that they stay out of the way of the command's own.
+//! Exit codes. They are those of sysexits.h where one fits, to avoid the usual codes of commands.
 
 use redlock_redis_rs::{ConfigError, Error};
 
 pub(crate) const SUCCESS: u8 = 0;
-/// Only for `status`: no majority says the same.
+/// Of `status` only: no majority says the same.
 pub(crate) const UNDECIDED: u8 = 1;
 /// EX_USAGE
 pub const USAGE: u8 = 64;
@@ -17,13 +17,13 @@ pub(crate) const TAKEN: u8 = 75;
 pub(crate) const REJECTED: u8 = 78;
 /// The first number that sysexits.h leaves free.
 pub(crate) const LOST: u8 = 79;
-/// As timeout(1) says it.
+/// As of timeout(1).
 pub(crate) const TIMED_OUT: u8 = 124;
-/// As shells say it.
+/// As of shells.
 pub(crate) const NOT_EXECUTABLE: u8 = 126;
 pub(crate) const NOT_FOUND: u8 = 127;
 
-/// As shells say it.
+/// As of shells.
 pub(crate) fn of_signal(number: i32) -> u8 {
     u8::try_from(number).unwrap_or(0).saturating_add(128)
 }

@@ -51,12 +51,13 @@ A signal that arrives while `run` waits for the lock ends the wait with 128+N an
 const DURATIONS: &str = "\
 A TIME is a number of seconds, or has units, such as 500ms or \"1h 30m\".";
 
+/// One line: it is wrapped for the terminal.
 const STOPPING: &str = "\
-The command is stopped when the nodes say that the lock is gone. It is also stopped when no quorum extends the lock and
-only --kill-after is left of its validity. First it gets SIGTERM, then, after --kill-after and before the validity ends,
-SIGKILL. This also holds when redlock itself is killed or stopped. Signals go to the command's process group, so they
-reach the processes that it started, unless those have moved to a group of their own. SIGHUP, SIGINT, SIGQUIT, SIGTERM,
-SIGUSR1 and SIGUSR2 are passed on to the command.";
+The command is stopped when the nodes say that the lock is gone. It is also stopped when no quorum extends \
+the lock and only --kill-after is left of its validity. First it gets SIGTERM, then, after --kill-after and \
+before the validity ends, SIGKILL. This also holds when redlock itself is killed or stopped. Signals go to \
+the command's process group, so they reach the processes that it started, unless those have moved to a group \
+of their own. SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1 and SIGUSR2 are passed on to the command.";
 
 const ENVIRONMENT: &str = "\
 The command finds in its environment:

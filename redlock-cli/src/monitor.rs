@@ -101,7 +101,7 @@ impl NodeMonitor {
         self.state().nodes.iter().map(words).collect::<Vec<_>>().join("; ")
     }
 
-    /// Waits until what was asked in the background has been answered: for `patience` at most.
+    /// Waits until all requests in the background have been answered, for `patience` at most.
     pub(crate) async fn all_answered(&self, patience: Duration) {
         let answered = async {
             while self.under_way.load(Ordering::SeqCst) > 0 {
@@ -185,7 +185,7 @@ impl NodeStatus {
     }
 }
 
-/// A node whose answers the monitor sees. Nothing is changed.
+/// A node whose answers go through the monitor, unchanged.
 #[derive(Debug)]
 struct MonitoredNode {
     node: RedisBackend,
@@ -241,7 +241,7 @@ impl LockBackend for MonitoredNode {
     }
 }
 
-/// A request under way; one that is dropped was cut off.
+/// A request under way. When it is dropped without an answer, it has timed out.
 struct PendingRequest<'a> {
     monitor: &'a NodeMonitor,
     node: usize,

@@ -1,4 +1,4 @@
-//! The nodes that are given.
+//! Nodes, from the arguments or the environment.
 
 use std::env;
 
@@ -16,7 +16,7 @@ use crate::{
 pub(crate) fn open(nodes: &arguments::Nodes) -> Result<Vec<RedisBackend>, Failure> {
     let listed = match env::var(VARIABLE) {
         Ok(listed) => listed,
-        // It is of no interest beside nodes that are given.
+        // The arguments take precedence, so it does not matter beside them.
         Err(env::VarError::NotUnicode(_)) if nodes.urls.is_empty() => {
             return Err(Failure::new(USAGE, format!("{VARIABLE} is not UTF-8")));
         }
@@ -42,7 +42,7 @@ pub fn open_given(given: &[String], listed: &str) -> Result<Vec<RedisBackend>, F
     }
     let open = |(position, url): (usize, &&str)| {
         open_one(url).map_err(|error| {
-            // The URL itself may have a password in it, or be what a separator in a password has left of one.
+            // The URL itself may contain a password, or be a part of one that a separator has cut.
             let hint = if listed.contains('@') { ENCODE } else { "" };
             Failure::new(USAGE, format!("{from}: number {}: {error}{hint}", position + 1))
         })
@@ -54,8 +54,8 @@ fn open_one(url: &str) -> Result<RedisBackend, OpenError> {
     if url.contains("://") {
         RedisBackend::open(url)
     } else if url.contains('@') {
-        // With a user, an address is a URL. So what a comma in a password has cut off is not taken for a
-        // node.
+        // An address with a user has to be a URL. So the rest of a password after a comma is not mistaken for
+        // a node.
         Err(InvalidUrl::Scheme.into())
     } else {
         RedisBackend::open(format!("redis://{url}"))
@@ -63,5 +63,6 @@ fn open_one(url: &str) -> Result<RedisBackend, OpenError> {
 }
 
 const VARIABLE: &str = "REDLOCK_NODES";
-/// Where a list has a user or a password in it.
-const ENCODE: &str = "; in a user name or password, commas, blanks and any of /?#@:% have to be percent-encoded (%2C, %20, ...)";
+/// For a list that contains a user or a password.
+const ENCODE: &str =
+    "; in a user name or password, commas, blanks and any of /?#@:% must be percent-encoded (%2C, %20, ...)";

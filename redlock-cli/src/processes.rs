@@ -1,10 +1,10 @@
-//! What the system knows about processes: who is alive, and whom this one has to reap.
+//! Processes, as the system sees them: which are alive, and which this process has to reap.
 
 use std::{fs, io, process::Command};
 
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
-/// The program that is running, though its file was replaced or removed: `/proc` leads to what was started.
+/// The program that is running, even if its file was replaced or removed: `/proc` leads to the original.
 pub(crate) fn own_program() -> io::Result<Command> {
     const RUNNING: &str = "/proc/self/exe";
     if fs::symlink_metadata(RUNNING).is_ok() {
@@ -15,14 +15,14 @@ pub(crate) fn own_program() -> io::Result<Command> {
     std::env::current_exe().map(Command::new)
 }
 
-/// Makes this process the parent of what its children leave behind, where the system can (Linux): as long as
-/// it runs, nobody else has to reap them.
+/// Makes this process the parent of the processes that its children leave behind, where the system can
+/// (Linux): as long as it runs, no other process has to reap them.
 pub(crate) fn adopt_orphans() {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
 }
 
-/// Reaps the children that have died, except for those that are waited for elsewhere.
+/// Reaps the children that have died, except for those that other code waits for.
 pub(crate) fn reap_orphans(waited_for: &[Pid]) {
     if !cfg!(any(target_os = "linux", target_os = "android")) {
         return;
@@ -37,14 +37,15 @@ pub(crate) fn reap_orphans(waited_for: &[Pid]) {
     }
 }
 
-/// Whether a process has died and was not waited for, as far as the system tells it.
+/// Whether a process has died and nobody has waited for it, if the system shows it.
 pub(crate) fn is_zombie(pid: Pid) -> bool {
     stat(pid.as_raw_pid()).is_some_and(|stat| stat.is_dead())
 }
 
-/// Whether all that is left of a group has died and was not waited for, as far as the system tells it.
+/// Whether all processes that are left of a group have died and nobody has waited for them, if the system
+/// shows it.
 pub(crate) fn are_zombies(group: Pid) -> bool {
-    // Where the processes of others are hidden, one of the group can be among them.
+    // Where the processes of other users are hidden, one of the group can be among them.
     if stat(1).is_none() {
         return false;
     }
@@ -62,7 +63,7 @@ fn stat(pid: i32) -> Option<Stat> {
     Stat::read(&String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/stat")).ok()?))
 }
 
-/// The beginning of a line of `/proc/PID/stat`.
+/// The first fields of `/proc/PID/stat`.
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
     state: char,
@@ -71,7 +72,7 @@ struct Stat {
 }
 
 impl Stat {
-    /// The program's name comes before, in brackets, and may have anything in it.
+    /// The program's name comes before them in parentheses, and may contain anything.
     fn read(line: &str) -> Option<Self> {
         let mut words = line.rsplit_once(')')?.1.split_whitespace();
         let state = words.next()?.chars().next()?;

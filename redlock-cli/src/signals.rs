@@ -13,24 +13,24 @@ use rustix::{
 };
 use tokio::signal::unix::{self, SignalKind};
 
-/// Lets all signals through, to this process and to what it starts, whatever its starter has blocked. It is
-/// for the only thread: others inherit it. It cannot fail, as it takes an address and nothing else.
+/// Unblocks all signals, for this process and those that it starts. Call it while there is only one thread:
+/// others inherit the mask. It cannot fail, as its only argument is a valid address.
 pub(crate) fn unblock() {
     let _ = nix::sys::signal::SigSet::empty().thread_set_mask();
 }
 
-/// The signals that are listened to. From when it is made they no longer end this process.
+/// The signals that this process receives. They no longer end it.
 pub(crate) struct Signals(Vec<(Signal, unix::Signal)>);
 
 impl Signals {
-    /// Listens, but not to those that are ignored: whoever started this (nohup, a shell in the background)
-    /// does not want the command to get them.
+    /// Signals that are ignored stay so: whoever started this process (nohup, a shell in the background) does
+    /// not want the command to get them.
     pub(crate) fn listen(signals: &[Signal]) -> io::Result<Self> {
         let ignored = ignored();
         let wanted = signals.iter().filter(|signal| ignored & bit(**signal) == 0);
         let listen = |signal: &Signal| Ok((*signal, unix::signal(SignalKind::from_raw(signal.as_raw()))?));
-        // Where it was ignored from the start, the system would not keep how a child has ended. The command
-        // inherits what is the default then.
+        // If SIGCHLD were still ignored, the system would not keep how a child ended. The command inherits
+        // the default.
         let _ = unix::signal(SignalKind::child())?;
         wanted.map(listen).collect::<io::Result<_>>().map(Self)
     }
@@ -51,7 +51,7 @@ fn bit(signal: Signal) -> u64 {
     1_u64.checked_shl(signal.as_raw().unsigned_abs().saturating_sub(1)).unwrap_or(0)
 }
 
-/// The mask of ignored signals, where the system tells it in a file (Linux); elsewhere none.
+/// The mask of ignored signals where the system has it in a file (Linux); elsewhere 0.
 fn ignored() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -73,11 +73,11 @@ pub(crate) fn name(signal: Signal) -> String {
     format!("{signal:?}").trim_matches('"').replace("Signal::", "SIG")
 }
 
-/// What is passed on to the command.
+/// The signals that are passed on to the command.
 pub(crate) const PASSED_ON: [Signal; 6] =
     [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT, Signal::USR1, Signal::USR2];
 
-/// Those that end a process that does not listen, and with it a wait.
+/// Whether the signal ends the wait for a lock. By default, it ends a process.
 pub(crate) fn ends_a_wait(signal: Signal) -> bool {
     [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT].contains(&signal)
 }

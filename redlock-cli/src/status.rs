@@ -1,4 +1,4 @@
-//! `redlock status`: who holds what, as far as the nodes say.
+//! `redlock status`: who holds which key, according to the nodes.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,53 +10,56 @@ use redlock_redis_rs::{
 use crate::{
     arguments::Status,
     exit::{Failure, NO_QUORUM, REJECTED, SUCCESS, TAKEN, UNDECIDED},
-    nodes, output,
+    nodes,
+    output::{self, readable},
 };
 
-/// What a node says of each resource.
-type Said = Vec<Result<KeyState, BackendError>>;
+/// What a node answers about each resource.
+type Answers = Vec<Result<KeyState, BackendError>>;
 
-/// Prints what the nodes say. Gives the exit code.
+/// Prints what the nodes answer. Returns the exit code.
 pub(crate) async fn status(arguments: &Status) -> Result<u8, Failure> {
     let nodes = nodes::open(&arguments.nodes)?;
     let resources: Resources = arguments.resources.iter().collect();
-    let mut said = join_all(nodes.iter().map(|node| ask(node, &resources, arguments.timeout))).await;
-    count_each_server_once(&nodes, &mut said);
+    let mut answers = join_all(nodes.iter().map(|node| ask(node, &resources, arguments.timeout))).await;
+    count_each_server_once(&nodes, &mut answers);
 
     let names: Vec<&str> = nodes.iter().map(|node| node.name().unwrap_or_default()).collect();
     let mut text = String::new();
     let mut code = SUCCESS;
     for (position, resource) in resources.iter().enumerate() {
-        let states: Vec<Result<&KeyState, &BackendError>> =
-            said.iter().map(|said| said.get(position).map_or(Ok(&KeyState::Free), Result::as_ref)).collect();
+        let states: Vec<Result<&KeyState, &BackendError>> = answers
+            .iter()
+            .map(|answers| answers.get(position).map_or(Ok(&KeyState::Free), Result::as_ref))
+            .collect();
         let verdict = Verdict::new(&states);
         code = code.max(verdict.code());
         text.push_str(&format!("{resource:?}: {}\n", verdict.text(nodes.len())));
         for (name, state) in names.iter().zip(&states) {
-            text.push_str(&format!("  {name}: {}\n", told(state)));
+            text.push_str(&format!("  {name}: {}\n", described(state)));
         }
     }
-    text.push_str("(as the nodes answered just now: it may have changed since)\n");
+    text.push_str("(the nodes have just answered this: it may have changed since)\n");
     output::print(&text);
     Ok(code)
 }
 
-/// As for a lock: of the nodes that lead to one server, the first to answer counts.
-fn count_each_server_once(nodes: &[RedisBackend], said: &mut [Said]) {
+/// As for a lock: of several nodes that lead to one server, the first counts.
+fn count_each_server_once(nodes: &[RedisBackend], answers: &mut [Answers]) {
     let mut servers = BTreeMap::new();
-    for (node, said) in nodes.iter().zip(said) {
-        let Some(server) = node.server_id().filter(|_| said.iter().any(Result::is_ok)) else { continue };
+    for (node, answers) in nodes.iter().zip(answers) {
+        let Some(server) = node.server_id().filter(|_| answers.iter().any(Result::is_ok)) else { continue };
         if let Some(other) = servers.get(&server) {
             let error = BackendError::new(BackendErrorKind::Rejected, format!("the same server as {other}"));
-            said.fill(Err(error));
+            answers.fill(Err(error));
         } else {
             servers.insert(server, node.name().unwrap_or_default());
         }
     }
 }
 
-/// All at once; and each by itself when that is rejected, as one of them may be of another type.
-async fn ask(node: &RedisBackend, resources: &Resources, timeout: Duration) -> Said {
+/// All resources at once. When that is rejected, each by itself, as one of the keys may have another type.
+async fn ask(node: &RedisBackend, resources: &Resources, timeout: Duration) -> Answers {
     match inspect(node, resources, timeout).await {
         Ok(states) => states.into_iter().map(Ok).collect(),
         Err(error) if error.kind() == BackendErrorKind::Rejected && resources.iter().count() > 1 => {
@@ -79,13 +82,13 @@ async fn inspect(
     tokio::time::timeout(timeout, answer).await.unwrap_or_else(|_| Err(BackendError::timed_out(timeout)))
 }
 
-fn told(state: &Result<&KeyState, &BackendError>) -> String {
+fn described(state: &Result<&KeyState, &BackendError>) -> String {
     match state {
         Ok(KeyState::Held { holder, remaining: Some(left), .. }) => {
-            format!("held by {holder}... for another {:.1} s", left.as_secs_f64())
+            format!("held by {holder}... for another {}", readable(*left))
         }
         Ok(KeyState::Held { holder, remaining: None, .. }) => {
-            format!("held by {holder}... without an end: no lock of Redlock")
+            format!("held by {holder}... without an expiry: not a lock")
         }
         Ok(_) => "free".to_owned(),
         Err(error) => NodeOutcome::Failed((*error).clone()).to_string(),
@@ -142,9 +145,9 @@ impl Verdict {
             Self::Free => "free".to_owned(),
             Self::Held { holder, nodes } => format!("held by {holder}... on {nodes} of {all} nodes"),
             Self::Undecided { answered } => {
-                format!("undecided: of {all} nodes {answered} answered, and no majority of all says the same")
+                format!("undecided: {answered} of {all} nodes answered, and no majority says the same")
             }
-            Self::NoQuorum { answered } => format!("no quorum: of {all} nodes {answered} answered"),
+            Self::NoQuorum { answered } => format!("no quorum: {answered} of {all} nodes answered"),
             Self::Rejected => "rejected: fix the configuration".to_owned(),
         }
     }

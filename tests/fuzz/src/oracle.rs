@@ -1,10 +1,11 @@
-//! What a request has to be refused for, and for how long a lock may be valid: judged in another way than the core does.
+//! Why a request has to be refused, and how long a lock may be valid, computed in another way than the core
+//! does.
 
 use std::time::Duration;
 
 use redlock_core::{InvalidRequest, MAX_TTL};
 
-/// What a request for these has to be refused for, told in another way than the core does.
+/// Why a request for these has to be refused, found in another way than the core does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flaw {
     Nothing,
