@@ -20,8 +20,8 @@ pub use redlock_core::{
     Acquire, AcquireReply, BackendError, BackendErrorKind, BoxFuture, ConfigError, Error, Extend, Inspect,
     InvalidRequest, InvalidToken, KeepAlive, KeyState, Lease, Lock, LockBackend, LockParts, LockRequest,
     MAX_TTL, MemoryBackend, NoRuntime, NodeOutcome, NodeReply, PerRuntime, Redlock, RedlockBuilder, Release,
-    ReleaseReply, Replace, Resources, RoundReport, Runtime, Token, TokioRuntime, UnlockOutcome, async_trait,
-    node_url,
+    ReleaseReply, Replace, Resources, RoundReport, Runtime, Token, TokioRuntime, UnlockOutcome, Using,
+    UsingFuture, async_trait, node_url,
 };
 
 pub use self::backend::FredBackend;

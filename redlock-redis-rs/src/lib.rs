@@ -39,7 +39,8 @@ pub use redlock_core::{
     Acquire, AcquireReply, BackendError, BackendErrorKind, BoxFuture, ConfigError, Error, Extend, Inspect,
     InvalidRequest, InvalidToken, KeepAlive, KeyState, Lease, Lock, LockBackend, LockParts, LockRequest,
     MAX_TTL, MemoryBackend, NodeOutcome, NodeReply, PerRuntime, Redlock, RedlockBuilder, Release,
-    ReleaseReply, Replace, Resources, RoundReport, Runtime, Token, UnlockOutcome, async_trait, node_url,
+    ReleaseReply, Replace, Resources, RoundReport, Runtime, Token, UnlockOutcome, Using, UsingFuture,
+    async_trait, node_url,
 };
 #[cfg(feature = "tokio")]
 pub use redlock_core::{NoRuntime, TokioRuntime};
