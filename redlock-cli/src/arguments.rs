@@ -11,12 +11,8 @@ use crate::{
     help, usage,
 };
 
-/// Reads a command line, whose first word is the program's name.
-///
-/// # Errors
-///
-/// When it asks for help, or is invalid.
-pub fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Action, NotRun> {
+/// Parses a command line, whose first word is the program's name.
+pub(crate) fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Action, NotRun> {
     let line: Vec<OsString> = line.into_iter().collect();
     Arguments::try_parse_from(&line).map(|arguments| arguments.action).map_err(|error| {
         if error.use_stderr() {
@@ -34,7 +30,7 @@ pub(crate) fn definitions() -> clap::Command {
 
 /// Why there is nothing to perform.
 #[derive(Debug)]
-pub enum NotRun {
+pub(crate) enum NotRun {
     /// The help that the line asks for.
     Help(String),
     /// What is wrong with the line.
@@ -51,9 +47,9 @@ struct Arguments {
 }
 
 /// What to do.
-#[allow(missing_docs, reason = "a doc comment here would be help, in place of the arguments' own")]
+// The variants have no doc comments: these would replace the help of their arguments.
 #[derive(Debug, Subcommand)]
-pub enum Action {
+pub(crate) enum Action {
     Run(Run),
     Status(Status),
     Completions(Completions),
@@ -68,62 +64,62 @@ pub enum Action {
 /// When the lock is lost, the command is stopped. Standard input, output and error belong to the command.
 #[derive(Debug, Args)]
 #[command(after_help = help::SHORT, after_long_help = help::long(&help::RUN))]
-pub struct Run {
+pub(crate) struct Run {
     /// Which nodes to ask.
     #[command(flatten)]
-    pub nodes: Nodes,
+    pub(crate) nodes: Nodes,
 
     /// What to lock: each name is a key on every node. Several names are locked together or not at all.
     #[arg(required = true, value_name = "RESOURCE")]
-    pub resources: Vec<String>,
+    pub(crate) resources: Vec<String>,
 
     /// The command and its arguments.
     #[arg(last = true, required = true, value_name = "COMMAND")]
-    pub command: Vec<OsString>,
+    pub(crate) command: Vec<OsString>,
 
     /// How long the lock lives without an extension, and so how long it blocks others after this machine
     /// dies.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = ttl)]
-    pub ttl: Duration,
+    pub(crate) ttl: Duration,
 
     /// Give up when the lock is not acquired within this time; 0 tries once [default: wait forever].
     #[arg(short, long, value_name = "TIME", value_parser = duration)]
-    pub wait: Option<Duration>,
+    pub(crate) wait: Option<Duration>,
 
     /// Try once, like `--wait 0`.
     #[arg(short, long, conflicts_with = "wait")]
-    pub no_wait: bool,
+    pub(crate) no_wait: bool,
 
     /// The pause between two attempts, plus or minus up to a half of it at random.
     #[arg(long, value_name = "TIME", default_value = "200ms", value_parser = duration)]
-    pub retry_delay: Duration,
+    pub(crate) retry_delay: Duration,
 
     /// The exit code when another owner holds the lock.
     #[arg(short = 'E', long, value_name = "CODE", default_value_t = crate::exit::TAKEN)]
-    pub conflict_exit_code: u8,
+    pub(crate) conflict_exit_code: u8,
 
     /// The time between SIGTERM and SIGKILL when the command is stopped, at most a third of the TTL
     /// [default: a third of the TTL].
     #[arg(short, long, value_name = "TIME", value_parser = duration)]
-    pub kill_after: Option<Duration>,
+    pub(crate) kill_after: Option<Duration>,
 
     /// Stop the command after this time.
     #[arg(long, value_name = "TIME", value_parser = duration)]
-    pub at_most: Option<Duration>,
+    pub(crate) at_most: Option<Duration>,
 
     /// Leave the command in this process group, so that it can use the terminal. Then only the command itself
     /// is stopped, not the processes that it started.
     #[arg(long)]
-    pub foreground: bool,
+    pub(crate) foreground: bool,
 
     /// Print what each node answers, and what happens to the lock.
     #[arg(short, long)]
-    pub verbose: bool,
+    pub(crate) verbose: bool,
 
     /// Do not report that another owner holds the lock (the exit code does), or that a minority of the nodes
     /// does not work.
     #[arg(short, long)]
-    pub quiet: bool,
+    pub(crate) quiet: bool,
 }
 
 /// Shows which nodes hold a key, for whom and for how long.
@@ -132,58 +128,57 @@ pub struct Run {
 /// else does it, use `run`.
 #[derive(Debug, Args)]
 #[command(after_help = help::long(&help::STATUS))]
-pub struct Status {
+pub(crate) struct Status {
     /// Which nodes to ask.
     #[command(flatten)]
-    pub nodes: Nodes,
+    pub(crate) nodes: Nodes,
 
     /// The names to look up.
     #[arg(required = true, value_name = "RESOURCE")]
-    pub resources: Vec<String>,
+    pub(crate) resources: Vec<String>,
 
     /// The time that each node has for its answer.
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
-    pub timeout: Duration,
+    pub(crate) timeout: Duration,
 }
 
 /// The nodes that are given, not those of the environment.
 #[derive(Debug, Args)]
-pub struct Nodes {
+pub(crate) struct Nodes {
     /// A node, as redis://host:port or host:port; repeat the option for each node. Instead, the environment
     /// variable REDLOCK_NODES can list the nodes, separated by commas or blanks: it keeps passwords out of
     /// the process list.
     #[arg(long = "node", value_name = "URL")]
-    pub urls: Vec<String>,
+    pub(crate) urls: Vec<String>,
 }
 
 /// Prints a script that completes command lines of `redlock` in a shell.
 #[derive(Debug, Args)]
 #[command(after_help = help::long(&help::COMPLETIONS))]
-pub struct Completions {
+pub(crate) struct Completions {
     /// The shell that runs the script.
     #[arg(value_name = "SHELL")]
-    pub shell: Shell,
+    pub(crate) shell: Shell,
 }
 
 /// Prints a page of the manual, in roff.
 #[derive(Debug, Args)]
-pub struct Man {
+pub(crate) struct Man {
     /// The subcommand that the page is about [default: none, but `redlock` itself].
     #[arg(value_name = "SUBCOMMAND", value_parser = ["run", "status", "completions"])]
-    pub subcommand: Option<String>,
+    pub(crate) subcommand: Option<String>,
 }
 
 /// Stops the command of the `redlock run` that started it, when that process can no longer do so.
 #[derive(Debug, Args)]
-pub struct Watchdog {
+pub(crate) struct Watchdog {
     /// In milliseconds.
     grace: u64,
 }
 
 impl Watchdog {
     /// Between SIGTERM and SIGKILL.
-    #[must_use]
-    pub fn grace(&self) -> Duration {
+    pub(crate) fn grace(&self) -> Duration {
         Duration::from_millis(self.grace)
     }
 }
@@ -215,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_definitions_make_sense() {
+    fn the_definitions_are_valid() {
         Arguments::command().debug_assert();
     }
 
@@ -246,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_the_dashes_is_the_commands() {
+    fn words_after_the_dashes_belong_to_the_command() {
         let line = ["redlock", "run", "--node", "a:1", "x", "y", "--", "ls", "--node", "-v"];
         let Action::Run(run) = Arguments::try_parse_from(line).unwrap().action else { panic!() };
         assert_eq!(run.resources, ["x", "y"]);

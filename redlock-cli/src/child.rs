@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_survives_being_written() {
+    fn a_target_is_parsed_from_its_text() {
         let pid = Pid::from_raw(4711).unwrap();
         for target in [Target::Group(pid), Target::Process(pid)] {
             assert_eq!(target.to_string().parse(), Ok(target));

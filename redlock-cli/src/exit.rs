@@ -6,7 +6,7 @@ pub(crate) const SUCCESS: u8 = 0;
 /// Of `status` only: no majority says the same.
 pub(crate) const UNDECIDED: u8 = 1;
 /// EX_USAGE
-pub const USAGE: u8 = 64;
+pub(crate) const USAGE: u8 = 64;
 /// EX_UNAVAILABLE
 pub(crate) const NO_QUORUM: u8 = 69;
 /// EX_OSERR
@@ -30,11 +30,11 @@ pub(crate) fn of_signal(number: i32) -> u8 {
 
 /// Why the command did not run, or not to its end.
 #[derive(Debug)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// The exit code.
-    pub code: u8,
+    pub(crate) code: u8,
     /// What is printed.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 impl Failure {

@@ -7,6 +7,9 @@ compile_error!("the redlock command needs process groups and signals, so a Unix 
 mod arguments;
 mod child;
 mod exit;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod generate;
 mod help;
 mod monitor;
@@ -87,14 +90,4 @@ where
 
 fn runtime() -> io::Result<Runtime> {
     Builder::new_multi_thread().worker_threads(2).enable_all().build()
-}
-
-/// For this project's fuzzer. It is no part of the API, and changes without notice.
-#[doc(hidden)]
-pub mod internals {
-    pub use crate::{
-        arguments::{Action, Completions, Man, Nodes, NotRun, Run, Status, Watchdog, parse},
-        exit::{Failure, USAGE},
-        nodes::open_given,
-    };
 }

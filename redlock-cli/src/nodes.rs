@@ -26,11 +26,7 @@ pub(crate) fn open(nodes: &arguments::Nodes) -> Result<Vec<RedisBackend>, Failur
 }
 
 /// The nodes that are given; when there are none, those that are listed.
-///
-/// # Errors
-///
-/// When there are none, or one has an invalid URL.
-pub fn open_given(given: &[String], listed: &str) -> Result<Vec<RedisBackend>, Failure> {
+pub(crate) fn open_given(given: &[String], listed: &str) -> Result<Vec<RedisBackend>, Failure> {
     let (urls, from): (Vec<&str>, _) = if given.is_empty() {
         let separated = listed.split([',', ' ', '\t', '\n']);
         (separated.filter(|url| !url.is_empty()).collect(), VARIABLE)

@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_of_the_system_is_read_whatever_the_program_is_called() {
+    fn a_process_is_parsed_whatever_the_name_of_its_program() {
         let read = Stat::read("17 (a) S 1 (b) Z 4 5 6 0 -1").unwrap();
         assert_eq!(read, Stat { state: 'Z', parent: 4, group: 5 });
         assert!(read.is_dead());

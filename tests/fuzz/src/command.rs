@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, fmt::Debug, os::unix::ffi::OsStringExt, time::Duration};
 
-use redlock_cli::internals::{Action, NotRun, USAGE, open_given, parse};
+use redlock_cli::fuzzing::{Line, NotRun, USAGE, open_given, parse};
 use redlock_core::LockBackend;
 use redlock_fred::FredBackend;
 use redlock_redis_rs::RedisBackend;
@@ -10,7 +10,7 @@ use redlock_redis_rs::RedisBackend;
 /// The first byte says what the rest is: arguments, a time, addresses, or an address with a password.
 pub fn check(data: &[u8]) {
     let Some((what, rest)) = data.split_first() else { return };
-    // Here the word is no password. (Addresses lose their tabs and line ends.)
+    // Here the secret would be part of the input itself. (Addresses lose their tabs and line ends.)
     let bare: Vec<u8> = rest.iter().copied().filter(|byte| !byte.is_ascii_control()).collect();
     if bare.windows(SECRET.len()).any(|part| part == SECRET.as_bytes()) {
         return;
@@ -28,7 +28,7 @@ pub fn check(data: &[u8]) {
     }
 }
 
-/// One argument a line. `@` stands for a node with a password, which nobody is told.
+/// One argument per line. `@` is replaced by a node with a password, which must never be printed.
 fn arguments(lines: &[u8]) {
     let line = |line: &[u8]| match line {
         b"@" => format!("--node=redis://me:{SECRET}@a.example").into(),
@@ -36,59 +36,59 @@ fn arguments(lines: &[u8]) {
     };
     let mut given = vec![OsString::from("redlock")];
     given.extend(lines.split(|byte| *byte == b'\n').map(line));
-    let action = match parse(given.clone()) {
-        Ok(action) => action,
+    let parsed = match parse(given.clone()) {
+        Ok(parsed) => parsed,
         Err(NotRun::Help(text)) => {
             assert!(!text.is_empty() && !text.contains(SECRET), "{text}");
             return;
         }
         Err(NotRun::Usage(failure)) => {
-            let told = failure.message;
-            assert!(failure.code == USAGE && !told.is_empty());
-            // What stands where no node is expected cannot be known for one.
-            assert!(!told.contains(SECRET) || !is_whole(&given), "{told}");
+            let message = failure.message;
+            assert!(failure.code == USAGE && !message.is_empty());
+            // Where no node is expected, a URL cannot be recognized as one.
+            assert!(!message.contains(SECRET) || !is_whole(&given), "{message}");
             return;
         }
     };
-    match action {
-        Action::Run(run) => {
+    match parsed {
+        Line::Run { urls, resources, command, wait, no_wait, .. } => {
             let end = given.iter().position(|argument| argument == "--").expect("the command follows a --");
-            assert_eq!(run.command, given[end + 1..]);
-            assert!(!run.resources.is_empty() && run.resources.len() < end);
-            for name in &run.resources {
+            assert_eq!(command, given[end + 1..]);
+            assert!(!resources.is_empty() && resources.len() < end);
+            for name in &resources {
                 assert!(
                     given[..end].iter().any(|argument| argument == name.as_str()),
                     "{name:?} was not given"
                 );
             }
-            assert!(!(run.no_wait && run.wait.is_some()));
-            open(&run.nodes.urls, "");
+            assert!(!(no_wait && wait.is_some()));
+            open(&urls, "");
         }
-        Action::Status(status) => {
-            assert!(!status.resources.is_empty());
-            open(&status.nodes.urls, "");
+        Line::Status { urls, resources } => {
+            assert!(!resources.is_empty());
+            open(&urls, "");
         }
-        Action::Completions(_) | Action::Man(_) => {}
-        Action::Watchdog(watchdog) => assert!(watchdog.grace() <= Duration::from_millis(u64::MAX)),
+        Line::Watchdog { grace } => assert!(grace <= Duration::from_millis(u64::MAX)),
+        Line::Other => {}
     }
 }
 
-/// Whether the node is told where it belongs: behind `run` or `status`, before the command.
+/// Whether the node is in its place: after `run` or `status`, and before the command.
 fn is_whole(given: &[OsString]) -> bool {
-    let behind = given.get(1).is_some_and(|action| action == "run" || action == "status");
+    let has_action = given.get(1).is_some_and(|action| action == "run" || action == "status");
     let end = given.iter().position(|argument| argument == "--").unwrap_or(given.len());
-    behind && !given[end..].iter().any(|argument| argument.to_string_lossy().contains(SECRET))
+    has_action && !given[end..].iter().any(|argument| argument.to_string_lossy().contains(SECRET))
 }
 
-/// A time that is understood is understood again when it is written out.
+/// A duration that is accepted is accepted again when it is formatted.
 fn time(text: &str) {
     let Some(time) = duration(text) else { return };
     let written = humantime::format_duration(time).to_string();
     assert_eq!(duration(&written), Some(time), "{text:?} is {written:?}");
     match text.parse::<f64>() {
         Ok(seconds) => {
-            let told = time.as_secs_f64();
-            assert!((told - seconds).abs() <= 1e-9 + seconds * 1e-12, "{text:?} is {told}");
+            let parsed = time.as_secs_f64();
+            assert!((parsed - seconds).abs() <= 1e-9 + seconds * 1e-12, "{text:?} is {parsed}");
         }
         Err(_) => assert_eq!(humantime::parse_duration(text).ok(), Some(time), "{text:?}"),
     }
@@ -97,12 +97,12 @@ fn time(text: &str) {
 fn duration(text: &str) -> Option<Duration> {
     let line = ["redlock", "run", &format!("--ttl={text}"), "x", "--", "true"];
     match parse(line.map(OsString::from)).ok()? {
-        Action::Run(run) => Some(run.ttl),
+        Line::Run { ttl, .. } => Some(ttl),
         _ => panic!("{text:?} makes another action"),
     }
 }
 
-/// Any addresses, in all ways in which they are given.
+/// Any addresses, in every way in which they can be given.
 fn urls(text: &str) {
     open(&[], text);
     open(&[text.to_owned()], "");
@@ -114,7 +114,7 @@ fn urls(text: &str) {
     let _ = RedisBackend::open_sentinel(lines.iter().copied(), "main", Default::default());
 }
 
-/// How many nodes the command makes of them.
+/// Returns how many nodes the command opens.
 fn open(given: &[String], listed: &str) -> Option<usize> {
     match open_given(given, listed) {
         Ok(nodes) => {
@@ -131,23 +131,23 @@ fn open(given: &[String], listed: &str) -> Option<usize> {
     }
 }
 
-/// Lines: scheme, user, what the password begins with, what it ends with, and the rest behind the `@`.
-/// Whether the address makes sense or not, nobody is told the password.
+/// Lines: scheme, user, the start of the password, its end, and the rest after the `@`. The password is never
+/// printed, whether the address is valid or not.
 fn secret(text: &str) {
     let mut lines = text.split('\n');
     let [Some(scheme), Some(user), Some(begin), Some(end), Some(rest)] = [(); 5].map(|()| lines.next())
     else {
         return;
     };
-    // A socket's address has no user: all of it is a path. And what is behind a password's own address is
-    // another one.
+    // The address of a socket has no user: all of it is a path. And an address after the one with the
+    // password is another address.
     let is_path = scheme.contains("unix") || scheme.contains(|letter: char| !letter.is_ascii_graphic());
     if is_path || text.contains("://") || rest.contains('@') {
         return;
     }
     let url = format!("{scheme}://{user}:{begin}{SECRET}{end}@{rest}");
     open(std::slice::from_ref(&url), "");
-    // There, a comma makes an address of what follows.
+    // In a list, another address follows a comma.
     if ![user, begin, end].into_iter().any(|text| text.contains([',', ' ', '\t'])) {
         open(&[], &format!("a.example,{url}"));
     }
@@ -164,9 +164,9 @@ fn named<N: LockBackend, E: Debug + std::fmt::Display>(node: Result<N, E>) {
     }
 }
 
-fn conceals(told: &impl Debug) {
-    let told = format!("{told:?}");
-    assert!(!told.contains(SECRET), "{told}");
+fn conceals(printed: &impl Debug) {
+    let printed = format!("{printed:?}");
+    assert!(!printed.contains(SECRET), "{printed}");
 }
 
 const SECRET: &str = "Hunter-2-Hunter";
