@@ -1,4 +1,4 @@
-//! What the `redlock` command says without a server. That it is here also makes `cargo test` build the
+//! The `redlock` command without a server. As these tests are in this crate, `cargo test` also builds the
 //! command, which the tests on real servers run.
 
 use std::{
@@ -44,7 +44,7 @@ fn the_version_is_the_crates() {
 }
 
 #[test]
-fn arguments_that_make_no_sense_are_told_apart_from_what_nodes_and_commands_say() {
+fn invalid_arguments_have_an_exit_code_of_their_own() {
     for line in [
         &[][..],
         &["walk"],
@@ -71,7 +71,7 @@ fn arguments_that_make_no_sense_are_told_apart_from_what_nodes_and_commands_say(
 }
 
 #[test]
-fn a_list_of_nodes_that_is_not_utf_8_is_told_as_such() {
+fn a_list_of_nodes_that_is_not_utf_8_is_reported() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_redlock"));
     command.args(["status", "x"]).env("REDLOCK_NODES", OsStr::from_bytes(b"redis://\xff:1"));
     let output = command.output().expect("the command can be run");
@@ -79,9 +79,9 @@ fn a_list_of_nodes_that_is_not_utf_8_is_told_as_such() {
     assert_eq!(String::from_utf8_lossy(&output.stderr), "redlock: REDLOCK_NODES is not UTF-8\n");
 }
 
-/// Whatever is in a password, and whichever way the nodes are given.
+/// Any character in a password, and both ways to list the nodes.
 #[test]
-fn no_part_of_a_password_is_told() {
+fn no_part_of_a_password_is_printed() {
     let lists = [",", " ", "/", "?", "#", "@", ":", "%", "\t", "\n", "/?db=4&", ", ", "#,"];
     for odd in lists {
         for list in [
@@ -96,15 +96,15 @@ fn no_part_of_a_password_is_told() {
             let by_variable = by_variable.output().expect("the command can be run");
             let by_argument = redlock(&["status", "--timeout", "10ms", "--node", &list, "x"]);
             for output in [by_variable, by_argument] {
-                let told = format!("{output:?}");
-                assert!(!told.contains("hidden") && !told.contains("12345"), "{list:?}: {told}");
+                let printed = format!("{output:?}");
+                assert!(!printed.contains("hidden") && !printed.contains("12345"), "{list:?}: {printed}");
             }
         }
     }
 }
 
 #[test]
-fn a_separator_in_a_password_is_told_to_need_encoding() {
+fn the_error_for_a_separator_in_a_password_asks_for_encoding() {
     for odd in [",", " ", "/", "?", "#"] {
         let list = format!("redis://a.example,redis://app:12345{odd}hidden@b.example");
         let mut command = Command::new(env!("CARGO_BIN_EXE_redlock"));
@@ -120,7 +120,7 @@ fn a_separator_in_a_password_is_told_to_need_encoding() {
 }
 
 #[test]
-fn what_a_node_would_pass_over_is_an_error_that_names_the_part() {
+fn a_part_of_a_url_that_would_be_ignored_is_an_error_that_names_it() {
     for (rest, part) in [
         ("?db=4", "the parameter `db`"),
         ("/?password=hidden", "the parameter `password`"),
@@ -158,7 +158,7 @@ fn every_line_of_standard_error_names_the_program() {
 }
 
 #[test]
-fn a_word_that_is_almost_known_gets_a_suggestion() {
+fn a_misspelled_word_gets_a_suggestion() {
     for (line, suggestion) in [
         (&["rnu", "job", "--", "true"][..], "'run'"),
         (&["stauts", "job"], "'status'"),
@@ -170,7 +170,7 @@ fn a_word_that_is_almost_known_gets_a_suggestion() {
 }
 
 #[test]
-fn a_command_without_dashes_before_it_is_an_error_that_shows_the_line_with_them() {
+fn a_command_without_dashes_is_an_error_that_shows_the_corrected_line() {
     for (line, corrected) in [
         (&["run", "job", "true"][..], "redlock run job -- true"),
         (&["run", "--ttl", "10s", "-nv", "job", "make", "-j4"], "redlock run --ttl 10s -nv job -- make ..."),
@@ -180,7 +180,7 @@ fn a_command_without_dashes_before_it_is_an_error_that_shows_the_line_with_them(
         ),
         (&["run", "job", "mysql", "--password=hidden"], "redlock run job -- mysql ..."),
         (&["run", "--node", "a:1", "job", "true"], "redlock run --node a:1 job -- true"),
-        // Anything in such a line can be a part of a password.
+        // Any word of such a line may be part of a password.
         (
             &["run", "--node", "redis://:1 hidden@a", "job", "true"],
             "redlock run [OPTIONS] RESOURCE... -- COMMAND",
@@ -209,7 +209,7 @@ fn a_command_without_dashes_before_it_is_an_error_that_shows_the_line_with_them(
 }
 
 #[test]
-fn a_line_with_other_faults_is_not_taken_for_one_without_dashes() {
+fn other_errors_are_not_reported_as_missing_dashes() {
     for (line, fault) in [
         (&["run", "job", "--verbos"][..], "'--verbos'"),
         (&["run", "-x", "job", "true"], "'-x'"),
@@ -223,7 +223,7 @@ fn a_line_with_other_faults_is_not_taken_for_one_without_dashes() {
 }
 
 #[test]
-fn a_duration_that_is_none_is_explained_as_people_write_them() {
+fn an_invalid_duration_is_explained_in_the_units_that_people_write() {
     for (option, words) in [
         ("--ttl=0", "too short: at least 3ms"),
         ("--ttl=2ms", "too short: at least 3ms"),

@@ -360,7 +360,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_keeps_its_message_class_and_source_apart() {
+    fn an_error_keeps_its_message_kind_and_source_separate() {
         let cause = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
         let error = BackendError::new(BackendErrorKind::Transient, "cannot write").with_source(cause);
         assert_eq!(error.message(), "cannot write");

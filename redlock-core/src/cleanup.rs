@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_pending_releases_are_kept_when_they_are_asked_for_and_fail() {
+    fn the_first_pending_releases_are_kept_when_their_retries_fail() {
         let (mut queue, mut pending_releases) = (Queue::default(), pending_releases());
         for pending in pending_releases.by_ref().take(MAX_PENDING) {
             add(&mut queue, pending);
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pending_release_whose_keys_may_still_come_is_kept_for_ten_times_its_ttl_at_most() {
+    fn a_pending_release_whose_keys_may_still_arrive_is_kept_for_at_most_ten_times_its_ttl() {
         let (mut queue, mut pending) = (Queue::default(), pending_releases().next().unwrap());
         let (start, ttl) = (pending.due, pending.claim.ledger.ttl().get());
         for (after, kept) in [(0, 1), (1, 2), (5, 6), (9, 10), (10, 10)] {
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pending_release_that_fails_does_not_come_back_when_it_has_given_way_meanwhile() {
+    fn a_pending_release_that_fails_does_not_return_after_it_was_displaced() {
         let (mut queue, mut pending_releases) = (Queue::default(), pending_releases());
         for pending in pending_releases.by_ref().take(MAX_PENDING) {
             add(&mut queue, pending);
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shift_that_stands_still_is_taken_over_and_ends_when_it_goes_on() {
+    fn a_stalled_shift_is_taken_over_and_ends_when_it_continues() {
         let (mut queue, mut pending_releases) = (Queue::default(), pending_releases());
         let mut next = || pending_releases.next().unwrap();
         let start = next().due;
@@ -230,14 +230,14 @@ mod tests {
         assert_eq!(queue.add(next(), start), Some(1));
         assert_eq!(queue.add(next(), start + s(2)), None, "it is at work");
         queue.go(1, start + s(2));
-        assert_eq!(queue.add(next(), start + s(5)), None, "an answer and a pause take their time");
-        assert_eq!(queue.add(next(), start + s(6)), Some(2), "it stands still");
+        assert_eq!(queue.add(next(), start + s(5)), None, "a reply and a pause take time");
+        assert_eq!(queue.add(next(), start + s(6)), Some(2), "it has stalled");
         assert!(queue.first(1, start).is_none(), "another has taken over");
         queue.go(1, start + s(60));
         queue.end(1);
         assert!(queue.first(2, start).is_some());
         queue.end(2);
-        assert_eq!(queue.add(next(), start + s(7)), Some(3), "nobody is at work");
+        assert_eq!(queue.add(next(), start + s(7)), Some(3), "no shift is at work");
         assert!(queue.first(3, start + s(60)).is_none(), "all have expired");
         assert_eq!(queue.add(next(), start + s(60)), Some(4));
     }

@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn two_of_the_system_differ() {
+    fn two_sources_of_the_system_differ() {
         let draw = || Entropy::of_system().unwrap().bytes::<16>();
         assert_ne!(draw(), draw());
     }

@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_that_has_passed_waits_no_longer() {
+    fn a_passed_deadline_no_longer_waits() {
         let (mut state, now) = full();
         for deadline in [1, 2, 9] {
             state.begin(now + s(deadline));
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn turns_of_which_none_ends_for_too_long_are_given_up_once() {
+    fn turns_that_do_not_end_for_too_long_are_given_up_once() {
         let (mut state, now) = full();
         let waiting: Vec<Key> = (0..3).map(|_| state.begin(now + s(9)).0).collect();
         let ends = state.ends;

@@ -108,45 +108,16 @@ impl<T: Send + 'static> fmt::Debug for FanOut<T> {
 #[cfg(test)]
 mod tests {
     use std::{
-        future::ready,
-        sync::{
-            Mutex,
-            atomic::{AtomicUsize, Ordering},
-        },
+        sync::atomic::{AtomicUsize, Ordering},
         task::Waker,
-        time::{Duration, Instant},
     };
 
     use super::*;
-
-    /// Keeps what is spawned.
-    #[derive(Default)]
-    struct Shelf(Mutex<Vec<BoxFuture<()>>>);
-
-    impl Runtime for Shelf {
-        #[allow(clippy::disallowed_methods)]
-        fn now(&self) -> Instant {
-            Instant::now()
-        }
-
-        fn sleep(&self, _: Duration) -> BoxFuture<()> {
-            Box::pin(ready(()))
-        }
-
-        fn spawn(&self, task: BoxFuture<()>) {
-            self.0.lock().unwrap().push(task);
-        }
-    }
-
-    impl fmt::Debug for Shelf {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("Shelf")
-        }
-    }
+    use crate::runtime::tests::IdleRuntime;
 
     #[test]
-    fn a_panic_leaves_nobody_unasked_and_is_not_spawned() {
-        let shelf = Arc::new(Shelf::default());
+    fn a_panic_does_not_keep_other_requests_from_starting_and_is_not_spawned() {
+        let runtime = Arc::new(IdleRuntime::default());
         let polls: Arc<[AtomicUsize; 3]> = Arc::default();
         let request = |node: usize| {
             let polls = polls.clone();
@@ -158,7 +129,7 @@ mod tests {
             (node, request)
         };
         let polls = || [0, 1, 2].map(|node: usize| polls[node].load(Ordering::Relaxed));
-        let mut fan = FanOut::new(shelf.clone(), (0..3).map(request));
+        let mut fan = FanOut::new(runtime.clone(), (0..3).map(request));
         let mut cx = Context::from_waker(Waker::noop());
         let panic = catch_unwind(AssertUnwindSafe(|| fan.poll(&mut cx))).unwrap_err();
         assert_eq!(panic.downcast_ref::<&str>(), Some(&"out of order"), "the caller gets it");
@@ -167,7 +138,7 @@ mod tests {
         assert_eq!(polls(), [1, 2, 2]);
 
         drop(fan);
-        let mut spawned = shelf.0.lock().unwrap().pop().unwrap();
+        let mut spawned = runtime.tasks.lock().unwrap().pop().unwrap();
         assert!(spawned.as_mut().poll(&mut cx).is_pending());
         assert_eq!(polls(), [1, 3, 3]);
     }

@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_hold_cuts_the_last_extension() {
+    fn the_maximum_hold_cuts_the_last_extension() {
         let start = some_instant();
         let ttl = ttl(seconds(30));
         assert_eq!(within(ttl, None, start), Some(seconds(30)));

@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_waiter_sees_it_early_and_late() {
+    fn early_and_late_waiters_see_the_latch() {
         let mut cx = Context::from_waker(Waker::noop());
         let latch = Latch::new();
         let mut early = [latch.wait(), latch.wait()];

@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_put_back_once_the_removal_has_begun() {
+    fn nothing_is_rewritten_once_the_removal_has_begun() {
         let ledger = ledger();
         assert!(ledger.begin_rewrite(0));
         assert!(!ledger.finish_write(0, &Ok(AcquireReply::Granted)));
@@ -306,14 +306,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_put_back_once_the_lock_has_ended() {
+    fn nothing_is_rewritten_once_the_lock_has_ended() {
         let ledger = ledger();
         ledger.close();
         assert!(!ledger.begin_rewrite(0));
     }
 
     #[test]
-    fn keys_that_could_not_be_put_back_may_still_be_there_in_part() {
+    fn keys_that_could_not_be_rewritten_may_remain_in_part() {
         for refused in [Ok(AcquireReply::Refused), failed(BackendErrorKind::Transient)] {
             for before in [Ok(AcquireReply::Granted), failed(BackendErrorKind::Indeterminate)] {
                 let ledger = ledger();

@@ -256,35 +256,18 @@ impl Answerable for Vec<KeyState> {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::pending, time::Instant};
-
     use super::*;
-
-    #[derive(Debug)]
-    struct NoRuntime;
-
-    impl Runtime for NoRuntime {
-        #[allow(clippy::disallowed_methods)]
-        fn now(&self) -> Instant {
-            Instant::now()
-        }
-
-        fn sleep(&self, _: Duration) -> crate::BoxFuture<()> {
-            Box::pin(pending())
-        }
-
-        fn spawn(&self, _: crate::BoxFuture<()>) {}
-    }
+    use crate::runtime::tests::IdleRuntime;
 
     #[test]
     fn a_node_in_an_arc_has_its_name() {
-        let node = MemoryBackend::new(Arc::new(NoRuntime)).with_name("a");
+        let node = MemoryBackend::new(Arc::new(IdleRuntime::default())).with_name("a");
         assert_eq!(LockBackend::name(&Arc::new(node)), Some("a"));
     }
 
     #[test]
-    fn durations_without_end_are_cut() {
-        let node = MemoryBackend::new(NoRuntime);
+    fn endless_durations_are_capped() {
+        let node = MemoryBackend::new(IdleRuntime::default());
         node.set("x", "value", Duration::MAX);
         assert_eq!(node.get("x").as_deref(), Some("value"));
         node.delay_requests(Duration::MAX);

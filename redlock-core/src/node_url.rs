@@ -237,7 +237,7 @@ mod tests {
     ];
 
     #[test]
-    fn what_the_client_understands_is_accepted() {
+    fn valid_urls_are_accepted() {
         for url in [
             "redis://a",
             " redis://a\n",
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_meaning_is_named_by_its_part() {
+    fn an_error_names_the_invalid_part() {
         for (url, error) in [
             ("", InvalidUrl::Scheme),
             ("a:6379", InvalidUrl::Scheme),

@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_and_a_disproof_are_not_overruled_by_later_votes() {
+    fn later_votes_change_neither_the_reason_of_a_loss_nor_that_no_quorum_holds() {
         for nodes in 1..=6 {
             every_sequence(nodes, |sequence, prefixes| {
                 for pair in prefixes.windows(2) {
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_certain_stays_and_what_is_not_may_change() {
+    fn a_certain_result_stays_and_an_uncertain_one_may_change() {
         for nodes in 1..=5 {
             every_sequence(nodes, |sequence, prefixes| {
                 let result = |tally: &Tally| (tally.decision(), tally.loss_reason());

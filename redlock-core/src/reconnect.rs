@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_given_up_while_connecting_does_not_count_against_the_connection() {
+    fn a_request_given_up_while_connecting_does_not_count_against_the_connection() {
         let mut reconnect = Reconnect::new();
         let now = some_time();
         reconnect.begin(now);
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn connects_that_lead_to_nothing_are_made_after_pauses_that_grow_to_a_bound() {
+    fn failed_connects_are_retried_after_growing_but_bounded_pauses() {
         let mut reconnect = Reconnect::new();
         let mut now = some_time();
         let delays: Vec<_> = (0..8)
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_alone_does_not_end_the_pauses_but_a_connection_that_served_does() {
+    fn a_reply_alone_does_not_end_the_pauses_but_a_connection_that_served_does() {
         let mut reconnect = Reconnect::new();
         let start = some_time();
         for number in 0..10 {
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_silent_when_two_seconds_bring_no_answer_and_the_next_has_its_own_time() {
+    fn a_connection_is_silent_after_two_seconds_without_a_reply_and_the_next_one_starts_anew() {
         let mut reconnect = Reconnect::new();
         let start = some_time();
         reconnect.begin(start);

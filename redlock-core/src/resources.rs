@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn no_name_an_empty_name_and_a_repeated_name_are_refused() {
+    fn no_name_an_empty_name_and_a_duplicate_name_are_refused() {
         assert_eq!(Resources::from(Vec::<String>::new()).validate(), Err(InvalidRequest::NoResources));
         assert_eq!(Resources::from(["a", ""]).validate(), Err(InvalidRequest::EmptyResource));
         assert_eq!(

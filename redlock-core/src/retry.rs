@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn jitter_without_end_reaches_both_ends_too() {
+    fn endless_jitter_reaches_both_ends_too() {
         for jitter in [Duration::MAX, Duration::from_nanos(u64::MAX)] {
             assert_eq!(jittered(millis(200), jitter, |_| 0), Duration::ZERO);
             assert_eq!(jittered(millis(200), jitter, |width| width / 2), millis(200));

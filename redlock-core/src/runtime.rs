@@ -64,3 +64,37 @@ impl<R: Runtime + ?Sized> Runtime for Arc<R> {
         (**self).spawn(task);
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::{future::ready, sync::Mutex};
+
+    use super::*;
+
+    /// Keeps its tasks, and runs none.
+    #[derive(Default)]
+    pub(crate) struct IdleRuntime {
+        pub(crate) tasks: Mutex<Vec<BoxFuture<()>>>,
+    }
+
+    impl Runtime for IdleRuntime {
+        #[allow(clippy::disallowed_methods)]
+        fn now(&self) -> Instant {
+            Instant::now()
+        }
+
+        fn sleep(&self, _: Duration) -> BoxFuture<()> {
+            Box::pin(ready(()))
+        }
+
+        fn spawn(&self, task: BoxFuture<()>) {
+            self.tasks.lock().unwrap().push(task);
+        }
+    }
+
+    impl fmt::Debug for IdleRuntime {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("IdleRuntime")
+        }
+    }
+}

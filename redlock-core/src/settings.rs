@@ -53,33 +53,15 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {
-    use std::future::ready;
-
     use super::*;
-    use crate::runtime::BoxFuture;
-
-    #[derive(Debug)]
-    struct NoRuntime;
-
-    impl Runtime for NoRuntime {
-        #[allow(clippy::disallowed_methods)]
-        fn now(&self) -> Instant {
-            Instant::now()
-        }
-
-        fn sleep(&self, _: Duration) -> BoxFuture<()> {
-            Box::pin(ready(()))
-        }
-
-        fn spawn(&self, _: BoxFuture<()>) {}
-    }
+    use crate::runtime::tests::IdleRuntime;
 
     fn ms(millis: u64) -> Duration {
         Duration::from_millis(millis)
     }
 
     fn settings(node_timeout: Option<Duration>) -> Settings {
-        Settings { runtime: Arc::new(NoRuntime), drift: Drift::new(0.01).unwrap(), node_timeout }
+        Settings { runtime: Arc::new(IdleRuntime::default()), drift: Drift::new(0.01).unwrap(), node_timeout }
     }
 
     #[test]

@@ -125,13 +125,13 @@ mod tests {
     }
 
     #[test]
-    fn debug_does_not_give_the_token_away() {
+    fn debug_does_not_reveal_the_token() {
         let token = Token::random(&mut counting());
         assert_eq!(format!("{token:?}"), "Token(00112233…)");
     }
 
     #[test]
-    fn a_token_in_a_text_is_cut_wherever_and_however_often_it_is_there() {
+    fn every_token_in_a_text_is_shortened() {
         let token = Token::random(&mut counting());
         let whole = token.as_str();
         for (text, cut) in [
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_token_is_refused() {
+    fn an_invalid_token_is_refused() {
         for text in ["", "00", &"0".repeat(31), &"0".repeat(129), &"g".repeat(40), &"é".repeat(20)] {
             assert_eq!(text.parse::<Token>(), Err(InvalidToken), "{text}");
         }

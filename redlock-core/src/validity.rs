@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn the_published_example_comes_out() {
+    fn the_published_example_is_reproduced() {
         let ttl = Ttl::new(Duration::from_millis(500), drift()).unwrap();
         assert_eq!(drift().of(ttl), Duration::from_millis(7));
         assert_eq!(drift().validity(ttl), Duration::from_millis(493));
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn ttls_that_drift_eats_or_servers_refuse_are_refused() {
+    fn a_ttl_that_drift_uses_up_or_servers_refuse_is_refused() {
         for millis in [0, 1, 2] {
             let ttl = Duration::from_millis(millis);
             assert!(matches!(Ttl::new(ttl, drift()), Err(InvalidRequest::TtlTooShort { .. })), "{millis}");
@@ -120,7 +120,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn drift_never_rounds_for_the_holder(nanos in 3_000_000..MAX_TTL.as_nanos() as u64, factor in 0.0..0.999_f64) {
+        fn drift_is_never_rounded_in_favor_of_the_holder(nanos in 3_000_000..MAX_TTL.as_nanos() as u64, factor in 0.0..0.999_f64) {
             let drift = Drift::new(factor).unwrap();
             let Ok(ttl) = Ttl::new(Duration::from_nanos(nanos), drift) else { return Ok(()) };
             prop_assert!(ttl.get() <= Duration::from_nanos(nanos));

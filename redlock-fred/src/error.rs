@@ -85,8 +85,8 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_a_server_has_its_class_and_its_words() {
-        for (line, class) in [
+    fn an_error_line_keeps_its_kind_and_text() {
+        for (line, expected) in [
             ("READONLY You can't write against a read only replica.", BackendErrorKind::Transient),
             ("NOPERM x", BackendErrorKind::Rejected),
             ("ERR unknown command 'EVAL'", BackendErrorKind::Rejected),
@@ -95,7 +95,7 @@ mod tests {
             ("upstream failure", BackendErrorKind::Indeterminate),
         ] {
             let error = of_server(line);
-            assert_eq!((error.kind(), error.message()), (class, line));
+            assert_eq!((error.kind(), error.message()), (expected, line));
         }
         // What fred makes of an empty line.
         let error = of_server("No response!");
@@ -105,14 +105,14 @@ mod tests {
 
     #[test]
     fn a_code_counts_whichever_kind_fred_gives_it() {
-        for (kind, line, class) in [
+        for (kind, line, expected) in [
             (ErrorKind::Auth, "NOAUTH Authentication required.", BackendErrorKind::Rejected),
             (ErrorKind::InvalidArgument, "WRONGTYPE x", BackendErrorKind::Rejected),
             (ErrorKind::Cluster, "MOVED 1 127.0.0.1:1", BackendErrorKind::Transient),
             (ErrorKind::Config, "ERR This instance has cluster support disabled", BackendErrorKind::Rejected),
         ] {
             let error = classify(Error::new(kind, line.to_owned()));
-            assert_eq!((error.kind(), error.message()), (class, line));
+            assert_eq!((error.kind(), error.message()), (expected, line));
         }
     }
 
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leaves_the_outcome_open_is_indeterminate() {
+    fn an_open_outcome_is_indeterminate() {
         for kind in [
             io::ErrorKind::ConnectionRefused,
             io::ErrorKind::ConnectionReset,
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_a_person_can_mend_is_rejected() {
+    fn an_error_that_only_a_person_can_fix_is_rejected() {
         for kind in [ErrorKind::Config, ErrorKind::Url] {
             let error = classify(Error::new(kind.clone(), "Invalid client configuration."));
             assert_eq!(error.kind(), BackendErrorKind::Rejected, "{kind:?}");

@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_one_and_zero_are_answers() {
+    fn only_one_and_zero_are_replies() {
         assert_eq!(as_bool(&Value::Integer(1)), Some(true));
         assert_eq!(as_bool(&Value::Integer(0)), Some(false));
         for answer in
@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_at_keys_that_is_not_answered_key_by_key_is_no_answer() {
+    fn an_inspection_without_one_state_per_key_is_no_reply() {
         let free = Value::Array(vec![Value::Null, Value::Integer(-2)]);
         let held = Value::Array(vec![Value::from("ab"), Value::Integer(5)]);
         for (keys, right) in [

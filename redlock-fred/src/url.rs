@@ -93,7 +93,7 @@ mod tests {
     use crate::FredBackend;
 
     #[test]
-    fn a_node_goes_by_its_address_without_credentials() {
+    fn a_node_is_named_by_its_address_without_credentials() {
         for (url, name) in [
             ("redis://me:secret@a.example", "a.example:6379"),
             ("valkey://:secret@a.example:1/3", "a.example:1/3"),

@@ -228,41 +228,27 @@ mod tests {
         },
     };
 
-    use redis::{Pipeline, RedisFuture, Value};
+    use redis::{Pipeline, RedisFuture, RedisResult, Value};
 
     use super::*;
 
-    /// A server with one answer to everything.
+    /// A connection with one result for every command, within one poll. It counts the commands.
     #[derive(Clone)]
-    struct Answering(Value);
+    struct Answering {
+        result: RedisResult<Value>,
+        written: Arc<AtomicUsize>,
+    }
 
-    impl ConnectionLike for Answering {
-        fn req_packed_command<'a>(&'a mut self, _: &'a Cmd) -> RedisFuture<'a, Value> {
-            Box::pin(async { Ok(self.0.clone()) })
-        }
-
-        fn req_packed_commands<'a>(
-            &'a mut self,
-            _: &'a Pipeline,
-            _: usize,
-            _: usize,
-        ) -> RedisFuture<'a, Vec<Value>> {
-            unreachable!("a request is one command")
-        }
-
-        fn get_db(&self) -> i64 {
-            0
+    impl Answering {
+        fn new(result: RedisResult<Value>) -> Self {
+            Self { result, written: Arc::default() }
         }
     }
 
-    /// A connection that breaks at the moment at which it has written a command, within one poll.
-    #[derive(Clone, Default)]
-    struct Breaking(Arc<AtomicUsize>);
-
-    impl ConnectionLike for Breaking {
+    impl ConnectionLike for Answering {
         fn req_packed_command<'a>(&'a mut self, _: &'a Cmd) -> RedisFuture<'a, Value> {
-            self.0.fetch_add(1, Ordering::Relaxed);
-            Box::pin(async { Err(io::Error::from(io::ErrorKind::BrokenPipe).into()) })
+            self.written.fetch_add(1, Ordering::Relaxed);
+            Box::pin(async { self.result.clone() })
         }
 
         fn req_packed_commands<'a>(
@@ -281,20 +267,20 @@ mod tests {
 
     #[tokio::test]
     async fn a_command_that_may_have_been_written_is_not_sent_again_however_soon_it_fails() {
-        let connection = Breaking::default();
-        let written = Arc::clone(&connection.0);
-        let answers = taken_by(&RedisBackend::new(connection)).await;
+        let connection = Answering::new(Err(io::Error::from(io::ErrorKind::BrokenPipe).into()));
+        let written = Arc::clone(&connection.written);
+        let answers = results_from(&RedisBackend::new(connection)).await;
         assert_eq!(answers, [Err(BackendErrorKind::Indeterminate); 3]);
         assert_eq!(written.load(Ordering::Relaxed), 3, "one for each request");
     }
 
-    /// What an answer means to the three requests with a vote: whether it grants them, or the class of the
+    /// How an answer is read for the three requests with a vote: whether it grants them, or the kind of the
     /// error.
-    async fn taken_for(answer: &Value) -> [Result<bool, BackendErrorKind>; 3] {
-        taken_by(&RedisBackend::new(Answering(answer.clone()))).await
+    async fn results_of(answer: &Value) -> [Result<bool, BackendErrorKind>; 3] {
+        results_from(&RedisBackend::new(Answering::new(Ok(answer.clone())))).await
     }
 
-    async fn taken_by(node: &impl LockBackend) -> [Result<bool, BackendErrorKind>; 3] {
+    async fn results_from(node: &impl LockBackend) -> [Result<bool, BackendErrorKind>; 3] {
         let (resources, token) = ("a".into(), "0".repeat(40).parse().expect("a token"));
         let (ttl, timeout) = (Duration::from_secs(1), Duration::from_secs(60));
         let acquired = node.acquire(Acquire::new(&resources, &token, ttl, timeout)).await;
@@ -305,13 +291,13 @@ mod tests {
             extended.map(|reply| reply == AcquireReply::Granted),
             released.map(|released| released == ReleaseReply::Removed),
         ]
-        .map(|taken| taken.map_err(|error| error.kind()))
+        .map(|result| result.map_err(|error| error.kind()))
     }
 
     #[tokio::test]
-    async fn only_one_and_zero_are_answers() {
-        assert_eq!(taken_for(&Value::Int(1)).await, [Ok(true); 3]);
-        assert_eq!(taken_for(&Value::Int(0)).await, [Ok(false); 3]);
+    async fn only_one_and_zero_are_replies() {
+        assert_eq!(results_of(&Value::Int(1)).await, [Ok(true); 3]);
+        assert_eq!(results_of(&Value::Int(0)).await, [Ok(false); 3]);
         for answer in [
             Value::Int(2),
             Value::Int(-1),
@@ -322,12 +308,12 @@ mod tests {
             Value::BulkString(b"1".to_vec()),
             Value::Array(vec![Value::Int(1)]),
         ] {
-            assert_eq!(taken_for(&answer).await, [Err(BackendErrorKind::Indeterminate); 3], "{answer:?}");
+            assert_eq!(results_of(&answer).await, [Err(BackendErrorKind::Indeterminate); 3], "{answer:?}");
         }
     }
 
     #[tokio::test]
-    async fn a_look_at_keys_that_is_not_answered_key_by_key_is_no_answer() {
+    async fn an_inspection_without_one_state_per_key_is_no_reply() {
         let free = Value::Array(vec![Value::Nil, Value::Int(-2)]);
         let held = Value::Array(vec![Value::BulkString(b"ab".to_vec()), Value::Int(5)]);
         let (resources, timeout) = (["a", "b"].into(), Duration::from_secs(60));
@@ -338,9 +324,9 @@ mod tests {
             (Value::Array(vec![free, Value::Int(1)]), false),
             (Value::Nil, false),
         ] {
-            let node = RedisBackend::new(Answering(answer.clone()));
-            let said = node.inspect(Inspect::new(&resources, timeout)).await;
-            assert_eq!(said.map(|states| states.len()).ok(), right.then_some(2), "{answer:?}");
+            let node = RedisBackend::new(Answering::new(Ok(answer.clone())));
+            let states = node.inspect(Inspect::new(&resources, timeout)).await;
+            assert_eq!(states.map(|states| states.len()).ok(), right.then_some(2), "{answer:?}");
         }
     }
 }

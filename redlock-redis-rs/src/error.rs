@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_a_server_comes_through_redis_rs_as_it_was() {
+    fn an_error_line_passes_through_redis_rs_unchanged() {
         // Each code that redis-rs knows is spelled in another way there.
         for line in [
             "ASK 1 127.0.0.1:1",
@@ -155,18 +155,18 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_each_class_keeps_it() {
-        for (line, class) in [
+    fn an_error_line_keeps_its_kind() {
+        for (line, expected) in [
             ("READONLY x", BackendErrorKind::Transient),
             ("NOPERM x", BackendErrorKind::Rejected),
             ("NEWCODE x", BackendErrorKind::Indeterminate),
         ] {
-            assert_eq!(of_server(line).kind(), class, "{line}");
+            assert_eq!(of_server(line).kind(), expected, "{line}");
         }
     }
 
     #[test]
-    fn another_connection_is_asked_for_in_answers_and_in_errors_inside_of_scripts_too() {
+    fn replies_and_errors_inside_of_scripts_can_ask_for_another_connection() {
         for (line, asks) in [
             ("READONLY You can't write against a read only replica.", true),
             ("MASTERDOWN Link with MASTER is down", true),
@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_refused_select_has_the_code_that_redis_rs_drops() {
-        for (answer, class) in [
+        for (answer, expected) in [
             (
                 "BUSY Redis is busy running a script. You can only call SCRIPT KILL",
                 BackendErrorKind::Transient,
@@ -205,12 +205,12 @@ mod tests {
             let error =
                 RedisError::from((kind, "Redis server refused to switch database", without_code.to_owned()));
             let error = classify(error);
-            assert_eq!((error.kind(), error.message()), (class, answer));
+            assert_eq!((error.kind(), error.message()), (expected, answer));
         }
     }
 
     #[test]
-    fn what_leaves_the_outcome_open_is_indeterminate() {
+    fn an_open_outcome_is_indeterminate() {
         for kind in [
             io::ErrorKind::ConnectionRefused,
             io::ErrorKind::ConnectionReset,
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_a_person_can_mend_is_rejected() {
+    fn an_error_that_only_a_person_can_fix_is_rejected() {
         for kind in [ErrorKind::AuthenticationFailed, ErrorKind::InvalidClientConfig] {
             assert_eq!(classify((kind, "test").into()).kind(), BackendErrorKind::Rejected, "{kind:?}");
         }

@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_login_is_what_the_settings_ask_for_and_no_more() {
+    fn a_login_sends_what_the_settings_require_and_no_more() {
         for (url, user, expected) in [
             ("redis://a", None, &[][..]),
             ("redis://:secret@a", None, &["AUTH secret"]),

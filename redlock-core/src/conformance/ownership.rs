@@ -238,7 +238,7 @@ pub async fn an_inspection_reports_the_keys(suite: &Suite<'_>) -> Outcome {
                 Err(_) => {
                     return Err(case.violation_of(
                         Clause::ClassifiedErrors,
-                        "what stands there, or Rejected",
+                        "the state of each key, or Rejected",
                         seen.outcome(),
                     ));
                 }

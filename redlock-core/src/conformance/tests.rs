@@ -28,7 +28,7 @@ async fn checks_that_did_not_run_are_listed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_flaw_is_found_as_a_violation_of_its_clause_and_every_check_finds_one() {
+async fn every_defect_is_found_as_a_violation_of_its_clause_and_every_check_finds_one() {
     let runtime = TokioRuntime::current();
     let mut missed: Vec<_> = DEFECTS.iter().map(|(defect, ..)| *defect).collect();
     for (name, check) in CHECKS {
@@ -64,7 +64,7 @@ async fn a_run_reports_all_violations_unless_not_even_one_key_can_be_held() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_flaw_the_same_backend_passes() {
+async fn without_a_defect_the_same_backend_passes() {
     let runtime = TokioRuntime::current();
     let backend = Defective::new(Nothing, &runtime);
     let suite = Suite::new(&backend, &runtime).node(&backend).second(&backend);
@@ -72,7 +72,7 @@ async fn without_a_flaw_the_same_backend_passes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_left_behind_and_a_run_can_follow_a_run() {
+async fn a_run_leaves_no_keys_and_can_be_repeated() {
     let runtime = TokioRuntime::current();
     let backend = MemoryBackend::new(runtime.clone());
     for _ in 0..3 {

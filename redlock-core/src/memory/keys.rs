@@ -153,7 +153,7 @@ mod tests {
     proptest! {
         /// The index leaves the same keys as an iteration over all would.
         #[test]
-        fn keys_are_what_a_list_of_them_would_be(
+        fn keys_behave_like_a_plain_list(
             steps in prop::collection::vec((0..5_u8, 0..4_u8, 1..20_u64, 0..3_u64), 1..60),
         ) {
             let (mut keys, mut list, mut now) = (Keys::default(), BTreeMap::new(), 0);

@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn every_code_and_text_is_in_its_class_outside_and_inside_of_scripts() {
+    fn every_code_and_text_has_its_kind_outside_and_inside_of_scripts() {
         let codes = [
             (&WRONG_SERVER[..], (Transient, Connection::Replace)),
             (&CLOSING[..], (Transient, Connection::Replace)),
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_leaves_the_outcome_open() {
+    fn an_unknown_line_leaves_the_outcome_open() {
         for line in [
             "",
             " ",
@@ -219,16 +219,20 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_speaks_of_slots_is_no_node_by_itself() {
-        let told = |line: &str| of_single_server(classify(line).into(), "how");
+    fn one_server_of_a_cluster_is_no_node() {
+        let single = |line: &str| of_single_server(classify(line).into(), "how");
         for code in OF_CLUSTERS {
-            let error = told(&format!("{code} x"));
+            let error = single(&format!("{code} x"));
             let message = format!("{code} x (a Cluster is one node, with all of its servers: how)");
             assert_eq!((error.kind(), error.message()), (Rejected, &*message));
         }
         for line in ["CLUSTERDOWN The cluster is down", "LOADING x", "ERR MOVED x", "MOVEDX y"] {
             let plain = BackendError::from(classify(line));
-            assert_eq!((told(line).kind(), told(line).message()), (plain.kind(), plain.message()), "{line}");
+            assert_eq!(
+                (single(line).kind(), single(line).message()),
+                (plain.kind(), plain.message()),
+                "{line}"
+            );
         }
     }
 

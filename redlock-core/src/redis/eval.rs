@@ -234,12 +234,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_one_and_zero_are_answers() {
+    fn only_one_and_zero_are_replies() {
         assert_eq!([1, 0, 2, -1].map(is_done), [Some(true), Some(false), None, None]);
     }
 
     #[test]
-    fn a_key_has_a_holder_and_what_is_left_of_its_time() {
+    fn a_key_has_a_holder_and_a_remaining_ttl() {
         let held = |left| KeyState::held(b"ab", left);
         assert_eq!(key_state(None, -2), KeyState::Free);
         assert_eq!(key_state(Some(b"ab"), 5), held(Some(Duration::from_millis(5))));
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_printed_of_a_request_has_no_token() {
+    fn a_printed_request_has_no_token() {
         let (resources, token) = ("a".into(), "0123456789".repeat(4).parse().unwrap());
         let eval = Eval::release(&Release::new(&resources, &token, Duration::from_secs(1)));
         let printed = format!("{eval:?} {:?}", eval.arguments().collect::<Vec<_>>());

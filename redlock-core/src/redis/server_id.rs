@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_question_that_fails_fails_no_request() {
+    async fn a_question_that_fails_does_not_fail_a_request() {
         use BackendErrorKind::{Indeterminate, Rejected, Transient};
 
         for kind in [Indeterminate, Rejected] {
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_asked_in_vain_while_connecting_is_asked_again() {
+    async fn a_question_that_failed_while_connecting_is_repeated() {
         let line = Line::new();
         line.answer_with(Err(BackendErrorKind::Indeterminate));
         let slow = async {

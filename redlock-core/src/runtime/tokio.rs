@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timer_goes_along_with_whoever_waits_for_it() {
+    fn a_timer_moves_to_the_runtime_that_waits_for_it() {
         let runtime = |time| {
             let mut builder = Builder::new_current_thread();
             if time { builder.enable_time().build().unwrap() } else { builder.build().unwrap() }
