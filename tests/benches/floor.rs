@@ -1,8 +1,8 @@
-//! What a lock and its unlock cost on three servers, against the floor: the same two round trips written by
-//! hand.
+//! The cost of a lock and its unlock on three servers, against the floor: the same two round trips, written
+//! by hand.
 //!
-//! `cargo bench -p redlock-tests --bench floor`. Both take turns in blocks of one run, so that a noisy
-//! machine is noisy for both; the figure to look at is the ratio.
+//! `cargo bench -p redlock-tests --bench floor`. Both alternate within one run, so that noise of the machine
+//! affects both; the ratio is the figure to look at.
 
 #![allow(clippy::print_stdout, reason = "printing is what a benchmark is for")]
 
@@ -30,7 +30,7 @@ async fn main() {
         let mut library = Vec::with_capacity(BLOCK);
         for _ in 0..BLOCK {
             let start = Instant::now();
-            let lock = redlock.try_lock("bench", TTL).await.expect("nobody else is there");
+            let lock = redlock.try_lock("bench", TTL).await.expect("no other client");
             lock.unlock().await.expect("held");
             library.push(start.elapsed());
         }
@@ -61,7 +61,8 @@ fn percentile(sorted: &[Duration], percent: usize) -> Duration {
     sorted[(sorted.len() - 1) * percent / 100]
 }
 
-/// Three connections, all asked at once and all waited for; no timeouts, no retries, no clean-up.
+/// Three connections. Each request goes to all of them at once, and waits for all replies. There are no
+/// timeouts, no retries and no clean-up.
 struct ByHand {
     connections: [MultiplexedConnection; 3],
     release: Script,
@@ -91,7 +92,7 @@ impl ByHand {
         let commands = [set(), set(), set()];
         let (x, y, z): (redis::RedisResult<String>, redis::RedisResult<String>, redis::RedisResult<String>) =
             tokio::join!(commands[0].query_async(a), commands[1].query_async(b), commands[2].query_async(c));
-        assert!(x.is_ok() && y.is_ok() && z.is_ok(), "nobody else is there");
+        assert!(x.is_ok() && y.is_ok() && z.is_ok(), "no other client");
         let mut release = self.release.key("floor");
         release.arg(&token);
         let (x, y, z): (redis::RedisResult<i64>, redis::RedisResult<i64>, redis::RedisResult<i64>) =

@@ -1,4 +1,4 @@
-//! What a request to a node in memory costs, by how many keys the node holds.
+//! The cost of a request to a node in memory, by the number of keys on the node.
 //!
 //! `cargo bench -p redlock-tests --bench memory`. The cost must not grow with the number of keys.
 
@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 use redlock_core::{Acquire, Extend, LockBackend, MemoryBackend, Release, Resources, Token, TokioRuntime};
 
 const KEYS: [usize; 3] = [1_000, 10_000, 100_000];
-/// Of each of three kinds.
+/// Requests of each of three kinds.
 const REQUESTS: u32 = 500;
 const TTL: Duration = Duration::from_secs(600);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let token: Token = "0123456789abcdef0123456789abcdef01234567".parse().expect("a token");
-    println!("{:>8} {:>14}", "keys", "us a request");
+    println!("{:>8} {:>14}", "keys", "us per request");
     for number in KEYS {
         let node = MemoryBackend::new(TokioRuntime::current());
         (0..number).for_each(|key| node.set(format!("key {key}"), "value", TTL));

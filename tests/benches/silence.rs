@@ -1,9 +1,8 @@
-//! What requests leave behind in memory while a proxy swallows them, and when their connection has been
-//! replaced.
+//! The memory that requests keep while a proxy swallows them, and after their connection has been replaced.
 //!
-//! `cargo bench -p redlock-tests --bench silence`. Each adapter asks 2,000 times a second for half a minute
-//! over connections that never answer again as soon as they are made. The process may not grow with the
-//! requests: what is under way is bounded by the two seconds after which a connection is replaced.
+//! `cargo bench -p redlock-tests --bench silence`. Each adapter sends 2,000 requests a second for half a
+//! minute, over connections that never reply once they are set up. The process must not grow with the number
+//! of requests: a connection is replaced after two seconds, which bounds how many are under way.
 
 #![allow(clippy::print_stdout, reason = "printing is what a benchmark is for")]
 
@@ -15,9 +14,9 @@ use redlock_tests::{adapter::Adapter, proxy::Proxy, server::Server};
 const SECONDS: u32 = 30;
 const REQUESTS: u32 = 2_000;
 const TIMEOUT: Duration = Duration::from_millis(50);
-/// Of a second: a timer is not finer.
+/// The number of steps in a second: timers are no finer.
 const TICKS: u32 = 100;
-/// A new connection has been set up by then.
+/// By then a new connection has been set up.
 const HANDSHAKE: Duration = Duration::from_millis(100);
 
 #[tokio::main]
@@ -27,7 +26,7 @@ async fn main() {
         let server = Server::start();
         let proxy = Arc::new(Proxy::forgetful(&server));
         let node = adapter.open(&proxy.url());
-        // Grows what stays grown: the tasks of one timeout, and the allocator's own.
+        // Warms up: the tasks of one timeout, and the allocator's own memory.
         ask(&node, REQUESTS).await;
         swallow(&proxy);
         let before = resident();
@@ -40,7 +39,7 @@ async fn main() {
     }
 }
 
-/// Asks so often within a second, and waits for no answer.
+/// Sends this many requests within a second, and waits for no reply.
 async fn ask(node: &Arc<dyn LockBackend>, requests: u32) {
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / TICKS);
     for _ in 0..TICKS {
@@ -56,7 +55,7 @@ async fn ask(node: &Arc<dyn LockBackend>, requests: u32) {
     }
 }
 
-/// From now on, each connection is swallowed when it has been set up.
+/// From now on, the proxy swallows each connection once it has been set up.
 fn swallow(proxy: &Arc<Proxy>) {
     let proxy = Arc::downgrade(proxy);
     thread::spawn(move || {

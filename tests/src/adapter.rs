@@ -1,8 +1,8 @@
-//! The adapters, so that one scenario runs over each of them.
+//! The adapters, so that one test runs with each of them.
 #![allow(
     clippy::missing_panics_doc,
     clippy::must_use_candidate,
-    reason = "a test ends with a panic that says why"
+    reason = "a failed test panics with its reason"
 )]
 
 use std::sync::Arc;
@@ -23,20 +23,20 @@ pub enum Adapter {
 }
 
 impl Adapter {
-    /// A node by its URL, as most users make it.
+    /// Opens a node by its URL, as most users do.
     pub fn open(self, url: &str) -> Arc<dyn LockBackend> {
         match self {
-            Self::RedisRs => Arc::new(RedisBackend::open(url).expect("a URL that we made ourselves")),
-            Self::Fred => Arc::new(FredBackend::open(url).expect("a URL that we made ourselves")),
+            Self::RedisRs => Arc::new(RedisBackend::open(url).expect("the test's own URL")),
+            Self::Fred => Arc::new(FredBackend::open(url).expect("the test's own URL")),
         }
     }
 
-    /// Starts to make a lock manager on servers, as most users do.
+    /// A builder for a lock manager on these servers, with the defaults.
     pub fn manager<'a>(self, servers: impl IntoIterator<Item = &'a Server>) -> RedlockBuilder {
         self.manager_of(servers.into_iter().map(Server::url))
     }
 
-    /// Starts to make a lock manager on the servers at some URLs.
+    /// A builder for a lock manager on the servers at these URLs.
     pub fn manager_of(self, urls: impl IntoIterator<Item = String>) -> RedlockBuilder {
         let nodes = urls.into_iter().map(|url| self.open(&url));
         Redlock::builder(TokioRuntime::current()).nodes(nodes)

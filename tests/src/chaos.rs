@@ -1,13 +1,12 @@
-//! Real processes on real servers, while everything goes wrong: nobody's update may be lost.
+//! Real processes on real servers under faults: no update may be lost.
 //!
-//! Workers take locks and, under each, replace a number in a file by the next one, without any other
-//! protection. They write down what they do. When the run is over the histories are checked: no two of them
-//! relied on a lock at one instant, and each saw the number that the one before had written.
+//! Workers acquire locks and, under each, increment a number in a file, without any other protection. They
+//! record what they do. After the run the histories are checked: no two workers relied on a lock at the same
+//! instant, and each saw the number that the one before had written.
 //!
-//! A lock alone cannot keep a process that was stopped between its last look at the validity and its write
-//! from writing late. So workers are not stopped just then (they are killed then, though), and a write after
-//! which the lock turns out to be no longer valid is counted apart: the lock did not promise anything about
-//! it.
+//! A process may be stopped between its last check of the validity and its write. A lock alone cannot prevent
+//! that it writes late. So workers are not stopped at that point (but they may be killed), and a write that
+//! ends after the validity is counted separately: the lock guarantees nothing about it.
 //!
 //! All times are read from one clock, which all processes of the machine share.
 
@@ -33,7 +32,7 @@ pub use self::{
     nemesis::{Fault, Faults, Strike},
     worker::{Orders, work},
 };
-pub(crate) use self::{history::now, nemesis::rage};
+pub(crate) use self::{history::now, nemesis::inject};
 use crate::{adapter::Adapter, proxy::Proxy, server::Server};
 
 mod checker;
@@ -45,63 +44,63 @@ mod worker;
 /// A run.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// How long things go wrong.
+    /// How long faults are injected.
     pub length: Duration,
-    /// How long the workers go on when nothing goes wrong any more.
+    /// How long the workers continue after the last fault.
     pub calm: Duration,
-    /// What the faults and the workers draw from. The machine's own timing differs from run to run.
+    /// The seed of the faults and the workers. The machine's own timing differs from run to run.
     pub seed: u64,
     /// How many workers there are.
     pub workers: usize,
     /// How many nodes there are.
     pub nodes: usize,
-    /// What the workers talk to the nodes with, in turn.
+    /// The adapters of the workers, in turn.
     pub adapters: Vec<Adapter>,
-    /// What goes wrong.
+    /// The faults to inject.
     pub faults: Vec<Fault>,
-    /// What is wrong with the workers.
+    /// A defect of the workers, which the checks have to find.
     pub broken: Option<Broken>,
-    /// Where the histories and the records are. Has to be there.
+    /// The folder of the histories and the records. It has to exist.
     pub folder: PathBuf,
 }
 
-/// A worker that is wrong on purpose, so that one sees that this is seen.
+/// A defect that the workers have on purpose, to show that the checks find it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {
-    /// It locks a name that nobody else does.
+    /// Each worker locks a name of its own.
     OwnLocks,
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// What the histories say.
+    /// The checker's verdict on the histories.
     pub verdict: Verdict,
-    /// For each fault, how often it struck, and how many requests it made fail or wait for a node in vain.
+    /// For each fault, how often it struck, and how many requests failed because of it.
     pub faults: Vec<(Fault, u64, u64)>,
-    /// What else was not as it should be.
+    /// Other failures of the run.
     pub complaints: Vec<String>,
-    /// All that happened, in order.
+    /// All events, in order.
     pub entries: Vec<Entry>,
 }
 
 impl Report {
-    /// Whether nothing was wrong.
+    /// Whether there was no failure.
     #[must_use]
     pub fn is_good(&self) -> bool {
         self.verdict.violations.is_empty() && self.complaints.is_empty()
     }
 }
 
-/// Runs it. `program` is the one that comes with this package, for the workers.
+/// Runs it. `program` is this package's own, which the workers run.
 ///
 /// # Errors
 ///
-/// What the file system says.
+/// Errors of the file system.
 ///
 /// # Panics
 ///
-/// When a server does not do as it is told.
+/// When a command to a server fails.
 pub fn run(plan: &Plan, program: &Path) -> io::Result<Report> {
     for resource in 0..RECORDS {
         record::make(&plan.folder, resource)?;
@@ -112,10 +111,10 @@ pub fn run(plan: &Plan, program: &Path) -> io::Result<Report> {
     let strikes: Vec<Strike> = thread::scope(|scope| {
         let mut start = || {
             let rng = ChaCha8Rng::from_rng(&mut seeds);
-            scope.spawn(|| rage(&fleet, rng, &plan.faults, end))
+            scope.spawn(|| inject(&fleet, rng, &plan.faults, end))
         };
-        let raging = [start(), start()];
-        let joined = raging
+        let nemeses = [start(), start()];
+        let joined = nemeses
             .into_iter()
             .map(|nemesis| nemesis.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         joined.flatten().collect()
@@ -152,13 +151,13 @@ pub fn run(plan: &Plan, program: &Path) -> io::Result<Report> {
     Ok(report)
 }
 
-/// The requests that went wrong because of it: they were under way while it lasted, and a node that it struck
-/// failed them, or too few nodes were left. Of a worker that was stopped or killed: the holds that it cut
-/// into.
+/// Counts the requests that failed because of it: they were under way while it lasted, and a node that it
+/// struck failed them, or too few nodes were left. For a worker that was stopped or killed: the holds that it
+/// interrupted.
 fn bites(strike: &Strike, entries: &[Entry]) -> u64 {
-    // A request takes no longer than this.
+    // No request takes longer than this.
     let first = entries.partition_point(|entry| entry.at < strike.from);
-    let last = entries.partition_point(|entry| entry.at <= strike.to + LONGEST_REQUEST);
+    let last = entries.partition_point(|entry| entry.at <= strike.to + MAX_REQUEST_TIME);
     let bitten = entries[first..last].iter().filter(|entry| match (&entry.event, strike.worker) {
         (Event::Asked { since, outcome, failed, .. }, None) if *since <= strike.to => {
             let struck = failed.iter().any(|node| strike.nodes.contains(node));
@@ -167,7 +166,7 @@ fn bites(strike: &Strike, entries: &[Entry]) -> u64 {
         _ => false,
     });
     let Some(worker) = strike.worker else { return bitten.count() as u64 };
-    // What it did last before.
+    // The worker's last entry before.
     let before = entries[..first].iter().rev().take(5_000);
     let its = |entry: &&Entry| entry.hold >> 48 == worker as u64 + 1;
     let last =
@@ -196,8 +195,8 @@ struct Worker<'a> {
 impl<'a> Fleet<'a> {
     /// Nodes without workers.
     pub(crate) fn of_nodes(nodes: usize) -> Self {
-        // Every change is on disk before it is answered, so that a restart loses nothing; and a script that
-        // runs for long is told of at once.
+        // Every change is on disk before the reply, so that a restart loses nothing; and the server reports a
+        // long script (BUSY) at once.
         let options = ["--appendonly", "yes", "--appendfsync", "always", "--lua-time-limit", "5"];
         let servers = Server::start_some_with(nodes, &options);
         let with_proxy = |server: Server| Mutex::new(Node { proxy: Proxy::forgetful(&server), server });
@@ -226,7 +225,7 @@ impl<'a> Fleet<'a> {
         fleet
     }
 
-    /// Where the nodes are, through the network in front of them.
+    /// The URLs of the nodes, through the proxies in front of them.
     pub(crate) fn urls(&self) -> Vec<String> {
         (0..self.nodes.len()).map(|node| self.node(node).proxy.url()).collect()
     }
@@ -244,7 +243,7 @@ impl<'a> Fleet<'a> {
         self.workers[number].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the workers, then the nodes. What was wrong with them.
+    /// Ends the workers, then the nodes. Returns the failures of the workers.
     fn end(self) -> Vec<String> {
         let mut workers: Vec<Worker<'a>> = self
             .workers
@@ -273,7 +272,7 @@ impl Worker<'_> {
         }
     }
 
-    /// Stops it, but not while it replaces a record. Whether that worked.
+    /// Stops it, unless it is replacing a record. Returns whether it was stopped.
     fn stop(&self) -> bool {
         let Ok(busy) = File::open(worker::busy(&self.orders.folder, self.orders.number)) else {
             return false;
@@ -297,10 +296,10 @@ impl Worker<'_> {
         id.and_then(Pid::from_raw).is_some_and(|pid| kill_process(pid, signal).is_ok())
     }
 
-    /// Waits for its end. What was wrong with it.
+    /// Waits for its end. Returns its failure.
     fn end(&mut self) -> Option<String> {
         let number = self.orders.number;
-        let Some(process) = &mut self.process else { return Some(format!("worker {number} is not there")) };
+        let Some(process) = &mut self.process else { return Some(format!("worker {number} does not run")) };
         let start = Instant::now();
         while start.elapsed() < PATIENCE {
             match process.try_wait() {
@@ -321,11 +320,11 @@ impl Drop for Worker<'_> {
     }
 }
 
-/// Writes the merged history down.
+/// Writes the merged history to a file.
 ///
 /// # Errors
 ///
-/// What the file system says.
+/// Errors of the file system.
 pub fn keep(entries: &[Entry], file: &Path) -> io::Result<()> {
     let mut writer = io::BufWriter::new(File::create(file)?);
     for entry in entries {
@@ -335,9 +334,9 @@ pub fn keep(entries: &[Entry], file: &Path) -> io::Result<()> {
     io::Write::flush(&mut writer)
 }
 
-/// How many resources there are: few, so that workers are in each other's way.
+/// How many resources there are: few, so that the workers compete.
 const RECORDS: usize = 4;
-/// From this length on every fault has to strike.
+/// In a run of at least this length, every fault has to strike.
 const LONG: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(30);
-const LONGEST_REQUEST: Duration = Duration::from_secs(10);
+const MAX_REQUEST_TIME: Duration = Duration::from_secs(10);

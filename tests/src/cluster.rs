@@ -2,7 +2,7 @@
 #![allow(
     clippy::missing_panics_doc,
     clippy::must_use_candidate,
-    reason = "a test ends with a panic that says why"
+    reason = "a failed test panics with its reason"
 )]
 
 use std::{
@@ -17,17 +17,17 @@ use crate::{
     server::{ReservedPort, Server},
 };
 
-/// Servers that share the slots among them: the first has the lowest ones.
+/// Servers that share the slots: the first has the lowest ones.
 #[derive(Debug)]
 pub struct Cluster {
     /// The masters.
     pub servers: Vec<Server>,
-    /// For what the servers say to each other.
+    /// The ports of the cluster bus.
     _ports: Vec<ReservedPort>,
 }
 
 impl Cluster {
-    /// Starts a cluster of masters, with further options for each; ready to be used.
+    /// Starts a cluster of masters, with further options for each, and waits until it is ready.
     pub fn start(masters: usize, options: &[&str]) -> Self {
         let ports: Vec<_> = (0..masters).map(|_| ReservedPort::new()).collect();
         let start = |port: &ReservedPort| {
@@ -59,7 +59,7 @@ impl Cluster {
         cluster
     }
 
-    /// Starts a cluster whose servers are reached by clients through a proxy each.
+    /// Starts a cluster in which clients reach each server through a proxy.
     pub fn start_behind_proxies(masters: usize, options: &[&str]) -> (Self, Vec<Proxy>) {
         let cluster = Self::start(masters, options);
         let proxies: Vec<_> = cluster.servers.iter().map(Proxy::to).collect();
@@ -84,20 +84,20 @@ impl Cluster {
         self.servers
             .iter()
             .position(|server| server.try_command::<Option<String>>(&["GET", key]).is_ok())
-            .expect("a server that has the slot")
+            .expect("an owner of the slot")
     }
 
-    /// The value under a key, on whichever server that runs.
+    /// The value of a key, from whichever server runs.
     pub fn get(&self, key: &str) -> Option<String> {
         let ask = |server: &Server| -> RedisResult<Option<String>> { server.try_command(&["GET", key]) };
         self.servers.iter().find_map(|server| ask(server).ok().flatten())
     }
 
-    /// Gives the slot of a free key to another server.
+    /// Moves the slot of a free key to another server.
     pub fn move_slot(&self, key: &str, to: usize) {
         let slot: u16 = self.servers[0].command(&["CLUSTER", "KEYSLOT", key]);
         let id: String = self.servers[to].command(&["CLUSTER", "MYID"]);
-        // Its new owner first, as those do who move slots for good.
+        // The new owner first, as the Cluster specification says.
         let others = (0..self.servers.len()).filter(|other| *other != to);
         for index in iter::once(to).chain(others) {
             let slot = slot.to_string();

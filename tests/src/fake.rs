@@ -1,8 +1,8 @@
-//! A server that says whatever it is told to, for what no real one says, or not when it is wanted.
+//! A server with scripted replies, for those that no real one sends, or not when a test needs them.
 #![allow(
     clippy::missing_panics_doc,
     clippy::must_use_candidate,
-    reason = "a test ends with a panic that says why"
+    reason = "a failed test panics with its reason"
 )]
 
 use std::{
@@ -33,51 +33,52 @@ struct Shared {
     answer: Box<dyn Fn(&Command) -> Reply + Send + Sync>,
 }
 
-/// What a client has sent.
+/// A command of a client.
 #[derive(Debug)]
 pub struct Command {
-    /// Its words, the first of them in capitals.
+    /// Its words, the first in capitals.
     pub words: Vec<String>,
-    /// How many came before it over the same connection.
+    /// How many commands the connection received before.
     pub number: usize,
 }
 
 impl Command {
-    /// Whether it is a request of a lock, and not one of what is asked besides.
+    /// Whether it is a request of a lock: not a part of a handshake, and not the question for the server's
+    /// id.
     pub fn is_request(&self) -> bool {
         self.words[0] == "EVAL" && self.words[1] != Eval::server_id(&"any".into()).script()
     }
 }
 
-/// What becomes of a connection.
+/// What the server does with a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// The protocol's bytes are sent, without the last line break.
+    /// Sends a reply: the protocol's bytes, without the last line break.
     Say(String),
-    /// They are sent, and the connection is closed.
+    /// Sends a reply, and closes the connection.
     SayAndClose(String),
-    /// Bytes are sent as they are, and the connection is closed.
+    /// Sends bytes as they are, and closes the connection.
     BreakOff(String),
-    /// It is closed.
+    /// Closes the connection.
     Close,
-    /// Nothing is sent.
+    /// Sends nothing.
     Nothing,
 }
 
 impl Reply {
-    /// The protocol's bytes, without the last line break.
+    /// A reply: the protocol's bytes, without the last line break.
     pub fn say(text: impl Into<String>) -> Self {
         Self::Say(text.into())
     }
 
-    /// What a healthy server says to a command of a handshake, and `:1` to all else.
+    /// A healthy server's reply to a command of a handshake, and `:1` to every other command.
     pub fn usual(command: &Command) -> Self {
         Self::say(match &*command.words[0] {
             "PING" => "+PONG",
             "INFO" => "$19\r\nredis_version:7.0.0",
             "CLIENT" if command.words[1].eq_ignore_ascii_case("ID") => ":1",
             "CLIENT" | "AUTH" | "SELECT" => "+OK",
-            // Which server it is, it does not say.
+            // The question for the server's id has no answer.
             "EVAL" if !command.is_request() => "$-1",
             _ => ":1",
         })
@@ -85,12 +86,12 @@ impl Reply {
 }
 
 impl Fake {
-    /// Starts a server that answers each command so.
+    /// Starts a server with a reply to each command.
     pub fn start(answer: impl Fn(&Command) -> Reply + Send + Sync + 'static) -> Self {
         Self::start_with_greeting(|| Reply::Nothing, answer)
     }
 
-    /// Starts a server that says something as soon as it is connected to.
+    /// Starts a server that sends a greeting on each new connection.
     pub fn start_with_greeting(
         greet: impl Fn() -> Reply + Send + Sync + 'static,
         answer: impl Fn(&Command) -> Reply + Send + Sync + 'static,
@@ -111,7 +112,7 @@ impl Fake {
                 }
                 there.connections.fetch_add(1, Ordering::SeqCst);
                 let shared = there.clone();
-                // It ends when the client closes the connection, or is silent for long.
+                // It ends when the client closes the connection, or is silent for too long.
                 thread::spawn(move || stream.and_then(|stream| serve(&stream, &shared)));
             }
         });
@@ -143,7 +144,7 @@ impl fmt::Debug for Fake {
 impl Drop for Fake {
     fn drop(&mut self) {
         self.shared.over.store(true, Ordering::SeqCst);
-        // Wakes the thread up.
+        // Wakes the thread.
         drop(TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)));
         drop(self.accepting.take().map(JoinHandle::join));
     }
@@ -181,7 +182,7 @@ fn read_command(from: &mut impl BufRead) -> io::Result<Vec<String>> {
     Ok(words)
 }
 
-/// Of a line such as `*3` or `$12`.
+/// Reads the number of a line such as `*3` or `$12`.
 fn read_number(from: &mut impl BufRead) -> io::Result<usize> {
     let mut line = String::new();
     from.take(32).read_line(&mut line)?;
@@ -189,6 +190,6 @@ fn read_number(from: &mut impl BufRead) -> io::Result<usize> {
     number.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// More words than any command of ours has.
+/// More words than any command of the library has.
 const WORDS: usize = 1_000;
 const SILENCE: Duration = Duration::from_secs(60);

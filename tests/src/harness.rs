@@ -11,25 +11,25 @@ use redlock_core::{
 
 use crate::sim_runtime::{Sim, SimRuntime};
 
-/// Nodes in memory, and the simulation that they and their clients live in.
+/// In-memory nodes, and the simulation that runs them and their clients.
 #[derive(Debug)]
 pub struct Harness {
     /// The run.
     pub sim: Sim,
     /// The runtime of the nodes, and of the managers.
     pub runtime: SimRuntime,
-    /// Named "node 0" and so on.
+    /// The nodes, named "node 0" and so on.
     pub nodes: Vec<MemoryBackend>,
 }
 
 impl Harness {
-    /// A run of the seed 1.
+    /// A run with the seed 1.
     #[must_use]
     pub fn new(nodes: usize) -> Self {
         Self::seeded(1, nodes)
     }
 
-    /// A run of this seed.
+    /// A run with this seed.
     #[must_use]
     pub fn seeded(seed: u64, nodes: usize) -> Self {
         let sim = Sim::new(seed);
@@ -45,12 +45,12 @@ impl Harness {
         self.builder().build().expect("nodes")
     }
 
-    /// Settings for a manager of all nodes.
+    /// A builder for a manager of all nodes.
     pub fn builder(&self) -> RedlockBuilder {
         Redlock::builder(self.runtime.clone()).nodes(self.nodes.clone()).entropy(self.sim.entropy())
     }
 
-    /// A manager whose requests reach the nodes through something else.
+    /// A manager over wrapped nodes.
     #[must_use]
     pub fn redlock_over<B: LockBackend>(&self, wrap: impl Fn(MemoryBackend) -> B) -> Redlock {
         let nodes = self.nodes.iter().cloned().map(wrap);
@@ -77,14 +77,14 @@ impl Harness {
         self.runtime.sleep(ms(millis)).await;
     }
 
-    /// What `future` gives, and how long it took.
+    /// The output of `future`, and how long it took.
     pub async fn timed<T>(&self, future: impl IntoFuture<Output = T>) -> (T, Duration) {
         let start = self.now();
         let output = future.await;
         (output, self.now() - start)
     }
 
-    /// Drops the future after `after`, unless it is done by then.
+    /// Drops the future after this time, unless it is done.
     pub async fn cancel_after<T>(&self, after: Duration, future: impl IntoFuture<Output = T>) -> Option<T> {
         tokio::select! {
             biased;
@@ -93,13 +93,13 @@ impl Harness {
         }
     }
 
-    /// The values under a key, by node.
+    /// The value of a key on each node.
     #[must_use]
     pub fn values(&self, key: &str) -> Vec<Option<String>> {
         self.nodes.iter().map(|node| node.get(key)).collect()
     }
 
-    /// No node has the key any more.
+    /// Panics if a node has the key.
     pub fn assert_free(&self, key: &str) {
         assert!(self.values(key).iter().all(Option::is_none), "{:?}", self.values(key));
     }
@@ -122,13 +122,13 @@ impl Harness {
         self.nodes.iter().filter(|node| node.get(key).as_deref() == Some(value)).count()
     }
 
-    /// Neither tasks nor timers are left.
+    /// Panics if tasks or timers are left.
     pub fn assert_at_rest(&self) {
         assert_eq!((self.runtime.tasks(), self.runtime.timers()), (0, 0), "tasks and timers");
     }
 }
 
-/// What each node said, in short: `g`ranted, `r`efused, re`m`oved, `n`ot held, `x` failed, `l`ate, `.` not
+/// One letter for each node's reply: `g`ranted, `r`efused, re`m`oved, `n`ot held, `x` failed, `l`ate, `.` not
 /// waited for.
 #[must_use]
 pub fn answers(error: &Error) -> String {
@@ -142,13 +142,13 @@ pub fn answers(error: &Error) -> String {
         NodeOutcome::Pending => '.',
         _ => '?',
     };
-    error.report().expect("it was asked").replies.iter().map(answer).collect()
+    error.report().expect("an error of an attempt").replies.iter().map(answer).collect()
 }
 
 /// How many attempts were made before this error.
 #[must_use]
 pub fn attempts(error: &Error) -> u32 {
-    error.report().expect("it was asked").attempts
+    error.report().expect("an error of an attempt").attempts
 }
 
 /// A duration of ms.

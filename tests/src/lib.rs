@@ -1,4 +1,4 @@
-//! What the tests of the redlock crates stand on: a simulated runtime, and real servers.
+//! The foundations of the redlock crates' tests: a simulated runtime, and real servers.
 
 // A panic is how a test fails.
 #![allow(clippy::missing_panics_doc)]
@@ -21,7 +21,7 @@ pub mod soak;
 #[doc = include_str!("../../README.md")]
 pub struct Readme;
 
-/// The samples for those who come from another client.
+/// The samples of the migration guide.
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/migration.md")]
 pub struct Migration;

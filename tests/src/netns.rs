@@ -1,5 +1,4 @@
-//! A network of its own for one server, which the kernel can cut off: what is sent then is dropped without a
-//! word.
+//! A network namespace for one server. It can be cut off: then the kernel silently drops all packets.
 
 use std::{
     fmt,
@@ -8,28 +7,28 @@ use std::{
     sync::atomic::{AtomicU8, Ordering},
 };
 
-/// A network namespace, and the pair of virtual interfaces that leads there. Gone when it is dropped.
+/// A network namespace, and the pair of virtual interfaces that leads there. `Drop` removes them.
 ///
 /// Needs root, and `ip` of iproute2.
-pub struct Island {
+pub struct Namespace {
     name: String,
-    /// The interface on this side.
+    /// The interface on the host's side.
     device: String,
-    /// The two ends' third octet: they are 198.18.x.1 and 198.18.x.2, of the range that is kept for tests.
+    /// The third octet of both addresses: 198.18.x.1 and 198.18.x.2, of the range reserved for tests.
     network: u8,
-    /// The hardware addresses here and there.
+    /// The hardware addresses of the host's side and of the namespace's.
     hardware: [String; 2],
 }
 
-impl Island {
-    /// Makes one.
+impl Namespace {
+    /// Creates one.
     ///
     /// # Panics
     ///
     /// Without root, or without iproute2.
     #[must_use]
     pub fn new() -> Self {
-        remove_what_others_left();
+        remove_leftovers();
         static MADE: AtomicU8 = AtomicU8::new(0);
         let number = MADE.fetch_add(1, Ordering::Relaxed);
         let [.., low] = process::id().to_be_bytes();
@@ -37,9 +36,9 @@ impl Island {
         let name = format!("{PREFIX}{}-{number}", process::id());
         let device = format!("rl{}.{number}", process::id());
         let hardware = [1, 2].map(|end| format!("02:00:00:00:{network:02x}:{end:02x}"));
-        let island = Self { name, device, network, hardware };
-        let Self { name, device, hardware: [here, there], .. } = &island;
-        let ends = [island.here(), island.address()].map(|address| format!("{address}/30"));
+        let namespace = Self { name, device, network, hardware };
+        let Self { name, device, hardware: [here, there], .. } = &namespace;
+        let ends = [namespace.here(), namespace.address()].map(|address| format!("{address}/30"));
         ip(&["netns", "add", name]);
         ip(&[
             "link", "add", device, "address", here, "type", "veth", "peer", "name", "there", "address",
@@ -50,29 +49,29 @@ impl Island {
         ip(&["-n", name, "addr", "add", &ends[1], "dev", "there"]);
         ip(&["-n", name, "link", "set", "lo", "up"]);
         ip(&["-n", name, "link", "set", "there", "up"]);
-        island.heal();
-        island
+        namespace.heal();
+        namespace
     }
 
-    /// The address of what runs there.
+    /// The address of a server in the namespace.
     #[must_use]
     pub fn address(&self) -> String {
         format!("198.18.{}.2", self.network)
     }
 
-    /// Lets nothing through, in either direction. Nobody is told: each side sends to a hardware address that
-    /// nobody has, so its kernel sends, and sends again, and the other's drops it.
+    /// Blocks both directions, without any error. Each side gets a hardware address that does not exist for
+    /// the other one, so its kernel sends and retransmits, and the other kernel drops the packets.
     pub fn cut(&self) {
         self.neighbours(NOBODY, NOBODY);
     }
 
-    /// Lets everything through again.
+    /// Lets packets pass again.
     pub fn heal(&self) {
         let [here, there] = &self.hardware;
         self.neighbours(here, there);
     }
 
-    /// The words before a command that is to run there.
+    /// The words before a command that runs in the namespace.
     pub(crate) fn inside(&self) -> [&str; 4] {
         ["ip", "netns", "exec", &self.name]
     }
@@ -81,7 +80,7 @@ impl Island {
         format!("198.18.{}.1", self.network)
     }
 
-    /// Where each side takes the other one to be.
+    /// Sets the hardware address at which each side reaches the other one.
     fn neighbours(&self, here: &str, there: &str) {
         let fixed = ["nud", "permanent"];
         let known = |address: &str, hardware: &str, device: &str| {
@@ -94,22 +93,22 @@ impl Island {
     }
 }
 
-impl Default for Island {
+impl Default for Namespace {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Drop for Island {
+impl Drop for Namespace {
     fn drop(&mut self) {
-        // The interfaces go with it.
+        // This removes the interfaces, too.
         let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
     }
 }
 
-impl fmt::Debug for Island {
+impl fmt::Debug for Namespace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Island").field(&self.name).finish()
+        f.debug_tuple("Namespace").field(&self.name).finish()
     }
 }
 
@@ -124,8 +123,8 @@ fn ip(words: &[&str]) {
     assert!(output.status.success(), "`ip {}` says {said:?}; {HINT}", words.join(" "));
 }
 
-/// Namespaces of processes that were killed.
-fn remove_what_others_left() {
+/// Removes the namespaces of processes that were killed.
+fn remove_leftovers() {
     let Ok(output) = Command::new("ip").args(["netns", "list"]).output() else { return };
     let list = String::from_utf8_lossy(&output.stdout).into_owned();
     for name in list.lines().filter_map(|line| line.split(' ').next()) {
@@ -137,6 +136,6 @@ fn remove_what_others_left() {
 }
 
 const PREFIX: &str = "redlock-";
-/// Locally administered, as ours are.
+/// A locally administered address, like those of the interfaces.
 const NOBODY: &str = "02:00:00:00:00:99";
 const HINT: &str = "it needs iproute2, which `./tests/run` installs, and root";

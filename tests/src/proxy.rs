@@ -1,9 +1,9 @@
-//! A TCP proxy in front of a server: it cuts, holds, delays and eats what passes. It runs on a thread of its
-//! own, for tests on any runtime.
+//! A TCP proxy in front of a server. It can cut connections, and hold, delay or drop what passes. It runs on
+//! a thread of its own, so it serves tests on any runtime.
 #![allow(
     clippy::missing_panics_doc,
     clippy::must_use_candidate,
-    reason = "a test ends with a panic that says why"
+    reason = "a failed test panics with its reason"
 )]
 
 use std::{
@@ -26,7 +26,7 @@ use tokio::{
 
 use crate::server::Server;
 
-/// Passes bytes between clients and one server, unless it is told otherwise.
+/// Passes bytes between clients and one server until a test injects a fault.
 pub struct Proxy {
     port: u16,
     control: Arc<Control>,
@@ -34,7 +34,7 @@ pub struct Proxy {
 }
 
 struct Control {
-    /// The port of the server that new connections lead to.
+    /// The port of the server for new connections.
     server: AtomicU16,
     mode: watch::Sender<Mode>,
     seen: Mutex<Seen>,
@@ -42,9 +42,9 @@ struct Control {
 
 #[derive(Clone, Copy, Default)]
 struct Mode {
-    /// A connection ends when this is not what it was at its beginning.
+    /// A connection ends when this changes.
     generation: u64,
-    /// What comes on the first so many connections is taken, and goes nowhere.
+    /// The number of connections, from the first on, whose bytes are read and dropped.
     swallowed: usize,
     held: bool,
     refusing: bool,
@@ -55,9 +55,9 @@ struct Mode {
 struct Seen {
     eat: Option<Eat>,
     eaten: usize,
-    /// Whether what clients sent is not kept.
+    /// Whether the bytes of clients are not kept.
     forgetful: bool,
-    /// All that clients sent.
+    /// All bytes of clients.
     requests: Vec<u8>,
     connections: usize,
 }
@@ -68,7 +68,7 @@ struct Eat {
     then: Then,
 }
 
-/// What happens to the connection after a reply was eaten.
+/// What happens to the connection after a reply was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Then {
     /// It is closed.
@@ -83,14 +83,14 @@ impl Proxy {
         Self::with(server, Seen::default())
     }
 
-    /// Starts a proxy that does not remember what was sent, for a long run.
+    /// Starts a proxy that does not keep the bytes of clients, for a long run.
     pub fn forgetful(server: &Server) -> Self {
         Self::with(server, Seen { forgetful: true, ..Seen::default() })
     }
 
     fn with(server: &Server, seen: Seen) -> Self {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-        // Not by blocking on the runtime: a test may be in one of its own.
+        // Without blocking on the runtime: the test may run in a runtime of its own.
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a loopback port");
         listener.set_nonblocking(true).expect("a socket option");
         let port = listener.local_addr().expect("a bound address").port();
@@ -113,17 +113,17 @@ impl Proxy {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Leads new connections to another server. Those that there are stay.
+    /// Leads new connections to another server. Existing ones stay.
     pub fn lead_to(&self, server: &Server) {
         self.control.server.store(server.port(), Ordering::Relaxed);
     }
 
-    /// Closes all connections. New ones are taken.
+    /// Closes all connections. New ones are accepted.
     pub fn cut(&self) {
         self.control.mode.send_modify(|mode| mode.generation += 1);
     }
 
-    /// Closes all connections, and new ones as soon as they are made, until it accepts again.
+    /// Closes all connections, and each new one at once, until [`Proxy::accept`].
     pub fn refuse(&self) {
         self.control.mode.send_modify(|mode| {
             mode.refusing = true;
@@ -131,47 +131,48 @@ impl Proxy {
         });
     }
 
-    /// Takes new connections again.
+    /// Accepts new connections again.
     pub fn accept(&self) {
         self.control.mode.send_modify(|mode| mode.refusing = false);
     }
 
-    /// Passes nothing on, in either direction; it comes through, late, after `release`.
+    /// Holds all bytes, in both directions, until [`Proxy::release`].
     pub fn hold(&self) {
         self.control.mode.send_modify(|mode| mode.held = true);
     }
 
-    /// Passes on what was held, and what comes.
+    /// Passes on the held bytes, and later ones.
     pub fn release(&self) {
         self.control.mode.send_modify(|mode| mode.held = false);
     }
 
-    /// Takes what comes on the connections that there are, for good, and passes nothing on. New ones work.
+    /// Reads and drops all bytes of the existing connections, permanently. New ones work.
     pub fn swallow(&self) {
         self.swallow_first(self.connections());
     }
 
-    /// As [`Proxy::swallow`], for the first so many connections.
+    /// As [`Proxy::swallow`], for this many connections, from the first on.
     pub fn swallow_first(&self, connections: usize) {
         self.control.mode.send_modify(|mode| mode.swallowed = connections);
     }
 
-    /// Passes replies on this much later.
+    /// Delays replies by this time.
     pub fn delay_replies(&self, delay: Duration) {
         self.control.mode.send_modify(|mode| mode.reply_delay = delay);
     }
 
-    /// Eats the replies to the next `replies` requests that mention `word` (say, EVAL). The server runs them.
+    /// Drops the replies to the next `replies` requests that contain `word` (EVAL, for example). The server
+    /// runs them.
     pub fn eat_replies(&self, word: &str, replies: usize, then: Then) {
         self.control.seen().eat = Some(Eat { word: word.as_bytes().to_vec(), left: replies, then });
     }
 
-    /// How many replies have been eaten.
+    /// How many replies have been dropped.
     pub fn eaten(&self) -> usize {
         self.control.seen().eaten
     }
 
-    /// How often a word has been sent by clients.
+    /// How often clients have sent a word.
     pub fn sent(&self, word: &str) -> usize {
         let seen = self.control.seen();
         seen.requests.windows(word.len()).filter(|window| *window == word.as_bytes()).count()
@@ -202,7 +203,8 @@ impl Control {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes what a client sends, and whether the reply to it is to be eaten.
+    /// Records what a client sends. Returns whether to drop the reply, and what happens to the connection
+    /// then.
     fn note(&self, bytes: &[u8]) -> Option<Then> {
         let mut seen = self.seen();
         if !seen.forgetful {
@@ -261,7 +263,7 @@ async fn pass(client: TcpStream, number: usize, control: &Control) -> io::Result
             }
             let _ = held.wait_for(|mode| !mode.held).await;
             if held.borrow().swallowed < number && to_server.write_all(bytes).await.is_err() {
-                // A server that has gone away may have said why. That is still on its way to the client.
+                // A server that has closed the connection may have sent the reason. Pass it on to the client.
                 return pending().await;
             }
         }

@@ -2,7 +2,7 @@
 #![allow(
     clippy::missing_panics_doc,
     clippy::must_use_candidate,
-    reason = "a test ends with a panic that says why"
+    reason = "a failed test panics with its reason"
 )]
 
 use std::{
@@ -12,20 +12,20 @@ use std::{
 
 use crate::server::Server;
 
-/// What the master is called.
+/// The name of the master.
 pub const MASTER: &str = "mymaster";
 
-/// Two servers, one of which is the other's replica, and a Sentinel that changes their parts.
+/// A master, its replica, and a Sentinel that can swap their roles.
 #[derive(Debug)]
 pub struct Watched {
-    /// The first is the master to begin with.
+    /// At first, the first one is the master.
     pub servers: [Server; 2],
     /// The Sentinel.
     pub sentinel: Server,
 }
 
 impl Watched {
-    /// Starts them, with further options for the servers; ready for a failover.
+    /// Starts them, with further options for the servers, and waits until a failover is possible.
     pub fn start(options: &[&str]) -> Self {
         let fast = ["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"];
         let master = Server::start_with(&[&fast[..], options].concat());
@@ -36,7 +36,7 @@ impl Watched {
             let info: String = replica.command(&["INFO", "replication"]);
             info.contains("master_link_status:up")
         });
-        // It looks for replicas when it starts, and then only every ten seconds.
+        // The Sentinel searches for replicas when it starts, and then only every ten seconds.
         let sentinel = Server::start_sentinel(&format!(
             "sentinel monitor {MASTER} 127.0.0.1 {port} 1\n\
              sentinel down-after-milliseconds {MASTER} 500\n\
@@ -50,25 +50,25 @@ impl Watched {
         watched
     }
 
-    /// The port of the master, as the Sentinel has it.
+    /// The port of the master, according to the Sentinel.
     pub fn master_port(&self) -> u16 {
         let (_, port): (String, u16) =
             self.sentinel.command(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER]);
         port
     }
 
-    /// Makes the second server the master, both alive.
+    /// Promotes the second server while both run.
     pub fn fail_over(&self) {
-        // For its first moments the Sentinel does not know enough of the replica.
+        // Right after its start, the Sentinel does not know enough about the replica.
         wait_until("a replica that can be promoted", || {
             self.sentinel.try_command::<()>(&["SENTINEL", "FAILOVER", MASTER]).is_ok()
         });
         self.wait_for_failover();
     }
 
-    /// Waits until the second server is the master, for the Sentinel and for itself.
+    /// Waits until the Sentinel and the second server agree that it is the master.
     pub fn wait_for_failover(&self) {
-        // The Sentinel disconnects everybody from a server that it promotes.
+        // The Sentinel disconnects all clients from a server that it promotes.
         let promoted = |info: String| info.contains("role:master");
         wait_until("the replica is promoted", || {
             self.servers[1].try_command(&["INFO", "replication"]).is_ok_and(promoted)

@@ -1,10 +1,10 @@
-//! Real `redis-server` processes: each on a free loopback port, in a folder of its own, gone when it is
-//! dropped.
+//! Real `redis-server` processes, each on a free loopback port and with a folder of its own. `Drop` ends
+//! them.
 #![allow(
     clippy::missing_errors_doc,
     clippy::missing_panics_doc,
     clippy::must_use_candidate,
-    reason = "a test ends with a panic that says why"
+    reason = "a failed test panics with its reason"
 )]
 
 use std::{
@@ -23,14 +23,14 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::net::TcpSocket;
 
-use crate::netns::Island;
+use crate::netns::Namespace;
 
 /// A server: running, unless it has been killed.
 pub struct Server {
     port: ReservedPort,
-    /// Where it runs, if not on this host.
-    island: Option<Arc<Island>>,
-    /// What a Sentinel watches, as in its configuration file.
+    /// The network namespace in which it runs, if not the host's.
+    namespace: Option<Arc<Namespace>>,
+    /// For a Sentinel: the lines of its configuration file.
     sentinel: Option<String>,
     options: Vec<String>,
     folder: TempDir,
@@ -39,11 +39,11 @@ pub struct Server {
     password: Option<String>,
 }
 
-/// A server, and the shell that ends it when this process is gone: also when it was killed itself.
+/// A server, and the shell that ends it when this process ends, even if it is killed.
 struct Process {
     shell: Child,
-    /// The shell reads it, and ends the server when it is closed.
-    leash: Option<ChildStdin>,
+    /// The shell's standard input: the shell ends the server when it is closed.
+    pipe: Option<ChildStdin>,
     pid: Pid,
 }
 
@@ -53,17 +53,17 @@ impl Server {
         Self::start_with(&[])
     }
 
-    /// Starts a server that writes every change to its append-only file before it answers.
+    /// Starts a server that writes every change to its append-only file before it replies.
     pub fn start_durable() -> Self {
         Self::start_with(&["--appendonly", "yes", "--appendfsync", "always"])
     }
 
-    /// Starts a server that wants a password.
+    /// Starts a server that requires a password.
     pub fn start_with_password(password: &str) -> Self {
         Self::start_with_password_and(password, &[])
     }
 
-    /// Starts a server that wants a password, with options of its own.
+    /// Starts a server that requires a password, with further options.
     pub fn start_with_password_and(password: &str, options: &[&str]) -> Self {
         let mut server = Self::prepare(&[&["--requirepass", password], options].concat());
         server.password = Some(password.to_owned());
@@ -72,15 +72,15 @@ impl Server {
         server
     }
 
-    /// Starts a server with options of its own, as on the command line.
+    /// Starts a server with further options, as on the command line.
     pub fn start_with(options: &[&str]) -> Self {
         Self::start_some_with(1, options).remove(0)
     }
 
-    /// Starts a server in a network of its own.
-    pub fn start_on(island: &Arc<Island>) -> Self {
+    /// Starts a server in a network namespace.
+    pub fn start_in(namespace: &Arc<Namespace>) -> Self {
         let mut server = Self::prepare(&["--protected-mode", "no"]);
-        server.island = Some(island.clone());
+        server.namespace = Some(namespace.clone());
         server.spawn();
         server.wait_until_it_answers();
         server
@@ -113,7 +113,7 @@ impl Server {
         let folder = TempDir::new().expect("a temporary folder");
         Self {
             port: ReservedPort::new(),
-            island: None,
+            namespace: None,
             sentinel: None,
             options,
             folder,
@@ -122,18 +122,18 @@ impl Server {
         }
     }
 
-    /// The port on 127.0.0.1. It stays the same over restarts, and nobody else gets it in between.
+    /// The port on 127.0.0.1. It is the same after a restart, and stays reserved in between.
     pub fn port(&self) -> u16 {
         self.port.number
     }
 
-    /// Host and port, as errors name the server.
+    /// Host and port, as in error messages.
     pub fn address(&self) -> String {
         format!("{}:{}", self.host(), self.port())
     }
 
     fn host(&self) -> String {
-        self.island.as_ref().map_or_else(|| "127.0.0.1".to_owned(), |island| island.address())
+        self.namespace.as_ref().map_or_else(|| "127.0.0.1".to_owned(), |namespace| namespace.address())
     }
 
     /// The URL, without a password.
@@ -141,80 +141,80 @@ impl Server {
         format!("redis://{}", self.address())
     }
 
-    /// The folder that the server keeps its files in.
+    /// The folder of the server's files.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
     /// A client with redis-rs' defaults.
     pub fn client(&self) -> Client {
-        Client::open(self.url()).expect("a URL that we made ourselves")
+        Client::open(self.url()).expect("the test's own URL")
     }
 
-    /// Stops it as it is: it keeps its connections, and the kernel takes in what it is sent.
+    /// Stops it (SIGSTOP). It keeps its connections, and the kernel buffers what it is sent.
     pub fn pause(&self) {
         kill_process(self.pid(), Signal::STOP).expect("SIGSTOP");
     }
 
-    /// Lets it go on.
+    /// Resumes it (SIGCONT).
     pub fn resume(&self) {
         kill_process(self.pid(), Signal::CONT).expect("SIGCONT");
     }
 
-    /// Ends it at once, as kill -9 does.
+    /// Kills it (kill -9).
     pub fn kill(&mut self) {
         self.process = None;
     }
 
-    /// Starts it again on its port, with what its files kept.
+    /// Restarts it on its port, with the data of its files.
     pub fn restart(&mut self) {
-        self.restart_unheard();
+        self.restart_without_waiting();
         self.wait_until_it_answers();
     }
 
-    /// As [`Server::restart`], and does not wait until it has loaded its data.
-    pub fn restart_unheard(&mut self) {
+    /// As [`Server::restart`], but does not wait until it has loaded its data.
+    pub fn restart_without_waiting(&mut self) {
         self.kill();
         self.spawn();
     }
 
-    /// Starts it again on its port, without its data.
+    /// Restarts it on its port, without its data.
     pub fn restart_empty(&mut self) {
         self.kill();
         self.folder = TempDir::new().expect("a temporary folder");
         self.restart();
     }
 
-    /// Changes the password that the server wants; an empty one is none.
+    /// Changes the password that the server requires; an empty one means none.
     pub fn set_password(&mut self, password: &str) {
         self.command::<()>(&["CONFIG", "SET", "requirepass", password]);
         self.password = Some(password.to_owned()).filter(|password| !password.is_empty());
     }
 
-    /// Runs a command over a connection of its own, and gives the answer.
+    /// Runs a command over a connection of its own, and returns the reply.
     pub fn try_command<T: FromRedisValue>(&self, command: &[&str]) -> RedisResult<T> {
         let mut connection = self.connection()?;
         words(command).query(&mut connection)
     }
 
-    /// Runs a command that has to work.
+    /// Runs a command. Panics when it fails.
     pub fn command<T: FromRedisValue>(&self, command: &[&str]) -> T {
         self.try_command(command).unwrap_or_else(|error| panic!("{command:?}: {error}"))
     }
 
-    /// The value under a key.
+    /// The value of a key.
     pub fn get(&self, key: &str) -> Option<String> {
         self.command(&["GET", key])
     }
 
-    /// How long a key has left to live; `None` when it is not there.
+    /// The remaining TTL of a key; `None` if it does not exist.
     pub fn ttl(&self, key: &str) -> Option<Duration> {
         let millis: i64 = self.command(&["PTTL", key]);
         let gone = millis == -2;
         (!gone).then(|| Duration::from_millis(millis.try_into().expect("a key that expires")))
     }
 
-    /// How often a command has been run, by clients and in scripts, since the server started.
+    /// How often clients and scripts have run a command since the server started.
     pub fn calls(&self, command: &str) -> u64 {
         let statistics: String = self.command(&["INFO", "commandstats"]);
         let start = format!("cmdstat_{command}:calls=");
@@ -222,11 +222,11 @@ impl Server {
         line.map_or(0, |line| line.split(',').next().expect("a part").parse().expect("a number"))
     }
 
-    /// Listens in on what clients send.
+    /// Records the commands of clients from now on.
     pub fn monitor(&self) -> Monitor {
         let mut stream = TcpStream::connect(self.address()).expect("a connection");
         stream.set_read_timeout(Some(ANSWER)).expect("a timeout");
-        stream.write_all(b"MONITOR\r\n").expect("a connection that works");
+        stream.write_all(b"MONITOR\r\n").expect("an open connection");
         let mut monitor = Monitor(BufReader::new(stream));
         assert_eq!(monitor.line(), "+OK");
         monitor
@@ -249,12 +249,12 @@ impl Server {
     fn spawn(&mut self) {
         let mut file = None;
         if let Some(watches) = &self.sentinel {
-            // A Sentinel wants a file that it can write to.
+            // A Sentinel needs a file that it can write to.
             fs::write(self.folder.path().join(SENTINEL), watches).expect("a file in our own folder");
             file = Some(SENTINEL);
         }
-        let place: &[&str] = match &self.island {
-            Some(island) => &island.inside(),
+        let place: &[&str] = match &self.namespace {
+            Some(namespace) => &namespace.inside(),
             None => &[],
         };
         let port = self.port().to_string();
@@ -266,7 +266,7 @@ impl Server {
         let start = Instant::now();
         while start.elapsed() < START && !self.process.as_mut().is_none_or(Process::has_ended) {
             let answer: RedisResult<String> = self.try_command(&["INFO"]);
-            // Or it still loads its data, or somebody else's server has the port.
+            // The server may still load its data, or another server may have the port.
             let ready = |info: String| {
                 let loaded = info.contains("\nloading:0\r\n") || info.contains("_mode:sentinel\r\n");
                 loaded && info.contains(&self.pid_line())
@@ -277,7 +277,7 @@ impl Server {
             std::thread::sleep(Duration::from_millis(10));
         }
         let log = fs::read_to_string(self.folder.path().join(LOG)).unwrap_or_default();
-        panic!("redis-server did not start on port {}. It said:\n{log}", self.port());
+        panic!("redis-server did not start on port {}. Its log:\n{log}", self.port());
     }
 
     fn pid_line(&self) -> String {
@@ -295,7 +295,7 @@ impl fmt::Debug for Server {
 }
 
 impl Process {
-    /// The words of `place` come before the program.
+    /// The words of `place` precede the program.
     fn spawn(
         place: &[&str],
         file: Option<&str>,
@@ -305,7 +305,7 @@ impl Process {
     ) -> Self {
         let program = env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
         let mut shell = Command::new("sh")
-            .args(["-c", LEASH])
+            .args(["-c", RUN_SERVER])
             .args(place)
             .arg(&program)
             .args(file)
@@ -317,14 +317,14 @@ impl Process {
             .stdout(Stdio::piped())
             .spawn()
             .expect("a shell");
-        let leash = shell.stdin.take();
+        let pipe = shell.stdin.take();
         let mut line = String::new();
         BufReader::new(shell.stdout.take().expect("piped"))
             .read_line(&mut line)
             .expect("a line from the shell");
         let pid = line.trim().parse().ok().and_then(Pid::from_raw);
         let pid = pid.unwrap_or_else(|| panic!("cannot run `{program}`: {HINT}"));
-        Self { shell, leash, pid }
+        Self { shell, pipe, pid }
     }
 
     fn has_ended(&mut self) -> bool {
@@ -334,14 +334,13 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        drop(self.leash.take());
-        // The shell has ended when the server has.
+        drop(self.pipe.take());
+        // The shell ends after the server.
         let _ = self.shell.wait();
     }
 }
 
-/// A port that nobody else gets, also while no server listens on it: a socket is bound to it, but does not
-/// listen.
+/// A port that stays reserved while no server uses it: a socket is bound to it, but does not listen.
 #[derive(Debug)]
 pub struct ReservedPort {
     number: u16,
@@ -351,10 +350,10 @@ pub struct ReservedPort {
 impl ReservedPort {
     /// Reserves a free port.
     #[must_use]
-    #[allow(clippy::new_without_default, reason = "each is another one")]
+    #[allow(clippy::new_without_default, reason = "each call reserves another port")]
     pub fn new() -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
-        // Lets the server, which sets it too, bind to the port as well.
+        // The server sets this option, too, so it can bind to the same port.
         socket.set_reuseaddr(true).expect("a socket option");
         socket.bind(([127, 0, 0, 1], 0).into()).expect("a loopback port");
         let number = socket.local_addr().expect("a bound address").port();
@@ -367,13 +366,13 @@ impl ReservedPort {
     }
 }
 
-/// What clients send to a server, in the order in which it runs.
+/// The commands that clients send to a server, in the order in which it runs them.
 #[derive(Debug)]
 pub struct Monitor(BufReader<TcpStream>);
 
 impl Monitor {
-    /// The names of the commands that clients sent, up to the first one that mentions `mark`, which is left
-    /// out, as is what scripts ran.
+    /// The names of the commands, up to the first one that contains `mark`. That one is left out, and so are
+    /// the commands of scripts.
     pub fn until(&mut self, mark: &str) -> Vec<String> {
         let mut names = Vec::new();
         loop {
@@ -395,18 +394,18 @@ impl Monitor {
     }
 }
 
-/// Starts to make a lock manager on servers, as most users do.
+/// A builder for a lock manager on these servers, with the defaults.
 pub fn manager(servers: &[Server]) -> RedlockBuilder {
-    let open = |server: &Server| RedisBackend::open(server.url()).expect("a URL that we made ourselves");
+    let open = |server: &Server| RedisBackend::open(server.url()).expect("the test's own URL");
     Redlock::builder(TokioRuntime::current()).nodes(servers.iter().map(open))
 }
 
-/// Whether a key has the same value, or none, on all servers.
+/// Whether a key has this value, or none, on all servers.
 pub fn everywhere(servers: &[Server], key: &str, value: Option<&str>) -> bool {
     servers.iter().all(|server| server.get(key).as_deref() == value)
 }
 
-/// Whether the condition comes true within `bound`. It is looked at again and again.
+/// Waits until the condition holds, for at most `bound`. Returns whether it does.
 pub async fn eventually(bound: Duration, mut condition: impl FnMut() -> bool + Send) -> bool {
     let start = Instant::now();
     loop {
@@ -426,8 +425,8 @@ fn words(command: &[&str]) -> Cmd {
     words
 }
 
-/// Runs the server and says its pid; ends it when standard input is closed, or when it has ended itself.
-const LEASH: &str = r#"
+/// Runs the server and prints its pid. Kills the server when standard input is closed; ends after the server.
+const RUN_SERVER: &str = r#"
 command -v "$0" >/dev/null || { echo missing; exit 1; }
 "$0" "$@" >>log 2>&1 </dev/null &
 server=$!

@@ -1,5 +1,5 @@
-//! A deterministic runtime: one thread, a clock that jumps from timer to timer, and an order that a seed
-//! decides.
+//! A deterministic runtime: one thread, a clock that jumps from timer to timer, and an order drawn from a
+//! seed.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -18,12 +18,12 @@ use self::clock::Clock;
 
 mod clock;
 
-/// A run of the simulation. Two runs with the same seed and the same program do the same, step by step.
+/// A run of the simulation. Two runs with the same seed and the same program take the same steps.
 ///
-/// Time stands still while anything can run, and jumps to the next timer when nothing can. Which of several
-/// tasks that can run is next is drawn from the seed.
+/// Time stands still while a task can run, and jumps to the next timer when none can. When several tasks can
+/// run, the seed decides which is next.
 ///
-/// Tasks belong to processes, each with a clock of its own, which can be stopped and killed.
+/// Tasks belong to processes. Each process has a clock of its own, and can be stopped and killed.
 pub struct Sim {
     runtime: SimRuntime,
     seed: u64,
@@ -63,15 +63,15 @@ struct Task {
 struct Process {
     stopped: bool,
     killed: bool,
-    /// Tasks that could run, but for the process being stopped.
+    /// Tasks that could run if the process were not stopped.
     parked: Vec<u64>,
     clock: Clock,
-    /// A new task starts up to this much later.
+    /// New tasks start late, by up to this time.
     spawn_delay: Duration,
 }
 
 impl Sim {
-    /// A run whose every choice comes from `seed`.
+    /// A run that draws all choices from `seed`.
     #[must_use]
     #[allow(clippy::disallowed_methods)]
     pub fn new(seed: u64) -> Self {
@@ -85,12 +85,12 @@ impl Sim {
             timers: BTreeMap::new(),
             polls: 0,
         };
-        // Where the clock starts is of no account: only differences are ever looked at.
+        // The start of the clock does not matter: only differences are used.
         let shared = Shared { origin: Instant::now(), state: Mutex::new(state) };
         Self { runtime: SimRuntime { shared: Arc::new(shared), process: MAIN_PROCESS }, seed }
     }
 
-    /// The runtime of the process that `run` runs in, whose clock shows the true time.
+    /// The runtime of the main process, which `run` runs in. Its clock shows the true time.
     #[must_use]
     pub fn runtime(&self) -> SimRuntime {
         self.runtime.clone()
@@ -105,19 +105,19 @@ impl Sim {
         SimRuntime { shared: self.runtime.shared.clone(), process: state.processes.len() - 1 }
     }
 
-    /// A source for one lock manager's tokens and jitter, from the seed; each call gives another one.
+    /// A source for one lock manager's tokens and jitter, from the seed; each call returns another one.
     pub fn entropy(&self) -> impl FnMut(&mut [u8]) + Send + 'static {
         let mut rng = ChaCha20Rng::from_rng(&mut self.runtime.state().rng);
         move |bytes| rng.fill(bytes)
     }
 
-    /// Runs `main`, and every task that it spawns, until `main` is done. Tasks that are left stay as they are
-    /// and go on in the next run.
+    /// Runs `main`, and every task that it spawns, until `main` is done. The remaining tasks continue in the
+    /// next run.
     ///
     /// # Panics
     ///
-    /// When nothing can ever run again, or when it takes more steps than any test needs: both are bugs of
-    /// what is tested, a hang and a spin.
+    /// When nothing can ever run again (a hang), or when there are more steps than any test needs (a busy
+    /// loop).
     pub fn run<T>(&self, main: impl Future<Output = T>) -> T {
         self.run_watched(main, || ())
     }
@@ -153,8 +153,8 @@ impl Sim {
 }
 
 impl Drop for Sim {
-    /// Tasks hold the runtime, and the runtime holds the tasks. Dropped without the lock, and again while
-    /// what is dropped leaves tasks behind.
+    /// Tasks own the runtime, and the runtime owns the tasks, so they are dropped here: without the lock, and
+    /// until none is left, because a task that is dropped may spawn others.
     fn drop(&mut self) {
         loop {
             let tasks = std::mem::take(&mut self.runtime.state().tasks);
@@ -178,12 +178,12 @@ impl SimRuntime {
         self.state().elapsed
     }
 
-    /// Stops the process where its tasks await. Its clock goes on.
+    /// Stops the process: its tasks no longer run. Its clock continues.
     pub fn stop(&self) {
         self.state().processes[self.process].stopped = true;
     }
 
-    /// Lets a stopped process go on.
+    /// Resumes a stopped process.
     pub fn resume(&self) {
         let mut state = self.state();
         let process = &mut state.processes[self.process];
@@ -192,7 +192,7 @@ impl SimRuntime {
         state.ready.extend(parked);
     }
 
-    /// Ends the process: its tasks are gone, and nothing of it ever runs again.
+    /// Kills the process: its tasks are dropped, and it never runs again.
     pub fn kill(&self) {
         let gone: Vec<Task> = {
             let mut state = self.state();
@@ -203,7 +203,8 @@ impl SimRuntime {
             state.tasks = left.into_iter().collect();
             gone.into_iter().map(|(_, task)| task).collect()
         };
-        // Without the lock: what is dropped may use the runtime. It finds the process gone.
+        // Without the lock: a task that is dropped may use the runtime. For it, the process is killed
+        // already.
         drop(gone);
     }
 
@@ -219,7 +220,7 @@ impl SimRuntime {
         self.state().processes[self.process].stopped
     }
 
-    /// From now on new tasks of the process start late, by up to `delay`.
+    /// From now on, new tasks of the process start late, by up to `delay`.
     pub fn delay_spawned(&self, delay: Duration) {
         self.state().processes[self.process].spawn_delay = delay;
     }
@@ -229,7 +230,7 @@ impl SimRuntime {
         self.state().processes[self.process].clock.ahead += by;
     }
 
-    /// What passes in true time while the process' clock counts `duration`.
+    /// The true time that passes while the process' clock counts `duration`.
     #[must_use]
     pub fn in_true_time(&self, duration: Duration) -> Duration {
         let clock = self.state().processes[self.process].clock;
@@ -248,7 +249,7 @@ impl SimRuntime {
         self.state().timers.len()
     }
 
-    /// Moves the clock without letting anything run, as when the whole process was stopped.
+    /// Advances the clock without running anything, as if the whole process had been stopped.
     pub fn stall(&self, duration: Duration) {
         self.state().elapsed += duration;
     }
@@ -264,7 +265,7 @@ impl SimRuntime {
     fn next_ready(&self) -> Option<u64> {
         let mut state = self.state();
         state.polls += 1;
-        assert!(state.polls < MOST_POLLS, "{MOST_POLLS} steps: something spins at {:?}", state.elapsed);
+        assert!(state.polls < MAX_POLLS, "{MAX_POLLS} steps: something spins at {:?}", state.elapsed);
         while !state.ready.is_empty() {
             let choices = state.ready.len();
             let choice = state.rng.random_range(0..choices);
@@ -277,12 +278,12 @@ impl SimRuntime {
         None
     }
 
-    /// Polled without the lock: the task uses the runtime.
+    /// Polls without the lock: the task uses the runtime.
     fn poll_task(&self, id: u64) {
         let Some(mut task) = self.state().tasks.remove(&id) else { return };
         let waker = self.waker(id);
         if task.future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
-            // It may have killed its own process.
+            // The task may have killed its own process.
             let mut state = self.state();
             if !state.processes[task.process].killed {
                 state.tasks.insert(id, task);
@@ -290,7 +291,7 @@ impl SimRuntime {
         }
     }
 
-    /// Jumps to the next timer. Whether there was one.
+    /// Jumps to the next timer. Returns whether there was one.
     fn advance(&self) -> bool {
         let waker = {
             let mut state = self.state();
@@ -404,20 +405,20 @@ impl Drop for Timer {
     }
 }
 
-/// Polls a future exactly once, and says what came of it. For tests that drop a future after so many polls.
+/// Polls a future exactly once, and returns the result. For tests that drop a future after a number of polls.
 pub async fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     poll_fn(|cx| Poll::Ready(pin!(&mut *future).poll(cx))).await
 }
 
 const MAIN: u64 = 0;
 const MAIN_PROCESS: usize = 0;
-const MOST_POLLS: u64 = 5_000_000;
+const MAX_POLLS: u64 = 5_000_000;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Three tasks that sleep and write down when they woke up.
+    /// Three tasks that sleep and record when they wake.
     fn diary(seed: u64) -> Vec<(u64, Duration)> {
         let sim = Sim::new(seed);
         let runtime = sim.runtime();

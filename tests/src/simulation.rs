@@ -1,5 +1,6 @@
-//! A whole fleet in one thread: clients that run the unchanged library, nodes, and a network in between, all
-//! from one seed, with every fault that a lock has to survive, and checks after every step.
+//! A whole fleet in one thread: clients that run the unchanged library, nodes, and a network in between. One
+//! seed decides everything. The runs have every fault that a lock has to survive, and checks after every
+//! step.
 
 use std::{
     fmt,
@@ -31,33 +32,33 @@ mod nemesis;
 mod network;
 mod timeline;
 
-/// One run: everything that happens in it follows from the seed and the faults.
+/// One run, which the seed and the faults determine.
 #[derive(Clone, Debug)]
 pub struct Run {
-    /// What everything is drawn from.
+    /// The source of all choices.
     pub seed: u64,
-    /// What may go wrong. Each run picks some of them.
+    /// The faults that may happen. Each run picks some of them.
     pub faults: Faults,
-    /// Where to write down what happens.
+    /// Where the events are recorded.
     pub timeline: Timeline,
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// How often each [`Outcome`] was seen.
+    /// How often there was each [`Outcome`].
     pub outcomes: [u64; Outcome::NUMBER],
     /// All outcomes in their order, by client.
     pub course: Vec<Vec<Outcome>>,
     /// How often each fault struck.
     pub struck: Struck,
-    /// How often two clients held one resource: only where faults break what a lock rests on.
+    /// How often two clients held one resource: only if faults break an assumption of the lock.
     pub overlaps: u64,
     /// Requests that clients sent.
     pub requests: u64,
 }
 
-/// What came of something that a client did.
+/// The outcome of a client's operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Outcome {
@@ -73,7 +74,7 @@ pub enum Outcome {
 impl Outcome {
     const NUMBER: usize = 7;
 
-    /// All of them.
+    /// All outcomes.
     pub const ALL: [Self; Self::NUMBER] =
         [Self::Won, Self::Contended, Self::NoQuorum, Self::Lost, Self::Unlocked, Self::Used, Self::Cancelled];
 }
@@ -95,14 +96,14 @@ impl Summary {
 pub struct Violation {
     /// The run.
     pub seed: u64,
-    /// When, in true time since its start.
+    /// The true time since its start.
     pub at: Duration,
-    /// What was seen.
+    /// The failed check.
     pub what: String,
 }
 
 impl Run {
-    /// A run that is not written down.
+    /// A run that does not record its events.
     #[must_use]
     pub fn new(seed: u64, faults: Faults) -> Self {
         Self { seed, faults, timeline: Timeline::default() }
@@ -128,7 +129,7 @@ impl Run {
             Err(panic) => {
                 let text = panic.downcast_ref::<String>().cloned();
                 let what = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
-                let what = what.unwrap_or_else(|| "a panic without words".to_owned());
+                let what = what.unwrap_or_else(|| "a panic without a message".to_owned());
                 Err(Violation { seed: self.seed, at: sim.runtime().elapsed(), what })
             }
         }
@@ -144,7 +145,7 @@ impl fmt::Display for Violation {
 struct World {
     runtime: SimRuntime,
     network: Network,
-    /// Each with the process whose clock it runs by.
+    /// Each node with the process whose clock it uses.
     nodes: Vec<(MemoryBackend, SimRuntime)>,
     processes: Vec<SimRuntime>,
     faults: Faults,
@@ -156,12 +157,12 @@ struct World {
 
 struct State {
     calm: bool,
-    /// Troubles that go on.
-    troubles: usize,
-    /// Nodes that are down until what they have forgotten would have expired.
+    /// How many tasks of the nemesis still run.
+    nemeses: usize,
+    /// Nodes that are down until the keys that they lost would have expired.
     forgetting: Vec<bool>,
     done: Vec<bool>,
-    /// When each client last went on after it had been stopped.
+    /// When each client was last resumed after a stop.
     resumed: Vec<Duration>,
     offer: Option<LockParts>,
     outcomes: [u64; Outcome::NUMBER],
@@ -198,7 +199,7 @@ impl World {
         let notice = INSTANTLY + if slow { 2 * SLOW } else { Duration::ZERO };
         let state = State {
             calm: false,
-            troubles: 0,
+            nemeses: 0,
             forgetting: vec![false; nodes.len()],
             done: vec![false; clients],
             resumed: vec![Duration::ZERO; clients],
@@ -239,7 +240,7 @@ impl World {
         }
         self.state().calm = true;
         self.network.calm();
-        while self.state().troubles > 0 {
+        while self.state().nemeses > 0 {
             self.runtime.sleep(STEP).await;
         }
         let bound = self.runtime.elapsed() + PATIENCE;
@@ -250,9 +251,9 @@ impl World {
         self.checks().last_look().unwrap_or_else(|what| panic!("{what}"));
         self.runtime.sleep(PROMPTLY).await;
         if !self.rules.broken {
-            self.nothing_is_left_behind();
+            self.assert_no_leftovers();
         }
-        // What is under way arrives, and what nobody releases expires.
+        // Messages under way arrive, and keys that no client releases expire.
         self.runtime.sleep(AFTERMATH).await;
         for (number, (node, _)) in self.nodes.iter().enumerate() {
             for name in RESOURCES {
@@ -265,18 +266,18 @@ impl World {
         }
         let last = self.manager(sim, &sim.process(0), self.processes.len(), Duration::from_secs(1));
         let locked = last.try_lock(RESOURCES, Duration::from_secs(5)).await;
-        let lock = locked.unwrap_or_else(|error| panic!("healthy nodes refuse a lock: {error}"));
-        lock.unlock().await.unwrap_or_else(|error| panic!("healthy nodes refuse an unlock: {error}"));
+        let lock = locked.unwrap_or_else(|error| panic!("healthy nodes do not grant a lock: {error}"));
+        lock.unlock().await.unwrap_or_else(|error| panic!("healthy nodes do not release a lock: {error}"));
         self.network.close();
         self.runtime.sleep(AFTERMATH).await;
         let left = (self.runtime.tasks(), self.runtime.timers());
         assert_eq!(left, (0, 0), "tasks and timers are left");
         let (requests, most) = (self.network.requests(), self.most_requests());
-        assert!(requests <= most, "{requests} requests; {most} should do");
+        assert!(requests <= most, "{requests} requests; at most {most} are needed");
     }
 
-    /// Who is done has removed its keys wherever a release gets through.
-    fn nothing_is_left_behind(&self) {
+    /// Checks that clients that are done have removed their keys wherever a release gets through.
+    fn assert_no_leftovers(&self) {
         for (number, (node, _)) in self.nodes.iter().enumerate() {
             for name in RESOURCES {
                 let Some(token) = node.get(name) else { continue };
@@ -301,7 +302,7 @@ impl World {
         builder.build().unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// Far more than anybody needs, and far less than something that spins would send.
+    /// Far more than any client needs, and far less than a busy loop would send.
     fn most_requests(&self) -> u64 {
         let seconds = self.runtime.elapsed().as_secs();
         let rate = 100 * (self.processes.len() as u64 + 1) * self.nodes.len() as u64;
@@ -347,12 +348,12 @@ impl World {
         self.state().offer = Some(parts);
     }
 
-    /// The keys of this token are left to the ttl on purpose.
+    /// Records a token whose keys are deliberately left to expire.
     fn abandon(&self, token: &str) {
         self.network.ledger(|ledger| ledger.abandon(token));
     }
 
-    /// `again`: the message with the parts will be delivered once more.
+    /// `again`: the message with the parts will be delivered a second time.
     fn take_offer(&self, again: bool) -> Option<LockParts> {
         let mut state = self.state();
         if again { state.offer.clone() } else { state.offer.take() }
@@ -369,17 +370,17 @@ impl World {
 
 /// Two clocks differ by less than a hundredth, which is what the default drift factor allows.
 const FASTEST: i32 = 4_500;
-/// How late tasks start at most where they are slow.
+/// How late tasks start at most, with the fault that delays them.
 const SLOW: Duration = Duration::from_millis(100);
-/// How long a client that runs may take to notice a loss.
+/// How long a running client may take to notice a loss.
 const INSTANTLY: Duration = Duration::from_millis(5);
-/// How long things go wrong at most.
+/// How long faults are injected at most.
 const STORM: Duration = Duration::from_secs(20);
 const STEP: Duration = Duration::from_millis(50);
-/// How long a client may need to finish what it does when nothing goes wrong any more.
+/// How long a client may need to finish after the last fault.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long after the last fault, or the end of the last client, a key may stay that a release would get
-/// through to: nodes that have not answered are asked again once a second.
+/// How long after the last fault, or after the end of the last client, a key may stay where a release would
+/// get through: pending releases are retried once a second.
 const PROMPTLY: Duration = Duration::from_secs(2);
-/// When everything that is under way has arrived, and what it left has expired.
+/// By then all messages have arrived, and the keys that they left have expired.
 const AFTERMATH: Duration = Duration::from_secs(60);

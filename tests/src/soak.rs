@@ -1,4 +1,4 @@
-//! A long run of many tasks on many resources, while nodes and network break now and then: nothing may grow.
+//! A long run of many tasks on many resources, with occasional faults of nodes and network: nothing may grow.
 
 use std::{
     fs, io,
@@ -21,7 +21,7 @@ pub use self::{
 };
 use crate::{
     adapter::Adapter,
-    chaos::{Fault, Fleet, Strike, now, rage},
+    chaos::{Fault, Fleet, Strike, inject, now},
 };
 
 mod growth;
@@ -32,9 +32,9 @@ mod plot;
 pub struct Plan {
     /// How long it takes.
     pub length: Duration,
-    /// How often it is looked at.
+    /// The interval of the samples.
     pub every: Duration,
-    /// What everything is drawn from.
+    /// The source of all choices.
     pub seed: u64,
     /// How many tasks lock.
     pub tasks: usize,
@@ -42,43 +42,43 @@ pub struct Plan {
     pub resources: usize,
     /// How many nodes there are.
     pub nodes: usize,
-    /// What they talk to the nodes with.
+    /// The adapter.
     pub adapter: Adapter,
-    /// Keeps the waker of a task for each lock, to show that a leak is seen.
+    /// Leaks the waker of a task with each lock, to show that the check finds a leak.
     pub leak: bool,
 }
 
-/// What was seen at one moment.
+/// The numbers at one instant.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Sample {
-    /// Since the start, in seconds.
+    /// Seconds since the start.
     pub at: f64,
-    /// Memory that is resident, in MiB.
+    /// Resident memory, in MiB.
     pub memory: f64,
     /// Tasks of the runtime.
     pub tasks: f64,
-    /// Sockets, those of the proxies in front of the nodes among them.
+    /// Sockets, including those of the proxies in front of the nodes.
     pub sockets: f64,
     /// All file descriptors.
     pub descriptors: f64,
-    /// Locks won since the sample before, for each second.
+    /// Locks acquired per second since the previous sample.
     pub locks: f64,
-    /// Requests that failed since then, for each second.
+    /// Requests that failed per second since then.
     pub failures: f64,
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// What was seen.
+    /// All samples.
     pub samples: Vec<Sample>,
-    /// When which fault struck, in seconds since the start.
+    /// The faults, and the seconds since the start at which they struck.
     pub faults: Vec<(Fault, f64)>,
-    /// Locks that were won.
+    /// Locks that were acquired.
     pub locks: u64,
-    /// Requests that failed: taken, or not enough nodes.
+    /// Requests that failed: contended, or without a quorum.
     pub failures: u64,
-    /// Keys on the nodes when everybody is done and every ttl is over.
+    /// Keys on the nodes when all tasks are done and every TTL has passed.
     pub keys_left: u64,
 }
 
@@ -89,15 +89,15 @@ struct Counts {
     failures: AtomicU64,
 }
 
-/// Runs it, and shows each sample to `watch`.
+/// Runs it, and passes each sample to `watch`.
 ///
 /// # Errors
 ///
-/// What the file system says.
+/// Errors of the file system.
 ///
 /// # Panics
 ///
-/// When a server does not do as it is told.
+/// When a command to a server fails.
 pub fn run(plan: &Plan, mut watch: impl FnMut(&Sample)) -> io::Result<Report> {
     let fleet = Fleet::of_nodes(plan.nodes);
     let urls: Vec<String> = fleet.urls();
@@ -115,7 +115,7 @@ pub fn run(plan: &Plan, mut watch: impl FnMut(&Sample)) -> io::Result<Report> {
     }
     let strikes: Vec<Strike> = thread::scope(|scope| {
         let rng = ChaCha8Rng::seed_from_u64(plan.seed);
-        let raging = scope.spawn(|| rage(&fleet, rng, &FAULTS, start + plan.length));
+        let nemesis = scope.spawn(|| inject(&fleet, rng, &FAULTS, start + plan.length));
         let mut before = (start.elapsed(), 0, 0);
         while start.elapsed() < plan.length {
             thread::sleep(plan.every);
@@ -123,10 +123,10 @@ pub fn run(plan: &Plan, mut watch: impl FnMut(&Sample)) -> io::Result<Report> {
             watch(&sample);
             report.samples.push(sample);
         }
-        Ok::<_, io::Error>(raging.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        Ok::<_, io::Error>(nemesis.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })?;
     counts.over.store(true, Ordering::Relaxed);
-    thread::sleep(LONGEST_TTL + LONGEST_PAUSE + Duration::from_secs(2));
+    thread::sleep(MAX_TTL + MAX_PAUSE + Duration::from_secs(2));
     let seconds = |strike: &Strike| strike.from.saturating_sub(beginning).as_secs_f64();
     report.faults = strikes.iter().map(|strike| (strike.fault, seconds(strike))).collect();
     report.locks = counts.locks.load(Ordering::Relaxed);
@@ -138,9 +138,9 @@ pub fn run(plan: &Plan, mut watch: impl FnMut(&Sample)) -> io::Result<Report> {
 
 async fn lock_and_unlock(redlock: Redlock, mut rng: ChaCha8Rng, plan: Plan, counts: Arc<Counts>) {
     while !counts.over.load(Ordering::Relaxed) {
-        pause(&mut rng, LONGEST_PAUSE).await;
+        pause(&mut rng, MAX_PAUSE).await;
         let resource = format!("soak:{}", rng.random_range(0..plan.resources));
-        let ttl = rng.random_range(LONGEST_TTL / 5..LONGEST_TTL);
+        let ttl = rng.random_range(MAX_TTL / 5..MAX_TTL);
         match redlock.lock(resource, ttl).retry_count(1).await {
             Ok(mut lock) => {
                 counts.locks.fetch_add(1, Ordering::Relaxed);
@@ -181,7 +181,7 @@ fn sample(
     let pages = fs::read_to_string("/proc/self/statm")?;
     let resident: f64 = pages.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or_default();
     let links: Vec<PathBuf> = fs::read_dir("/proc/self/fd")?
-        // Some are gone by the time that they are looked at.
+        // Some are closed in the meantime.
         .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
         .collect();
     let sockets = links.iter().filter(|link| link.to_string_lossy().starts_with("socket:")).count();
@@ -201,7 +201,7 @@ fn sample(
     Ok(sample)
 }
 
-/// What strikes: what connections, tasks and what is owed depend on.
+/// The faults that affect connections, tasks and pending releases.
 const FAULTS: [Fault; 8] = [
     Fault::KillNode,
     Fault::StopNode,
@@ -212,5 +212,5 @@ const FAULTS: [Fault; 8] = [
     Fault::Hold,
     Fault::Eat,
 ];
-const LONGEST_TTL: Duration = Duration::from_secs(5);
-const LONGEST_PAUSE: Duration = Duration::from_secs(6);
+const MAX_TTL: Duration = Duration::from_secs(5);
+const MAX_PAUSE: Duration = Duration::from_secs(6);

@@ -1,5 +1,5 @@
-//! Properties of what the redlock crates take from outside. Each takes any bytes and panics when it does not
-//! hold.
+//! Properties of the input that the redlock crates receive from outside. Each accepts any bytes, and panics
+//! when the property does not hold.
 
 #[cfg(not(fuzzing))]
 compile_error!("run cargo in tests/fuzz: its .cargo/config.toml sets `--cfg fuzzing`");
@@ -18,7 +18,7 @@ pub use self::{
 mod tests {
     use std::{fs, path::Path};
 
-    /// What the fuzzer starts from, and what it has found, without a fuzzer.
+    /// Checks the inputs that the fuzzer starts from, and those that it has found, without a fuzzer.
     fn every_seed(target: &str, check: fn(&[u8])) {
         let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
         let mut seeds = 0;

@@ -1,4 +1,4 @@
-//! Names, ttls and settings, whatever they are, on nodes in memory and a simulated clock.
+//! Any names, TTLs and settings, on nodes in memory and a simulated clock.
 
 use std::{
     collections::BTreeSet,
@@ -9,7 +9,7 @@ use std::{
 use arbitrary::{Arbitrary, Unstructured};
 use redlock_core::{
     Acquire, AcquireReply, BackendError, ConfigError, Error, Extend, Lock, LockBackend, LockRequest, MAX_TTL,
-    MemoryBackend, Redlock, RedlockBuilder, Release, ReleaseReply, Replace, Resources, Runtime,
+    MemoryBackend, Redlock, RedlockBuilder, Release, ReleaseReply, Replace, Resources, Runtime, Token,
     UnlockOutcome, async_trait,
 };
 use redlock_tests::harness::Harness;
@@ -25,7 +25,7 @@ pub fn check(data: &[u8]) {
 struct Scene {
     seed: u64,
     nodes: u8,
-    /// Of these, who is down while the first lock is asked for.
+    /// Which of the nodes are down during the first request, as bits.
     down: u8,
     settings: Settings,
     first: Asked,
@@ -46,7 +46,7 @@ struct Settings {
 #[derive(Arbitrary, Debug)]
 struct Retries {
     count: Option<u32>,
-    for_ever: bool,
+    forever: bool,
     delay: Option<Span>,
     jitter: Option<Span>,
     delays: Option<Vec<Span>>,
@@ -59,7 +59,7 @@ struct Asked {
     retries: Retries,
     wait: Option<Span>,
     longest: Option<Span>,
-    /// In ms: when the request, or the wait for what is held, is given up.
+    /// In ms: when the request is cancelled.
     patience: u8,
 }
 
@@ -68,12 +68,12 @@ struct Asked {
 enum Ending {
     Unlock,
     Drop,
-    /// Extended by a task for so many ms.
+    /// Kept alive for this many ms.
     Kept(u8),
     HandedOver,
 }
 
-/// A length of time: one that locks have, or any.
+/// A duration: one of a usual size, or any.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 enum Span {
     Micros(u32),
@@ -92,16 +92,16 @@ impl Span {
 impl Scene {
     fn play(self) {
         let harness = Harness::seeded(self.seed, usize::from(self.nodes % 6));
-        let heard = Heard::default();
+        let requested = RequestedNames::default();
         let builder = Redlock::builder(harness.runtime.clone()).entropy(harness.sim.entropy());
-        let built = self.settings.apply(builder, &harness.nodes, &heard).build();
+        let built = self.settings.apply(builder, &harness.nodes, &requested).build();
         let Some(redlock) = self.settings.judge(harness.nodes.len(), built) else { return };
         harness.sim.run(self.act(&harness, &redlock));
         harness.assert_at_rest();
 
-        let asked: BTreeSet<&String> = self.first.names.iter().chain(&self.second.names).collect();
-        for name in heard.0.lock().expect("nobody panicked").iter() {
-            assert!(asked.contains(name), "{name:?} was locked, and nobody asked for it");
+        let expected: BTreeSet<&String> = self.first.names.iter().chain(&self.second.names).collect();
+        for name in requested.0.lock().expect("nobody panicked").iter() {
+            assert!(expected.contains(name), "a node received {name:?}, which is in no request");
         }
     }
 
@@ -120,33 +120,25 @@ impl Scene {
                 assert_eq!(flaw, Flaw::Nothing);
                 assert!(on.len() >= harness.quorum(), "won without a quorum");
                 assert_not_too_long(lock.remaining(), self.first.least_ttl(), drift);
-                for name in &self.first.names {
-                    assert!(
-                        harness.holding(name, lock.token().as_str()) >= harness.quorum(),
-                        "{name:?} is not locked"
-                    );
-                }
+                assert_held(harness, &self.first.names, lock.token());
                 Some(lock)
             }
-            Some(Err(Error::InvalidRequest(told))) => {
-                flaw.assert_told(&told, self.first.least_ttl(), drift);
-                assert_eq!(harness.runtime.elapsed(), start, "it took time to refuse");
-                assert!(
-                    harness.nodes.iter().all(|node| node.requests() == 0),
-                    "a node was asked all the same"
-                );
+            Some(Err(Error::InvalidRequest(invalid))) => {
+                flaw.assert_reported(&invalid, self.first.least_ttl(), drift);
+                assert_eq!(harness.runtime.elapsed(), start, "the refusal took time");
+                assert!(harness.nodes.iter().all(|node| node.requests() == 0), "a node received a request");
                 None
             }
             Some(Err(Error::NoQuorum(_))) | None => {
                 assert!(
                     on.len() < harness.quorum(),
-                    "not won, with {} of {} nodes",
+                    "no lock, with {} of {} nodes",
                     on.len(),
                     harness.nodes.len()
                 );
                 None
             }
-            Some(Err(error)) => panic!("nobody else is after it: {error}"),
+            Some(Err(error)) => panic!("no other client wants the lock: {error}"),
         };
         if let Some(lock) = held {
             let lock = self.use_it(harness, redlock, lock, drift).await;
@@ -158,7 +150,7 @@ impl Scene {
         }
     }
 
-    /// While the lock is held: somebody else's request, and an extension.
+    /// While the lock is held: another client's request, and an extension.
     async fn use_it(&self, harness: &Harness, redlock: &Redlock, mut lock: Lock, drift: f64) -> Lock {
         let token = lock.token().clone();
         let other = self.second.request(harness, redlock).await;
@@ -168,50 +160,38 @@ impl Scene {
             Some(Ok(other)) => {
                 assert_eq!(self.second.flaw(drift), Flaw::Nothing);
                 assert!(!(shared && valid), "{:?} is locked twice", self.second.names);
-                for name in &self.second.names {
-                    assert!(
-                        harness.holding(name, other.token().as_str()) >= harness.quorum(),
-                        "{name:?} is not locked"
-                    );
-                }
-                let unlocked = other.unlock().await.expect("every node answers");
+                assert_held(harness, &self.second.names, other.token());
+                let unlocked = other.unlock().await.expect("every node replies");
                 assert_eq!(unlocked, UnlockOutcome::Released);
             }
-            Some(Err(Error::InvalidRequest(told))) => {
-                self.second.flaw(drift).assert_told(&told, self.second.least_ttl(), drift);
+            Some(Err(Error::InvalidRequest(invalid))) => {
+                self.second.flaw(drift).assert_reported(&invalid, self.second.least_ttl(), drift);
             }
             Some(Err(Error::Contended(report))) => {
                 assert!(shared, "{:?} is refused for {:?}", self.second.names, self.first.names);
                 assert_eq!(report.resources.as_slice(), self.second.names);
             }
-            Some(Err(error)) => panic!("every node answers, but: {error}"),
+            Some(Err(error)) => panic!("every node replies, but: {error}"),
             None => assert!(shared, "{:?} waits for {:?}", self.second.names, self.first.names),
         }
         if lock.is_valid() {
-            for name in &self.first.names {
-                assert!(harness.holding(name, token.as_str()) >= harness.quorum(), "{name:?} is lost");
-            }
+            assert_held(harness, &self.first.names, &token);
         }
 
         let (before, ttl) = (lock.remaining(), self.extension.get());
         match lock.extend(ttl).await {
             Ok(()) => {
-                assert!(lock.remaining() >= before, "an extension by {ttl:?} took time away");
+                assert!(lock.remaining() >= before, "an extension by {ttl:?} shortened the validity");
                 assert_not_too_long(lock.remaining(), ttl.max(self.first.ttl.get()), drift);
-                for name in &self.first.names {
-                    assert!(
-                        harness.holding(name, token.as_str()) >= harness.quorum(),
-                        "{name:?} is not extended"
-                    );
-                }
+                assert_held(harness, &self.first.names, &token);
             }
-            Err(Error::InvalidRequest(told)) => {
+            Err(Error::InvalidRequest(invalid)) => {
                 let names = &self.first.names;
-                Flaw::of(names, ttl, drift).assert_told(&told, ttl, drift);
+                Flaw::of(names, ttl, drift).assert_reported(&invalid, ttl, drift);
                 assert_eq!(lock.remaining(), before);
             }
             Err(Error::Lost(_)) => assert!(before.is_zero(), "lost with {before:?} to go"),
-            Err(error) => panic!("every node answers, but: {error}"),
+            Err(error) => panic!("every node replies, but: {error}"),
         }
         lock
     }
@@ -220,7 +200,7 @@ impl Scene {
         let valid = lock.is_valid();
         match self.ending {
             Ending::Unlock => {
-                let unlocked = lock.unlock().await.expect("every node answers");
+                let unlocked = lock.unlock().await.expect("every node replies");
                 assert!(!valid || unlocked == UnlockOutcome::Released, "it was held");
             }
             Ending::Drop => drop(lock),
@@ -251,7 +231,7 @@ impl Asked {
         self.longest.map_or(self.ttl.get(), |longest| longest.get().min(self.ttl.get()))
     }
 
-    /// None when it was given up.
+    /// `None` when it was cancelled.
     async fn request(&self, harness: &Harness, redlock: &Redlock) -> Option<Result<Lock, Error>> {
         let mut request = redlock.lock(&self.names[..], self.ttl.get());
         request = self.retries.apply(request);
@@ -261,17 +241,22 @@ impl Asked {
         if let Some(longest) = self.longest {
             request = request.max_hold(longest.get());
         }
-        // Some time: who has no patience at all does not even ask.
+        // At least 1 ms: a request that is cancelled at once sends nothing.
         let patience = Duration::from_millis(u64::from(self.patience).max(1));
         harness.cancel_after(patience, request).await
     }
 }
 
 impl Settings {
-    fn apply(&self, mut builder: RedlockBuilder, nodes: &[MemoryBackend], heard: &Heard) -> RedlockBuilder {
+    fn apply(
+        &self,
+        mut builder: RedlockBuilder,
+        nodes: &[MemoryBackend],
+        requested: &RequestedNames,
+    ) -> RedlockBuilder {
         for node in nodes {
             let node = if self.one_name { node.clone().with_name("one") } else { node.clone() };
-            builder = builder.node(Listener { node, heard: heard.clone() });
+            builder = builder.node(Recorder { node, requested: requested.clone() });
         }
         if let Some(drift) = self.drift {
             builder = builder.drift_factor(drift);
@@ -282,7 +267,7 @@ impl Settings {
         self.retries.apply(builder)
     }
 
-    /// Whether the settings should have been refused, and were. What is refused is told in words.
+    /// Checks that the settings were refused if and only if they are invalid, and for the right reason.
     fn judge(&self, nodes: usize, built: Result<Redlock, ConfigError>) -> Option<Redlock> {
         let drift = self.drift.is_none_or(|drift| (0.0..1.0).contains(&drift));
         let timeout = self.node_timeout.is_none_or(|timeout| timeout.get() > Duration::ZERO);
@@ -300,7 +285,7 @@ impl Settings {
                     ConfigError::DuplicateNode { ref name } => !named && name == "one",
                     _ => false,
                 };
-                assert!(right, "{self:?} over {nodes} nodes is told as {error:?}");
+                assert!(right, "{self:?} over {nodes} nodes is reported as {error:?}");
                 None
             }
         }
@@ -312,8 +297,8 @@ impl Retries {
         if let Some(count) = self.count {
             to = to.count(count);
         }
-        if self.for_ever {
-            to = to.for_ever();
+        if self.forever {
+            to = to.forever();
         }
         if let Some(delay) = self.delay {
             to = to.delay(delay.get());
@@ -328,10 +313,10 @@ impl Retries {
     }
 }
 
-/// What a lock manager and a request have in common.
+/// The settings that a lock manager and a request have in common.
 trait Retrying {
     fn count(self, count: u32) -> Self;
-    fn for_ever(self) -> Self;
+    fn forever(self) -> Self;
     fn delay(self, delay: Duration) -> Self;
     fn jitter(self, jitter: Duration) -> Self;
     fn delays(self, delays: Vec<Duration>) -> Self;
@@ -344,7 +329,7 @@ macro_rules! retrying {
                 self.retry_count(count)
             }
 
-            fn for_ever(self) -> Self {
+            fn forever(self) -> Self {
                 self.retry_forever()
             }
 
@@ -365,45 +350,45 @@ macro_rules! retrying {
 
 retrying!(RedlockBuilder, LockRequest);
 
-/// All names that nodes were asked about.
+/// All names that nodes have received.
 #[derive(Clone, Debug, Default)]
-struct Heard(Arc<Mutex<BTreeSet<String>>>);
+struct RequestedNames(Arc<Mutex<BTreeSet<String>>>);
 
 #[derive(Debug)]
-struct Listener {
+struct Recorder {
     node: MemoryBackend,
-    heard: Heard,
+    requested: RequestedNames,
 }
 
-impl Listener {
-    fn hear(&self, resources: &Resources, ttl: Duration) {
+impl Recorder {
+    fn record(&self, resources: &Resources, ttl: Duration) {
         assert!(
             ttl <= MAX_TTL && ttl.subsec_nanos().is_multiple_of(1_000_000),
-            "a node is asked for {ttl:?}"
+            "a node receives the TTL {ttl:?}"
         );
-        self.heard.0.lock().expect("nobody panicked").extend(resources.iter().map(ToOwned::to_owned));
+        self.requested.0.lock().expect("nobody panicked").extend(resources.iter().map(ToOwned::to_owned));
     }
 }
 
 #[async_trait]
-impl LockBackend for Listener {
+impl LockBackend for Recorder {
     async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
-        self.hear(request.resources, request.ttl);
+        self.record(request.resources, request.ttl);
         self.node.acquire(request).await
     }
 
     async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
-        self.hear(request.resources, request.ttl);
+        self.record(request.resources, request.ttl);
         self.node.extend(request).await
     }
 
     async fn replace(&self, request: Replace<'_>) -> Result<AcquireReply, BackendError> {
-        self.hear(request.resources, request.ttl);
+        self.record(request.resources, request.ttl);
         self.node.replace(request).await
     }
 
     async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
-        self.hear(request.resources, Duration::ZERO);
+        self.record(request.resources, Duration::ZERO);
         self.node.release(request).await
     }
 
@@ -412,5 +397,15 @@ impl LockBackend for Listener {
     }
 }
 
-/// All that was going on in the background is done: nodes that were down have been asked again.
+/// Panics unless a quorum holds each of the names for this token.
+fn assert_held(harness: &Harness, names: &[String], token: &Token) {
+    for name in names {
+        assert!(
+            harness.holding(name, token.as_str()) >= harness.quorum(),
+            "{name:?} is not held by a quorum"
+        );
+    }
+}
+
+/// By then the background work is done: pending releases have reached the nodes that were down.
 const SETTLED: Duration = Duration::from_secs(3_600);

@@ -1,11 +1,10 @@
-//! Why a request has to be refused, and how long a lock may be valid, computed in another way than the core
-//! does.
+//! Why a request must be refused, and how long a lock may be valid, computed in another way than in the core.
 
 use std::time::Duration;
 
 use redlock_core::{InvalidRequest, MAX_TTL};
 
-/// Why a request for these has to be refused, found in another way than the core does.
+/// Why a request must be refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flaw {
     Nothing,
@@ -34,10 +33,10 @@ impl Flaw {
         }
     }
 
-    /// Panics unless the refusal is for this flaw, or for the rounding of a ttl of which hardly anything is
-    /// left.
-    pub(crate) fn assert_told(self, told: &InvalidRequest, ttl: Duration, drift: f64) {
-        let right = match told {
+    /// Panics unless the error reports this flaw. A TTL that leaves hardly any validity may be refused, too:
+    /// the core rounds down.
+    pub(crate) fn assert_reported(self, error: &InvalidRequest, ttl: Duration, drift: f64) {
+        let right = match error {
             InvalidRequest::NoResources => self == Self::NoResources,
             InvalidRequest::EmptyResource => self == Self::EmptyResource,
             InvalidRequest::DuplicateResource { .. } => self == Self::Repeated,
@@ -48,25 +47,25 @@ impl Flaw {
             }
             _ => false,
         };
-        assert!(right, "{self:?} is told as {told:?}");
+        assert!(right, "{self:?} is reported as {error:?}");
     }
 }
 
-/// A ttl less its drift, in ms.
+/// A TTL minus its drift, in ms.
 fn most_validity(millis: u128, drift: f64) -> f64 {
     let millis = millis as f64;
     millis - millis * drift - 2.0
 }
 
-/// By how much, in ms, the core may round the validity down: the factor to billionths, and floating point
-/// here.
+/// By how much, in ms, the core may round the validity down: it rounds the factor to billionths. Includes the
+/// error of floating point here.
 fn rounding(ttl: Duration) -> f64 {
     ttl.as_secs_f64() * 2e-6 + 1e-3
 }
 
-/// A lock that was asked for at this instant is valid for no more than its ttl less the drift.
+/// A lock that was requested at this instant is valid for at most its TTL minus the drift.
 pub(crate) fn assert_not_too_long(valid: Duration, ttl: Duration, drift: f64) {
     let valid = valid.as_secs_f64() * 1_000.0;
     let most = most_validity(ttl.as_millis(), drift);
-    assert!(valid <= most + rounding(ttl), "valid for {valid} ms, of {ttl:?} less a drift of {drift}");
+    assert!(valid <= most + rounding(ttl), "valid for {valid} ms, of {ttl:?} minus a drift of {drift}");
 }

@@ -1,4 +1,4 @@
-//! Tokens and the parts of a lock, as they come from another process.
+//! Tokens and the parts of a lock, as another process sends them.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -7,7 +7,7 @@ use redlock_tests::harness::Harness;
 
 use crate::oracle::{Flaw, assert_not_too_long};
 
-/// Four bytes decide on which nodes the lock stands, and for how long; the rest is what was handed over.
+/// Four bytes decide which nodes hold the lock, and for how long; the rest is the message that hands it over.
 pub fn check(data: &[u8]) {
     let Some((setting, handed)) = data.split_first_chunk::<4>() else { return };
     if let Ok(text) = std::str::from_utf8(handed) {
@@ -44,9 +44,9 @@ fn token(text: &str) {
     assert_eq!(serde_json::from_slice::<Token>(&json).ok(), Some(token));
 }
 
-/// Takes the parts over where their lock stands on some of the nodes.
-fn take_over([nodes, standing, life, drift]: [u8; 4], parts: &LockParts) {
-    // What is no part of what is checked here: how long the giver could go on.
+/// Takes over a lock that some of the nodes hold.
+fn take_over([nodes, holders, life, drift]: [u8; 4], parts: &LockParts) {
+    // How long the giver could continue is not checked here.
     let mut parts = parts.clone();
     parts.max_hold = None;
     parts.longest_ttl = parts.longest_ttl.min(MAX_TTL);
@@ -55,21 +55,21 @@ fn take_over([nodes, standing, life, drift]: [u8; 4], parts: &LockParts) {
     let drift = f64::from(drift) / 256.0;
     let redlock = harness.builder().drift_factor(drift).build().expect("a manager");
     let life = Duration::from_millis(u64::from(life) * 4);
-    let standing_on = |node: usize| standing >> node & 1 == 1;
+    let is_holder = |node: usize| holders >> node & 1 == 1;
     for (position, node) in harness.nodes.iter().enumerate() {
-        for name in parts.resources.iter().filter(|_| standing_on(position)) {
+        for name in parts.resources.iter().filter(|_| is_holder(position)) {
             node.set(name, parts.token.as_str(), life);
         }
     }
-    let stands = (0..harness.nodes.len()).filter(|node| standing_on(*node)).count() >= harness.quorum();
+    let has_quorum = (0..harness.nodes.len()).filter(|node| is_holder(*node)).count() >= harness.quorum();
     let flaw = Flaw::of(&parts.resources, parts.ttl, drift);
     harness.sim.run(async {
         match redlock.from_parts(parts).await {
             Ok(lock) => {
                 assert_eq!(flaw, Flaw::Nothing);
                 assert!(
-                    stands && !life.is_zero(),
-                    "taken over from {standing:b} of {} nodes",
+                    has_quorum && !life.is_zero(),
+                    "taken over from {holders:b} of {} nodes",
                     harness.nodes.len()
                 );
                 let longest = parts.longest_ttl.max(parts.ttl);
@@ -77,29 +77,29 @@ fn take_over([nodes, standing, life, drift]: [u8; 4], parts: &LockParts) {
                 assert_eq!(lock.resources().as_slice(), parts.resources);
                 assert_ne!(lock.token(), &parts.token);
                 let again = redlock.from_parts(parts).await;
-                assert!(matches!(again, Err(Error::Lost(_))), "taken twice: {again:?}");
-                let outlast = |node: &&redlock_core::MemoryBackend| {
+                assert!(matches!(again, Err(Error::Lost(_))), "taken over twice: {again:?}");
+                let outlives = |node: &&redlock_core::MemoryBackend| {
                     parts.resources.iter().all(|name| node.ttl(name) > Some(lock.remaining()))
                 };
                 assert!(
-                    harness.nodes.iter().filter(outlast).count() >= harness.quorum(),
-                    "keys end before the lock"
+                    harness.nodes.iter().filter(outlives).count() >= harness.quorum(),
+                    "keys expire before the lock"
                 );
 
-                // Once more, through the same door.
+                // Once more, from the new owner.
                 let handed = lock.into_parts();
                 assert_eq!(handed.resources, parts.resources);
                 assert_eq!(handed.ttl.as_millis(), parts.ttl.as_millis());
-                let lock = redlock.from_parts(&handed).await.expect("a lock that stands");
+                let lock = redlock.from_parts(&handed).await.expect("a lock that is held");
                 assert_not_too_long(lock.remaining(), longest, drift);
-                assert_eq!(lock.unlock().await.expect("every node answers"), UnlockOutcome::Released);
+                assert_eq!(lock.unlock().await.expect("every node replies"), UnlockOutcome::Released);
             }
-            Err(Error::InvalidRequest(told)) => {
-                flaw.assert_told(&told, parts.ttl, drift);
+            Err(Error::InvalidRequest(invalid)) => {
+                flaw.assert_reported(&invalid, parts.ttl, drift);
                 return;
             }
-            Err(Error::Lost(_)) => assert!(!stands || life.is_zero(), "lost, though it stands"),
-            Err(error) => panic!("every node answers, but: {error}"),
+            Err(Error::Lost(_)) => assert!(!has_quorum || life.is_zero(), "lost, though a quorum holds it"),
+            Err(error) => panic!("every node replies, but: {error}"),
         }
         harness.runtime.sleep(SETTLED).await;
         parts.resources.iter().for_each(|name| harness.assert_free(name));
@@ -108,5 +108,5 @@ fn take_over([nodes, standing, life, drift]: [u8; 4], parts: &LockParts) {
 }
 
 const DIGITS: RangeInclusive<usize> = 32..=128;
-/// All that was going on in the background is done.
+/// By then the background work is done.
 const SETTLED: Duration = Duration::from_secs(60);

@@ -1,4 +1,4 @@
-//! What servers answer, as the adapters take it.
+//! Replies of servers, and how the adapters read them.
 
 mod fred;
 mod redis;
@@ -13,7 +13,7 @@ use redlock_core::{
 
 pub fn check(data: &[u8]) {
     let Ok(mut exchange) = Exchange::arbitrary_take_rest(Unstructured::new(data)) else { return };
-    // The core asks for no more.
+    // The core requests no longer TTL.
     exchange.ttl = exchange.ttl.min(MAX_TTL);
     match exchange.answer {
         Answer::Wire(_) | Answer::Tree(_) | Answer::Error(_) => redis::check(&exchange),
@@ -21,7 +21,7 @@ pub fn check(data: &[u8]) {
     }
 }
 
-/// A request, and what comes back.
+/// A request and its reply.
 #[derive(Arbitrary, Debug)]
 struct Exchange {
     verb: Verb,
@@ -41,16 +41,16 @@ enum Verb {
 #[derive(Arbitrary, Debug)]
 enum Answer {
     Tree(redis::Tree),
-    Error(redis::Trouble),
+    Error(redis::Failure),
     Fred(fred::Tree),
-    FredError(fred::Trouble),
-    /// As it comes out of the socket.
+    FredError(fred::Failure),
+    /// The bytes of the socket.
     Wire(Vec<u8>),
 }
 
-/// What a node said, in one type.
+/// A node's reply to any request.
 #[derive(Debug, PartialEq, Eq)]
-enum Said {
+enum Outcome {
     Yes,
     No,
     Keys(Vec<KeyState>),
@@ -62,10 +62,10 @@ impl Exchange {
         self.names.iter().map(String::as_str).collect()
     }
 
-    async fn ask(&self, node: &impl LockBackend) -> Said {
+    async fn ask(&self, node: &impl LockBackend) -> Outcome {
         let (resources, token) = (self.resources(), token());
-        let granted = |reply| if reply == AcquireReply::Granted { Said::Yes } else { Said::No };
-        let said = match self.verb {
+        let granted = |reply| if reply == AcquireReply::Granted { Outcome::Yes } else { Outcome::No };
+        let outcome = match self.verb {
             Verb::Acquire => {
                 node.acquire(Acquire::new(&resources, &token, self.ttl, TIMEOUT)).await.map(granted)
             }
@@ -73,17 +73,18 @@ impl Exchange {
                 node.extend(Extend::new(&resources, &token, self.ttl, TIMEOUT)).await.map(granted)
             }
             Verb::Release => {
-                let removed = |released| if released == ReleaseReply::Removed { Said::Yes } else { Said::No };
+                let removed =
+                    |released| if released == ReleaseReply::Removed { Outcome::Yes } else { Outcome::No };
                 node.release(Release::new(&resources, &token, TIMEOUT)).await.map(removed)
             }
-            Verb::Inspect => node.inspect(Inspect::new(&resources, TIMEOUT)).await.map(Said::Keys),
+            Verb::Inspect => node.inspect(Inspect::new(&resources, TIMEOUT)).await.map(Outcome::Keys),
         };
-        said.unwrap_or_else(|error| failed(&error))
+        outcome.unwrap_or_else(|error| failed(&error))
     }
 
-    /// What a node has to make of a value: only 1 and 0 are answers, and of a look at keys one state for each
+    /// Checks how a node reads a value: only 1 and 0 are replies, and an inspection has one state for each
     /// name.
-    fn judge(&self, said: &Said, shape: &Shape) {
+    fn judge(&self, outcome: &Outcome, shape: &Shape) {
         let expected = match (self.verb, shape) {
             (Verb::Inspect, Shape::Keys(keys)) if keys.len() == self.names.len() => {
                 let state = |key: &Key| match &key.value {
@@ -92,15 +93,15 @@ impl Exchange {
                     }
                     None => KeyState::Free,
                 };
-                Said::Keys(keys.iter().map(state).collect())
+                Outcome::Keys(keys.iter().map(state).collect())
             }
-            (Verb::Inspect, _) => Said::Failed(BackendErrorKind::Indeterminate),
-            (_, Shape::Number(1)) => Said::Yes,
-            (_, Shape::Number(0)) => Said::No,
-            _ => Said::Failed(BackendErrorKind::Indeterminate),
+            (Verb::Inspect, _) => Outcome::Failed(BackendErrorKind::Indeterminate),
+            (_, Shape::Number(1)) => Outcome::Yes,
+            (_, Shape::Number(0)) => Outcome::No,
+            _ => Outcome::Failed(BackendErrorKind::Indeterminate),
         };
-        assert_eq!(*said, expected, "{self:?}");
-        if let Said::Keys(states) = said {
+        assert_eq!(*outcome, expected, "{self:?}");
+        if let Outcome::Keys(states) = outcome {
             for state in states {
                 let KeyState::Held { holder, .. } = state else { continue };
                 assert!(holder.len() <= Token::PREFIX_LEN * "\\x00".len() && holder.is_ascii(), "{holder:?}");
@@ -121,7 +122,7 @@ impl Exchange {
     }
 }
 
-/// What a script answers, by the protocol.
+/// The reply of a script, according to the protocol.
 #[derive(Debug)]
 enum Shape {
     Number(i64),
@@ -135,16 +136,16 @@ struct Key {
     ttl: i64,
 }
 
-/// Told as people are told.
-fn failed(error: &BackendError) -> Said {
+/// Checks the error's message, too: it is printed.
+fn failed(error: &BackendError) -> Outcome {
     assert!(error.to_string().contains(error.message()) && !format!("{error:?}").is_empty());
     assert!(!error.message().contains(char::is_control), "{error:?}");
-    Said::Failed(error.kind())
+    Outcome::Failed(error.kind())
 }
 
 fn token() -> Token {
     "0123456789abcdef0123456789abcdef01234567".parse().expect("a token")
 }
 
-/// Never waited for: the answer is there already.
+/// Never reached: the reply is already there.
 const TIMEOUT: Duration = Duration::from_secs(600);

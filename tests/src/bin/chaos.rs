@@ -1,4 +1,4 @@
-//! Lets real processes lock things on real servers while everything goes wrong, and checks that no update is
+//! Runs processes that lock resources on real servers while faults are injected, and checks that no update is
 //! lost.
 
 use std::{
@@ -16,7 +16,7 @@ use redlock_tests::{
     chaos::{self, Broken, Faults, Orders, Plan, Report, work},
 };
 
-/// Lets processes lock things on real servers while everything goes wrong, and checks that no update is lost.
+/// Runs processes that lock resources on real servers under faults, and checks that no update is lost.
 #[derive(Debug, Parser)]
 struct Arguments {
     #[command(subcommand)]
@@ -27,7 +27,7 @@ struct Arguments {
 
 #[derive(Debug, Args)]
 struct Run {
-    /// How long things go wrong
+    /// How long faults are injected
     #[arg(long, default_value_t = 60)]
     seconds: u64,
     /// How many processes there are
@@ -39,16 +39,16 @@ struct Run {
     /// The client libraries of the processes, in turn
     #[arg(long, value_delimiter = ',', default_value = "redis-rs,fred")]
     adapters: Vec<Client>,
-    /// What the faults and the processes draw from
+    /// The seed of the faults and the processes
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// What goes wrong: `all`, `none`, names with commas between them; `-name` takes one away
+    /// The faults: `all`, `none`, or names separated by commas; `-name` removes one
     #[arg(long, default_value = "all", allow_hyphen_values = true)]
     faults: Faults,
-    /// Lets each process lock a name of its own, which the checks have to find out
+    /// Lets each process lock a name of its own, a defect that the checks have to find
     #[arg(long)]
     own_locks: bool,
-    /// Where to keep the history; without it, it is kept only when something was wrong
+    /// Where to keep the history [default: it is kept only after a failure]
     #[arg(long)]
     history: Option<PathBuf>,
 }
@@ -116,9 +116,8 @@ fn run(arguments: &Run) -> std::io::Result<bool> {
         folder: folder.path().to_owned(),
     };
     let program = env::current_exe()?;
-    let bar = ProgressBar::new(arguments.seconds).with_style(
-        ProgressStyle::with_template("{bar:40} {pos} of {len} s").expect("a template that is right"),
-    );
+    let bar = ProgressBar::new(arguments.seconds)
+        .with_style(ProgressStyle::with_template("{bar:40} {pos} of {len} s").expect("a valid template"));
     let start = Instant::now();
     let report = thread::scope(|scope| {
         let running = scope.spawn(|| chaos::run(&plan, &program));
@@ -129,7 +128,7 @@ fn run(arguments: &Run) -> std::io::Result<bool> {
         running.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?;
     bar.finish_and_clear();
-    tell(&report, start.elapsed());
+    print(&report, start.elapsed());
     let kept = arguments.history.clone().or_else(|| {
         (!report.is_good()).then(|| env::temp_dir().join(format!("chaos-{}.jsonl", std::process::id())))
     });
@@ -141,7 +140,7 @@ fn run(arguments: &Run) -> std::io::Result<bool> {
 }
 
 #[allow(clippy::print_stdout)]
-fn tell(report: &Report, took: Duration) {
+fn print(report: &Report, took: Duration) {
     let verdict = &report.verdict;
     println!("{:.0} s", took.as_secs_f64());
     for (outcome, number) in &verdict.requests {
@@ -149,10 +148,10 @@ fn tell(report: &Report, took: Duration) {
     }
     println!("{:>14} {:>10}", "holds", verdict.holds);
     println!("{:>14} {:>10}", "updates", verdict.writes);
-    println!("{:>14} {:>10}  after the validity: not the lock's to prevent", "late", verdict.late);
+    println!("{:>14} {:>10}  after the validity: a lock cannot prevent it", "late", verdict.late);
     println!("{:>14} {:>10}  killed while it wrote", "uncertain", verdict.uncertain);
     println!("{:>14} {:>10}", "violations", verdict.violations.len());
-    println!("\n{:>14} {:>10}  requests or holds that it changed", "fault", "struck");
+    println!("\n{:>14} {:>10}  requests or holds that it affected", "fault", "struck");
     for (fault, struck, bites) in &report.faults {
         println!("{fault:>14} {struck:>10}  {bites:>10}");
     }
@@ -179,5 +178,5 @@ impl Client {
     }
 }
 
-/// How long the processes go on when nothing goes wrong any more: each has to get a lock again.
+/// How long the processes continue after the last fault: each has to acquire a lock again.
 const CALM: Duration = Duration::from_secs(10);

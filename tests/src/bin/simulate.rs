@@ -1,4 +1,4 @@
-//! Runs the simulation over many seeds, and tells the story of one.
+//! Runs the simulation over many seeds, or prints the events of one run.
 
 use std::{
     panic,
@@ -24,23 +24,23 @@ struct Arguments {
     /// The first seed
     #[arg(long, default_value_t = 0)]
     start: u64,
-    /// What may go wrong: `all`, `none`, names with commas between them; `-name` takes one away
+    /// The faults that may happen: `all`, `none`, or names separated by commas; `-name` removes one
     #[arg(long, default_value = "all", allow_hyphen_values = true)]
     faults: Faults,
-    /// Stop after so many seconds
+    /// Stop after this many seconds
     #[arg(long)]
     seconds: Option<u64>,
-    /// Tell what happens in the run of this seed
+    /// Print the events of the run of this seed
     #[arg(long, value_name = "SEED")]
     trace: Option<u64>,
-    /// For each fault, in how many runs the outcomes are others without it; takes a run more for each fault
+    /// For each fault, count the runs whose outcomes it changes; costs another run for each fault
     #[arg(long)]
     bites: bool,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    // A check that fails is a panic; it is told with its seed, below.
+    // A failed check panics; the code below prints it with its seed.
     panic::set_hook(Box::new(|_| ()));
     match arguments.trace {
         Some(seed) => trace(seed, arguments.faults),
@@ -79,7 +79,7 @@ struct Total {
 fn simulate(arguments: &Arguments) -> ExitCode {
     let bar = ProgressBar::new(arguments.seeds).with_style(
         ProgressStyle::with_template("{bar:40} {human_pos} of {human_len} seeds, {per_sec}, {eta} left")
-            .expect("a template that is right"),
+            .expect("a valid template"),
     );
     let start = Instant::now();
     let end = arguments.seconds.map(|seconds| start + Duration::from_secs(seconds));
@@ -117,7 +117,7 @@ fn simulate(arguments: &Arguments) -> ExitCode {
     });
     bar.finish_and_clear();
     let total = lock();
-    tell(&total, start.elapsed(), arguments.bites);
+    print(&total, start.elapsed(), arguments.bites);
     match &total.violation {
         None => ExitCode::SUCCESS,
         Some(violation) => {
@@ -127,7 +127,7 @@ fn simulate(arguments: &Arguments) -> ExitCode {
     }
 }
 
-/// The faults without which the run comes out another way.
+/// The faults without which the run has other outcomes.
 fn bites(seed: u64, faults: Faults, with: &Summary) -> Vec<Fault> {
     let struck = |fault: &Fault| with.struck.times(*fault) > 0;
     let changed = |fault: &Fault| {
@@ -138,7 +138,7 @@ fn bites(seed: u64, faults: Faults, with: &Summary) -> Vec<Fault> {
 }
 
 #[allow(clippy::print_stdout)]
-fn tell(total: &Total, took: Duration, bites: bool) {
+fn print(total: &Total, took: Duration, bites: bool) {
     let rate = total.runs as f64 / took.as_secs_f64();
     println!("{} runs in {:.1} s: {rate:.0} a second", total.runs, took.as_secs_f64());
     for outcome in Outcome::ALL {

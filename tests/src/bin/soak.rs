@@ -1,4 +1,4 @@
-//! Lets many tasks lock many resources for long while nodes break, and checks that nothing grows.
+//! Runs many tasks that lock many resources for a long time while nodes fail, and checks that nothing grows.
 
 use std::{error::Error, fs, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -9,7 +9,7 @@ use redlock_tests::{
     soak::{self, Growth, Plan, Report},
 };
 
-/// Lets many tasks lock many resources for long while nodes break, and checks that nothing grows.
+/// Runs many tasks that lock many resources for a long time while nodes fail, and checks that nothing grows.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// How long it takes
@@ -27,13 +27,13 @@ struct Arguments {
     /// Uses fred instead of redis-rs
     #[arg(long)]
     fred: bool,
-    /// What everything is drawn from
+    /// The seed of the run
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Loses a task with each lock, which has to be found out
+    /// Leaks a task with each lock, a defect that the check has to find
     #[arg(long)]
     leak: bool,
-    /// Where the samples (CSV) and the picture (SVG) go
+    /// Where the samples (CSV) and the chart (SVG) go
     #[arg(long, default_value = "target/soak")]
     folder: PathBuf,
 }
@@ -61,9 +61,8 @@ fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
         adapter: if arguments.fred { Adapter::Fred } else { Adapter::RedisRs },
         leak: arguments.leak,
     };
-    let bar = ProgressBar::new(arguments.seconds).with_style(
-        ProgressStyle::with_template("{bar:40} {pos} of {len} s").expect("a template that is right"),
-    );
+    let bar = ProgressBar::new(arguments.seconds)
+        .with_style(ProgressStyle::with_template("{bar:40} {pos} of {len} s").expect("a valid template"));
     let report = soak::run(&plan, |sample| bar.set_position(sample.at as u64))?;
     bar.finish_and_clear();
     fs::create_dir_all(&arguments.folder)?;
@@ -73,7 +72,7 @@ fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     println!("{:>12} {:>9} {:>9}", "", "before", "after");
     let growths = soak::growths(&report.samples);
     growths.iter().for_each(|growth| println!("{growth}"));
-    println!("{} keys left; samples and picture are in {}", report.keys_left, arguments.folder.display());
+    println!("{} keys left; samples and chart are in {}", report.keys_left, arguments.folder.display());
     Ok(growths.iter().all(Growth::is_flat) && report.keys_left == 0)
 }
 

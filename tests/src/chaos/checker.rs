@@ -1,4 +1,4 @@
-//! Whether a history is one that a lock allows.
+//! Checks a history: does it violate what a lock guarantees?
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -8,28 +8,27 @@ use std::{
 
 use super::history::{Entry, Event, Outcome};
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Verdict {
-    /// Requests by what came of them.
+    /// Requests by outcome.
     pub requests: BTreeMap<Outcome, u64>,
-    /// Locks that were won.
+    /// Locks that were acquired.
     pub holds: u64,
     /// Records that were replaced while the lock was valid.
     pub writes: u64,
-    /// Records that were replaced, but the lock was not valid any more when that was done: what only a
-    /// fencing token prevents.
+    /// Records that were replaced after the lock's validity had ended. Only a fencing token prevents this.
     pub late: u64,
-    /// Holds whose worker was killed while it replaced the record: it may have been replaced, or not.
+    /// Holds whose worker was killed while it replaced the record: the record may have been replaced, or not.
     pub uncertain: u64,
-    /// What a lock does not allow: none.
+    /// Violations: there should be none.
     pub violations: Vec<Violation>,
 }
 
-/// What a lock does not allow.
+/// A violation of what a lock guarantees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Violation {
-    /// Two workers relied on a lock at one instant.
+    /// Two workers relied on a lock at the same instant.
     Overlap {
         /// The resource.
         resource: usize,
@@ -38,24 +37,25 @@ pub enum Violation {
         /// For how long.
         by: Duration,
     },
-    /// A record was replaced in time by somebody who had not seen what was written in time before.
+    /// A worker replaced a record under a valid lock, but had not read the last value written under a valid
+    /// lock.
     LostUpdate {
         /// The resource.
         resource: usize,
-        /// The hold that did not see it.
+        /// The hold with the stale value.
         hold: u64,
-        /// What it saw.
+        /// The value that it read.
         read: u64,
-        /// What it should have seen.
+        /// The value that it should have read.
         expected: u64,
     },
-    /// The record is not what was written last.
+    /// The record is not the last value that was written.
     Record {
         /// The resource.
         resource: usize,
-        /// What it is.
+        /// The record.
         found: u64,
-        /// What was written last.
+        /// The last value that was written.
         expected: u64,
     },
 }
@@ -67,7 +67,7 @@ impl fmt::Display for Violation {
                 write!(f, "resource {resource} was held by {one:x} and {other:x} at once, for {by:?}")
             }
             Self::LostUpdate { resource, hold, read, expected } => {
-                write!(f, "lost update: {hold:x} saw {read} under resource {resource}, which was {expected}")
+                write!(f, "lost update: {hold:x} read {read} for resource {resource}, which was {expected}")
             }
             Self::Record { resource, found, expected } => {
                 write!(f, "the record of resource {resource} is {found} at the end, and was {expected}")
@@ -80,7 +80,7 @@ impl fmt::Display for Violation {
 struct Hold {
     number: u64,
     won: Duration,
-    /// When the worker no longer relied on it.
+    /// Until when the worker relied on it.
     end: Duration,
     write: Option<Write>,
 }
@@ -90,11 +90,11 @@ struct Write {
     began: Duration,
     at: Duration,
     read: u64,
-    /// None: nobody knows whether it was done.
-    in_time: Option<bool>,
+    /// Whether the lock was valid afterwards. `None`: it is unknown whether the record was replaced.
+    was_valid: Option<bool>,
 }
 
-/// Checks what all workers wrote down, and what the records are at the end.
+/// Checks the histories of all workers, and the records at the end.
 #[must_use]
 pub fn check<'a>(entries: impl IntoIterator<Item = &'a Entry>, records: &[u64]) -> Verdict {
     let mut verdict = Verdict::default();
@@ -112,11 +112,11 @@ pub fn check<'a>(entries: impl IntoIterator<Item = &'a Entry>, records: &[u64]) 
         match event {
             Event::Until { until } => hold.end = *until,
             Event::Writing { read } => {
-                hold.write = Some(Write { began: *at, at: *at, read: *read, in_time: None })
+                hold.write = Some(Write { began: *at, at: *at, read: *read, was_valid: None })
             }
-            Event::Wrote { in_time } => {
+            Event::Wrote { was_valid } => {
                 if let Some(write) = &mut hold.write {
-                    *write = Write { at: *at, in_time: Some(*in_time), ..*write };
+                    *write = Write { at: *at, was_valid: Some(*was_valid), ..*write };
                 }
             }
             Event::Kept => hold.write = None,
@@ -135,7 +135,7 @@ pub fn check<'a>(entries: impl IntoIterator<Item = &'a Entry>, records: &[u64]) 
     verdict
 }
 
-/// No two holds at one instant.
+/// Checks that there are never two holds at the same instant.
 fn exclusion(verdict: &mut Verdict, resource: usize, holds: &mut [Hold]) {
     holds.sort_by_key(|hold| hold.won);
     let mut longest: Option<&Hold> = None;
@@ -153,33 +153,34 @@ fn exclusion(verdict: &mut Verdict, resource: usize, holds: &mut [Hold]) {
     }
 }
 
-/// Each write saw the one before, and the last one is there. What was written late may have been overtaken,
-/// and may have undone what came after it: from there on the chain begins anew.
+/// Checks that each write read the value of the write before, and that the record has the last one. Other
+/// writes may have come before a late write, and it may have overwritten them: the chain starts again after
+/// it.
 fn updates(verdict: &mut Verdict, resource: usize, holds: &mut [Hold], record: u64) {
     holds.sort_by_key(|hold| hold.write.map(|write| write.at));
-    let late = |hold: &Hold| hold.write.filter(|write| write.in_time == Some(false));
+    let late = |hold: &Hold| hold.write.filter(|write| write.was_valid == Some(false));
     let late: Vec<Write> = holds.iter().filter_map(late).collect();
-    // What may be there, and whether it may be something else as well.
+    // The possible values, and whether there may be other ones.
     let (mut expected, mut unsure) = (vec![0], false);
     for hold in holds.iter() {
-        let Some(Write { at, read, in_time, .. }) = hold.write else { continue };
+        let Some(Write { at, read, was_valid, .. }) = hold.write else { continue };
         let fits = expected.contains(&read);
         unsure |= late.iter().any(|late| late.began <= at && at <= late.at);
-        match in_time {
+        match was_valid {
             Some(true) => verdict.writes += 1,
             Some(false) => verdict.late += 1,
             None => verdict.uncertain += 1,
         }
-        if !fits && !unsure && in_time == Some(true) {
+        if !fits && !unsure && was_valid == Some(true) {
             let expected = expected[0];
             let hold = hold.number;
             verdict.violations.push(Violation::LostUpdate { resource, hold, read, expected });
         }
-        match in_time {
+        match was_valid {
             Some(_) => expected = vec![read + 1],
             None => expected.push(read + 1),
         }
-        unsure = in_time == Some(false) || (in_time.is_none() && unsure);
+        unsure = was_valid == Some(false) || (was_valid.is_none() && unsure);
     }
     if !expected.contains(&record) && !unsure {
         let expected = expected[0];
@@ -195,13 +196,13 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    /// A hold from `won` to `over`, valid until `until`, that writes at `wrote` what follows on `read`.
+    /// A hold from `won` to `over`, valid until `until`, that writes the successor of `read` at `wrote`.
     fn hold(number: u64, won: u64, until: u64, over: u64, wrote: u64, read: u64) -> Vec<Entry> {
         let entry = |at, event| Entry { at: ms(at), hold: number, event };
         vec![
             entry(won, Event::Won { resource: 0, until: ms(until) }),
             entry(wrote, Event::Writing { read }),
-            entry(wrote, Event::Wrote { in_time: wrote < until }),
+            entry(wrote, Event::Wrote { was_valid: wrote < until }),
             entry(over, Event::Over),
         ]
     }
@@ -211,14 +212,14 @@ mod tests {
     }
 
     #[test]
-    fn one_after_the_other_is_right() {
+    fn holds_one_after_the_other_are_no_violation() {
         let verdict = checked(&[hold(1, 0, 100, 50, 40, 0), hold(2, 51, 150, 140, 60, 1)], 2);
         assert_eq!(verdict.violations, []);
         assert_eq!((verdict.holds, verdict.writes, verdict.late), (2, 2, 0));
     }
 
     #[test]
-    fn two_at_once_are_an_overlap() {
+    fn two_holds_at_once_are_an_overlap() {
         let verdict = checked(&[hold(1, 0, 100, 90, 40, 0), hold(2, 60, 150, 140, 95, 1)], 2);
         let overlap = Violation::Overlap { resource: 0, holds: [1, 2], by: ms(30) };
         assert_eq!(verdict.violations, [overlap]);
@@ -232,34 +233,34 @@ mod tests {
     }
 
     #[test]
-    fn who_relies_no_longer_than_its_validity_overlaps_with_nobody() {
+    fn a_hold_ends_with_its_validity() {
         let verdict = checked(&[hold(1, 0, 100, 500, 40, 0), hold(2, 101, 200, 190, 110, 1)], 2);
         assert_eq!(verdict.violations, []);
     }
 
     #[test]
-    fn a_longer_validity_counts() {
+    fn an_extended_hold_ends_with_its_longer_validity() {
         let mut first = hold(1, 0, 100, 300, 40, 0);
         first.insert(1, Entry { at: ms(20), hold: 1, event: Event::Until { until: ms(300) } });
         assert_eq!(checked(&[first, hold(2, 101, 200, 190, 110, 1)], 2).violations.len(), 1);
     }
 
     #[test]
-    fn an_update_that_was_not_seen_is_lost() {
+    fn an_update_that_the_next_hold_did_not_read_is_lost() {
         let verdict = checked(&[hold(1, 0, 100, 50, 40, 0), hold(2, 51, 150, 140, 60, 0)], 1);
         let lost = Violation::LostUpdate { resource: 0, hold: 2, read: 0, expected: 1 };
         assert_eq!(verdict.violations, [lost]);
     }
 
     #[test]
-    fn a_record_that_was_put_back_is_seen() {
+    fn a_record_that_was_reset_is_a_violation() {
         let verdict = checked(&[hold(1, 0, 100, 50, 40, 0)], 0);
         assert_eq!(verdict.violations, [Violation::Record { resource: 0, found: 0, expected: 1 }]);
     }
 
     #[test]
-    fn a_late_write_is_counted_and_excuses_what_it_undid() {
-        // Wins first, is stopped, and writes after the others.
+    fn a_late_write_is_counted_and_excuses_what_it_overwrote() {
+        // Acquires the lock first, is stopped, and writes after the others.
         let late = hold(1, 0, 100, 400, 390, 0);
         let verdict = checked(&[late, hold(2, 110, 200, 190, 120, 0), hold(3, 401, 500, 490, 410, 1)], 2);
         assert_eq!(verdict.violations, []);

@@ -1,4 +1,4 @@
-//! What happened in a run: every worker writes down what it does, line by line, as it does it.
+//! The history of a run: every worker records each of its actions as a line.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -13,28 +13,28 @@ use serde::{Deserialize, Serialize};
 /// One line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// When, on the clock that all processes of the machine share.
+    /// The time, on the clock that all processes of the machine share.
     pub at: Duration,
-    /// Which of all holds it belongs to. Unique in a run; 0 for none.
+    /// The number of its hold, which is unique in a run; 0 for none.
     pub hold: u64,
-    /// What happened.
+    /// The event.
     pub event: Event,
 }
 
-/// What a worker does.
+/// An action of a worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub enum Event {
     /// A request has ended.
     Asked { what: Verb, since: Duration, outcome: Outcome, failed: Vec<usize> },
-    /// A lock was won. It is valid until then, or longer.
+    /// A lock was acquired. It is valid until then, or longer.
     Won { resource: usize, until: Duration },
     /// The lock is valid until then, or longer.
     Until { until: Duration },
     /// The record was read, and is about to be replaced by the next number.
     Writing { read: u64 },
-    /// It has been replaced, and the lock was, or was not, still valid after that.
-    Wrote { in_time: bool },
+    /// It has been replaced; and whether the lock was still valid afterwards.
+    Wrote { was_valid: bool },
     /// It was not replaced: too little validity was left.
     Kept,
     /// From now on the worker does not rely on the lock.
@@ -50,7 +50,7 @@ pub enum Verb {
     Unlock,
 }
 
-/// What came of a request.
+/// The outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub enum Outcome {
@@ -62,23 +62,23 @@ pub enum Outcome {
     Lost,
 }
 
-/// Where a worker writes.
+/// The history file of a worker.
 #[derive(Debug)]
 pub(super) struct History(File);
 
 impl History {
-    /// The file of a worker, which goes on where it ended.
+    /// Opens the file of a worker, to append to it.
     pub(super) fn open(folder: &Path, worker: usize) -> io::Result<Self> {
         let file = OpenOptions::new().create(true).append(true).open(path(folder, worker))?;
         Ok(Self(file))
     }
 
-    /// Writes a line, so that it is there also when the process is killed at once.
+    /// Writes a line that survives even if the process is killed immediately afterwards.
     pub(super) fn note(&mut self, hold: u64, event: Event) -> io::Result<()> {
         self.note_at(now(), hold, event)
     }
 
-    /// As [`History::note`], of a moment that has passed.
+    /// As [`History::note`], for an earlier time.
     pub(super) fn note_at(&mut self, at: Duration, hold: u64, event: Event) -> io::Result<()> {
         let mut line = serde_json::to_vec(&Entry { at, hold, event })?;
         line.push(b'\n');
@@ -86,8 +86,8 @@ impl History {
     }
 }
 
-/// What a worker has written. A last line that is not whole, because the worker was killed in it, is left
-/// out.
+/// Reads the history of a worker. The last line is left out if it is incomplete, because the worker was
+/// killed.
 pub(super) fn read(folder: &Path, worker: usize) -> io::Result<Vec<Entry>> {
     let text = fs::read_to_string(path(folder, worker))?;
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
@@ -98,7 +98,7 @@ fn path(folder: &Path, worker: usize) -> PathBuf {
     folder.join(format!("worker-{worker}.jsonl"))
 }
 
-/// The clock of the machine, which also counts while it is suspended.
+/// The clock of the machine, which also counts suspended time.
 pub(crate) fn now() -> Duration {
     let now = clock_gettime(ClockId::Boottime);
     Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))

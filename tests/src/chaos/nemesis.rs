@@ -1,4 +1,4 @@
-//! What goes wrong in a run: real servers, the network in front of them, and the workers themselves.
+//! Injects faults into a run: into real servers, the network in front of them, and the workers.
 
 use std::{
     fmt,
@@ -17,22 +17,22 @@ use crate::{
     server::{ReservedPort, Server},
 };
 
-/// Something that goes wrong.
+/// A fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     /// A node is killed (kill -9), and restarts with its data.
     KillNode,
-    /// A node is stopped (SIGSTOP), takes in what it is sent, and goes on.
+    /// A node is stopped (SIGSTOP) and resumed; the kernel buffers what it is sent meanwhile.
     StopNode,
-    /// A node answers nobody for a while (CLIENT PAUSE).
+    /// A node does not reply for a while (CLIENT PAUSE).
     Pause,
     /// Replies are late.
     Delay,
     /// Connections are cut.
     Cut,
-    /// Connections are cut, and no new ones are taken for a while.
+    /// Connections are cut, and no new ones are accepted for a while.
     Refuse,
-    /// Nothing passes for a while, and comes late.
+    /// Nothing passes for a while, and then it arrives late.
     Hold,
     /// Replies are lost.
     Eat,
@@ -40,22 +40,22 @@ pub enum Fault {
     Memory,
     /// A node is a read-only replica.
     ReadOnly,
-    /// A node wants a password.
+    /// A node requires a password.
     Password,
     /// A node runs a script that does not end.
     Busy,
-    /// A worker is killed (kill -9), and another one takes its place.
+    /// A worker is killed (kill -9) and replaced.
     KillWorker,
-    /// A worker is stopped (SIGSTOP), and goes on.
+    /// A worker is stopped (SIGSTOP) and resumed.
     StopWorker,
-    /// All data of all nodes is flushed. Breaks what a lock rests on.
+    /// All data of all nodes is flushed. Breaks an assumption of the lock.
     Flush,
-    /// A majority of the nodes restarts without its data. Breaks what a lock rests on.
+    /// A majority of the nodes restarts without its data. Breaks an assumption of the lock.
     RestartEmpty,
 }
 
 impl Fault {
-    /// All of them.
+    /// All faults.
     pub const ALL: [Self; 16] = [
         Self::KillNode,
         Self::StopNode,
@@ -75,13 +75,13 @@ impl Fault {
         Self::RestartEmpty,
     ];
 
-    /// All that a lock has to survive.
+    /// All faults that a lock has to survive.
     #[must_use]
     pub fn survivable() -> Vec<Self> {
         Self::ALL.into_iter().filter(|fault| !fault.breaks()).collect()
     }
 
-    /// Whether it breaks what a lock rests on, so that two workers may hold one.
+    /// Whether it breaks an assumption of the lock, so that two workers may hold one.
     #[must_use]
     pub fn breaks(self) -> bool {
         matches!(self, Self::Flush | Self::RestartEmpty)
@@ -117,8 +117,8 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Which faults strike, from a list of names with commas between them: `all` are those that a lock survives,
-/// and `-name` takes one away.
+/// The faults of a list of names, separated by commas: `all` are those that a lock survives, and `-name`
+/// removes one.
 #[derive(Clone, Debug)]
 pub struct Faults(pub Vec<Fault>);
 
@@ -150,11 +150,11 @@ impl FromStr for Faults {
 /// A fault that struck.
 #[derive(Clone, Debug)]
 pub struct Strike {
-    /// Which.
+    /// The fault.
     pub fault: Fault,
-    /// From when, on the clock of the histories.
+    /// Its start, on the clock of the histories.
     pub from: Duration,
-    /// Until when.
+    /// Its end.
     pub to: Duration,
     /// The nodes that it struck.
     pub nodes: Vec<usize>,
@@ -162,8 +162,8 @@ pub struct Strike {
     pub worker: Option<usize>,
 }
 
-/// Lets one fault strike after the other until the end. What has begun is brought to its end.
-pub(crate) fn rage(fleet: &Fleet, mut rng: ChaCha8Rng, faults: &[Fault], end: Instant) -> Vec<Strike> {
+/// Injects one fault after the other until the end. The last one is ended properly.
+pub(crate) fn inject(fleet: &Fleet, mut rng: ChaCha8Rng, faults: &[Fault], end: Instant) -> Vec<Strike> {
     let mut strikes = Vec::new();
     let mut bag: Vec<Fault> = Vec::new();
     while Instant::now() < end && !faults.is_empty() {
@@ -214,7 +214,7 @@ fn strike(fleet: &Fleet, rng: &mut ChaCha8Rng, fault: Fault) -> Strike {
             let mut nodes: Vec<usize> = (0..number).collect();
             nodes.shuffle(rng);
             nodes.truncate(struck);
-            // In this order everywhere, so that two never wait for each other.
+            // In the same order everywhere, so that there is no deadlock.
             nodes.sort_unstable();
             let mut held: Vec<_> = nodes.iter().map(|node| fleet.node(*node)).collect();
             strike.from = now();
@@ -230,7 +230,7 @@ fn strike(fleet: &Fleet, rng: &mut ChaCha8Rng, fault: Fault) -> Strike {
     strike
 }
 
-/// What has to stay open while a fault lasts.
+/// The resources that a fault needs while it lasts.
 enum Lasting {
     Nothing,
     Master { _port: ReservedPort },
@@ -253,14 +253,14 @@ impl super::Node {
             Fault::Eat => proxy.eat_replies("EVAL", 8, Then::Cut),
             Fault::Memory => server.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]),
             Fault::ReadOnly => {
-                // Of a master that never answers: the data stays.
+                // A master that never replies: so the data stays.
                 let port = ReservedPort::new();
                 server.command::<()>(&["REPLICAOF", "127.0.0.1", &port.number().to_string()]);
                 return Lasting::Master { _port: port };
             }
             Fault::Password => {
                 server.set_password("secret");
-                // Who is in already is not asked.
+                // Open connections stay authenticated.
                 proxy.cut();
             }
             Fault::Busy => return Lasting::Script { _connection: endless_script(server) },
@@ -284,7 +284,7 @@ impl super::Node {
             Fault::ReadOnly => server.command::<()>(&["REPLICAOF", "NO", "ONE"]),
             Fault::Password => server.set_password(""),
             Fault::Busy => {
-                // It may not have begun yet.
+                // The script may not have begun yet.
                 let killed = (0..100).any(|_| {
                     let killed = server.try_command::<String>(&["SCRIPT", "KILL"]);
                     thread::sleep(Duration::from_millis(10));

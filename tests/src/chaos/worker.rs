@@ -1,4 +1,4 @@
-//! One process that takes locks and replaces what they guard.
+//! A process that acquires locks and replaces the records that they guard.
 
 use std::{
     ffi::OsString,
@@ -25,29 +25,29 @@ use super::{
 };
 use crate::adapter::Adapter;
 
-/// What a worker is told by the process that started it.
+/// The orders that a worker receives from the process that started it.
 #[derive(Clone, Debug)]
 pub struct Orders {
-    /// Which worker it is, from 0.
+    /// The worker's number, from 0.
     pub number: usize,
     /// How often it was started before.
     pub life: u64,
-    /// What its choices are drawn from.
+    /// The seed of its choices.
     pub seed: u64,
-    /// How it talks to the nodes.
+    /// Its adapter.
     pub adapter: Adapter,
-    /// Where the histories and the records are.
+    /// The folder of the histories and the records.
     pub folder: PathBuf,
     /// How many records there are.
     pub records: usize,
     /// The URLs of the nodes.
     pub nodes: Vec<String>,
-    /// What is wrong with it, to show that this is seen.
+    /// A defect, to show that the checks find it.
     pub broken: Option<Broken>,
 }
 
 impl Orders {
-    /// As the program's words.
+    /// As arguments of the program.
     pub(super) fn words(&self) -> Vec<OsString> {
         let mut words: Vec<OsString> = vec!["worker".into()];
         for (name, value) in [
@@ -68,18 +68,18 @@ impl Orders {
     }
 }
 
-/// Works until the standard input is closed, as it is when the process that started this one has ended.
+/// Works until standard input is closed, which also happens when the process that started this one ends.
 ///
 /// # Errors
 ///
-/// What the file system says.
+/// Errors of the file system.
 pub fn work(orders: &Orders) -> io::Result<()> {
     let over = Arc::new(AtomicBool::new(false));
     let ending = over.clone();
     thread::spawn(move || {
         let _ = io::stdin().read_to_end(&mut Vec::new());
         ending.store(true, Ordering::Relaxed);
-        // Whatever hangs.
+        // Even if a request hangs.
         thread::sleep(LAST_OPERATION);
         process::exit(1);
     });
@@ -97,7 +97,7 @@ struct Worker<'a> {
     orders: &'a Orders,
     redlock: Redlock,
     history: History,
-    /// Locked while a record is replaced: who stops workers leaves this one alone meanwhile.
+    /// Locked while a record is replaced: meanwhile this worker must not be stopped.
     busy: File,
     rng: ChaCha8Rng,
     hold: u64,
@@ -122,7 +122,7 @@ impl<'a> Worker<'a> {
         let ttl = Duration::from_millis(self.rng.random_range(300..2_000));
         let since = now();
         let name = match self.orders.broken {
-            // Nobody else's.
+            // A name of its own.
             Some(Broken::OwnLocks) => format!("chaos:{resource}:{}", self.orders.number),
             None => format!("chaos:{resource}"),
         };
@@ -222,7 +222,7 @@ impl<'a> Worker<'a> {
     }
 }
 
-/// What a worker does under a lock.
+/// The actions of a worker under a lock.
 struct Holding<'a> {
     history: &'a mut History,
     hold: u64,
@@ -236,7 +236,7 @@ struct Using<'a>(Holding<'a>);
 
 impl Drop for Using<'_> {
     fn drop(&mut self) {
-        // Without this line the hold only seems to be longer.
+        // An error here is harmless: without this line the hold only seems to be longer.
         let _ = self.0.history.note(self.0.hold, Event::Over);
     }
 }
@@ -270,15 +270,15 @@ impl Holding<'_> {
         self.history.note_at(at, self.hold, Event::Until { until: at + left })
     }
 
-    /// Replaces the record by the next number. Nobody checks that it still is what was read: that is what the
-    /// lock is for.
+    /// Replaces the record by the next number. It does not check that the record is unchanged since it was
+    /// read: the lock has to ensure that.
     fn write(&mut self, lease: &Lease, read: u64) -> io::Result<()> {
         flock(self.busy, FlockOperation::LockExclusive)?;
         if lease.remaining() > MARGIN {
             self.history.note(self.hold, Event::Writing { read })?;
             record::write(&self.orders.folder, self.resource, self.orders.number, read + 1)?;
-            let in_time = lease.is_valid();
-            self.history.note(self.hold, Event::Wrote { in_time })?;
+            let was_valid = lease.is_valid();
+            self.history.note(self.hold, Event::Wrote { was_valid })?;
         } else {
             self.history.note(self.hold, Event::Kept)?;
         }
@@ -305,14 +305,14 @@ pub(super) fn busy(folder: &Path, worker: usize) -> PathBuf {
     folder.join(format!("busy-{worker}"))
 }
 
-/// With less left, a worker does not begin to replace a record.
+/// With less validity left, a worker does not begin to replace a record.
 const MARGIN: Duration = Duration::from_millis(30);
-/// How long what was begun may take when a worker is told to end.
+/// How long the last operation may take when a worker has to end.
 const LAST_OPERATION: Duration = Duration::from_secs(20);
 
 impl Drop for Worker<'_> {
     fn drop(&mut self) {
-        // No worker, no file: nothing to wait for.
+        // The file only marks a running worker.
         let _ = fs::remove_file(busy(&self.orders.folder, self.orders.number));
     }
 }

@@ -1,4 +1,4 @@
-//! Clocks that are not quite right.
+//! Clocks that drift.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use std::time::Duration;
 pub(super) struct Clock {
     /// How much faster it runs, in millionths.
     pub(super) faster: i32,
-    /// How far it has been set forward.
+    /// How far it has jumped forward.
     pub(super) ahead: Duration,
 }
 
 impl Clock {
     pub(super) fn read(self, elapsed: Duration) -> Duration {
-        // Most clocks: worth it, as they are read at every step.
+        // Most clocks do not drift. The shortcut pays, as clocks are read at every step.
         if self.faster == 0 {
             return elapsed.saturating_add(self.ahead);
         }

@@ -1,4 +1,4 @@
-//! What must hold at every step of a run.
+//! The checks of every step of a run.
 
 use std::time::Duration;
 
@@ -6,24 +6,24 @@ use redlock_core::{Lease, MemoryBackend, Resources};
 
 use crate::sim_runtime::SimRuntime;
 
-/// All locks of a run, and what is known about them.
+/// All locks of a run, and their states.
 #[derive(Debug, Default)]
 pub(super) struct Checks {
     holds: Vec<Hold>,
-    /// Keys of nodes that lost their data: they count until the node is back.
-    pub(super) ghosts: Vec<Option<Ghost>>,
-    /// How often two clients held a resource at one instant.
+    /// The keys of each node that lost its data: they count until the node is back.
+    pub(super) lost: Vec<Option<LostKeys>>,
+    /// How often two clients held a resource at the same instant.
     pub(super) overlaps: u64,
 }
 
-/// A lock that was won.
+/// A lock that was acquired.
 #[derive(Debug)]
 struct Hold {
     client: usize,
     process: SimRuntime,
     lease: Lease,
     lapsed: Option<Duration>,
-    /// Nothing can go wrong with it any more, but that it is revived.
+    /// Whether it is over, so that only a revival would be wrong.
     settled: bool,
     noticed: bool,
     /// Whether a routine runs under it.
@@ -32,17 +32,17 @@ struct Hold {
     overlapped: bool,
 }
 
-/// What a node held when it lost its data.
+/// The keys that a node held when it lost its data.
 #[derive(Clone, Debug)]
-pub(super) struct Ghost {
-    /// Resource, value, and when it would have expired in true time.
+pub(super) struct LostKeys {
+    /// Resource, value, and the true time at which it would have expired.
     pub(super) keys: Vec<(String, String, Duration)>,
 }
 
 /// Which of the checks can be made in a run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rules {
-    /// The run breaks what a lock rests on: overlaps are counted, and nothing is asked of the keys.
+    /// The run breaks an assumption of the lock: overlaps are only counted, and keys are not checked.
     pub(super) broken: bool,
     /// How long a client may take to notice a loss.
     pub(super) notice: Duration,
@@ -50,10 +50,10 @@ pub(super) struct Rules {
 
 impl Checks {
     pub(super) fn new(nodes: usize) -> Self {
-        Self { holds: Vec::new(), ghosts: vec![None; nodes], overlaps: 0 }
+        Self { holds: Vec::new(), lost: vec![None; nodes], overlaps: 0 }
     }
 
-    /// Notes a lock, and gives its number.
+    /// Records a lock, and returns its number.
     pub(super) fn won(&mut self, client: usize, process: SimRuntime, lease: Lease, routine: bool) -> usize {
         let hold = Hold {
             client,
@@ -77,7 +77,7 @@ impl Checks {
         self.holds[hold].routine = false;
     }
 
-    /// What has been settled must still be so at the end.
+    /// Checks that locks that were over are still so at the end.
     pub(super) fn last_look(&self) -> Result<(), String> {
         match self
             .holds
@@ -89,7 +89,7 @@ impl Checks {
         }
     }
 
-    /// Looks at everything. What is wrong, if anything.
+    /// Checks everything. The error is the first violation.
     pub(super) fn look(
         &mut self,
         now: Duration,
@@ -115,7 +115,8 @@ impl Checks {
         Ok(())
     }
 
-    /// What has lapsed stays so, is noticed, and stops what runs under it.
+    /// Checks that a lapsed lock stays lapsed, that the client notices it, and that the routine under it
+    /// stops.
     fn lapse(&mut self, now: Duration, rules: Rules, resumed: &[Duration]) -> Result<(), String> {
         for hold in self.holds.iter_mut().filter(|hold| !hold.settled) {
             if hold.process.is_killed() {
@@ -163,7 +164,7 @@ impl Checks {
         Err(format!("{name:?} is held by {} and by {}", left(one), left(other)))
     }
 
-    /// A valid lock has its keys on a quorum of nodes, for as long as it is valid.
+    /// Checks that a valid lock has its keys on a quorum of nodes until its validity ends.
     fn backed(
         &self,
         now: Duration,
@@ -172,7 +173,7 @@ impl Checks {
     ) -> Result<(), String> {
         let left = hold.process.in_true_time(hold.lease.remaining());
         let names = hold.lease.resources();
-        // The one token under all names, when it will be there for long enough.
+        // The node's token, if it is the same at all names and lives long enough.
         let held = |node: usize| -> Option<String> {
             let mut token = None;
             for name in names.iter() {
@@ -206,9 +207,9 @@ impl Checks {
     }
 
     fn value(&self, node: usize, backend: &MemoryBackend, name: &str) -> Option<String> {
-        match &self.ghosts[node] {
+        match &self.lost[node] {
             None => backend.get(name),
-            Some(ghost) => ghost.keys.iter().find(|key| key.0 == name).map(|key| key.1.clone()),
+            Some(lost) => lost.keys.iter().find(|key| key.0 == name).map(|key| key.1.clone()),
         }
     }
 
@@ -219,10 +220,10 @@ impl Checks {
         backend: &(MemoryBackend, SimRuntime),
         name: &str,
     ) -> Duration {
-        match &self.ghosts[node] {
+        match &self.lost[node] {
             None => backend.0.ttl(name).map_or(Duration::ZERO, |ttl| backend.1.in_true_time(ttl)),
-            Some(ghost) => {
-                let key = ghost.keys.iter().find(|key| key.0 == name);
+            Some(lost) => {
+                let key = lost.keys.iter().find(|key| key.0 == name);
                 key.map_or(Duration::ZERO, |key| key.2.saturating_sub(now))
             }
         }

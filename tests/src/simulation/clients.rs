@@ -1,4 +1,4 @@
-//! What the clients of a run do: everything that users do, at random.
+//! The clients of a run: they do all that users do, at random.
 
 use std::{future::Future, sync::Arc, task::Poll, time::Duration};
 
@@ -15,7 +15,7 @@ pub(super) struct Client {
     pub(super) process: SimRuntime,
     pub(super) redlock: Redlock,
     pub(super) rng: ChaCha8Rng,
-    /// Where cancellations come from: apart, so that switching them off changes nothing else.
+    /// The source of cancellations: a separate one, so that a run without them is otherwise the same.
     pub(super) cancel: ChaCha8Rng,
 }
 
@@ -33,7 +33,7 @@ impl Client {
             if cancelled {
                 self.world.network.strike(Fault::Cancel);
                 if drop_after(polls, operation).await.is_none() {
-                    self.say(|| "drops what it did".to_owned());
+                    self.say(|| "cancels its operation".to_owned());
                     self.world.outcome(self.number, Outcome::Cancelled);
                 }
             } else {
@@ -99,7 +99,7 @@ impl Client {
         match rng.random_range(0..8) {
             0 => drop(lock),
             1 => {
-                self.say(|| "leaves its lock to the ttl".to_owned());
+                self.say(|| "leaves its lock to expire".to_owned());
                 self.world.abandon(lock.token().as_str());
                 lock.forget();
             }
@@ -146,7 +146,7 @@ impl Client {
         }
     }
 
-    /// Notes a lock, and lets a task wait for its loss.
+    /// Records a lock, and spawns a task that waits for its loss.
     fn won(&self, lease: Lease, routine: bool) -> usize {
         self.world.outcome(self.number, Outcome::Won);
         let hold = self.world.checks().won(self.number, self.process.clone(), lease.clone(), routine);
@@ -166,7 +166,7 @@ impl Client {
                 Error::Contended(_) => Outcome::Contended,
                 Error::NoQuorum(_) => Outcome::NoQuorum,
                 Error::Lost(_) => Outcome::Lost,
-                // No node rejects anything, and the requests make sense.
+                // No node rejects a request, and the requests are valid.
                 error => panic!("client {}: {error}", self.number),
             },
         );
@@ -193,7 +193,7 @@ impl Drop for Running<'_> {
     }
 }
 
-/// Drops the future after so many polls, at whatever it awaits then.
+/// Drops the future after this many polls, at any await.
 async fn drop_after<F: Future>(polls: u32, future: F) -> Option<F::Output> {
     let mut future = Box::pin(future);
     let mut left = polls;
@@ -209,7 +209,7 @@ async fn drop_after<F: Future>(polls: u32, future: F) -> Option<F::Output> {
 }
 
 fn ttl(rng: &mut ChaCha8Rng) -> Duration {
-    millis(rng.random_range(100..LONGEST_TTL))
+    millis(rng.random_range(100..MAX_TTL_MILLIS))
 }
 
 fn millis(millis: u64) -> Duration {
@@ -217,5 +217,4 @@ fn millis(millis: u64) -> Duration {
 }
 
 pub(super) const RESOURCES: [&str; 2] = ["a", "b"];
-/// In milliseconds.
-pub(super) const LONGEST_TTL: u64 = 5_000;
+pub(super) const MAX_TTL_MILLIS: u64 = 5_000;

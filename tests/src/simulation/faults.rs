@@ -1,57 +1,57 @@
-//! The faults of a run: which may happen, and how often each did.
+//! The faults of a run: which may happen, and how often each one did.
 
 use std::{fmt, str::FromStr};
 
 use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
 
-/// Something that goes wrong in a run.
+/// A fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Fault {
-    /// A message takes long, up to far past any ttl, and holds up those behind it.
+    /// A message is delayed, up to far longer than any TTL, and delays those behind it.
     Delay,
     /// A message is lost, and its connection breaks.
     Lose,
     /// A request is executed a second time, later.
     Duplicate,
-    /// A connection is replaced; what is still in the buffers of the old one comes late, or not at all.
+    /// A connection is replaced; the messages in the old one's buffers arrive late, or not at all.
     Reconnect,
     /// A request is executed, and its reply is lost.
     LoseReply,
-    /// The client library sends a request again whose reply was lost.
+    /// The client library retransmits a request whose reply was lost.
     Resend,
     /// Requests, or replies, between one client and one node do not pass for a while.
     OneWay,
     /// A client and a node are cut off from each other for a while.
     Partition,
-    /// A node answers that it cannot serve now.
+    /// A node replies with a transient error.
     Refuse,
-    /// A node stops, takes in what is sent to it, and goes on.
+    /// A node is stopped and resumed; it receives the messages of the meantime.
     StopNode,
     /// A node is killed, and restarts with all of its data.
     KillNode,
     /// A node is killed, and restarts without its data, but not before every lock of that time has expired.
     ForgetLate,
-    /// A client's process is stopped, and goes on.
+    /// A client's process is stopped and resumed.
     StopClient,
-    /// A client drops a future, at whatever it awaits.
+    /// A client drops a future, at any await.
     Cancel,
     /// A client's process is killed.
     KillClient,
     /// Background tasks of a client start late.
     SlowTasks,
-    /// Clocks of clients and nodes run fast or slow, within what the drift factor allows.
+    /// The clocks of clients and nodes drift, within the drift factor.
     Drift,
-    /// A node restarts at once without its data. Breaks what a lock rests on.
+    /// A node restarts at once without its data. Breaks an assumption of the lock.
     Forget,
-    /// A node restarts at once without the last second of its data. Breaks what a lock rests on.
+    /// A node restarts at once without the last second of its data. Breaks an assumption of the lock.
     ForgetLast,
-    /// A node's clock jumps forward. Breaks what a lock rests on.
+    /// A node's clock jumps forward. Breaks an assumption of the lock.
     Jump,
 }
 
 impl Fault {
-    /// All of them.
+    /// All faults.
     pub const ALL: [Self; 20] = [
         Self::Delay,
         Self::Lose,
@@ -75,7 +75,7 @@ impl Fault {
         Self::Jump,
     ];
 
-    /// Whether it breaks what a lock rests on, so that two clients may hold one.
+    /// Whether it breaks an assumption of the lock, so that two clients may hold one.
     #[must_use]
     pub fn breaks(self) -> bool {
         matches!(self, Self::Forget | Self::ForgetLast | Self::Jump)
@@ -133,19 +133,19 @@ impl Faults {
     /// None.
     pub const NONE: Self = Self(0);
 
-    /// All that a lock has to survive.
+    /// All faults that a lock has to survive.
     #[must_use]
     pub fn survivable() -> Self {
         Fault::ALL.into_iter().filter(|fault| !fault.breaks()).collect()
     }
 
-    /// With one more.
+    /// These, and one more.
     #[must_use]
     pub fn with(self, fault: Fault) -> Self {
         Self(self.0 | 1 << fault as u32)
     }
 
-    /// With one less.
+    /// These, without one.
     #[must_use]
     pub fn without(self, fault: Fault) -> Self {
         Self(self.0 & !(1 << fault as u32))
@@ -157,7 +157,7 @@ impl Faults {
         self.0 & (1 << fault as u32) != 0
     }
 
-    /// Whether one of them breaks what a lock rests on.
+    /// Whether one of them breaks an assumption of the lock.
     #[must_use]
     pub fn breaks(self) -> bool {
         Fault::ALL.into_iter().any(|fault| fault.breaks() && self.has(fault))
@@ -173,7 +173,7 @@ impl FromIterator<Fault> for Faults {
 impl FromStr for Faults {
     type Err = String;
 
-    /// `all`, `none`, or names with commas between them; `-name` takes one away again.
+    /// `all`, `none`, or names separated by commas; `-name` removes one.
     fn from_str(list: &str) -> Result<Self, String> {
         let mut faults = Self::NONE;
         for name in list.split(',').map(str::trim).filter(|name| !name.is_empty()) {
@@ -200,13 +200,13 @@ impl Struck {
         self.0[fault as usize] += 1;
     }
 
-    /// How often.
+    /// How often it struck.
     #[must_use]
     pub fn times(&self, fault: Fault) -> u64 {
         self.0[fault as usize]
     }
 
-    /// Adds those of another run.
+    /// Adds the counts of another run.
     pub fn add(&mut self, other: &Self) {
         for (mine, theirs) in self.0.iter_mut().zip(other.0) {
             *mine += theirs;
@@ -214,8 +214,7 @@ impl Struck {
     }
 }
 
-/// A generator for each fault and one for latencies, so that switching one fault off leaves the others as
-/// they are.
+/// A generator for each fault, and one for latencies: switching off one fault does not change the others.
 pub(super) struct Dice {
     pub(super) latency: ChaCha8Rng,
     faults: [ChaCha8Rng; Fault::ALL.len()],
@@ -234,7 +233,7 @@ impl Dice {
         &mut self.faults[fault as usize]
     }
 
-    /// Of the faults that may happen, some: every run has a mixture of its own.
+    /// Picks some of the faults that may happen: every run has a mixture of its own.
     pub(super) fn mixture(&mut self, faults: Faults) -> Faults {
         Fault::ALL
             .into_iter()

@@ -1,4 +1,4 @@
-//! What has reached which nodes: whose keys may still be there when their clients are done.
+//! Tracks which requests have reached which nodes: whose keys may remain when their clients are done.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,21 +14,21 @@ pub(super) struct Ledger {
     entries: BTreeMap<(String, usize), Entry>,
     /// By client and node.
     links: BTreeMap<(usize, usize), Link>,
-    /// Tokens whose holders left their keys to the ttl.
+    /// Tokens whose keys are deliberately left to expire.
     abandoned: BTreeSet<String>,
 }
 
-/// What a client asks for with one token.
+/// A client's requests with one token.
 #[derive(Debug)]
 struct Claim {
     client: usize,
     began: Duration,
 }
 
-/// What one node has of a claim.
+/// A claim's state on one node.
 #[derive(Debug, Default)]
 struct Entry {
-    /// When it last carried out an acquire.
+    /// When the node last executed an acquire.
     acquired: Duration,
     released: bool,
 }
@@ -38,12 +38,12 @@ struct Entry {
 struct Link {
     /// How many requests will still arrive.
     under_way: u32,
-    /// When one last came late.
+    /// When a request was last late.
     late: Option<Duration>,
 }
 
 impl Ledger {
-    /// Notes a request that will arrive, if late.
+    /// Records a request that will arrive, even if late.
     pub(super) fn sent(&mut self, now: Duration, request: &Request) {
         let token = request.token.as_str();
         if !self.claims.contains_key(token) {
@@ -52,8 +52,8 @@ impl Ledger {
         self.link(request).under_way += 1;
     }
 
-    /// Notes that a request which would arrive has done so, so long after it was sent, and whether its node
-    /// carried it out.
+    /// Records that such a request has arrived, this long after it was sent, and whether its node executed
+    /// it.
     pub(super) fn answered(&mut self, now: Duration, took: Duration, request: &Request, executed: bool) {
         let link = self.link(request);
         link.under_way -= 1;
@@ -67,15 +67,16 @@ impl Ledger {
         }
     }
 
-    /// Notes a token whose keys are left to the ttl on purpose.
+    /// Records a token whose keys are deliberately left to expire.
     pub(super) fn abandon(&mut self, token: &str) {
         self.abandoned.insert(token.to_owned());
     }
 
-    /// The client whose key this is, when it ought to have been removed by `now`.
+    /// The client whose key this is, if the key should have been removed by `now`.
     ///
-    /// It need not have been when the network brought the acquire late: after the release, or when the client
-    /// may take the key for expired. Nor when it has served them badly in the last `grace`.
+    /// A key may remain if the network delivered the acquire late: after the release, or when the key should
+    /// have expired from the client's point of view. It may also remain if the link was bad in the last
+    /// `grace`.
     pub(super) fn owner_of_leftover(
         &self,
         now: Duration,
@@ -101,5 +102,5 @@ impl Ledger {
     }
 }
 
-/// What a request may take to be carried out.
+/// How long a request may take until it is executed.
 const IN_TIME: Duration = Duration::from_millis(100);

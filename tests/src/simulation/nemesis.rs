@@ -1,4 +1,4 @@
-//! What goes wrong with nodes, links and processes: one task for each kind of trouble, until the calm.
+//! Injects faults into nodes, links and processes: one task for each kind of fault, until the calm.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,21 +7,21 @@ use redlock_core::{BackendErrorKind, BoxFuture, Runtime};
 
 use super::{
     World,
-    checks::Ghost,
-    clients::{LONGEST_TTL, RESOURCES},
+    checks::LostKeys,
+    clients::{MAX_TTL_MILLIS, RESOURCES},
     faults::Fault,
     network::Way,
 };
 
-/// Starts all troubles of the world's mixture.
+/// Starts all faults of the world's mixture.
 pub(super) fn begin(world: &Arc<World>, seed: u64) {
     let mut seeds = ChaCha8Rng::seed_from_u64(seed.rotate_left(32));
-    let mut start = |fault: Fault, mean: u64, trouble: Box<dyn Fn(Trouble) -> Striking + Send>| {
-        // Drawn in any case, so that each trouble stays the same when another is switched off.
+    let mut start = |fault: Fault, mean: u64, strike: Box<dyn Fn(Strike) -> Striking + Send>| {
+        // Drawn in any case: switching off one fault does not change the others.
         let rng = ChaCha8Rng::from_rng(&mut seeds);
         if world.faults.has(fault) {
-            world.state().troubles += 1;
-            world.runtime.spawn(Box::pin(repeat(world.clone(), rng, fault, mean, trouble)));
+            world.state().nemeses += 1;
+            world.runtime.spawn(Box::pin(repeat(world.clone(), rng, fault, mean, strike)));
         }
     };
     start(Fault::OneWay, 1_500, Box::new(|it| Box::pin(it.one_way())));
@@ -39,8 +39,8 @@ pub(super) fn begin(world: &Arc<World>, seed: u64) {
 
 type Striking = BoxFuture<()>;
 
-/// One strike.
-struct Trouble {
+/// One strike of a fault.
+struct Strike {
     world: Arc<World>,
     rng: ChaCha8Rng,
 }
@@ -50,21 +50,21 @@ async fn repeat(
     mut rng: ChaCha8Rng,
     fault: Fault,
     mean: u64,
-    trouble: Box<dyn Fn(Trouble) -> Striking + Send>,
+    strike: Box<dyn Fn(Strike) -> Striking + Send>,
 ) {
     loop {
         world.runtime.sleep(millis(rng.random_range(0..2 * mean))).await;
         if world.is_calm() {
-            world.state().troubles -= 1;
+            world.state().nemeses -= 1;
             return;
         }
         world.network.strike(fault);
         let rng = ChaCha8Rng::from_rng(&mut rng);
-        trouble(Trouble { world: world.clone(), rng }).await;
+        strike(Strike { world: world.clone(), rng }).await;
     }
 }
 
-impl Trouble {
+impl Strike {
     async fn one_way(mut self) {
         let (client, node) = (self.client(), self.node());
         let way = if self.rng.random_bool(0.5) { Way::Requests } else { Way::Replies };
@@ -91,7 +91,7 @@ impl Trouble {
     async fn refuse(mut self) {
         let node = self.node();
         let requests = self.rng.random_range(1..6);
-        self.world.timeline.node(self.now(), node, || format!("refuses to serve {requests} requests"));
+        self.world.timeline.node(self.now(), node, || format!("fails {requests} requests"));
         self.world.nodes[node].0.fail_next(requests, BackendErrorKind::Transient);
         self.wait(1, 500).await;
         self.world.nodes[node].0.fail_next(0, BackendErrorKind::Transient);
@@ -103,7 +103,7 @@ impl Trouble {
         self.world.nodes[node].0.stop();
         self.wait(5, 7_000).await;
         self.world.nodes[node].0.resume();
-        self.world.timeline.node(self.now(), node, || "goes on".to_owned());
+        self.world.timeline.node(self.now(), node, || "is resumed".to_owned());
     }
 
     async fn kill_node(mut self) {
@@ -131,10 +131,10 @@ impl Trouble {
         self.world.timeline.node(self.now(), node, || "is killed and loses its data".to_owned());
         self.lose(node);
         backend.shut_down();
-        // By any clock of the run.
-        let delay = clock.in_true_time(millis(LONGEST_TTL)) * 102 / 100;
+        // According to every clock of the run.
+        let delay = clock.in_true_time(millis(MAX_TTL_MILLIS)) * 102 / 100;
         self.world.runtime.sleep(delay + millis(self.rng.random_range(0..500))).await;
-        self.world.checks().ghosts[node] = None;
+        self.world.checks().lost[node] = None;
         backend.start();
         self.world.state().forgetting[node] = false;
         self.world.timeline.node(self.now(), node, || "is back without its data".to_owned());
@@ -146,7 +146,7 @@ impl Trouble {
             let (value, left) = (backend.get(name)?, backend.ttl(name)?);
             Some(((*name).to_owned(), value, self.now() + clock.in_true_time(left)))
         };
-        self.world.checks().ghosts[node] = Some(Ghost { keys: RESOURCES.iter().filter_map(key).collect() });
+        self.world.checks().lost[node] = Some(LostKeys { keys: RESOURCES.iter().filter_map(key).collect() });
         backend.clear();
     }
 
@@ -158,7 +158,7 @@ impl Trouble {
         self.wait(1, 8_000).await;
         self.world.processes[client].resume();
         self.world.state().resumed[client] = self.now();
-        self.world.timeline.client(self.now(), client, || "goes on".to_owned());
+        self.world.timeline.client(self.now(), client, || "is resumed".to_owned());
     }
 
     async fn kill_client(mut self) {
@@ -192,7 +192,7 @@ impl Trouble {
 
     async fn jump(mut self) {
         let node = self.node();
-        let by = millis(self.rng.random_range(100..LONGEST_TTL));
+        let by = millis(self.rng.random_range(100..MAX_TTL_MILLIS));
         self.world.timeline.node(self.now(), node, || format!("its clock jumps by {by:?}"));
         self.world.nodes[node].1.jump(by);
     }

@@ -1,5 +1,4 @@
-//! The network between clients and nodes: a connection for each pair, and all that happens to what it
-//! carries.
+//! The network between clients and nodes: a connection for each pair, and the faults of its messages.
 
 use std::{
     collections::BTreeMap,
@@ -26,7 +25,7 @@ use super::{
 };
 use crate::sim_runtime::{SimRuntime, poll_once};
 
-/// What carries requests from clients to nodes and replies back.
+/// Carries requests from clients to nodes, and the replies back.
 #[derive(Clone)]
 pub(super) struct Network(Arc<Shared>);
 
@@ -40,7 +39,7 @@ struct Shared {
 struct State {
     faults: Faults,
     dice: Dice,
-    /// Messages that were lost without a word: their senders wait.
+    /// Messages that were lost silently: their senders wait.
     limbo: Vec<Message>,
     links: BTreeMap<(usize, usize), Link>,
     ledger: Ledger,
@@ -48,16 +47,16 @@ struct State {
     requests: u64,
 }
 
-/// Between one client and one node.
+/// The link between one client and one node.
 struct Link {
-    /// Its connection; whoever holds the other end delivers what is sent, in order.
+    /// Its connection. The task at the other end delivers the messages in order.
     connection: Option<mpsc::UnboundedSender<Message>>,
-    /// What passes. Counted, so that cuts may overlap.
+    /// The cuts of both directions, counted because they may overlap.
     requests_cut: Arc<Cut>,
     replies_cut: Arc<Cut>,
 }
 
-/// Lets nothing pass while it is cut. Not tokio's `watch`: that wakes in an order that no seed decides.
+/// Lets no message pass while it is cut. Not tokio's `watch`, as the seed does not decide its wake-up order.
 #[derive(Default)]
 struct Cut {
     cuts: AtomicU32,
@@ -68,7 +67,7 @@ struct Cut {
 struct Message {
     request: Request,
     sent: Duration,
-    /// Not delivered earlier.
+    /// The earliest delivery.
     due: Duration,
     answer: Arc<Mutex<Option<oneshot::Sender<Answer>>>>,
     resends: u32,
@@ -87,21 +86,21 @@ pub(super) struct Request {
 pub(super) enum Verb {
     Acquire(Duration),
     Extend(Duration),
-    /// The token that is to give way.
+    /// The token to replace.
     Replace(Token, Duration),
     Release,
 }
 
-pub(super) type Answer = Result<Said, BackendError>;
+pub(super) type Answer = Result<Reply, BackendError>;
 
-/// What a node said.
+/// A node's reply.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Said {
-    Reply(AcquireReply),
+pub(super) enum Reply {
+    Acquired(AcquireReply),
     Released(ReleaseReply),
 }
 
-/// Which way of a link.
+/// A direction of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
     Requests,
@@ -128,12 +127,12 @@ impl Network {
         Self(Arc::new(Shared { runtime, nodes, timeline, state: Mutex::new(state) }))
     }
 
-    /// A client's way to a node.
+    /// A client's connection to a node.
     pub(super) fn wire(&self, process: SimRuntime, client: usize, node: usize) -> Wire {
         Wire { network: self.clone(), process, client, node, name: format!("node {node}") }
     }
 
-    /// Cuts or mends one way of a link. Cuts are counted.
+    /// Cuts or mends one direction of a link. Cuts are counted.
     pub(super) fn cut(&self, client: usize, node: usize, way: Way, cut: bool) {
         let mut state = self.state();
         let link = state.link(client, node);
@@ -148,18 +147,18 @@ impl Network {
         }
     }
 
-    /// Replaces a connection: what it carries comes late, or not at all.
+    /// Replaces a connection: the messages on the old one arrive late, or not at all.
     pub(super) fn break_connection(&self, client: usize, node: usize) {
         let mut state = self.state();
         state.link(client, node).connection = None;
     }
 
-    /// From now on nothing more goes wrong in the network.
+    /// Ends all faults of the network.
     pub(super) fn calm(&self) {
         self.state().faults = Faults::NONE;
     }
 
-    /// Ends all connections. What is under way still arrives.
+    /// Ends all connections. Messages under way still arrive.
     pub(super) fn close(&self) {
         let mut state = self.state();
         let gone = (std::mem::take(&mut state.links), std::mem::take(&mut state.limbo));
@@ -175,7 +174,7 @@ impl Network {
         self.state().struck.count(fault);
     }
 
-    /// What has reached the nodes.
+    /// The ledger of the requests that have reached the nodes.
     pub(super) fn ledger<T>(&self, look: impl FnOnce(&mut Ledger) -> T) -> T {
         look(&mut self.state().ledger)
     }
@@ -189,7 +188,7 @@ impl Network {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a request on its connection, and gives where its answer comes.
+    /// Sends a request on its connection, and returns the receiver of the reply.
     fn send(&self, request: Request) -> oneshot::Receiver<Answer> {
         let (sender, receiver) = oneshot::channel();
         self.state().requests += 1;
@@ -244,19 +243,19 @@ impl Network {
             sender
         });
         drop(state);
-        // The other end is there as long as this one.
+        // The receiver lives as long as the sender.
         let _ = connection.send(message);
     }
 
-    /// One connection: delivers in order.
+    /// One connection, which delivers in order.
     async fn carry(self, mut messages: mpsc::UnboundedReceiver<Message>) {
         while let Some(message) = messages.recv().await {
             self.deliver_at(message).await;
         }
     }
 
-    /// Brings a request to its node, and leaves the rest to a task: the next one need not wait for the
-    /// answer.
+    /// Delivers a request to its node, and leaves the reply to a task, so the next request need not wait for
+    /// it.
     async fn deliver_at(&self, message: Message) {
         let runtime = &self.0.runtime;
         let early = message.due.saturating_sub(runtime.elapsed());
@@ -269,7 +268,7 @@ impl Network {
         let nodes = self.0.nodes.clone();
         let mut running: BoxFuture<Answer> =
             Box::pin(async move { run(&nodes[request.node], &request).await });
-        // Its first step puts it into the node's inbox.
+        // The first poll puts it into the node's inbox.
         if let Poll::Ready(answer) = poll_once(&mut running).await {
             running = Box::pin(async { answer });
         }
@@ -307,7 +306,7 @@ impl Network {
         let waiting = message.answer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(waiting) = waiting {
             self.0.timeline.answer(runtime.elapsed(), &message.request, &answer);
-            // Nobody waits any more: late.
+            // The sender no longer waits, so the reply is late.
             let _ = waiting.send(answer);
         }
     }
@@ -335,7 +334,7 @@ impl State {
     }
 
     fn strikes(&mut self, fault: Fault, probability: f64) -> bool {
-        // Drawn in any case, so that a run goes the same way up to where the fault would have struck.
+        // Drawn in any case: a run without the fault is the same until the fault would have struck.
         let strikes = self.dice.of(fault).random_bool(probability) && self.faults.has(fault);
         if strikes {
             self.struck.count(fault);
@@ -352,21 +351,21 @@ async fn run(node: &MemoryBackend, request: &Request) -> Answer {
     let Request { resources, token, .. } = request;
     match &request.verb {
         Verb::Acquire(ttl) => {
-            node.acquire(Acquire::new(resources, token, *ttl, Duration::MAX)).await.map(Said::Reply)
+            node.acquire(Acquire::new(resources, token, *ttl, Duration::MAX)).await.map(Reply::Acquired)
         }
         Verb::Extend(ttl) => {
-            node.extend(Extend::new(resources, token, *ttl, Duration::MAX)).await.map(Said::Reply)
+            node.extend(Extend::new(resources, token, *ttl, Duration::MAX)).await.map(Reply::Acquired)
         }
         Verb::Replace(old, ttl) => {
-            node.replace(Replace::new(resources, old, token, *ttl, Duration::MAX)).await.map(Said::Reply)
+            node.replace(Replace::new(resources, old, token, *ttl, Duration::MAX)).await.map(Reply::Acquired)
         }
         Verb::Release => {
-            node.release(Release::new(resources, token, Duration::MAX)).await.map(Said::Released)
+            node.release(Release::new(resources, token, Duration::MAX)).await.map(Reply::Released)
         }
     }
 }
 
-/// One client's way to one node.
+/// A client's connection to a node.
 pub(super) struct Wire {
     network: Network,
     process: SimRuntime,
@@ -382,7 +381,7 @@ impl Wire {
         resources: &Resources,
         token: &Token,
         timeout: Duration,
-    ) -> Result<Said, BackendError> {
+    ) -> Result<Reply, BackendError> {
         let request = Request {
             client: self.client,
             node: self.node,
@@ -434,10 +433,10 @@ impl fmt::Debug for Wire {
     }
 }
 
-impl Said {
+impl Reply {
     fn reply(self) -> Result<AcquireReply, BackendError> {
         match self {
-            Self::Reply(reply) => Ok(reply),
+            Self::Acquired(reply) => Ok(reply),
             Self::Released(_) => Err(unreadable()),
         }
     }
@@ -445,16 +444,16 @@ impl Said {
     fn released(self) -> Result<ReleaseReply, BackendError> {
         match self {
             Self::Released(released) => Ok(released),
-            Self::Reply(_) => Err(unreadable()),
+            Self::Acquired(_) => Err(unreadable()),
         }
     }
 }
 
 fn unreadable() -> BackendError {
-    BackendError::new(BackendErrorKind::Indeterminate, "the answer to another question")
+    BackendError::new(BackendErrorKind::Indeterminate, "the reply to another request")
 }
 
-/// How often the client library sends a request again.
+/// How often the client library retransmits a request.
 const RESENDS: u32 = 3;
-/// The longest that a message is delayed: far past any ttl.
+/// The longest delay of a message: far longer than any TTL.
 const LONG: Duration = Duration::from_secs(15);

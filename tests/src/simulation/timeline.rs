@@ -1,4 +1,4 @@
-//! What happened in a run, one line each, for a run that has to be understood.
+//! The events of a run, one line each, to understand a run.
 
 use std::{
     fmt,
@@ -8,9 +8,9 @@ use std::{
 
 use redlock_core::{AcquireReply, ReleaseReply};
 
-use super::network::{Answer, Request, Said, Verb};
+use super::network::{Answer, Reply, Request, Verb};
 
-/// Lines, when the run is told; nothing else is slowed down by it.
+/// Lines, if the events are recorded; otherwise it costs nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Timeline(Option<Arc<Mutex<Vec<Line>>>>);
 
@@ -24,7 +24,7 @@ pub struct Line {
 }
 
 impl Timeline {
-    /// One that keeps what it is told.
+    /// A timeline that records the events.
     #[must_use]
     pub fn kept() -> Self {
         Self(Some(Arc::default()))
@@ -50,19 +50,19 @@ impl Timeline {
     }
 
     pub(super) fn request(&self, at: Duration, request: &Request, what: &str) {
-        self.link(at, request.client, request.node, || format!("{} {what}", told(request)));
+        self.link(at, request.client, request.node, || format!("{} {what}", describe(request)));
     }
 
     pub(super) fn answer(&self, at: Duration, request: &Request, answer: &Answer) {
         self.link(at, request.client, request.node, || {
             let answer = match answer {
-                Ok(Said::Reply(AcquireReply::Granted)) => "granted".to_owned(),
-                Ok(Said::Reply(_)) => "refused".to_owned(),
-                Ok(Said::Released(ReleaseReply::Removed)) => "removed".to_owned(),
-                Ok(Said::Released(_)) => "not held".to_owned(),
+                Ok(Reply::Acquired(AcquireReply::Granted)) => "granted".to_owned(),
+                Ok(Reply::Acquired(_)) => "refused".to_owned(),
+                Ok(Reply::Released(ReleaseReply::Removed)) => "removed".to_owned(),
+                Ok(Reply::Released(_)) => "not held".to_owned(),
                 Err(error) => error.to_string(),
             };
-            format!("{} answered: {answer}", told(request))
+            format!("{} answered: {answer}", describe(request))
         });
     }
 
@@ -84,7 +84,7 @@ impl fmt::Display for Line {
     }
 }
 
-fn told(request: &Request) -> String {
+fn describe(request: &Request) -> String {
     let (verb, ttl) = match &request.verb {
         Verb::Acquire(ttl) => ("acquire", Some(ttl)),
         Verb::Extend(ttl) => ("extend", Some(ttl)),
@@ -92,6 +92,6 @@ fn told(request: &Request) -> String {
         Verb::Release => ("release", None),
     };
     let names: Vec<&str> = request.resources.iter().collect();
-    let ttl = ttl.map_or(String::new(), |ttl| format!(" for {ttl:?}"));
-    format!("{verb} {} {}{ttl}", names.join("+"), &request.token.as_str()[..6])
+    let duration = ttl.map_or(String::new(), |ttl| format!(" for {ttl:?}"));
+    format!("{verb} {} {}{duration}", names.join("+"), &request.token.as_str()[..6])
 }

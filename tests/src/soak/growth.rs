@@ -1,4 +1,4 @@
-//! Whether a run's numbers grow.
+//! Checks whether the numbers of a run grow.
 
 use std::fmt;
 
@@ -7,18 +7,18 @@ use super::Sample;
 /// How far one number has grown from the beginning to the end of a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Growth {
-    /// Of what.
+    /// The name of the number.
     pub name: &'static str,
-    /// What it was when the run had warmed up.
+    /// The number after the warm-up.
     pub before: f64,
-    /// What it was at the end.
+    /// The number at the end.
     pub after: f64,
-    /// What it may be at the end.
+    /// The limit at the end.
     pub most: f64,
 }
 
 impl Growth {
-    /// Whether it has grown no further than it may.
+    /// Whether it is within the limit.
     #[must_use]
     pub fn is_flat(&self) -> bool {
         self.after <= self.most
@@ -34,8 +34,8 @@ impl fmt::Display for Growth {
 
 /// The growth of each number, from the second fifth of the run to the last.
 ///
-/// Of each fifth the level is the lower quartile: what a fault adds for a moment is not looked at, what never
-/// goes away again is. A tenth more is allowed, and a little for each number.
+/// The level of a fifth is its lower quartile, so a short rise after a fault does not count, but a permanent
+/// one does. The limit is a tenth more, plus a small allowance for each number.
 #[must_use]
 pub fn growths(samples: &[Sample]) -> Vec<Growth> {
     let fifth = samples.len() / 5;
@@ -76,23 +76,23 @@ mod tests {
     }
 
     #[test]
-    fn what_stays_is_flat() {
+    fn a_constant_number_is_flat() {
         assert_eq!(run(|_| 1_000.0), [true; 4]);
     }
 
     #[test]
-    fn a_task_that_is_lost_every_second_is_seen() {
+    fn a_leak_of_a_task_per_second_is_found() {
         assert_eq!(run(|second| 1_000.0 + second as f64), [true, false, true, true]);
     }
 
     #[test]
-    fn what_comes_and_goes_is_flat() {
+    fn a_number_that_rises_and_falls_is_flat() {
         let noisy = |second: usize| 1_000.0 + if second % 10 < 6 { 2_000.0 } else { 0.0 };
         assert_eq!(run(noisy), [true; 4]);
     }
 
     #[test]
-    fn what_only_warms_up_is_flat() {
+    fn a_number_that_only_warms_up_is_flat() {
         assert_eq!(run(|second| 1_000.0 + 5.0 * second.min(100) as f64), [true; 4]);
     }
 }

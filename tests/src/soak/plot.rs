@@ -1,4 +1,4 @@
-//! A run as a picture.
+//! The chart of a run.
 
 use std::{error::Error, ops::Range, path::Path};
 
@@ -17,7 +17,7 @@ use super::{Report, Sample};
 ///
 /// # Errors
 ///
-/// What the file system says.
+/// Errors of the file system.
 pub fn draw(report: &Report, file: &Path) -> Result<(), Box<dyn Error>> {
     let root = SVGBackend::new(file, (900, 900)).into_drawing_area();
     root.fill(&WHITE)?;
@@ -25,8 +25,8 @@ pub fn draw(report: &Report, file: &Path) -> Result<(), Box<dyn Error>> {
     let draw = |panel: usize, name: &str, of: fn(&Sample) -> f64| line(&panels[panel], report, name, of);
     draw(0, "resident memory, MiB", |sample| sample.memory)?;
     draw(1, "tasks", |sample| sample.tasks)?;
-    draw(2, "sockets, the proxies' too", |sample| sample.sockets)?;
-    draw(3, "locks a second", |sample| sample.locks)?;
+    draw(2, "sockets, including the proxies'", |sample| sample.sockets)?;
+    draw(3, "locks per second", |sample| sample.locks)?;
     root.present()?;
     Ok(())
 }
@@ -62,9 +62,9 @@ fn line(
     Ok(())
 }
 
-/// No more than can be seen.
+/// At most as many points as are visible.
 fn thinned<T>(all: &[T]) -> impl Iterator<Item = &T> {
-    all.iter().step_by(all.len().div_ceil(MOST_POINTS).max(1))
+    all.iter().step_by(all.len().div_ceil(MAX_POINTS).max(1))
 }
 
-const MOST_POINTS: usize = 450;
+const MAX_POINTS: usize = 450;

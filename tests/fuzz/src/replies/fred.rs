@@ -1,5 +1,5 @@
-//! What the adapter for fred makes of fred's values and errors. A client of fred needs a server, so it is
-//! asked in parts.
+//! How the adapter for fred reads fred's values and errors. A client of fred needs a server, so the functions
+//! of the adapter are called directly.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ use fred::{
 use redlock_core::{Acquire, BackendErrorKind, Extend, Inspect, Release, redis::Eval};
 use redlock_fred::fuzzing;
 
-use super::{Answer, Exchange, Key, Said, Shape, Verb, failed, token};
+use super::{Answer, Exchange, Key, Outcome, Shape, Verb, failed, token};
 
 /// A value of fred.
 #[derive(Arbitrary, Debug)]
@@ -59,26 +59,26 @@ impl Tree {
     }
 }
 
-/// An error of fred, also for what a server says.
+/// An error of fred: its own, or a server's.
 #[derive(Arbitrary, Debug)]
-pub(super) struct Trouble {
+pub(super) struct Failure {
     kind: u8,
     text: String,
 }
 
-impl Trouble {
+impl Failure {
     fn error(&self) -> Error {
         Error::new(KINDS[usize::from(self.kind) % KINDS.len()].clone(), self.text.clone())
     }
 
-    fn judge(&self, said: &Said) {
-        let Said::Failed(kind) = said else { panic!("{self:?} is taken for {said:?}") };
+    fn judge(&self, outcome: &Outcome) {
+        let Outcome::Failed(kind) = outcome else { panic!("{self:?} is read as {outcome:?}") };
         if *kind == BackendErrorKind::Transient {
-            // Said by a server, or on its behalf: nothing was executed.
+            // Only a server, or fred on its behalf, can report that nothing was executed.
             let code = self.text.split_whitespace().next().unwrap_or_default();
-            let passing = self.text == "Too many redirections."
+            let transient = self.text == "Too many redirections."
                 || !code.is_empty() && code.bytes().all(|letter| letter.is_ascii_uppercase());
-            assert!(passing, "{self:?}");
+            assert!(transient, "{self:?}");
         }
     }
 }
@@ -91,21 +91,21 @@ pub(super) fn check(exchange: &Exchange) {
         Verb::Release => Eval::release(&Release::new(&resources, &token, any)),
         Verb::Inspect => Eval::inspect(&Inspect::new(&resources, any)),
     };
-    let asked = fuzzing::to_arguments(&eval);
-    let asked = asked[1..].iter().map(|value| value.as_bytes_str().expect("text").as_bytes().to_vec());
-    assert_eq!(asked.collect::<Vec<_>>(), exchange.arguments());
+    let sent = fuzzing::to_arguments(&eval);
+    let sent = sent[1..].iter().map(|value| value.as_bytes_str().expect("text").as_bytes().to_vec());
+    assert_eq!(sent.collect::<Vec<_>>(), exchange.arguments());
     match &exchange.answer {
         Answer::Fred(tree) => {
             let value = tree.value();
-            let said = match exchange.verb {
-                Verb::Inspect => fuzzing::key_states(&value, &resources).map(Said::Keys),
-                _ => fuzzing::as_bool(&value).map(|done| if done { Said::Yes } else { Said::No }),
+            let outcome = match exchange.verb {
+                Verb::Inspect => fuzzing::key_states(&value, &resources).map(Outcome::Keys),
+                _ => fuzzing::as_bool(&value).map(|done| if done { Outcome::Yes } else { Outcome::No }),
             };
-            // The adapter's word for an answer of another type.
-            let said = said.unwrap_or(Said::Failed(BackendErrorKind::Indeterminate));
-            exchange.judge(&said, &shape(exchange.verb, &value));
+            // The adapter returns this for a reply of another type.
+            let outcome = outcome.unwrap_or(Outcome::Failed(BackendErrorKind::Indeterminate));
+            exchange.judge(&outcome, &shape(exchange.verb, &value));
         }
-        Answer::FredError(trouble) => trouble.judge(&failed(&fuzzing::classify(trouble.error()))),
+        Answer::FredError(failure) => failure.judge(&failed(&fuzzing::classify(failure.error()))),
         Answer::Wire(_) | Answer::Tree(_) | Answer::Error(_) => {}
     }
 }

@@ -1,4 +1,4 @@
-//! Over a connection of redis-rs.
+//! How the adapter for redis-rs reads the values and errors of a connection.
 
 use std::{
     io,
@@ -15,7 +15,7 @@ use redlock_redis_rs::{
     },
 };
 
-use super::{Answer, Exchange, Key, Said, Shape, Verb};
+use super::{Answer, Exchange, Key, Outcome, Shape, Verb};
 
 /// A value of redis-rs. Deep ones come from the wire.
 #[derive(Arbitrary, Debug)]
@@ -36,7 +36,7 @@ pub(super) enum Tree {
     Verbatim(String),
     Big(Vec<u8>),
     Push(Vec<Tree>),
-    /// A line of the server, that begins with its code.
+    /// An error line of the server, which begins with its code.
     Error(String),
 }
 
@@ -77,51 +77,53 @@ fn pair(value: Option<&Vec<u8>>, ttl: i64) -> Value {
     Value::Array(vec![value.map_or(Value::Nil, |value| Value::BulkString(value.clone())), Value::Int(ttl)])
 }
 
-/// As redis-rs reads it.
+/// Parsed by redis-rs.
 fn server_error(line: &str) -> Value {
     let line = line.replace(['\r', '\n'], " ");
     parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap_or(Value::Nil)
 }
 
-/// An error of redis-rs' own.
+/// An error of redis-rs itself.
 #[derive(Arbitrary, Debug)]
-pub(super) enum Trouble {
+pub(super) enum Failure {
     Io(u8, String),
     Kind(u8, String),
-    /// How it tells of a SELECT, or of a Cluster that it cannot connect to.
-    Told(bool, String),
+    /// A SELECT that was refused, or a Cluster that redis-rs cannot connect to.
+    Connecting(bool, String),
 }
 
-impl Trouble {
+impl Failure {
     fn error(&self) -> RedisError {
         match self {
             Self::Io(kind, text) => io::Error::new(IO[usize::from(*kind) % IO.len()], text.clone()).into(),
-            Self::Kind(kind, text) => (KINDS[usize::from(*kind) % KINDS.len()], "said", text.clone()).into(),
-            Self::Told(true, text) => {
+            Self::Kind(kind, text) => {
+                (KINDS[usize::from(*kind) % KINDS.len()], "detail", text.clone()).into()
+            }
+            Self::Connecting(true, text) => {
                 let kind = ErrorKind::Server(ServerErrorKind::ResponseError);
                 (kind, "Redis server refused to switch database", text.clone()).into()
             }
-            Self::Told(false, text) => {
+            Self::Connecting(false, text) => {
                 (ErrorKind::Io, "Failed to create initial connections", text.clone()).into()
             }
         }
     }
 
-    /// As what it must not be told: a request may have been executed, or can never be.
-    fn judge(&self, said: &Said) {
-        let Said::Failed(kind) = said else { panic!("{self:?} is taken for {said:?}") };
+    /// Checks the kind of the error. An interrupted request may have been executed, so it is not transient.
+    fn judge(&self, outcome: &Outcome) {
+        let Outcome::Failed(kind) = outcome else { panic!("{self:?} is read as {outcome:?}") };
         match self {
-            Self::Io(..) | Self::Told(false, _) => {
+            Self::Io(..) | Self::Connecting(false, _) => {
                 assert_ne!(*kind, BackendErrorKind::Transient, "{self:?}");
             }
             Self::Kind(number, text) => {
-                let error = RedisError::from((KINDS[usize::from(*number) % KINDS.len()], "said"));
+                let error = RedisError::from((KINDS[usize::from(*number) % KINDS.len()], "detail"));
                 if let (ErrorKind::Server(_), Some(code)) = (error.kind(), error.code()) {
                     assert_eq!(*kind, classify(&format!("{code} {text}")).kind, "{self:?}");
                 }
             }
-            // The text decides. Any class is possible.
-            Self::Told(true, _) => {}
+            // The text decides. Any kind is possible.
+            Self::Connecting(true, _) => {}
         }
     }
 }
@@ -133,33 +135,33 @@ pub(super) fn check(exchange: &Exchange) {
             Ok(value)
         }
         Answer::Tree(tree) => Ok(tree.value()),
-        Answer::Error(trouble) => Err(trouble.error()),
+        Answer::Error(failure) => Err(failure.error()),
         Answer::Fred(_) | Answer::FredError(_) => return,
     };
-    let connection = Answering { answer: answer.clone(), asked: Arc::default() };
+    let connection = Answering { answer: answer.clone(), received: Arc::default() };
     let node = RedisBackend::new(connection.clone());
-    let said = RUNTIME.with(|runtime| runtime.block_on(exchange.ask(&node)));
+    let outcome = RUNTIME.with(|runtime| runtime.block_on(exchange.ask(&node)));
 
-    let asked = connection.asked.lock().expect("nobody panicked");
-    let [arguments] = &asked[..] else { panic!("asked {} times", asked.len()) };
+    let received = connection.received.lock().expect("nobody panicked");
+    let [arguments] = &received[..] else { panic!("{} requests", received.len()) };
     assert_eq!(arguments[0], b"EVAL");
     assert_eq!(arguments[2..], exchange.arguments());
     match (&exchange.answer, &answer) {
-        (Answer::Error(trouble), _) => trouble.judge(&said),
+        (Answer::Error(failure), _) => failure.judge(&outcome),
         (_, Ok(value)) if has_error(value) => {
-            let Said::Failed(kind) = said else { panic!("{value:?} is taken for {said:?}") };
+            let Outcome::Failed(kind) = outcome else { panic!("{value:?} is read as {outcome:?}") };
             if let Value::ServerError(error) = value {
                 let words = [Some(error.code()), error.details()];
                 let line = words.into_iter().flatten().collect::<Vec<_>>().join(" ");
                 assert_eq!(kind, classify(&line).kind, "{value:?}");
             }
         }
-        (_, Ok(value)) => exchange.judge(&said, &shape(exchange.verb, value)),
-        (_, Err(_)) => unreachable!("only trouble is an error"),
+        (_, Ok(value)) => exchange.judge(&outcome, &shape(exchange.verb, value)),
+        (_, Err(_)) => unreachable!("only a failure is an error"),
     }
 }
 
-/// redis-rs makes an error of a value with one inside.
+/// redis-rs turns a value with an error inside into an error.
 fn has_error(value: &Value) -> bool {
     match value {
         Value::ServerError(_) => true,
@@ -194,11 +196,11 @@ fn key(value: &Value) -> Option<Key> {
     }
 }
 
-/// A connection that has one answer to everything.
+/// A connection with one reply to everything.
 #[derive(Clone)]
 struct Answering {
     answer: RedisResult<Value>,
-    asked: Arc<Mutex<Vec<Vec<Vec<u8>>>>>,
+    received: Arc<Mutex<Vec<Vec<Vec<u8>>>>>,
 }
 
 impl ConnectionLike for Answering {
@@ -207,7 +209,7 @@ impl ConnectionLike for Answering {
             Arg::Simple(bytes) => bytes.to_vec(),
             _ => panic!("a cursor"),
         };
-        self.asked.lock().expect("nobody panicked").push(command.args_iter().map(bytes).collect());
+        self.received.lock().expect("nobody panicked").push(command.args_iter().map(bytes).collect());
         Box::pin(async { self.answer.clone() })
     }
 

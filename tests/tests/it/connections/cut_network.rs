@@ -8,7 +8,7 @@ use std::{
 use redlock_core::{Acquire, BackendErrorKind, LockBackend, Redlock, Token};
 use redlock_tests::{
     adapter::Adapter,
-    netns::Island,
+    netns::Namespace,
     server::{Server, eventually},
 };
 
@@ -86,8 +86,8 @@ impl Client {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_asked_of_a_node_while_the_network_was_cut_never_appears_there() {
-    let island = Arc::new(Island::new());
-    let mut servers = vec![Server::start_on(&island)];
+    let namespace = Arc::new(Namespace::new());
+    let mut servers = vec![Server::start_in(&namespace)];
     servers.extend(Server::start_some(2));
     let clients = [Adapter::RedisRs, Adapter::Fred].map(|adapter| Client::new(adapter, &servers));
     for client in &clients {
@@ -95,11 +95,11 @@ async fn what_was_asked_of_a_node_while_the_network_was_cut_never_appears_there(
     }
     let before = servers[0].command::<Vec<String>>(&["KEYS", "*"]);
 
-    island.cut();
+    namespace.cut();
     let [one, other] = &clients;
     let (one, other) = tokio::join!(one.go_on(CUT), other.go_on(CUT));
     assert!(one >= 10 && other >= 10, "only {one} and {other} locks");
-    island.heal();
+    namespace.heal();
 
     for client in &clients {
         assert!(client.uses_again(&servers[0]).await, "{:?} does not use the node again", client.adapter);

@@ -333,7 +333,7 @@ async fn a_server_that_still_loads_its_data_is_unavailable(
     redlock.lock("warm up", TTL).await.unwrap().forget();
     server.command::<()>(&["SAVE"]);
 
-    server.restart_unheard();
+    server.restart_without_waiting();
     let loads = || server.try_command::<()>(&["PING"]).is_err_and(|error| error.code() == Some("LOADING"));
     assert!(eventually(SOON, loads).await, "20 s of data are loaded already");
     let failed = redlock.lock("a", TTL).retry_count(1).await.unwrap_err();
