@@ -17,7 +17,7 @@ use crate::interop::{Other, respects_and_is_respected};
 
 struct Bare {
     nodes: Vec<MultiplexedConnection>,
-    /// What is held: its names and token.
+    /// The locks held: their names and tokens.
     held: Mutex<HashMap<u64, (Vec<String>, String)>>,
     last: AtomicU64,
 }
@@ -31,7 +31,7 @@ impl Bare {
         Self { nodes, held: Mutex::default(), last: AtomicU64::new(0) }
     }
 
-    /// Whether a quorum has a script change every key.
+    /// Whether a quorum reports that the script changed every key.
     async fn run(&self, script: &str, names: &[String], token: &str, ttl: Duration) -> bool {
         let mut votes = 0;
         for node in &self.nodes {

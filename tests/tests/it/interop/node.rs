@@ -22,7 +22,7 @@ use tokio::{
 
 use crate::interop::Other;
 
-/// A driver: it ends when its standard input is closed, so with this.
+/// A driver. It ends when its standard input is closed, that is, when this is dropped.
 struct NodeRedlock {
     requests: tokio::sync::Mutex<ChildStdin>,
     waiting: Arc<Mutex<HashMap<u64, oneshot::Sender<Value>>>>,
@@ -55,7 +55,7 @@ impl NodeRedlock {
         Self { requests, waiting, last: AtomicU64::new(0), _process: process }
     }
 
-    /// The lock, after so many more attempts at most.
+    /// The lock, after at most this number of further attempts.
     async fn lock_with_retries(
         &self,
         resources: &[&str],
@@ -71,7 +71,7 @@ impl NodeRedlock {
         self.ask(request).await
     }
 
-    /// The answer, or the name of the error.
+    /// The reply, or the name of the error.
     async fn ask(&self, mut request: Value) -> Result<Value, String> {
         let id = self.last.fetch_add(1, Ordering::SeqCst);
         request["id"] = id.into();
@@ -81,7 +81,7 @@ impl NodeRedlock {
         let answer = tokio::time::timeout(PATIENCE, answer).await.expect("the driver hangs");
         let answer = answer.expect("the driver has ended");
         match answer["error"].as_str() {
-            // Anything else would look like a lock that somebody else holds.
+            // Any other error would look like a lock of another owner.
             Some(error @ ("LockError" | "ExecutionError")) => Err(error.to_owned()),
             Some(error) => panic!("{request}: {error}: {}", answer["message"]),
             None => Ok(answer),
@@ -105,8 +105,8 @@ impl Other for NodeRedlock {
     }
 }
 
-/// Gives each answer to the one who waits for it. Who still waits when the driver ends is told so by the
-/// dropped sender.
+/// Sends each reply to its request. When the driver ends, the dropped senders end the requests that still
+/// wait.
 async fn hand_out(
     mut answers: Lines<BufReader<ChildStdout>>,
     waiting: Arc<Mutex<HashMap<u64, oneshot::Sender<Value>>>>,

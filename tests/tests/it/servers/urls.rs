@@ -1,4 +1,4 @@
-//! What a node's URL says counts, or is an error; and no password is told to anybody.
+//! Every part of a node's URL takes effect or is an error, and no password is ever printed.
 
 use std::fmt::{Debug, Display};
 
@@ -8,7 +8,7 @@ use redlock_redis_rs::{
     redis::{TlsCertificates, sentinel::SentinelNodeConnectionInfo},
 };
 
-/// What opening a node says, in one line, in all ways in which that can be printed: its name or its error.
+/// The name of an opened node, or its error, in every way in which that can be printed, in one line.
 type Said = Result<String, String>;
 
 fn said<N: LockBackend + Debug, E: Display + Debug>(opened: Result<N, E>) -> Said {
@@ -17,7 +17,7 @@ fn said<N: LockBackend + Debug, E: Display + Debug>(opened: Result<N, E>) -> Sai
         .map_err(|error| format!("{error} {error:?}").replace('\n', "\\n"))
 }
 
-/// By each of the constructors that take a URL.
+/// With each of the constructors that accept a URL.
 fn open_all(url: &str) -> [(&'static str, Said); 5] {
     let certificates = || TlsCertificates { client_tls: None, root_cert: None };
     let (url_of_cluster, url_of_sentinel) = (
@@ -40,7 +40,7 @@ fn open_all(url: &str) -> [(&'static str, Said); 5] {
 }
 
 #[test]
-fn what_a_client_would_pass_over_is_an_error_that_names_the_part() {
+fn url_parts_that_a_client_would_ignore_are_errors_that_name_the_part() {
     for (rest, part) in [
         ("?db=4", "the parameter `db`"),
         ("?database=4", "the parameter `database`"),
@@ -105,7 +105,7 @@ fn no_part_of_a_password_is_printed_whatever_is_in_it_and_wherever_it_is() {
             for (user, password) in [("app", &*secret), ("", &*secret), (&*secret, "x"), (&*secret, &*secret)]
             {
                 urls.push(format!("redis://{user}:{password}@a.example:6379/4"));
-                // What begins with a slash is the path of a socket.
+                // A text that begins with a slash is the path of a socket.
                 if !user.starts_with('/') {
                     urls.push(format!("redis+unix://{user}:{password}@a.example/run"));
                 }
@@ -116,15 +116,15 @@ fn no_part_of_a_password_is_printed_whatever_is_in_it_and_wherever_it_is() {
         urls.push(format!("redis://a.example:1?node=secret{odd}:secret"));
         for url in urls {
             for (how, said) in open_all(&url) {
-                let told = said.unwrap_or_else(|error| error);
-                assert!(!told.contains("secret"), "{how}: {url}: {told}");
+                let printed = said.unwrap_or_else(|error| error);
+                assert!(!printed.contains("secret"), "{how}: {url}: {printed}");
             }
         }
     }
 }
 
 #[test]
-fn an_unencoded_password_is_said_to_need_encoding_and_works_when_it_is() {
+fn an_unencoded_password_is_reported_and_works_once_encoded() {
     for odd in ['/', '?', '#', ' ', '\t'] {
         for (how, said) in open_all(&format!("redis://app:12345{odd}x@a.example:6379")) {
             let error = said.expect_err(how);
@@ -138,7 +138,7 @@ fn an_unencoded_password_is_said_to_need_encoding_and_works_when_it_is() {
 }
 
 #[test]
-fn a_node_of_ipv6_goes_by_an_address_that_can_be_given_again() {
+fn a_node_at_an_ipv6_address_is_named_by_a_valid_address() {
     let (url, name) = ("redis://[::1]:17005/4", "[::1]:17005/4");
     let login = SentinelNodeConnectionInfo::default;
     assert_eq!(RedisBackend::open(url).unwrap().name().unwrap(), name);

@@ -1,4 +1,4 @@
-//! What is reported of each call: its span, its outcome, and what is loud enough for a log by default.
+//! What is reported for each call: its span, its outcome, and the events at the default log level.
 
 use redlock_core::{BackendErrorKind, Error, Lease, Runtime, UnlockOutcome};
 use redlock_tests::harness::{Harness, ms, s};
@@ -55,7 +55,7 @@ fn a_node_that_leads_to_the_server_of_another_is_reported_once() {
             let mut lock = redlock.lock("x", s(10)).await.unwrap();
             lock.extend(s(10)).await.unwrap();
             lock.unlock().await.unwrap();
-            // So that an answer that came behind the quorum is in.
+            // So that a reply after the quorum has arrived.
             harness.sleep(1_000).await;
         }
     });

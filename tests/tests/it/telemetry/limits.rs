@@ -1,4 +1,4 @@
-//! What must never be logged, how much at most, and that telemetry changes nothing.
+//! What must never be logged, how much is logged at most, and that telemetry changes nothing.
 
 use std::{
     future::Future,
@@ -26,7 +26,7 @@ use tracing_subscriber::{
 
 use crate::telemetry::capture::{Capture, lose_and_fail, metered, with_subscriber};
 
-/// A node that is away and back again every other second.
+/// A node that is down every other second.
 fn flap(harness: &Harness, node: usize, seconds: u64) {
     let (node, runtime) = (harness.nodes[node].clone(), harness.runtime.clone());
     harness.runtime.spawn(Box::pin(async move {
@@ -108,14 +108,14 @@ fn at_the_level_info_no_resource_is_named() {
     assert!(!all.contains("secret"), "{all}");
 }
 
-/// A node behind a proxy that repeats in its errors what it was sent, and remembers every token.
+/// A node behind a proxy that repeats each request in its errors, and records every token.
 #[derive(Debug)]
-struct Telltale {
+struct Echoing {
     node: MemoryBackend,
     tokens: Arc<Mutex<Vec<String>>>,
 }
 
-impl Telltale {
+impl Echoing {
     fn repeat<T>(&self, token: &str, answer: Result<T, BackendError>) -> Result<T, BackendError> {
         self.tokens.lock().unwrap().push(token.to_owned());
         answer.map_err(|error| {
@@ -126,7 +126,7 @@ impl Telltale {
 }
 
 #[async_trait]
-impl LockBackend for Telltale {
+impl LockBackend for Echoing {
     async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
         self.repeat(request.token.as_str(), self.node.acquire(request).await)
     }
@@ -155,7 +155,7 @@ impl io::Write for Output {
 }
 
 #[test]
-fn no_token_is_logged_whole_whatever_a_node_puts_into_its_errors() {
+fn no_token_is_logged_whole_although_nodes_repeat_it_in_errors() {
     let (harness, output, tokens) = (Harness::new(3), Output::default(), Arc::new(Mutex::new(Vec::new())));
     let writer = output.clone();
     let subscriber = tracing_subscriber::fmt()
@@ -165,7 +165,7 @@ fn no_token_is_logged_whole_whatever_a_node_puts_into_its_errors() {
         .with_writer(move || writer.clone())
         .finish();
     let ((), metrics) = metered(|| {
-        let redlock = harness.redlock_over(|node| Telltale { node, tokens: tokens.clone() });
+        let redlock = harness.redlock_over(|node| Echoing { node, tokens: tokens.clone() });
         with_subscriber(subscriber, || harness.run(lose_and_fail(&harness, &redlock)));
     });
 
@@ -174,7 +174,7 @@ fn no_token_is_logged_whole_whatever_a_node_puts_into_its_errors() {
     assert!(tokens.len() > 40, "{}", tokens.len());
     assert!(text.matches("cannot run EVAL 1 secret").count() > 10, "{text}");
     for token in &*tokens {
-        // Nor so much of one that the rest could be tried.
+        // Nor so many of its digits that the rest could be guessed.
         assert!(!text.contains(&token[..9]), "{text}");
     }
     assert!(tokens.iter().any(|token| text.contains(&token[..8])), "the first digits distinguish holders");
@@ -246,8 +246,8 @@ fn telemetry_changes_nothing() {
     }
 }
 
-/// A subscriber that uses, while it is called, the very locks that the events are about.
-/// Not forever, since its own requests cause events, too.
+/// A subscriber that uses, while it is called, the very locks that the events are about. Not endlessly,
+/// because its own requests cause events, too.
 #[derive(Clone, Default)]
 struct Meddler(Arc<Mutex<Option<(Redlock, Lease)>>>, Arc<AtomicUsize>);
 
