@@ -75,7 +75,7 @@ async fn tries(redlock: &Redlock, key: &str) -> usize {
         tries += 1;
         match redlock.try_lock(key, TTL).await {
             Ok(lock) => {
-                assert_eq!(lock.unlock().await.expect("nodes that answer"), UnlockOutcome::Released);
+                assert_eq!(lock.unlock().await.expect("nodes that reply"), UnlockOutcome::Released);
                 return tries;
             }
             Err(error) => assert!(start.elapsed() < SOON, "{tries} tries: {error}"),
@@ -160,7 +160,7 @@ async fn a_server_that_stays_wrong_is_reconnected_at_a_bounded_rate_and_blocks_n
         }
     }
     for task in tasks {
-        let (adapter, line, asked, connections) = task.await.expect("answers");
+        let (adapter, line, asked, connections) = task.await.expect("replies");
         // Two a second, and the first ones faster.
         assert!((3..=asked.min(12)).contains(&connections), "{adapter:?}, {line}: {connections} for {asked}");
     }
@@ -191,8 +191,8 @@ async fn requests_in_flight_on_an_abandoned_connection_get_their_replies() {
             assert_eq!(acquire(&*node, SOON).await, Err(BackendErrorKind::Transient), "{adapter:?}");
             acquire(&*node, SOON).await
         };
-        let answers = tokio::join!(left, acquire(&*node, SOON));
-        assert_eq!(answers, (Ok(Vote::Granted), Ok(Vote::Granted)), "{adapter:?}");
+        let replies = tokio::join!(left, acquire(&*node, SOON));
+        assert_eq!(replies, (Ok(Vote::Granted), Ok(Vote::Granted)), "{adapter:?}");
         assert_eq!(server.connections(), 2, "{adapter:?}");
     }
 }

@@ -280,14 +280,14 @@ async fn a_user_supplied_client_that_cannot_log_in_again_is_rejected() {
     server.set_password("changed");
     server.command::<()>(&["CLIENT", "KILL", "TYPE", "normal"]);
     let start = Instant::now();
-    let mut answer = acquire(&node, "a", SHORT).await;
-    while !answer.as_ref().is_err_and(|error| error.kind() == BackendErrorKind::Rejected)
+    let mut reply = acquire(&node, "a", SHORT).await;
+    while !reply.as_ref().is_err_and(|error| error.kind() == BackendErrorKind::Rejected)
         && start.elapsed() < SOON
     {
         tokio::time::sleep(SHORT / 4).await;
-        answer = acquire(&node, "a", SHORT).await;
+        reply = acquire(&node, "a", SHORT).await;
     }
-    assert!(answer.unwrap_err().message().starts_with("WRONGPASS"));
+    assert!(reply.unwrap_err().message().starts_with("WRONGPASS"));
     server.set_password("right");
     let start = Instant::now();
     while acquire(&node, "a", SHORT).await.is_err() {
@@ -346,8 +346,8 @@ fn a_request_outside_of_tokio_is_rejected_and_a_new_runtime_works() {
     let node = open(server.address());
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for round in 0..3 {
-        let answer = runtime().block_on(acquire(&node, "a", SOON));
-        assert_eq!(answer.unwrap(), AcquireReply::Granted, "runtime {round}");
+        let reply = runtime().block_on(acquire(&node, "a", SOON));
+        assert_eq!(reply.unwrap(), AcquireReply::Granted, "runtime {round}");
         let error = smol::block_on(acquire(&node, "a", SOON)).unwrap_err();
         assert_eq!(error.kind(), BackendErrorKind::Rejected, "{error}");
     }

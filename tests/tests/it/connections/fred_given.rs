@@ -42,7 +42,7 @@ async fn a_client_whose_first_login_was_refused_fails_at_once_and_works_once_the
     let refused = loop {
         match acquire(&node, "early", TTL).await {
             Err(error) if error.kind() == BackendErrorKind::Rejected => break error,
-            answer => assert!(start.elapsed() < QUICK, "{answer:?}"),
+            reply => assert!(start.elapsed() < QUICK, "{reply:?}"),
         }
         tokio::time::sleep(SHORT / 4).await;
     };

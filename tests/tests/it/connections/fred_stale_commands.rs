@@ -42,13 +42,13 @@ async fn requests_to_a_node_that_is_down_do_not_take_effect_later() {
     }
     server.restart();
     for node in [&opened, &given] {
-        let mut answer = acquire(node, "after", SOON).await;
+        let mut reply = acquire(node, "after", SOON).await;
         let start = Instant::now();
-        while answer.is_err() && start.elapsed() < SOON {
+        while reply.is_err() && start.elapsed() < SOON {
             tokio::time::sleep(SHORT).await;
-            answer = acquire(node, "after", SOON).await;
+            reply = acquire(node, "after", SOON).await;
         }
-        assert_eq!(answer.unwrap(), AcquireReply::Granted);
+        assert_eq!(reply.unwrap(), AcquireReply::Granted);
     }
     assert_eq!(stale_keys(&server).await, 1, "only what was asked afterwards");
 }
@@ -110,12 +110,12 @@ async fn a_command_whose_reply_is_lost_is_not_retransmitted() {
         assert_eq!(proxy.eaten(), 1);
         assert!(server.get("a").is_some(), "the server has run it");
         let start = Instant::now();
-        let mut answer = acquire(&node, "a", SOON).await;
-        while answer.is_err() && start.elapsed() < SOON {
+        let mut reply = acquire(&node, "a", SOON).await;
+        while reply.is_err() && start.elapsed() < SOON {
             tokio::time::sleep(SHORT).await;
-            answer = acquire(&node, "a", SOON).await;
+            reply = acquire(&node, "a", SOON).await;
         }
-        assert_eq!(answer.unwrap(), AcquireReply::Granted, "opened: {opened}");
+        assert_eq!(reply.unwrap(), AcquireReply::Granted, "opened: {opened}");
         let (resources, token) = (Resources::from("a"), token());
         let released = node.release(Release::new(&resources, &token, SOON)).await.unwrap();
         assert_eq!(released, ReleaseReply::Removed);

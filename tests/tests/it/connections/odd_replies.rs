@@ -42,45 +42,45 @@ const LATE: char = '⌛';
 /// arrives, before its reply.
 struct Odd {
     server: Fake,
-    said: Arc<Mutex<String>>,
+    reply: Arc<Mutex<String>>,
 }
 
 impl Odd {
     fn start() -> Self {
-        let said = Arc::<Mutex<String>>::default();
-        let saying = said.clone();
+        let reply = Arc::<Mutex<String>>::default();
+        let shared = reply.clone();
         let late = Mutex::new(String::new());
         let server = Fake::start(move |command| {
             let mut late = late.lock().unwrap();
             if command.number == 0 {
                 late.clear();
             }
-            let answer = match fake::Reply::usual(command) {
+            let reply = match fake::Reply::usual(command) {
                 fake::Reply::Say(text) if !command.is_request() => text,
-                _ => saying.lock().unwrap().clone(),
+                _ => shared.lock().unwrap().clone(),
             };
-            if let Some(half) = answer.strip_suffix(BREAK) {
+            if let Some(half) = reply.strip_suffix(BREAK) {
                 return fake::Reply::BreakOff(half.to_owned());
             }
-            if !late.is_empty() || answer.contains(LATE) {
+            if !late.is_empty() || reply.contains(LATE) {
                 // Time to send more requests before it, and to notice that the replies are out of step after
                 // it.
                 thread::sleep(Duration::from_millis(100));
             }
-            let (now, later) = answer.split_once(LATE).unwrap_or((&answer, ""));
+            let (now, later) = reply.split_once(LATE).unwrap_or((&reply, ""));
             let now = format!("{late}{now}");
             *late = if later.is_empty() { String::new() } else { format!("{later}\r\n") };
             fake::Reply::Say(now)
         });
-        Self { server, said }
+        Self { server, reply }
     }
 
     fn url(&self) -> String {
         self.server.url()
     }
 
-    fn says(&self, reply: &str) {
-        reply.clone_into(&mut self.said.lock().unwrap());
+    fn set_reply(&self, reply: &str) {
+        reply.clone_into(&mut self.reply.lock().unwrap());
     }
 }
 
@@ -135,13 +135,13 @@ async fn both_adapters_classify_a_reply_alike_and_keep_its_text(
         ("~1\r\n:1", Indeterminate, odd),
         ("%1\r\n:1\r\n:1", Indeterminate, odd),
     ];
-    for (reply, kind, words) in cases {
+    for (reply, kind, text) in cases {
         // One node for each, because broken connections are replaced at a bounded rate.
         let server = Odd::start();
         let node = adapter.open(&server.url());
-        server.says(reply);
+        server.set_reply(reply);
         let error = acquire(&*node).await.expect_err(reply);
-        assert_eq!((error.kind(), error.message()), (kind, words), "{reply:?}");
+        assert_eq!((error.kind(), error.message()), (kind, text), "{reply:?}");
     }
 }
 
@@ -172,13 +172,13 @@ async fn an_unreadable_reply_has_an_unknown_outcome_and_the_next_request_is_serv
     ] {
         let server = Odd::start();
         let node = adapter.open(&server.url());
-        server.says(":1");
+        server.set_reply(":1");
         assert_eq!(acquire(&*node).await.ok(), Some(AcquireReply::Granted));
-        server.says(reply);
+        server.set_reply(reply);
         let error = acquire(&*node).await.expect_err(reply);
         assert_eq!(error.kind(), Indeterminate, "{reply:?}: {error}");
         assert_eq!(NodeOutcome::Failed(error).to_string().lines().count(), 1, "{reply:?}");
-        server.says(":0");
+        server.set_reply(":0");
         assert_eq!(acquire(&*node).await.ok(), Some(AcquireReply::Refused), "{reply:?}");
     }
 }
@@ -198,10 +198,10 @@ async fn messages_in_front_of_a_reply_are_not_the_reply(#[case] adapter: Adapter
         (">3\r\n$9\r\nsubscribe\r\n$7\r\nchannel\r\n:1\r\n", false),
         (">2\r\n$5\r\nother\r\n:1\r\n", false),
     ] {
-        for (answer, reply) in [(":1", AcquireReply::Granted), (":0", AcquireReply::Refused)] {
+        for (text, reply) in [(":1", AcquireReply::Granted), (":0", AcquireReply::Refused)] {
             let server = Odd::start();
             let node = adapter.open(&(server.url() + protocol));
-            server.says(&format!("{before}{answer}"));
+            server.set_reply(&format!("{before}{text}"));
             match acquire(&*node).await {
                 Ok(read) => assert_eq!(read, reply, "{before:?}"),
                 Err(error) => assert!(error.kind() == Indeterminate && !is_read, "{before:?}: {error}"),
@@ -224,9 +224,9 @@ async fn a_late_reply_is_not_attributed_to_the_next_request(
     for reply in ["+OK⌛:1", "*1\r\n:5⌛:1", ":2⌛:1", "|1\r\n+key\r\n:5\r\n+OK⌛:1"] {
         let server = Odd::start();
         let node = adapter.open(&(server.url() + protocol));
-        server.says(reply);
+        server.set_reply(reply);
         assert_eq!(acquire(&*node).await.expect_err(reply).kind(), Indeterminate, "{reply:?}");
-        server.says(":0");
+        server.set_reply(":0");
         assert_eq!(acquire(&*node).await.ok(), Some(AcquireReply::Refused), "{reply:?}");
     }
 }
@@ -240,9 +240,9 @@ fn nested() -> String {
 async fn arrays_nested_many_thousand_deep_fail_one_request_over_redis_rs() {
     let server = Odd::start();
     let node = Adapter::RedisRs.open(&server.url());
-    server.says(&nested());
-    assert_eq!(acquire(&*node).await.expect_err("no answer").kind(), Indeterminate);
-    server.says(":1");
+    server.set_reply(&nested());
+    assert_eq!(acquire(&*node).await.expect_err("no reply").kind(), Indeterminate);
+    server.set_reply(":1");
     assert_eq!(acquire(&*node).await.ok(), Some(AcquireReply::Granted));
 }
 
@@ -265,9 +265,9 @@ fn arrays_nested_many_thousand_deep_end_a_process_that_uses_fred() {
 async fn arrays_nested_many_thousand_deep_over_fred() {
     let server = Odd::start();
     let node = Adapter::Fred.open(&server.url());
-    server.says(&nested());
-    let answer = acquire(&*node).await;
-    assert!(answer.is_err(), "{answer:?}");
+    server.set_reply(&nested());
+    let reply = acquire(&*node).await;
+    assert!(reply.is_err(), "{reply:?}");
 }
 
 #[rstest]
@@ -277,12 +277,12 @@ async fn a_late_reply_is_not_attributed_to_a_request_in_flight(
 ) {
     let server = Odd::start();
     let node = adapter.open(&server.url());
-    server.says(":1");
+    server.set_reply(":1");
     acquire(&*node).await.unwrap();
-    server.says("+OK⌛:1");
+    server.set_reply("+OK⌛:1");
     let (first, second) = tokio::join!(acquire(&*node), acquire(&*node));
-    assert_eq!(first.expect_err("no answer").kind(), Indeterminate);
-    assert_eq!(second.expect_err("the answer to the first").kind(), Indeterminate);
+    assert_eq!(first.expect_err("no reply").kind(), Indeterminate);
+    assert_eq!(second.expect_err("the reply to the first").kind(), Indeterminate);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -292,9 +292,9 @@ async fn a_user_supplied_client_reconnects_when_its_replies_may_be_late() {
     let client = Client::new(Config::from_url(&server.url()).unwrap(), None, None, policy);
     drop(client.init().await.unwrap());
     let node = FredBackend::new(client).unwrap();
-    server.says("+OK⌛:1");
-    assert_eq!(acquire(&node).await.expect_err("no answer").kind(), Indeterminate);
-    server.says(":0");
+    server.set_reply("+OK⌛:1");
+    assert_eq!(acquire(&node).await.expect_err("no reply").kind(), Indeterminate);
+    server.set_reply(":0");
     let deadline = Instant::now() + SOON;
     while Instant::now() < deadline {
         match acquire(&node).await {

@@ -67,8 +67,8 @@ async fn acquire_for(
 async fn ends_by_its_timeout(node: &(impl LockBackend + ?Sized)) {
     for _ in 0..2 {
         let start = Instant::now();
-        let answer = acquire(node, Duration::from_millis(100)).await;
-        assert_eq!(answer, Err(BackendErrorKind::Indeterminate), "{node:?}");
+        let reply = acquire(node, Duration::from_millis(100)).await;
+        assert_eq!(reply, Err(BackendErrorKind::Indeterminate), "{node:?}");
         assert!(start.elapsed() < QUICK, "{node:?} took {:?}", start.elapsed());
     }
 }
@@ -150,8 +150,8 @@ async fn requests_after_an_idle_time_with_a_restart_all_work_and_requests_in_a_r
                 tokio::spawn(async move { acquire(&*node, SOON).await })
             })
             .collect();
-        for answer in asked {
-            assert_eq!(answer.await.unwrap(), Ok(AcquireReply::Granted));
+        for reply in asked {
+            assert_eq!(reply.await.unwrap(), Ok(AcquireReply::Granted));
         }
         if restarts {
             server.restart();

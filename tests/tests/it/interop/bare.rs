@@ -59,8 +59,8 @@ impl Other for Bare {
             for name in resources {
                 let mut set = redis::cmd("SET");
                 set.arg(name).arg(&token).arg("NX").arg("PX").arg(ttl.as_millis() as u64);
-                let answer: Option<String> = set.query_async(&mut node.clone()).await.unwrap();
-                all &= answer.is_some();
+                let reply: Option<String> = set.query_async(&mut node.clone()).await.unwrap();
+                all &= reply.is_some();
             }
             votes += usize::from(all);
         }

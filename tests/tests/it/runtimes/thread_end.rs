@@ -49,8 +49,8 @@ fn a_lock_in_a_thread_local_is_released_at_the_end_of_its_thread(
     let mut child = Command::new(env::current_exe().unwrap());
     let child = child.args(["--exact", &name, "--nocapture"]).env(INSIDE, "1").stdin(Stdio::null());
     let output = child.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("1 passed"), "{}: {said}", output.status);
+    let printed = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && printed.contains("1 passed"), "{}: {printed}", output.status);
 }
 
 fn end_a_thread(held: Held, runtime: &str) {

@@ -33,8 +33,8 @@ async fn rejects_at_once(redlock: &Redlock, words: &[&str]) {
     let Error::Rejected(report) = &failed else { panic!("{failed}") };
     assert_eq!(report.attempts, 1);
     assert!(words.iter().any(|words| says(&failed, words)), "{failed}");
-    let rejected = |answer: &&_| matches!(answer, NodeOutcome::Failed(error) if error.kind() == BackendErrorKind::Rejected);
-    assert!(report.replies.iter().map(|answer| &answer.outcome).filter(rejected).count() >= 2, "{failed}");
+    let rejected = |reply: &&_| matches!(reply, NodeOutcome::Failed(error) if error.kind() == BackendErrorKind::Rejected);
+    assert!(report.replies.iter().map(|reply| &reply.outcome).filter(rejected).count() >= 2, "{failed}");
 }
 
 #[rstest]
@@ -180,8 +180,8 @@ async fn unavailable(
     let failed = redlock.lock("a", TTL).retry_count(1).await.expect_err(word);
     let Error::NoQuorum(report) = &failed else { panic!("{word}: {failed}") };
     assert_eq!(report.attempts, 2, "it may heal, so it is tried again");
-    for answer in &report.replies {
-        match &answer.outcome {
+    for reply in &report.replies {
+        match &reply.outcome {
             NodeOutcome::Failed(error) => assert_eq!(error.kind(), BackendErrorKind::Transient, "{failed}"),
             NodeOutcome::Pending => {}
             other => panic!("{other}: {failed}"),

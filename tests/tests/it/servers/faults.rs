@@ -183,9 +183,9 @@ async fn when_all_nodes_are_down_the_error_has_the_reason_of_each_of_them(
     servers.iter_mut().for_each(Server::kill);
     for _ in 0..20 {
         let failed = redlock.try_lock("a", TTL).await.unwrap_err();
-        for answer in &failed.report().unwrap().replies {
-            assert!(matches!(answer.outcome, NodeOutcome::Failed(_)), "{failed}");
-            assert!(answer.to_string().contains("Connection refused"), "{failed}");
+        for reply in &failed.report().unwrap().replies {
+            assert!(matches!(reply.outcome, NodeOutcome::Failed(_)), "{failed}");
+            assert!(reply.to_string().contains("Connection refused"), "{failed}");
         }
     }
 }

@@ -29,8 +29,8 @@ fn manager(adapter: Adapter, urls: [String; 3]) -> Redlock {
 
 fn assert_one_vote(error: &Error, server: &Server) {
     assert!(matches!(error, Error::NoQuorum(_)), "{error}");
-    let answers = &error.report().unwrap().replies;
-    let granted = answers.iter().filter(|node| matches!(node.outcome, NodeOutcome::Granted));
+    let replies = &error.report().unwrap().replies;
+    let granted = replies.iter().filter(|node| matches!(node.outcome, NodeOutcome::Granted));
     assert_eq!(granted.count(), 1, "{error}");
     let text = error.to_string();
     let port = server.port();

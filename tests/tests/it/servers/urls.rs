@@ -9,16 +9,16 @@ use redlock_redis_rs::{
 };
 
 /// The name of an opened node, or its error, in every way in which that can be printed, in one line.
-type Said = Result<String, String>;
+type Printed = Result<String, String>;
 
-fn said<N: LockBackend + Debug, E: Display + Debug>(opened: Result<N, E>) -> Said {
+fn printed<N: LockBackend + Debug, E: Display + Debug>(opened: Result<N, E>) -> Printed {
     opened
         .map(|node| format!("{} {node:?}", node.name().unwrap()))
         .map_err(|error| format!("{error} {error:?}").replace('\n', "\\n"))
 }
 
 /// With each of the constructors that accept a URL.
-fn open_all(url: &str) -> [(&'static str, Said); 5] {
+fn open_all(url: &str) -> [(&'static str, Printed); 5] {
     let certificates = || TlsCertificates { client_tls: None, root_cert: None };
     let (url_of_cluster, url_of_sentinel) = (
         url.replacen("redis://", "redis-cluster://", 1),
@@ -26,15 +26,15 @@ fn open_all(url: &str) -> [(&'static str, Said); 5] {
     );
     let login = SentinelNodeConnectionInfo::default();
     [
-        ("open", said(RedisBackend::open(url))),
-        ("open_tls", said(RedisBackend::open_tls(url.replacen("redis:", "rediss:", 1), certificates()))),
-        ("open_cluster", said(RedisBackend::open_cluster([url, url]))),
-        ("open_sentinel", said(RedisBackend::open_sentinel([url], "main", login))),
+        ("open", printed(RedisBackend::open(url))),
+        ("open_tls", printed(RedisBackend::open_tls(url.replacen("redis:", "rediss:", 1), certificates()))),
+        ("open_cluster", printed(RedisBackend::open_cluster([url, url]))),
+        ("open_sentinel", printed(RedisBackend::open_sentinel([url], "main", login))),
         (
             "fred",
-            said(FredBackend::open(url))
-                .and(said(FredBackend::open(&url_of_cluster)))
-                .and(said(FredBackend::open(&url_of_sentinel))),
+            printed(FredBackend::open(url))
+                .and(printed(FredBackend::open(&url_of_cluster)))
+                .and(printed(FredBackend::open(&url_of_sentinel))),
         ),
     ]
 }
@@ -51,8 +51,8 @@ fn url_parts_that_a_client_would_ignore_are_errors_that_name_the_part() {
         ("#hidden", "fragment"),
         ("/hidden", "path"),
     ] {
-        for (how, said) in open_all(&format!("redis://a.example:6379{rest}")) {
-            let error = said.expect_err(&format!("{how}: {rest}"));
+        for (how, outcome) in open_all(&format!("redis://a.example:6379{rest}")) {
+            let error = outcome.expect_err(&format!("{how}: {rest}"));
             assert!(error.contains(part) && !error.contains("hidden"), "{how}: {rest}: {error}");
         }
     }
@@ -64,8 +64,8 @@ fn a_database_counts_where_there_is_one_and_is_an_error_elsewhere() {
     assert_eq!(RedisBackend::open(url).unwrap().name().unwrap(), "a.example:6379/4");
     assert_eq!(FredBackend::open(url).unwrap().name().unwrap(), "a.example:6379/4");
     for error in [
-        said(RedisBackend::open_sentinel([url], "main", SentinelNodeConnectionInfo::default())),
-        said(FredBackend::open("redis-cluster://a.example:1/4")),
+        printed(RedisBackend::open_sentinel([url], "main", SentinelNodeConnectionInfo::default())),
+        printed(FredBackend::open("redis-cluster://a.example:1/4")),
     ] {
         let error = error.expect_err("no database");
         assert!(error.contains("path"), "{error}");
@@ -74,10 +74,10 @@ fn a_database_counts_where_there_is_one_and_is_an_error_elsewhere() {
         assert!(RedisBackend::open(url).is_ok(), "{url}");
     }
     for url in ["redis+unix:///run/socket?db=4&db=5", "redis://a.example?protocol=2&protocol=3"] {
-        let error = said(RedisBackend::open(url)).expect_err(url);
+        let error = printed(RedisBackend::open(url)).expect_err(url);
         assert!(error.contains("more than once"), "{error}");
     }
-    let error = said(RedisBackend::open("redis://a.example?protocol=hidden")).expect_err("no protocol");
+    let error = printed(RedisBackend::open("redis://a.example?protocol=hidden")).expect_err("no protocol");
     assert!(error.contains("protocol") && !error.contains("hidden"), "{error}");
     let sentinel =
         "redis-sentinel://a.example:1/4?sentinelServiceName=main&node=b.example:2&node=c.example:3";
@@ -115,8 +115,8 @@ fn no_part_of_a_password_is_printed_whatever_is_in_it_and_wherever_it_is() {
         urls.push(format!("redis://a.example?protocol=secret{odd}"));
         urls.push(format!("redis://a.example:1?node=secret{odd}:secret"));
         for url in urls {
-            for (how, said) in open_all(&url) {
-                let printed = said.unwrap_or_else(|error| error);
+            for (how, outcome) in open_all(&url) {
+                let printed = outcome.unwrap_or_else(|error| error);
                 assert!(!printed.contains("secret"), "{how}: {url}: {printed}");
             }
         }
@@ -126,13 +126,13 @@ fn no_part_of_a_password_is_printed_whatever_is_in_it_and_wherever_it_is() {
 #[test]
 fn an_unencoded_password_is_reported_and_works_once_encoded() {
     for odd in ['/', '?', '#', ' ', '\t'] {
-        for (how, said) in open_all(&format!("redis://app:12345{odd}x@a.example:6379")) {
-            let error = said.expect_err(how);
+        for (how, outcome) in open_all(&format!("redis://app:12345{odd}x@a.example:6379")) {
+            let error = outcome.expect_err(how);
             assert!(error.contains("percent-encoded"), "{how}: {error}");
         }
         let encoded = format!("redis://app:12345%{:02X}x@a.example:6379?", u32::from(odd));
-        for (how, said) in open_all(&encoded) {
-            assert!(said.is_ok(), "{how}: {encoded}: {said:?}");
+        for (how, outcome) in open_all(&encoded) {
+            assert!(outcome.is_ok(), "{how}: {encoded}: {outcome:?}");
         }
     }
 }

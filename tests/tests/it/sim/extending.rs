@@ -64,7 +64,7 @@ fn a_lapsed_lock_is_never_revived_although_its_keys_are_still_there() {
         let error = lock.extend(s(10)).await.unwrap_err();
         assert!(matches!(error, Error::Lost(_)), "{error}");
         assert_eq!(error.to_string(), "the lock on \"x\" is lost (its validity had run out)");
-        assert_eq!(harness.requests(), requests, "nobody needs to be asked");
+        assert_eq!(harness.requests(), requests, "no request is necessary");
     });
 }
 

@@ -151,9 +151,9 @@ impl LockBackend for Overtaking {
     }
 
     async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
-        let answer = self.node.release(request).await;
+        let reply = self.node.release(request).await;
         self.runtime.sleep(self.answer_delay).await;
-        answer
+        reply
     }
 }
 

@@ -84,7 +84,7 @@ fn a_dropped_call_is_cancelled_and_its_time_is_reported() {
         harness.sleep(1_000).await;
     });
     let spans = capture.spans();
-    assert_eq!(spans.len(), 1, "what was never polled was never asked for: {spans:?}");
+    assert_eq!(spans.len(), 1, "a request that is never polled has no span: {spans:?}");
     assert_eq!((spans[0].get("outcome"), spans[0].get("elapsed_ms")), ("cancelled", "120"));
     assert_eq!(capture.named("round")[0].get("outcome"), "cancelled");
     assert_eq!(spans[0].votes(), "0/0/0/0/3", "nobody had answered yet");
@@ -140,7 +140,7 @@ fn an_unlock_reports_whether_the_lock_was_still_held() {
     let outcomes: Vec<_> = unlocks.iter().map(|span| span.get("outcome")).collect();
     assert_eq!(outcomes, ["released", "not_held", "not_held", "no_quorum"]);
     let lost = capture.named("lock lost");
-    assert_eq!(lost.iter().map(|line| line.get("reason")).collect::<Vec<_>>(), ["gone", "expired"]);
+    assert_eq!(lost.iter().map(|entry| entry.get("reason")).collect::<Vec<_>>(), ["gone", "expired"]);
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn a_lock_that_expires_under_its_routine_is_reported_once_at_its_deadline() {
     let failing: Vec<_> = capture
         .named("node unhealthy")
         .iter()
-        .map(|line| (line.get("node").to_owned(), line.get("serving").to_owned()))
+        .map(|entry| (entry.get("node").to_owned(), entry.get("serving").to_owned()))
         .collect();
     let expected = [("node 0", "2"), ("node 1", "1"), ("node 2", "0")];
     assert_eq!(failing, expected.map(|(node, serving)| (node.to_owned(), serving.to_owned())));

@@ -28,7 +28,7 @@ pub(crate) struct Capture(Arc<Mutex<Recorded>>);
 
 #[derive(Debug, Default)]
 struct Recorded {
-    lines: Vec<Entry>,
+    entries: Vec<Entry>,
     spans: Vec<(u64, Entry)>,
 }
 
@@ -57,19 +57,19 @@ impl Capture {
         (output, capture)
     }
 
-    pub(crate) fn lines(&self) -> Vec<Entry> {
-        self.recorded().lines.clone()
+    pub(crate) fn entries(&self) -> Vec<Entry> {
+        self.recorded().entries.clone()
     }
 
     /// The events with this message.
     pub(crate) fn named(&self, text: &str) -> Vec<Entry> {
-        self.lines().into_iter().filter(|line| line.text == text).collect()
+        self.entries().into_iter().filter(|entry| entry.text == text).collect()
     }
 
     /// Events at the level info or above: what a service writes by default.
     pub(crate) fn loud(&self) -> Vec<String> {
-        let loud = self.lines().into_iter().filter(|line| line.level <= Level::INFO);
-        loud.map(|line| format!("{} {}", line.level, line.text)).collect()
+        let loud = self.entries().into_iter().filter(|entry| entry.level <= Level::INFO);
+        loud.map(|entry| format!("{} {}", entry.level, entry.text)).collect()
     }
 
     pub(crate) fn spans(&self) -> Vec<Entry> {
@@ -77,8 +77,8 @@ impl Capture {
     }
 
     /// The span that an event is in.
-    pub(crate) fn around(&self, line: &Entry) -> Option<Entry> {
-        let (_, within) = line.within?;
+    pub(crate) fn around(&self, entry: &Entry) -> Option<Entry> {
+        let (_, within) = entry.within?;
         self.recorded().spans.iter().rfind(|(span, _)| *span == within).map(|(_, span)| span.clone())
     }
 
@@ -104,24 +104,24 @@ impl Entry {
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Capture {
     fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, context: Context<'_, S>) {
-        let mut line = Entry::new(attributes.metadata(), &context);
-        attributes.record(&mut line);
-        self.recorded().spans.push((id.into_u64(), line));
+        let mut entry = Entry::new(attributes.metadata(), &context);
+        attributes.record(&mut entry);
+        self.recorded().spans.push((id.into_u64(), entry));
     }
 
     fn on_record(&self, id: &span::Id, values: &span::Record<'_>, _: Context<'_, S>) {
         // The latest: a span's number is used again once it is closed.
         let mut recorded = self.recorded();
-        let (_, line) =
+        let (_, entry) =
             recorded.spans.iter_mut().rfind(|(span, _)| *span == id.into_u64()).expect("a known span");
-        values.record(line);
+        values.record(entry);
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        let mut line = Entry::new(event.metadata(), &context);
-        event.record(&mut line);
-        line.text = line.fields.remove("message").unwrap_or_default();
-        self.recorded().lines.push(line);
+        let mut entry = Entry::new(event.metadata(), &context);
+        event.record(&mut entry);
+        entry.text = entry.fields.remove("message").unwrap_or_default();
+        self.recorded().entries.push(entry);
     }
 }
 

@@ -61,7 +61,7 @@ fn ten_minutes_of_a_flapping_node_are_twenty_lines() {
     let suppressed: u64 = capture
         .named("node unhealthy")
         .iter()
-        .map(|line| line.get("suppressed").parse::<u64>().unwrap())
+        .map(|entry| entry.get("suppressed").parse::<u64>().unwrap())
         .sum();
     assert!((500..600).contains(&suppressed), "{suppressed} changes between the lines are accounted for");
 }
@@ -103,8 +103,8 @@ fn at_the_level_info_no_resource_is_named() {
     let capture = Capture::default();
     capture.during(Level::INFO, || harness.run(lose_and_fail(&harness, &harness.redlock())));
     assert!(capture.loud().len() > 2, "{:?}", capture.loud());
-    assert_eq!(capture.lines().len(), capture.loud().len());
-    let all = format!("{:?} {:?}", capture.lines(), capture.spans());
+    assert_eq!(capture.entries().len(), capture.loud().len());
+    let all = format!("{:?} {:?}", capture.entries(), capture.spans());
     assert!(!all.contains("secret"), "{all}");
 }
 
@@ -116,9 +116,9 @@ struct Echoing {
 }
 
 impl Echoing {
-    fn repeat<T>(&self, token: &str, answer: Result<T, BackendError>) -> Result<T, BackendError> {
+    fn repeat<T>(&self, token: &str, reply: Result<T, BackendError>) -> Result<T, BackendError> {
         self.tokens.lock().unwrap().push(token.to_owned());
-        answer.map_err(|error| {
+        reply.map_err(|error| {
             let source = io::Error::other(format!("the rest of EVAL 1 secret {token}"));
             BackendError::new(error.kind(), format!("cannot run EVAL 1 secret {token}")).with_source(source)
         })
@@ -197,8 +197,8 @@ fn spans_are_entered_only_while_their_own_call_is_polled() {
         tokio::join!(one("a"), one("b"), one("c"));
         harness.sleep(1_000).await;
     });
-    for line in capture.named("round").iter().chain(&capture.named("done")) {
-        assert!(line.within.is_some(), "{line:?}");
+    for entry in capture.named("round").iter().chain(&capture.named("done")) {
+        assert!(entry.within.is_some(), "{entry:?}");
     }
     for span in capture.spans() {
         assert_eq!(span.within, None, "a call is no child of another: {span:?}");
@@ -210,9 +210,9 @@ fn spans_are_entered_only_while_their_own_call_is_polled() {
         assert_eq!(call.get("holder"), round.get("holder"), "within the span of the call that made it");
     }
     let late: Vec<_> =
-        capture.named("reply").into_iter().filter(|line| line.get("node") == "node 0").collect();
+        capture.named("reply").into_iter().filter(|entry| entry.get("node") == "node 0").collect();
     assert_eq!(late.len(), 6);
-    assert!(late.iter().all(|line| line.within.is_none()), "{late:?}");
+    assert!(late.iter().all(|entry| entry.within.is_none()), "{late:?}");
 }
 
 #[test]
