@@ -66,10 +66,10 @@ impl AcquireRound {
     }
 
     /// Accepts a won round. Requests without a reply yet continue in the background.
-    pub(crate) fn accept(mut self, verb: Verb) -> Won {
+    pub(crate) fn accept(mut self, verb: Verb) -> WonRound {
         self.settled = true;
         telemetry::round(verb, &self.claim.token, None, self.votes.tally());
-        Won { claim: self.claim.clone(), valid_until: self.valid_until, replies: self.votes.replies() }
+        WonRound { claim: self.claim.clone(), valid_until: self.valid_until, replies: self.votes.replies() }
     }
 
     /// Removes the keys of a lost round: on all nodes, behind the acquires that are still under way.
@@ -93,7 +93,7 @@ impl Drop for AcquireRound {
 
 /// The result of a won round.
 #[derive(Debug)]
-pub(crate) struct Won {
+pub(crate) struct WonRound {
     pub(crate) claim: Arc<Claim>,
     pub(crate) valid_until: Instant,
     pub(crate) replies: Vec<NodeReply>,

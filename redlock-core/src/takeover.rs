@@ -11,7 +11,7 @@ use crate::{
     nodes::Nodes,
     quorum::Decision,
     resources::Resources,
-    rounds::{AcquireRound, Won},
+    rounds::{AcquireRound, WonRound},
     telemetry::Verb,
     token::Token,
     validity::Ttl,
@@ -44,7 +44,7 @@ impl Takeover {
         self.round.claim.clone()
     }
 
-    pub(crate) async fn decide(mut self) -> Result<Won, Error> {
+    pub(crate) async fn decide(mut self) -> Result<WonRound, Error> {
         let valid_until = Some(self.round.valid_until);
         let decision = self.round.votes.collect(&mut self.round.fan_out, valid_until, is_conclusive).await;
         if decision == Decision::Won {

@@ -58,7 +58,8 @@ fn the_command_receives_the_holder_but_not_the_token() {
 #[test]
 fn standard_input_and_output_are_the_commands_own() {
     let servers = Server::start_some(3);
-    let ended = CommandLine::new(&servers, "run --verbose x").input("in\n").script("cat; echo err >&2").finish();
+    let ended =
+        CommandLine::new(&servers, "run --verbose x").input("in\n").script("cat; echo err >&2").finish();
     assert_eq!((ended.code, ended.out.as_str()), (0, "in\n"));
     let own: Vec<&str> = ended.err.lines().filter(|line| !line.starts_with("redlock: ")).collect();
     assert_eq!(own, ["err"]);
@@ -97,8 +98,9 @@ fn commands_under_the_same_lock_exclude_each_other() {
         "cd {}; mkdir held || {{ echo overlap; exit 9; }}; sleep 0.1; echo turn >>turns; rmdir held",
         shared.path().display()
     );
-    let processes: Vec<_> =
-        (0..5).map(|_| CommandLine::new(&servers, "run --retry-delay 50ms x").script(&script).start()).collect();
+    let processes: Vec<_> = (0..5)
+        .map(|_| CommandLine::new(&servers, "run --retry-delay 50ms x").script(&script).start())
+        .collect();
     for process in processes {
         let ended = process.finish();
         assert_eq!(ended.code, 0, "{ended:?}");

@@ -49,7 +49,8 @@ while :; do sleep 0.02; done
 #[test]
 fn a_command_ended_by_a_signal_is_reported_as_such_and_its_lock_is_released() {
     let servers = Server::start_some(3);
-    let mut process = CommandLine::new(&servers, "run --ttl 1m x").script("echo $$ >up; exec sleep 20").start();
+    let mut process =
+        CommandLine::new(&servers, "run --ttl 1m x").script("echo $$ >up; exec sleep 20").start();
     process.wait_for("up");
     process.signal(Signal::TERM);
     let ended = process.wait();
@@ -80,7 +81,8 @@ fn a_signal_ends_the_wait_for_the_lock_and_leaves_no_key() {
     let signals = [(Signal::TERM, 143), (Signal::INT, 130), (Signal::HUP, 129), (Signal::QUIT, 131)];
     for (signal, code) in signals.into_iter().filter(|(signal, _)| !is_ignored(*signal)) {
         let before = sets();
-        let process = CommandLine::new(&servers, "run --ttl 1m --retry-delay 1ms x").script("echo ran").start();
+        let process =
+            CommandLine::new(&servers, "run --ttl 1m --retry-delay 1ms x").script("echo ran").start();
         assert!(soon(|| sets() > before + 3));
         process.signal(signal);
         let ended = process.finish();

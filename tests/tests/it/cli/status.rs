@@ -2,7 +2,7 @@
 
 use redlock_tests::server::Server;
 
-use crate::cli::process::{Ended, CommandLine};
+use crate::cli::process::{CommandLine, Ended};
 
 const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";

@@ -47,7 +47,8 @@ fn a_command_is_watched_although_the_binary_of_redlock_was_replaced_or_removed_m
     for replaced in [true, false] {
         let servers = Server::start_some(3);
         servers.iter().for_each(|server| server.command::<()>(&["SET", "x", OTHER]));
-        let line = CommandLine::new(&servers, "run --verbose x").within(r#"cp "$1" own; shift; exec ./own "$@""#);
+        let line =
+            CommandLine::new(&servers, "run --verbose x").within(r#"cp "$1" own; shift; exec ./own "$@""#);
         let script = "echo up >up; while [ ! -e go ]; do sleep 0.02; done; exit 6";
         let mut process = line.script(script).start();
         assert!(soon(|| process.err().contains("acquire: refused")), "{}", process.err());
@@ -104,8 +105,10 @@ fn under_a_parent_that_never_reaps_a_stop_ends_as_soon_as_its_processes_are_dead
     let servers = Server::start_some(3);
     // The shell that is process 1 becomes a `sleep`, which never waits for a child.
     let within = r#"exec unshare --pid --fork --kill-child --mount-proc sh -c '("$@"; echo $? >code) & echo >start; exec sleep 25' sh "$@""#;
-    let mut process =
-        CommandLine::new(&servers, &RUN.replace("run", "run --at-most 2s")).within(within).script(FAMILY).start();
+    let mut process = CommandLine::new(&servers, &RUN.replace("run", "run --at-most 2s"))
+        .within(within)
+        .script(FAMILY)
+        .start();
     process.wait_for("up");
     let up = Instant::now();
     assert!(soon(|| process.read("code").ends_with('\n')));
@@ -119,7 +122,8 @@ fn under_a_parent_that_never_reaps_a_stop_ends_as_soon_as_its_processes_are_dead
 fn a_command_that_ignores_sigterm_is_killed_and_only_the_true_reason_is_reported() {
     let servers = Server::start_some(3);
     let script = r#"trap "" TERM; while :; do sleep 0.02; done"#;
-    let ended = CommandLine::new(&servers, "run --at-most 300ms --kill-after 500ms x").script(script).finish();
+    let ended =
+        CommandLine::new(&servers, "run --at-most 300ms --kill-after 500ms x").script(script).finish();
     assert_eq!(ended.code, 124, "{}", ended.err);
     assert_eq!(ended.err, "redlock: --at-most has passed: stopping the command\n");
 }
@@ -130,7 +134,8 @@ fn the_exit_code_is_passed_on_with_sigchld_ignored_or_descriptors_closed() {
     for within in [r#"trap "" CHLD; exec env --ignore-signal=CHLD "$@""#, r#"exec "$@" <&- >&-"#] {
         let ended = CommandLine::new(&servers, "run x").within(within).script("true; exit 7").finish();
         assert_eq!((ended.code, ended.err.as_str()), (7, ""), "{within}");
-        let held = CommandLine::new(&servers, "run -n x").within(within).script("sh -c 'exit 5'; exit $?").finish();
+        let held =
+            CommandLine::new(&servers, "run -n x").within(within).script("sh -c 'exit 5'; exit $?").finish();
         assert_eq!((held.code, held.err.as_str()), (5, ""), "{within}");
     }
 }
@@ -141,7 +146,8 @@ fn a_signal_that_the_parent_blocked_reaches_the_command() {
     let within = r#"exec env --block-signal=TERM "$@""#;
     let script =
         "trap 'exit 7' TERM; echo $$ >up; i=0; while [ $i -lt 400 ]; do sleep 0.02; i=$((i + 1)); done";
-    let mut process = CommandLine::new(&servers, "run --kill-after 1s x").within(within).script(script).start();
+    let mut process =
+        CommandLine::new(&servers, "run --kill-after 1s x").within(within).script(script).start();
     process.wait_for("up");
     process.signal(Signal::TERM);
     let ended = process.wait();

@@ -63,7 +63,8 @@ async fn a_server_under_two_names_has_one_vote_and_the_error_has_the_reason() {
 fn the_command_does_not_wait_for_a_quorum_that_one_server_cannot_be() {
     let server = Server::start();
     let nodes = ["127.0.0.1", "localhost"].map(|host| format!("{host}:{}", server.port()));
-    let ended = CommandLine::bare("run x").variable("REDLOCK_NODES", &nodes.join(",")).script("true").finish();
+    let ended =
+        CommandLine::bare("run x").variable("REDLOCK_NODES", &nodes.join(",")).script("true").finish();
     assert_eq!(ended.code, 78, "{ended:?}");
     assert!(ended.err.contains("rejected: the same server as "), "{ended:?}");
     assert_eq!(server.get("x"), None);
