@@ -1,4 +1,4 @@
-//! That the checks of the long run see what is wrong: here it is wrong on purpose.
+//! The checks of the long run detect violations: these runs break the assumptions on purpose.
 
 use std::{path::Path, time::Duration};
 
@@ -25,21 +25,21 @@ fn short_run(faults: Vec<Fault>, broken: Option<Broken>) -> Report {
 }
 
 #[test]
-fn workers_that_do_not_exclude_each_other_are_seen_to_overlap_and_to_lose_updates() {
+fn overlaps_and_lost_updates_are_detected_when_workers_do_not_exclude_each_other() {
     let violations = short_run(vec![], Some(Broken::OwnLocks)).verdict.violations;
     assert!(violations.iter().any(|found| matches!(found, Violation::Overlap { .. })), "{violations:?}");
     assert!(violations.iter().any(|found| matches!(found, Violation::LostUpdate { .. })), "{violations:?}");
 }
 
 #[test]
-fn where_all_nodes_forget_two_workers_are_seen_to_hold_a_lock() {
-    // Somebody has to hold a lock, and somebody else to want it, when the data is flushed: mostly several do.
+fn two_holders_are_detected_when_all_nodes_lose_their_data() {
+    // The flush shows only while one worker holds a lock and another requests it, which is usually so.
     let seen = (0..5).any(|_| !short_run(vec![Fault::Flush], None).verdict.violations.is_empty());
     assert!(seen, "nothing was seen in five runs");
 }
 
 #[test]
-fn a_short_run_with_what_a_lock_survives_has_no_violation() {
+fn a_short_run_with_survivable_faults_has_no_violation() {
     let verdict = short_run(Fault::survivable(), None).verdict;
     assert_eq!(verdict.violations, []);
     assert!(verdict.holds > 0 && verdict.writes > 0, "{verdict:?}");

@@ -21,10 +21,10 @@ use redlock_tests::{
     server::{Server, eventually},
 };
 
-/// A client of another make.
+/// A client of another implementation.
 #[async_trait]
 pub(crate) trait Other: Send + Sync {
-    /// One attempt at all of the resources; a number to call the lock by when it was won.
+    /// One attempt to lock all resources. Returns a number that identifies the lock, if it was granted.
     async fn lock(&self, resources: &[&str], ttl: Duration) -> Option<u64>;
 
     /// Whether a quorum confirmed it.
@@ -33,10 +33,10 @@ pub(crate) trait Other: Send + Sync {
     async fn unlock(&self, lock: u64);
 }
 
-/// Every scenario runs with each.
+/// Every scenario runs with both adapters.
 pub(crate) const ADAPTERS: [Adapter; 2] = [Adapter::RedisRs, Adapter::Fred];
 
-/// Three servers, and how we reach them.
+/// Three servers, and the adapter that connects to them.
 pub(crate) struct Harness {
     pub(crate) servers: Vec<Server>,
     adapter: Adapter,
@@ -47,7 +47,7 @@ impl Harness {
         Self { servers: Server::start_some(3), adapter }
     }
 
-    /// A lock manager of ours. A node that is slow because the machine is busy counts all the same.
+    /// A lock manager of ours, with a node timeout that tolerates a busy machine.
     pub(crate) fn ours(&self) -> Redlock {
         self.adapter
             .manager(&self.servers)
@@ -62,28 +62,28 @@ impl Harness {
         self.servers.iter().map(|server| server.command(&["GET", key])).collect()
     }
 
-    /// The value that a quorum of the servers has under a key.
+    /// The value that a quorum of the servers stores at a key.
     pub(crate) fn holder(&self, key: &str) -> Option<Vec<u8>> {
         let values = self.values(key);
         let count = |value: &Option<Vec<u8>>| values.iter().filter(|other| *other == value).count();
         values.iter().find(|value| value.is_some() && count(value) >= 2).cloned().flatten()
     }
 
-    /// Whether no server has, or soon will have, anything but this under a key.
+    /// Whether soon no server stores any other value than this at a key.
     pub(crate) async fn has_only(&self, key: &str, value: Option<&[u8]>) -> bool {
         let fits = |found: Option<Vec<u8>>| found.is_none() || found.as_deref() == value;
         eventually(SOON, || self.values(key).into_iter().all(fits)).await
     }
 }
 
-/// The tests of one make of client, `$connect` to the servers.
+/// The tests of one implementation, `$connect` to the servers.
 macro_rules! respects_and_is_respected {
     ($connect:expr) => {
         $crate::interop::respects_and_is_respected! { $connect =>
-            what_they_hold_is_contended_at_once_and_we_leave_nothing
-            what_we_hold_they_fail_to_get
+            their_lock_is_contended_at_once_and_we_leave_no_keys
+            they_fail_to_acquire_our_lock
             several_resources_are_all_or_nothing_both_ways
-            what_lapses_is_the_others_and_a_late_unlock_leaves_it_alone
+            a_lapsed_lock_can_be_acquired_and_a_late_unlock_leaves_the_new_one_alone
             no_update_is_lost_between_three_of_ours_and_three_of_theirs
         }
     };
@@ -100,7 +100,7 @@ macro_rules! respects_and_is_respected {
 }
 pub(crate) use respects_and_is_respected;
 
-pub(crate) async fn what_they_hold_is_contended_at_once_and_we_leave_nothing(
+pub(crate) async fn their_lock_is_contended_at_once_and_we_leave_no_keys(
     harness: &Harness,
     theirs: Arc<dyn Other>,
 ) {
@@ -124,7 +124,7 @@ pub(crate) async fn what_they_hold_is_contended_at_once_and_we_leave_nothing(
     assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
 }
 
-pub(crate) async fn what_we_hold_they_fail_to_get(harness: &Harness, theirs: Arc<dyn Other>) {
+pub(crate) async fn they_fail_to_acquire_our_lock(harness: &Harness, theirs: Arc<dyn Other>) {
     let mut lock = harness.ours().lock("a", TTL).await.unwrap();
     let token = lock.token().as_str().as_bytes().to_vec();
 
@@ -188,7 +188,7 @@ pub(crate) async fn several_resources_are_all_or_nothing_both_ways(
     }
 }
 
-pub(crate) async fn what_lapses_is_the_others_and_a_late_unlock_leaves_it_alone(
+pub(crate) async fn a_lapsed_lock_can_be_acquired_and_a_late_unlock_leaves_the_new_one_alone(
     harness: &Harness,
     theirs: Arc<dyn Other>,
 ) {
@@ -196,7 +196,7 @@ pub(crate) async fn what_lapses_is_the_others_and_a_late_unlock_leaves_it_alone(
     let start = Instant::now();
     let late = theirs.lock(&["a"], SHORT).await.expect("nobody holds it");
     let lock = soon(&ours, "a").await;
-    assert!(start.elapsed() > SHORT - CLOCK, "their ttl was cut to {:?}", start.elapsed());
+    assert!(start.elapsed() > SHORT - CLOCK, "their TTL was cut to {:?}", start.elapsed());
     let token = lock.token().as_str().as_bytes().to_vec();
     theirs.unlock(late).await;
     assert_eq!(harness.holder("a"), Some(token), "their late unlock removed our key");
@@ -205,7 +205,7 @@ pub(crate) async fn what_lapses_is_the_others_and_a_late_unlock_leaves_it_alone(
     let start = Instant::now();
     let late = soon_for(&ours, "a", SHORT).await;
     let held = they_soon(&*theirs, "a").await;
-    assert!(start.elapsed() > SHORT - CLOCK, "our ttl was cut to {:?}", start.elapsed());
+    assert!(start.elapsed() > SHORT - CLOCK, "our TTL was cut to {:?}", start.elapsed());
     assert!(!late.is_valid());
     let value = harness.holder("a");
     assert!(value.is_some());
@@ -255,7 +255,7 @@ pub(crate) async fn no_update_is_lost_between_three_of_ours_and_three_of_theirs(
     assert_eq!(counter.value.load(Ordering::SeqCst), updates, "an update was lost");
 }
 
-/// What the lock guards: it loses updates that overlap, and notices them.
+/// What the lock guards: a counter that loses overlapping updates, and detects them.
 #[derive(Default)]
 struct Counter {
     value: AtomicU32,
@@ -272,7 +272,7 @@ impl Counter {
     }
 }
 
-/// Our lock, when it becomes free.
+/// Our lock, once it is free.
 pub(crate) async fn soon(ours: &Redlock, resources: impl Into<redlock_redis_rs::Resources>) -> Lock {
     soon_for(ours, resources, TTL).await
 }
@@ -281,7 +281,7 @@ async fn soon_for(ours: &Redlock, resources: impl Into<redlock_redis_rs::Resourc
     ours.lock(resources, ttl).retry_forever().acquire_timeout(LONG).await.unwrap()
 }
 
-/// Their lock, when it becomes free.
+/// Their lock, once it is free.
 async fn they_soon(theirs: &dyn Other, resource: &str) -> u64 {
     let start = Instant::now();
     let mut delay = Duration::from_millis(5);
@@ -290,21 +290,21 @@ async fn they_soon(theirs: &dyn Other, resource: &str) -> u64 {
             return lock;
         }
         assert!(start.elapsed() < LONG, "they never got it");
-        // Unequal, so that those who collided do not collide again.
+        // Unequal delays, so that clients that collided do not collide again.
         delay = Duration::from_millis(5 + (delay.as_millis() as u64 * 7 + 3) % 31);
         tokio::time::sleep(delay).await;
     }
 }
 
-/// So long that no key expires in a test by itself.
+/// So long that no key expires during a test.
 pub(crate) const TTL: Duration = Duration::from_secs(60);
 /// So short that a test can wait for it.
 const SHORT: Duration = Duration::from_secs(1);
 /// By how much the servers' clocks may differ from ours.
 const CLOCK: Duration = Duration::from_millis(50);
-/// For what is done in the background.
+/// For work in the background.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
-/// For a lock that many are after.
+/// For a lock with many contenders.
 const LONG: Duration = Duration::from_secs(120);
 const CONTENDERS: u32 = 3;
 const ROUNDS: u32 = 10;

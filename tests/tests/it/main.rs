@@ -24,11 +24,12 @@ mod connections {
     pub(crate) mod fred;
     mod fred_given;
     mod fred_stale_commands;
-    mod odd_answers;
+    mod odd_replies;
     mod reconnecting;
     mod redis_rs;
     mod refused;
     mod retransmission;
+    mod unresponsive;
 }
 
 mod interop;

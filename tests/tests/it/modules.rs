@@ -24,7 +24,7 @@ fn no_module_of_the_core_imports_one_that_imports_it() {
 }
 
 #[test]
-fn a_circle_of_modules_is_seen() {
+fn a_cycle_of_modules_is_detected() {
     let text = "use crate::{\n    a::{A, B},\n    b::C,\n};\nfn f() {\n    crate::c::d();\n}\n// use crate::e::E;\n#[cfg(test)]\nmod tests {\n    use crate::f::F;\n}\n";
     assert_eq!(imported(text), ["a", "b", "c"].map(ToOwned::to_owned).into());
     let imports = [("a", "b"), ("b", "c"), ("c", "b"), ("d", "c")];
@@ -32,9 +32,9 @@ fn a_circle_of_modules_is_seen() {
     assert_eq!(circular(imports.into()), ["b", "c"]);
 }
 
-/// The modules on a circle, or between two.
+/// The modules on a cycle, or between two cycles.
 fn circular(mut imports: Imports) -> Vec<String> {
-    // Neither is what imports nothing (that is left), nor what nothing (that is left) imports.
+    // A module is on no cycle if no remaining module imports it, or if it imports none of them.
     loop {
         let left: BTreeSet<String> = imports.keys().cloned().collect();
         let used: BTreeSet<String> = imports.values().flatten().cloned().collect();
@@ -49,7 +49,7 @@ fn circular(mut imports: Imports) -> Vec<String> {
     }
 }
 
-/// The modules that a file names by `crate::`, outside of its tests and comments.
+/// The modules that a file names with `crate::`, outside of its tests and comments.
 fn imported(text: &str) -> BTreeSet<String> {
     let code: Vec<&str> = text
         .lines()

@@ -8,7 +8,7 @@ use std::{
 use redlock_tests::server::Server;
 use rustix::process::Signal;
 
-use crate::cli::process::{Line, Process, runs, soon};
+use crate::cli::process::{CommandLine, Process, runs, soon};
 
 const TTL: Duration = Duration::from_secs(3);
 
@@ -21,15 +21,15 @@ while :; do echo beat >>beat; sleep 0.02; done
 /// Cleans up at SIGTERM.
 const TIDY: &str = r#"trap 'echo term >term; exit 0' TERM; echo up >up; while :; do sleep 0.02; done"#;
 
-/// Starts a script on servers that all hold the key by then.
+/// Starts a script, and waits until all servers hold the key.
 fn start(servers: &[Server], options: &str, script: &str, file: &str) -> Process {
-    let mut process = Line::new(servers, &format!("run {options} x")).script(script).start();
+    let mut process = CommandLine::new(servers, &format!("run {options} x")).script(script).start();
     process.wait_for(file);
     assert!(soon(|| servers.iter().all(|server| server.get("x").is_some())));
     process
 }
 
-/// When the command last showed life.
+/// When the command last wrote to `beat`.
 fn last_beat(process: &Process) -> SystemTime {
     fs::metadata(process.path("beat")).unwrap().modified().unwrap()
 }
@@ -71,7 +71,7 @@ fn when_a_majority_falls_silent_the_command_is_gone_before_the_lock_ends() {
     let servers = Server::start_some(3);
     let mut process = start(&servers, "--ttl 3s", STUBBORN, "beat");
     let background = process.wait_for("background");
-    // Some extensions later.
+    // After some extensions.
     thread::sleep(TTL);
     assert!(!process.has_ended(), "{}", process.err());
     let before = SystemTime::now();
@@ -79,7 +79,7 @@ fn when_a_majority_falls_silent_the_command_is_gone_before_the_lock_ends() {
     let ended = process.wait();
     assert_eq!(ended.code, 79, "{}", ended.err);
     let lived = last_beat(&process).duration_since(before).unwrap();
-    // No key lives longer: it was extended for the last time before.
+    // No key lives longer, as the last extension was before this.
     assert!(lived < TTL, "{lived:?}: {}", ended.err);
     assert_eq!(process.read("term"), "term\n");
     assert!(soon(|| !runs(&background)));

@@ -17,13 +17,13 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// A command line of `redlock`.
-pub(crate) struct Line {
+pub(crate) struct CommandLine {
     command: Command,
     folder: TempDir,
     input: &'static str,
 }
 
-impl Line {
+impl CommandLine {
     /// `redlock` with its first arguments, and the servers as nodes.
     pub(crate) fn new(servers: &[Server], arguments: &str) -> Self {
         let urls: Vec<String> = servers.iter().map(Server::url).collect();
@@ -78,7 +78,7 @@ impl Line {
     pub(crate) fn start(mut self) -> Process {
         let file = |name| File::create(self.folder.path().join(name)).unwrap();
         let (out, err) = (file(OUT), file(ERR));
-        // Before it is spawned: on a machine that has to read the binary first, that may take seconds.
+        // Taken before the spawn, which may last seconds on a machine that has to read the binary first.
         let start = Instant::now();
         let mut process = self.command.stdin(Stdio::piped()).stdout(out).stderr(err).spawn().unwrap();
         process.stdin.take().unwrap().write_all(self.input.as_bytes()).unwrap();
@@ -98,7 +98,7 @@ pub(crate) struct Process {
     code: Option<i32>,
 }
 
-/// What became of it.
+/// How it ended.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) code: i32,
@@ -129,7 +129,7 @@ impl Process {
         self.read(ERR)
     }
 
-    /// Waits until the command has written a line to a file, and gives its last.
+    /// Waits until the command has written a line to a file, and returns the last line.
     pub(crate) fn wait_for(&mut self, name: &str) -> String {
         let written = soon(|| self.read(name).ends_with('\n') || self.has_ended());
         let text = self.read(name);
@@ -172,7 +172,7 @@ fn processes() -> String {
         .map_or_else(|error| error.to_string(), |output| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Whether it comes true within a time that even a busy machine keeps.
+/// Whether the condition comes true within a time that suffices even on a busy machine.
 pub(crate) fn soon(mut condition: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     while start.elapsed() < SOON {
@@ -195,8 +195,8 @@ pub(crate) fn state_of(pid: &str) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-/// Whether this process ignores a signal, and with it all that it starts, as a job in the background of a
-/// script does.
+/// Whether this process, and so everything that it starts, ignores a signal, as a background job of a script
+/// does.
 pub(crate) fn is_ignored(signal: Signal) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -204,18 +204,18 @@ pub(crate) fn is_ignored(signal: Signal) -> bool {
     mask >> (signal.as_raw() - 1) & 1 == 1
 }
 
-/// Makes sure that the command is built from what is there, as the tests themselves are, and gives its path.
+/// Builds the command from the current sources, like the tests themselves, and returns its path.
 fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         // target/debug/deps/it-...
         let folder = env::current_exe().unwrap().ancestors().nth(2).unwrap().to_owned();
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into()));
-        // What builds the command; and the tests themselves, so that no feature is another than theirs.
+        // This builds the command together with the tests, so that both have the same features.
         cargo.args(BUILD.split(' '));
         cargo.arg("--target-dir").arg(folder.parent().unwrap());
-        // Build scripts that look at these would run again, and all that depends on them would be built
-        // again.
+        // Build scripts that read these would run again, and everything that depends on them would be
+        // rebuilt.
         for (name, _) in env::vars_os() {
             if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|start| name.to_string_lossy().starts_with(start))
             {

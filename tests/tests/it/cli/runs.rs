@@ -1,10 +1,10 @@
-//! `redlock run` when all goes well, and when there is no lock to be had.
+//! `redlock run` when all goes well, and when the lock cannot be acquired.
 
 use std::{fs, time::Duration};
 
 use redlock_tests::server::{Server, everywhere};
 
-use crate::cli::process::{Line, soon};
+use crate::cli::process::{CommandLine, soon};
 
 const OTHER: &str = "ffffffffffffffffffffffffffffffff";
 
@@ -18,7 +18,7 @@ fn the_exit_code_of_the_command_is_passed_on_and_the_lock_is_gone_by_then() {
     for (script, code) in
         [("true", 0), ("exit 3", 3), ("exit 255", 255), ("kill -9 $$", 137), ("kill -15 $$", 143)]
     {
-        let ended = Line::new(&servers, "run x").script(script).finish();
+        let ended = CommandLine::new(&servers, "run x").script(script).finish();
         assert_eq!((ended.code, ended.err.as_str(), ended.out.as_str()), (code, "", ""), "{script}");
         assert!(gone(&servers, "x"), "{script}");
     }
@@ -28,7 +28,7 @@ fn the_exit_code_of_the_command_is_passed_on_and_the_lock_is_gone_by_then() {
 fn the_lock_is_held_on_all_nodes_while_the_command_runs() {
     let servers = Server::start_some(3);
     let script = "echo $REDLOCK_HOLDER >holder; while [ ! -e go ]; do sleep 0.02; done";
-    let mut process = Line::new(&servers, "run --ttl 5s x y").script(script).start();
+    let mut process = CommandLine::new(&servers, "run --ttl 5s x y").script(script).start();
     let holder = process.wait_for("holder");
     let token = servers[0].get("x").unwrap();
     assert!(token.starts_with(&holder) && token.len() > holder.len(), "{holder} of {token}");
@@ -40,10 +40,10 @@ fn the_lock_is_held_on_all_nodes_while_the_command_runs() {
 }
 
 #[test]
-fn the_command_is_told_what_it_holds_but_not_the_token() {
+fn the_command_receives_the_holder_but_not_the_token() {
     let servers = Server::start_some(3);
     let script = "env >env; echo end >end; while [ ! -e go ]; do sleep 0.02; done";
-    let line = Line::new(&servers, "run --ttl 5s").arguments(["x", "a name"]);
+    let line = CommandLine::new(&servers, "run --ttl 5s").arguments(["x", "a name"]);
     let mut process = line.script(script).start();
     process.wait_for("end");
     let (variables, token) = (process.read("env"), servers[0].get("x").unwrap());
@@ -58,7 +58,8 @@ fn the_command_is_told_what_it_holds_but_not_the_token() {
 #[test]
 fn standard_input_and_output_are_the_commands_own() {
     let servers = Server::start_some(3);
-    let ended = Line::new(&servers, "run --verbose x").input("in\n").script("cat; echo err >&2").finish();
+    let ended =
+        CommandLine::new(&servers, "run --verbose x").input("in\n").script("cat; echo err >&2").finish();
     assert_eq!((ended.code, ended.out.as_str()), (0, "in\n"));
     let own: Vec<&str> = ended.err.lines().filter(|line| !line.starts_with("redlock: ")).collect();
     assert_eq!(own, ["err"]);
@@ -75,7 +76,7 @@ fn standard_input_and_output_are_the_commands_own() {
 fn nodes_are_named_by_options_or_listed_in_the_environment() {
     let servers = Server::start_some(3);
     let [a, b, c] = [0, 1, 2].map(|server: usize| servers[server].address());
-    let seen = |line: Line| {
+    let seen = |line: CommandLine| {
         let mut process = line.script("echo go >go; while [ ! -e end ]; do sleep 0.02; done").start();
         process.wait_for("go");
         assert!(soon(|| servers.iter().all(|server| server.get("x").is_some())));
@@ -83,10 +84,10 @@ fn nodes_are_named_by_options_or_listed_in_the_environment() {
         assert_eq!(process.finish().code, 0);
     };
     for list in [format!("{a},{b},{c}"), format!(" redis://{a}  {b}, redis://{c}\n")] {
-        seen(Line::bare("run x").variable("REDLOCK_NODES", &list));
+        seen(CommandLine::bare("run x").variable("REDLOCK_NODES", &list));
     }
     let options = format!("run --node {a} --node={b} --node redis://{c}/0 x");
-    seen(Line::bare(&options).variable("REDLOCK_NODES", "127.0.0.1:1"));
+    seen(CommandLine::bare(&options).variable("REDLOCK_NODES", "127.0.0.1:1"));
 }
 
 #[test]
@@ -97,8 +98,9 @@ fn commands_under_the_same_lock_exclude_each_other() {
         "cd {}; mkdir held || {{ echo overlap; exit 9; }}; sleep 0.1; echo turn >>turns; rmdir held",
         shared.path().display()
     );
-    let processes: Vec<_> =
-        (0..5).map(|_| Line::new(&servers, "run --retry-delay 50ms x").script(&script).start()).collect();
+    let processes: Vec<_> = (0..5)
+        .map(|_| CommandLine::new(&servers, "run --retry-delay 50ms x").script(&script).start())
+        .collect();
     for process in processes {
         let ended = process.finish();
         assert_eq!(ended.code, 0, "{ended:?}");
@@ -108,7 +110,7 @@ fn commands_under_the_same_lock_exclude_each_other() {
 }
 
 #[test]
-fn a_lock_that_somebody_else_holds_is_taken_when_the_wait_is_over() {
+fn a_lock_of_another_owner_is_reported_when_the_wait_is_over() {
     let servers = Server::start_some(3);
     for server in &servers {
         server.command::<()>(&["SET", "x", OTHER]);
@@ -121,34 +123,34 @@ fn a_lock_that_somebody_else_holds_is_taken_when_the_wait_is_over() {
         ("-n -E 7", 7, ms(0)),
         ("-n -E 0", 0, ms(0)),
     ] {
-        let ended = Line::new(&servers, &format!("run {options} x")).script("echo ran").finish();
+        let ended = CommandLine::new(&servers, &format!("run {options} x")).script("echo ran").finish();
         assert_eq!((ended.code, ended.out.as_str()), (code, ""), "{options}");
         assert!(ended.err.contains(r#""x" is held by another owner"#), "{}", ended.err);
         assert!(ended.took >= least && ended.took < ms(5_000), "{options}: {:?}", ended.took);
     }
-    let ended = Line::new(&servers, "run --quiet --no-wait x").script("echo ran").finish();
+    let ended = CommandLine::new(&servers, "run --quiet --no-wait x").script("echo ran").finish();
     assert_eq!((ended.code, ended.err.as_str()), (75, ""));
     assert!(everywhere(&servers, "x", Some(OTHER)));
 }
 
 #[test]
-fn without_a_bound_it_waits_until_the_lock_is_free() {
+fn an_unbounded_wait_lasts_until_the_lock_is_free() {
     let servers = Server::start_some(3);
     for server in &servers {
         server.command::<()>(&["SET", "x", OTHER, "PX", "1500"]);
     }
-    let ended = Line::new(&servers, "run x").script("echo ran").finish();
+    let ended = CommandLine::new(&servers, "run x").script("echo ran").finish();
     assert_eq!((ended.code, ended.out.as_str()), (0, "ran\n"), "{}", ended.err);
     assert!(ended.took > Duration::from_millis(1_000), "{:?}", ended.took);
 }
 
 #[test]
-fn without_a_quorum_it_says_so_and_names_each_node() {
+fn without_a_quorum_the_error_names_each_node() {
     let mut servers = Server::start_some(3);
     servers[1].kill();
     servers[2].kill();
     for options in ["-n", "--wait 500ms"] {
-        let ended = Line::new(&servers, &format!("run {options} x")).script("echo ran").finish();
+        let ended = CommandLine::new(&servers, &format!("run {options} x")).script("echo ran").finish();
         assert_eq!((ended.code, ended.out.as_str()), (69, ""), "{}", ended.err);
         assert!(servers.iter().all(|server| ended.err.contains(&server.address())), "{}", ended.err);
         assert!(ended.err.contains("Connection refused"), "{}", ended.err);
@@ -157,11 +159,11 @@ fn without_a_quorum_it_says_so_and_names_each_node() {
 }
 
 #[test]
-fn a_wait_without_a_bound_outlasts_an_outage_and_tells_of_it() {
+fn an_unbounded_wait_outlasts_an_outage_and_reports_it() {
     let mut servers = Server::start_some(3);
     servers[1].kill();
     servers[2].kill();
-    let mut process = Line::new(&servers, "run x").script("echo ran").start();
+    let mut process = CommandLine::new(&servers, "run x").script("echo ran").start();
     assert!(soon(|| process.err().contains("no quorum of nodes works")));
     assert!(!process.has_ended());
     servers[1].restart();
@@ -170,9 +172,9 @@ fn a_wait_without_a_bound_outlasts_an_outage_and_tells_of_it() {
     assert_eq!(ended.err.matches("no quorum").count(), 1, "{}", ended.err);
 }
 
-/// Also a node that says no, and one that does not answer at all before the command has ended.
+/// The same for a node that rejects, and for one that does not reply before the command ends.
 #[test]
-fn a_minority_that_does_not_work_is_one_line_a_run_and_none_when_quiet() {
+fn an_unhealthy_minority_is_one_warning_per_run_and_none_when_quiet() {
     for fault in ["killed", "rejects", "silent", "killed while the command runs"] {
         let mut servers = Server::start_some(3);
         let name = servers[1].address();
@@ -183,9 +185,9 @@ fn a_minority_that_does_not_work_is_one_line_a_run_and_none_when_quiet() {
             _ => {}
         }
         for options in ["", "--verbose", "--quiet"] {
-            // Some extensions.
+            // Long enough for some extensions.
             let script = "echo up >up; while [ ! -e go ]; do sleep 0.02; done; sleep 1.3; exit 5";
-            let line = Line::new(&servers, &format!("run --ttl 2s {options} x")).script(script);
+            let line = CommandLine::new(&servers, &format!("run --ttl 2s {options} x")).script(script);
             let mut process = line.start();
             process.wait_for("up");
             if fault.contains("while") {
@@ -214,10 +216,10 @@ fn a_minority_that_does_not_work_is_one_line_a_run_and_none_when_quiet() {
 }
 
 #[test]
-fn a_minority_that_is_silent_is_told_of_though_the_command_ends_at_once() {
+fn a_silent_minority_is_reported_although_the_command_ends_at_once() {
     let servers = Server::start_some(3);
     servers[1].pause();
-    let ended = Line::new(&servers, "run x").script("exit 5").finish();
+    let ended = CommandLine::new(&servers, "run x").script("exit 5").finish();
     servers[1].resume();
     assert_eq!(ended.code, 5, "{}", ended.err);
     let line =
@@ -233,7 +235,7 @@ fn a_wrong_password_is_rejected_at_once_and_no_password_is_ever_printed() {
         urls.collect::<Vec<_>>().join(",")
     };
     let line = |password| {
-        Line::bare("run --verbose x").variable("REDLOCK_NODES", &nodes(password)).script("echo ran")
+        CommandLine::bare("run --verbose x").variable("REDLOCK_NODES", &nodes(password)).script("echo ran")
     };
     let ended = line("wrong-guess").finish();
     assert_eq!((ended.code, ended.out.as_str()), (78, ""), "{}", ended.err);
@@ -247,7 +249,7 @@ fn a_wrong_password_is_rejected_at_once_and_no_password_is_ever_printed() {
 fn a_command_that_cannot_run_leaves_no_lock() {
     let servers = Server::start_some(3);
     for (command, code) in [("./missing", 127), ("./plain", 126)] {
-        let line = Line::new(&servers, "run x").within("echo data >plain; \"$@\" -- $COMMAND");
+        let line = CommandLine::new(&servers, "run x").within("echo data >plain; \"$@\" -- $COMMAND");
         let ended = line.variable("COMMAND", command).finish();
         assert_eq!(ended.code, code, "{}", ended.err);
         assert!(ended.err.contains(&format!("cannot run {command}: ")), "{}", ended.err);
@@ -256,19 +258,19 @@ fn a_command_that_cannot_run_leaves_no_lock() {
 }
 
 #[test]
-fn names_that_are_too_long_for_the_environment_are_left_out_with_a_word() {
+fn names_that_are_too_long_for_the_environment_are_left_out_with_a_warning() {
     let servers = Server::start_some(3);
     let names = (0..7_000).map(|number| format!("a-name-that-is-a-little-longer-{number}"));
-    let line = Line::new(&servers, "run").variable("REDLOCK_RESOURCES", "inherited").arguments(names);
+    let line = CommandLine::new(&servers, "run").variable("REDLOCK_RESOURCES", "inherited").arguments(names);
     let ended = line.script("echo ${REDLOCK_RESOURCES-none} $REDLOCK_TTL_MS").finish();
     assert_eq!((ended.code, ended.out.as_str()), (0, "none 30000\n"), "{}", ended.err);
     assert_eq!(ended.err.matches("REDLOCK_RESOURCES is left out").count(), 1, "{}", ended.err);
 }
 
 #[test]
-fn a_command_runs_for_at_most_as_long_as_it_may() {
+fn a_command_runs_no_longer_than_at_most() {
     let servers = Server::start_some(3);
-    let ended = Line::new(&servers, "run --ttl 6s --at-most 500ms x").script("sleep 20").finish();
+    let ended = CommandLine::new(&servers, "run --ttl 6s --at-most 500ms x").script("sleep 20").finish();
     assert_eq!(ended.code, 124, "{}", ended.err);
     assert!(ended.err.contains("--at-most has passed"), "{}", ended.err);
     assert!((500..10_000).contains(&ended.took.as_millis()), "{:?}", ended.took);

@@ -5,7 +5,7 @@ use std::{thread, time::Duration};
 use redlock_tests::server::Server;
 use rustix::process::Signal;
 
-use crate::cli::process::{Line, is_ignored, runs, soon, state_of};
+use crate::cli::process::{CommandLine, is_ignored, runs, soon, state_of};
 
 fn gone(servers: &[Server], key: &str) -> bool {
     servers.iter().all(|server| server.get(key).is_none())
@@ -32,13 +32,13 @@ while :; do sleep 0.02; done
     .into_iter()
     .filter(|(signal, _)| !is_ignored(*signal))
     {
-        let mut process = Line::new(&servers, "run x").script(script).start();
+        let mut process = CommandLine::new(&servers, "run x").script(script).start();
         process.wait_for("up");
         process.signal(signal);
         let ended = process.wait();
         assert_eq!(ended.code, 7, "{name}: {}", ended.err);
         assert_eq!(process.read("signal").trim(), name);
-        // A shell in the background ignores these two from the start.
+        // A background shell ignores these two from the start.
         if name != "INT" && name != "QUIT" {
             assert!(soon(|| process.read("child") == "child\n"), "{name}");
         }
@@ -47,9 +47,10 @@ while :; do sleep 0.02; done
 }
 
 #[test]
-fn a_command_that_a_signal_ends_is_told_as_such_and_its_lock_is_released() {
+fn a_command_ended_by_a_signal_is_reported_as_such_and_its_lock_is_released() {
     let servers = Server::start_some(3);
-    let mut process = Line::new(&servers, "run --ttl 1m x").script("echo $$ >up; exec sleep 20").start();
+    let mut process =
+        CommandLine::new(&servers, "run --ttl 1m x").script("echo $$ >up; exec sleep 20").start();
     process.wait_for("up");
     process.signal(Signal::TERM);
     let ended = process.wait();
@@ -61,7 +62,7 @@ fn a_command_that_a_signal_ends_is_told_as_such_and_its_lock_is_released() {
 fn a_command_may_take_its_time_to_end() {
     let servers = Server::start_some(3);
     let script = "trap 'sleep 3; exit 4' TERM; echo $$ >up; while :; do sleep 0.02; done";
-    let mut process = Line::new(&servers, "run --ttl 2s x").script(script).start();
+    let mut process = CommandLine::new(&servers, "run --ttl 2s x").script(script).start();
     process.wait_for("up");
     process.signal(Signal::TERM);
     thread::sleep(Duration::from_millis(2_500));
@@ -80,7 +81,8 @@ fn a_signal_ends_the_wait_for_the_lock_and_leaves_no_key() {
     let signals = [(Signal::TERM, 143), (Signal::INT, 130), (Signal::HUP, 129), (Signal::QUIT, 131)];
     for (signal, code) in signals.into_iter().filter(|(signal, _)| !is_ignored(*signal)) {
         let before = sets();
-        let process = Line::new(&servers, "run --ttl 1m --retry-delay 1ms x").script("echo ran").start();
+        let process =
+            CommandLine::new(&servers, "run --ttl 1m --retry-delay 1ms x").script("echo ran").start();
         assert!(soon(|| sets() > before + 3));
         process.signal(signal);
         let ended = process.finish();
@@ -96,7 +98,7 @@ fn a_signal_in_mid_round_leaves_no_key() {
     let servers = Server::start_some(3);
     servers[0].command::<()>(&["SET", "x", "another"]);
     servers[1].pause();
-    let process = Line::new(&servers, "run --ttl 1m x").script("echo ran").start();
+    let process = CommandLine::new(&servers, "run --ttl 1m x").script("echo ran").start();
     assert!(soon(|| servers[2].get("x").is_some()), "one has refused, one is silent, one has granted");
     process.signal(Signal::TERM);
     let ended = process.finish();
@@ -109,7 +111,7 @@ fn a_signal_in_mid_round_leaves_no_key() {
 #[test]
 fn a_signal_that_is_ignored_stays_ignored() {
     let servers = Server::start_some(3);
-    let line = Line::new(&servers, "run x").script("echo up >up; sleep 2; exit 6");
+    let line = CommandLine::new(&servers, "run x").script("echo up >up; sleep 2; exit 6");
     let mut process = line.within(r#"trap "" HUP; exec "$@""#).start();
     process.wait_for("up");
     process.signal(Signal::HUP);
@@ -120,10 +122,10 @@ fn a_signal_that_is_ignored_stays_ignored() {
 #[test]
 fn stopping_redlock_from_the_terminal_stops_the_command_until_both_go_on() {
     let servers = Server::start_some(3);
-    // Starts nothing once it is up: a shell whose child is stopped between its fork and its exec waits for
-    // that, and is not seen as stopped itself.
+    // The script starts nothing once it is up: a shell whose child is stopped between fork and exec waits for
+    // it, and does not appear as stopped itself.
     let script = "mkfifo go; echo $$ >up; read go <>go; exit 6";
-    let mut process = Line::new(&servers, "run --ttl 1m x").script(script).start();
+    let mut process = CommandLine::new(&servers, "run --ttl 1m x").script(script).start();
     let pid = process.wait_for("up");
     process.signal(Signal::TSTP);
     let own = process.pid().as_raw_pid().to_string();
@@ -139,7 +141,7 @@ fn stopping_redlock_from_the_terminal_stops_the_command_until_both_go_on() {
 fn the_command_has_a_process_group_of_its_own_unless_it_is_in_the_foreground() {
     let servers = Server::start_some(3);
     for (options, own) in [("", true), ("--foreground", false)] {
-        let line = Line::new(&servers, &format!("run {options} x"));
+        let line = CommandLine::new(&servers, &format!("run {options} x"));
         let mut process = line.script("echo $$ $(ps -o pgid= -p $$) >ids; sleep 20").start();
         let ids = process.wait_for("ids");
         let (pid, group) = ids.split_once(' ').unwrap();

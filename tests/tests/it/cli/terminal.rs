@@ -8,7 +8,7 @@ use rustix::{
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
 };
 
-use crate::cli::process::{Line, Process, is_ignored, soon, state_of};
+use crate::cli::process::{CommandLine, Process, is_ignored, soon, state_of};
 
 /// A terminal, and `redlock run` in front of it, whose command is in the background.
 struct Terminal {
@@ -17,7 +17,7 @@ struct Terminal {
 }
 
 impl Terminal {
-    fn start(line: Line) -> Self {
+    fn start(line: CommandLine) -> Self {
         let keyboard = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         grantpt(&keyboard).unwrap();
         unlockpt(&keyboard).unwrap();
@@ -28,8 +28,8 @@ impl Terminal {
     }
 
     fn wait_until_it_is_stopped(&self) {
-        let told = soon(|| self.process.err().contains("wants the terminal"));
-        assert!(told, "it needs setsid of util-linux: {}", self.process.err());
+        let reported = soon(|| self.process.err().contains("wants the terminal"));
+        assert!(reported, "it needs setsid of util-linux: {}", self.process.err());
     }
 }
 
@@ -42,7 +42,7 @@ fn keys_end_a_command_that_is_stopped_because_it_wants_the_terminal() {
     let servers = Server::start_some(3);
     let keys = [(b"\x03", Signal::INT, 130), (b"\x1c", Signal::QUIT, 131)];
     for (key, signal, code) in keys.into_iter().filter(|(_, signal, _)| !is_ignored(*signal)) {
-        let line = Line::new(&servers, "run --ttl 1m x").arguments(["--", "cat"]);
+        let line = CommandLine::new(&servers, "run --ttl 1m x").arguments(["--", "cat"]);
         let mut terminal = Terminal::start(line);
         terminal.wait_until_it_is_stopped();
         terminal.keyboard.write_all(key).unwrap();
@@ -55,7 +55,7 @@ fn keys_end_a_command_that_is_stopped_because_it_wants_the_terminal() {
 #[test]
 fn a_command_that_is_stopped_because_it_wants_the_terminal_does_not_hold_the_lock_forever() {
     let servers = Server::start_some(3);
-    let line = Line::new(&servers, "run --ttl 1s x").arguments(["--", "cat"]);
+    let line = CommandLine::new(&servers, "run --ttl 1s x").arguments(["--", "cat"]);
     let mut terminal = Terminal::start(line);
     terminal.wait_until_it_is_stopped();
     let ended = terminal.process.wait();
@@ -68,7 +68,7 @@ fn a_command_that_is_stopped_because_it_wants_the_terminal_does_not_hold_the_loc
 fn a_command_that_is_stopped_on_purpose_keeps_the_lock() {
     let servers = Server::start_some(3);
     let script = "echo $$ >up; kill -STOP $$; exit 6";
-    let mut terminal = Terminal::start(Line::new(&servers, "run --ttl 1s x").script(script));
+    let mut terminal = Terminal::start(CommandLine::new(&servers, "run --ttl 1s x").script(script));
     let command = terminal.process.wait_for("up");
     assert!(soon(|| state_of(&command).starts_with('T')));
     thread::sleep(Duration::from_millis(2_500));
@@ -82,7 +82,7 @@ fn a_command_that_is_stopped_on_purpose_keeps_the_lock() {
 fn messages_name_signals_without_quotes() {
     let servers = Server::start_some(1);
     servers[0].command::<()>(&["SET", "x", "another"]);
-    let process = Line::new(&servers, "run --verbose x").script("true").start();
+    let process = CommandLine::new(&servers, "run --verbose x").script("true").start();
     assert!(soon(|| process.err().contains("acquire: refused")));
     process.signal(Signal::TERM);
     let ended = process.finish();

@@ -8,10 +8,10 @@ use std::{
 use redlock_tests::server::{Server, everywhere};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::cli::process::{Line, Process, runs, soon, state_of};
+use crate::cli::process::{CommandLine, Process, runs, soon, state_of};
 
 const OTHER: &str = "ffffffffffffffffffffffffffffffff";
-/// What a command has between SIGTERM and SIGKILL here; a stop that waits for it in vain takes as long.
+/// The time between SIGTERM and SIGKILL here. A stop that waits for the command in vain takes as long.
 const GRACE: Duration = Duration::from_secs(5);
 const RUN: &str = "run --ttl 15s --kill-after 5s x";
 
@@ -43,11 +43,12 @@ fn send(pid: &str, signal: Signal) {
 }
 
 #[test]
-fn a_command_runs_watched_though_the_binary_of_redlock_was_replaced_or_removed_meanwhile() {
+fn a_command_is_watched_although_the_binary_of_redlock_was_replaced_or_removed_meanwhile() {
     for replaced in [true, false] {
         let servers = Server::start_some(3);
         servers.iter().for_each(|server| server.command::<()>(&["SET", "x", OTHER]));
-        let line = Line::new(&servers, "run --verbose x").within(r#"cp "$1" own; shift; exec ./own "$@""#);
+        let line =
+            CommandLine::new(&servers, "run --verbose x").within(r#"cp "$1" own; shift; exec ./own "$@""#);
         let script = "echo up >up; while [ ! -e go ]; do sleep 0.02; done; exit 6";
         let mut process = line.script(script).start();
         assert!(soon(|| process.err().contains("acquire: refused")), "{}", process.err());
@@ -86,7 +87,7 @@ trap "exit 3" TERM
 echo up >up
 while :; do sleep 0.02; done
 "#;
-    let line = Line::new(&servers, &RUN.replace("run", "run --at-most 3s"));
+    let line = CommandLine::new(&servers, &RUN.replace("run", "run --at-most 3s"));
     let mut process = line.within(within).script(script).start();
     process.wait_for("up");
     let up = Instant::now();
@@ -104,8 +105,10 @@ fn under_a_parent_that_never_reaps_a_stop_ends_as_soon_as_its_processes_are_dead
     let servers = Server::start_some(3);
     // The shell that is process 1 becomes a `sleep`, which never waits for a child.
     let within = r#"exec unshare --pid --fork --kill-child --mount-proc sh -c '("$@"; echo $? >code) & echo >start; exec sleep 25' sh "$@""#;
-    let mut process =
-        Line::new(&servers, &RUN.replace("run", "run --at-most 2s")).within(within).script(FAMILY).start();
+    let mut process = CommandLine::new(&servers, &RUN.replace("run", "run --at-most 2s"))
+        .within(within)
+        .script(FAMILY)
+        .start();
     process.wait_for("up");
     let up = Instant::now();
     assert!(soon(|| process.read("code").ends_with('\n')));
@@ -116,32 +119,35 @@ fn under_a_parent_that_never_reaps_a_stop_ends_as_soon_as_its_processes_are_dead
 }
 
 #[test]
-fn a_command_that_is_deaf_to_sigterm_is_killed_for_one_reason_that_is_true() {
+fn a_command_that_ignores_sigterm_is_killed_and_only_the_true_reason_is_reported() {
     let servers = Server::start_some(3);
     let script = r#"trap "" TERM; while :; do sleep 0.02; done"#;
-    let ended = Line::new(&servers, "run --at-most 300ms --kill-after 500ms x").script(script).finish();
+    let ended =
+        CommandLine::new(&servers, "run --at-most 300ms --kill-after 500ms x").script(script).finish();
     assert_eq!(ended.code, 124, "{}", ended.err);
     assert_eq!(ended.err, "redlock: --at-most has passed: stopping the command\n");
 }
 
 #[test]
-fn who_ignores_sigchld_gets_the_commands_own_exit_code_and_so_does_who_closes_descriptors() {
+fn the_exit_code_is_passed_on_with_sigchld_ignored_or_descriptors_closed() {
     let servers = Server::start_some(3);
     for within in [r#"trap "" CHLD; exec env --ignore-signal=CHLD "$@""#, r#"exec "$@" <&- >&-"#] {
-        let ended = Line::new(&servers, "run x").within(within).script("true; exit 7").finish();
+        let ended = CommandLine::new(&servers, "run x").within(within).script("true; exit 7").finish();
         assert_eq!((ended.code, ended.err.as_str()), (7, ""), "{within}");
-        let held = Line::new(&servers, "run -n x").within(within).script("sh -c 'exit 5'; exit $?").finish();
+        let held =
+            CommandLine::new(&servers, "run -n x").within(within).script("sh -c 'exit 5'; exit $?").finish();
         assert_eq!((held.code, held.err.as_str()), (5, ""), "{within}");
     }
 }
 
 #[test]
-fn a_signal_that_was_blocked_by_whoever_started_it_reaches_the_command() {
+fn a_signal_that_the_parent_blocked_reaches_the_command() {
     let servers = Server::start_some(3);
     let within = r#"exec env --block-signal=TERM "$@""#;
     let script =
         "trap 'exit 7' TERM; echo $$ >up; i=0; while [ $i -lt 400 ]; do sleep 0.02; i=$((i + 1)); done";
-    let mut process = Line::new(&servers, "run --kill-after 1s x").within(within).script(script).start();
+    let mut process =
+        CommandLine::new(&servers, "run --kill-after 1s x").within(within).script(script).start();
     process.wait_for("up");
     process.signal(Signal::TERM);
     let ended = process.wait();
@@ -149,10 +155,10 @@ fn a_signal_that_was_blocked_by_whoever_started_it_reaches_the_command() {
 }
 
 #[test]
-fn a_watchdog_that_is_stopped_does_not_hold_up_the_end() {
+fn a_stopped_watchdog_does_not_delay_the_end() {
     let servers = Server::start_some(3);
     let script = "echo up >up; while [ ! -e go ]; do sleep 0.02; done; exit 6";
-    let mut process = Line::new(&servers, "run x").script(script).start();
+    let mut process = CommandLine::new(&servers, "run x").script(script).start();
     process.wait_for("up");
     let watchdog = watchdog_of(&process).unwrap();
     send(&watchdog, Signal::STOP);
@@ -173,7 +179,7 @@ fn a_watchdog_that_is_stopped_does_not_hold_up_the_end() {
 fn a_watchdog_that_was_killed_is_replaced() {
     let servers = Server::start_some(3);
     let script = r#"trap 'echo term >term; exit 0' TERM; echo $$ >up; while :; do sleep 0.02; done"#;
-    let mut process = Line::new(&servers, "run --ttl 3s x").script(script).start();
+    let mut process = CommandLine::new(&servers, "run --ttl 3s x").script(script).start();
     let command = process.wait_for("up");
     let first = watchdog_of(&process).unwrap();
     send(&first, Signal::KILL);
@@ -190,13 +196,14 @@ fn a_watchdog_that_was_killed_is_replaced() {
 }
 
 #[test]
-fn whoever_sigterms_everything_early_does_not_leave_the_command_without_a_watchdog() {
+fn an_early_sigterm_to_every_process_leaves_no_command_without_a_watchdog() {
     let servers = Server::start_some(3);
     for run in 0..12 {
-        // A command that ignores SIGTERM from its first moment on, if it comes to that.
-        let line = Line::new(&servers, "run --verbose --ttl 2s --kill-after 300ms x");
+        // The command ignores SIGTERM from its first moment on.
+        let line = CommandLine::new(&servers, "run --verbose --ttl 2s --kill-after 300ms x");
         let mut process = line.script(r#"trap "" TERM; echo $$ >up; while :; do sleep 0.02; done"#).start();
-        // As a service manager does: to all of its processes, the watchdog among them, at its birth.
+        // A service manager signals all of its processes like this, and a watchdog that has just started
+        // among them.
         let start = Instant::now();
         let own = process.pid().as_raw_pid().to_string();
         let mut signalled = false;
@@ -225,7 +232,7 @@ fn an_executable_script_without_an_interpreter_line_is_run_by_sh() {
     let servers = Server::start_some(3);
     let make = "echo 'echo $1; exit 5' >bare-script; chmod +x bare-script; PATH=$PATH:.; exec \"$@\" -- $COMMAND arg";
     for command in ["./bare-script", "bare-script"] {
-        let ended = Line::new(&servers, "run x").within(make).variable("COMMAND", command).finish();
+        let ended = CommandLine::new(&servers, "run x").within(make).variable("COMMAND", command).finish();
         assert_eq!((ended.code, ended.out.as_str(), ended.err.as_str()), (5, "arg\n", ""), "{command}");
     }
 }
@@ -235,10 +242,10 @@ fn in_the_foreground_a_signal_to_redlock_itself_is_passed_on_where_no_terminal_s
     let servers = Server::start_some(3);
     for signal in [Signal::INT, Signal::QUIT] {
         let script = "trap 'exit 7' INT QUIT; echo up >up; while :; do sleep 0.02; done";
-        // Also where whoever runs the tests ignores these signals, as a shell does for what it runs in the
-        // background.
+        // The defaults are restored here, as a shell that runs the tests in the background ignores these
+        // signals.
         let inside = r#"exec env --default-signal=INT,QUIT setsid "$@""#;
-        let line = Line::new(&servers, "run --foreground x").within(inside).script(script);
+        let line = CommandLine::new(&servers, "run --foreground x").within(inside).script(script);
         let mut process = line.start();
         process.wait_for("up");
         process.signal(signal);

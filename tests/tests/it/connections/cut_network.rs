@@ -1,4 +1,4 @@
-//! A network that is cut for twenty seconds: the kernel drops what is sent, and tells nobody.
+//! A network that is cut for twenty seconds: the kernel drops every packet, and no side receives an error.
 
 use std::{
     sync::Arc,
@@ -13,18 +13,18 @@ use redlock_tests::{
 };
 
 const CUT: Duration = Duration::from_secs(20);
-/// Far longer than the test: what is left behind stays to be seen.
+/// Far longer than the test, so that any key that is left behind is still there at its end.
 const TTL: Duration = Duration::from_secs(600);
 const TIMEOUT: Duration = Duration::from_millis(300);
 const PAUSE: Duration = Duration::from_millis(400);
-/// How soon a node is used again: its connection is made anew when something is next asked of it.
+/// How soon a node is used again: the next request makes a new connection.
 const SOON: Duration = Duration::from_secs(10);
 
-/// One adapter, while the network is cut and after.
+/// One adapter, during the cut and after it.
 struct Client {
     adapter: Adapter,
     redlock: Redlock,
-    /// A node by itself, that nobody releases anything on.
+    /// A node of its own, on which nothing is ever released.
     bare: Arc<dyn LockBackend>,
 }
 
@@ -44,13 +44,13 @@ impl Client {
         acquired.map(drop).map_err(|error| error.kind())
     }
 
-    /// The connections are there, and have been used.
+    /// Makes the connections and uses them.
     async fn warm_up(&self) {
         self.redlock.lock(self.name("warm"), TTL).await.unwrap().unlock().await.unwrap();
         self.acquire(&self.name("bare-before"), 0).await.unwrap();
     }
 
-    /// Locks on what is left, and asks the node that is cut off for keys, until the time is over.
+    /// Until the time is over: locks on the reachable nodes, and sends acquires to the node that is cut off.
     async fn go_on(&self, cut: Duration) -> u32 {
         let start = Instant::now();
         let mut number = 0;
@@ -68,7 +68,7 @@ impl Client {
         number
     }
 
-    /// Locks until a lock has its key on the server too.
+    /// Locks until a lock has its key also on the node that was cut off.
     async fn uses_again(&self, server: &Server) -> bool {
         let start = Instant::now();
         while start.elapsed() < SOON {
@@ -85,7 +85,7 @@ impl Client {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_asked_of_a_node_while_the_network_was_cut_never_appears_there() {
+async fn requests_made_while_the_network_was_cut_never_take_effect() {
     let namespace = Arc::new(Namespace::new());
     let mut servers = vec![Server::start_in(&namespace)];
     servers.extend(Server::start_some(2));
@@ -104,15 +104,15 @@ async fn what_was_asked_of_a_node_while_the_network_was_cut_never_appears_there(
     for client in &clients {
         assert!(client.uses_again(&servers[0]).await, "{:?} does not use the node again", client.adapter);
     }
-    // The kernels send again what they still have within two minutes at most, mostly at once; ours have
-    // nothing.
-    let ghosts = || -> Vec<String> {
+    // The kernels retransmit what they still have within two minutes at most, mostly at once. They have
+    // nothing of ours.
+    let stale_keys = || -> Vec<String> {
         let keys: Vec<String> = servers[0].command(&["KEYS", "*"]);
         keys.into_iter().filter(|key| !before.contains(key)).collect()
     };
     let start = Instant::now();
     while start.elapsed() < SOON {
-        assert_eq!(ghosts(), Vec::<String>::new(), "{:?} after the cut", start.elapsed());
+        assert_eq!(stale_keys(), Vec::<String>::new(), "{:?} after the cut", start.elapsed());
         tokio::time::sleep(PAUSE).await;
     }
 }

@@ -1,5 +1,5 @@
-//! Nodes behind an address that stays, and leads new connections to whichever server is the primary now, as
-//! managed services, DNS names and proxies do. Nothing closes the connections to the former primary.
+//! Nodes behind a fixed address that leads new connections to the current primary, as managed services, DNS
+//! names and proxies do. Nothing closes the connections to the former primary.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -20,7 +20,7 @@ use redlock_tests::{
 use crate::connections::fred::{SOON, proxy_to};
 
 const TTL: Duration = Duration::from_secs(60);
-/// How often the service's users try.
+/// How often the users of the service try.
 const PERIOD: Duration = Duration::from_millis(250);
 /// Short, so that a keep-alive has to extend it soon after the failover.
 const KEPT_TTL: Duration = Duration::from_secs(3);
@@ -43,8 +43,8 @@ impl Service {
         Self { servers: [primary, replica], address }
     }
 
-    /// The replica becomes the primary. The former one follows it and says READONLY, or cannot, and says
-    /// MASTERDOWN.
+    /// The replica becomes the primary. The former one follows it and replies READONLY, or cannot follow it
+    /// and replies MASTERDOWN.
     fn fail_over(&self, cut_off: bool) {
         let [former, primary] = &self.servers;
         self.address.lead_to(primary);
@@ -67,7 +67,7 @@ fn manager(adapter: Adapter, services: &[Service]) -> Redlock {
     adapter.manager_of(nodes).node_timeout(2 * PERIOD).build().expect("nodes")
 }
 
-/// How often a lock was tried until it was granted.
+/// The number of attempts until a lock was granted.
 async fn tries(redlock: &Redlock, key: &str) -> usize {
     let start = Instant::now();
     let mut tries = 0;
@@ -75,7 +75,7 @@ async fn tries(redlock: &Redlock, key: &str) -> usize {
         tries += 1;
         match redlock.try_lock(key, TTL).await {
             Ok(lock) => {
-                assert_eq!(lock.unlock().await.expect("nodes that answer"), UnlockOutcome::Released);
+                assert_eq!(lock.unlock().await.expect("nodes that reply"), UnlockOutcome::Released);
                 return tries;
             }
             Err(error) => assert!(start.elapsed() < SOON, "{tries} tries: {error}"),
@@ -89,7 +89,7 @@ async fn survives_a_failover(adapter: Adapter) {
     let redlock = manager(adapter, &services);
     assert_eq!(tries(&redlock, "before").await, 1);
     let held = redlock.using("kept", KEPT_TTL, |_| async {
-        // The replicas have the keys before they become primaries.
+        // The replicas receive the keys before they become primaries.
         let replicated = || services.iter().all(|service| service.servers[1].get("kept").is_some());
         assert!(eventually(SOON, replicated).await, "not replicated");
         // Another connection may be made by then.
@@ -101,7 +101,7 @@ async fn survives_a_failover(adapter: Adapter) {
         tries
     });
     let tries = held.await.unwrap_or_else(|error| panic!("{adapter:?}: {error}"));
-    // The first finds out, unless an extension has found out before.
+    // The first attempt discovers the failover, unless an extension did before.
     assert!((1..=2).contains(&tries), "{adapter:?}: {tries}");
     for (number, service) in services.iter().enumerate() {
         let expected = if number < 2 { 2 } else { 1 };
@@ -125,7 +125,7 @@ async fn acquire(node: &dyn LockBackend, timeout: Duration) -> Result<Vote, Back
     node.acquire(Acquire::new(&resources, &token, TTL, timeout)).await.map_err(|error| error.kind())
 }
 
-/// Asks again and again, and is answered at once each time. How often it has asked.
+/// Sends requests one after the other and expects each reply at once. Returns the number of requests.
 async fn asks(node: &dyn LockBackend, period: Duration, end: Instant, expected: BackendErrorKind) -> usize {
     let mut asked = 0;
     while Instant::now() < end {
@@ -139,7 +139,7 @@ async fn asks(node: &dyn LockBackend, period: Duration, end: Instant, expected: 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_wrong_server_that_stays_is_not_stormed_and_nobody_waits_for_another() {
+async fn a_server_that_stays_wrong_is_reconnected_at_a_bounded_rate_and_blocks_no_request() {
     let end = Instant::now() + Duration::from_secs(3);
     let mut tasks = Vec::new();
     for adapter in [Adapter::RedisRs, Adapter::Fred] {
@@ -160,14 +160,14 @@ async fn a_wrong_server_that_stays_is_not_stormed_and_nobody_waits_for_another()
         }
     }
     for task in tasks {
-        let (adapter, line, asked, connections) = task.await.expect("answers");
-        // Two a second, and the first ones sooner.
+        let (adapter, line, asked, connections) = task.await.expect("replies");
+        // Two a second, and the first ones faster.
         assert!((3..=asked.min(12)).contains(&connections), "{adapter:?}, {line}: {connections} for {asked}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_under_way_over_a_connection_that_is_left_gets_its_answer() {
+async fn requests_in_flight_on_an_abandoned_connection_get_their_replies() {
     for adapter in [Adapter::RedisRs, Adapter::Fred] {
         let evals = AtomicUsize::new(0);
         let server = Fake::start(move |command: &Command| {
@@ -191,8 +191,8 @@ async fn what_is_under_way_over_a_connection_that_is_left_gets_its_answer() {
             assert_eq!(acquire(&*node, SOON).await, Err(BackendErrorKind::Transient), "{adapter:?}");
             acquire(&*node, SOON).await
         };
-        let answers = tokio::join!(left, acquire(&*node, SOON));
-        assert_eq!(answers, (Ok(Vote::Granted), Ok(Vote::Granted)), "{adapter:?}");
+        let replies = tokio::join!(left, acquire(&*node, SOON));
+        assert_eq!(replies, (Ok(Vote::Granted), Ok(Vote::Granted)), "{adapter:?}");
         assert_eq!(server.connections(), 2, "{adapter:?}");
     }
 }

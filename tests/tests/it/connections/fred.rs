@@ -1,9 +1,8 @@
-//! How the fred adapter's connections are made, break and come back, and what fred's queues may not do.
+//! How the fred adapter's connections are made, break and come back, and what fred's queues must not do.
 
 use std::{
     error::Error as StdError,
-    io::Read,
-    net::{SocketAddr, TcpListener},
+    net::TcpListener,
     thread,
     time::{Duration, Instant},
 };
@@ -28,8 +27,10 @@ use redlock_tests::{
     sim_runtime::poll_once,
 };
 
+use crate::connections::unresponsive::{black_hole, silent_listener};
+
 pub(crate) const TTL: Duration = Duration::from_secs(60);
-/// For what is done in the background.
+/// For work in the background.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
 /// More than a request of 100 ms takes on a busy machine.
 pub(crate) const QUICK: Duration = Duration::from_millis(1_500);
@@ -39,7 +40,7 @@ pub(crate) fn open(address: impl std::fmt::Display) -> FredBackend {
     FredBackend::open(&format!("redis://{address}")).expect("a URL")
 }
 
-/// A client of a user's, which reconnects after `delay`.
+/// A user-supplied client, which reconnects after `delay`.
 pub(crate) fn client(url: &str, delay: Duration) -> Client {
     let millis = u32::try_from(delay.as_millis()).expect("a short delay");
     let config = Config::from_url(url).expect("a URL");
@@ -56,7 +57,7 @@ pub(crate) fn manager_of(nodes: impl IntoIterator<Item = FredBackend>) -> Redloc
     Redlock::builder(TokioRuntime::current()).nodes(nodes).build().expect("nodes")
 }
 
-/// On a thread of its own, as making a proxy waits in a runtime of the proxy's own.
+/// On a thread of its own, because the proxy blocks on its own runtime while it starts.
 pub(crate) fn proxy_to(server: &Server) -> Proxy {
     thread::scope(|scope| scope.spawn(|| Proxy::to(server)).join()).expect("a proxy")
 }
@@ -99,7 +100,7 @@ pub(crate) async fn works(redlock: &Redlock, servers: &[Server]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_of_the_users_locks() {
+async fn a_user_supplied_client_locks() {
     let servers = Server::start_some(3);
     let mut nodes = Vec::new();
     for server in &servers {
@@ -130,7 +131,7 @@ async fn a_client_that_is_not_initialized_fails_at_once() {
 
     server.kill();
     client.init().await.unwrap_err();
-    // fred reports the reason apart, and a little later.
+    // fred reports the reason separately, and a little later.
     tokio::time::sleep(SHORT / 2).await;
     let start = Instant::now();
     let error = fails_as(&node, "a", TTL, BackendErrorKind::Indeterminate).await;
@@ -209,13 +210,13 @@ async fn the_first_request_after_an_idle_time_with_a_restart_works() {
         let lock = redlock.try_lock("a", TTL).await.expect("the very first request");
         assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
         servers[0].restart();
-        // Nothing shows from outside when the client has seen the end of its connection.
+        // It is not visible from outside when the client notices the end of its connection.
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_of_the_users_works_again_after_an_outage() {
+async fn a_user_supplied_client_works_again_after_an_outage() {
     let mut servers = [Server::start()];
     let redlock = manager_of([initialized(&servers[0].url(), SHORT).await]);
     works(&redlock, &servers).await;
@@ -230,7 +231,7 @@ async fn a_client_of_the_users_works_again_after_an_outage() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_that_breaks_fails_what_is_under_way_at_once() {
+async fn a_connection_that_breaks_fails_the_requests_in_flight_at_once() {
     let mut server = Server::start();
     let node = open(server.address());
     assert_eq!(acquire(&node, "warm", SOON).await.unwrap(), AcquireReply::Granted);
@@ -242,7 +243,7 @@ async fn a_connection_that_breaks_fails_what_is_under_way_at_once() {
         tokio::time::sleep(Duration::from_millis(20)).await;
         server.kill();
         let start = Instant::now();
-        // Meanwhile the client notices; what finds the connection in any state in between ends as well.
+        // Meanwhile the client notices the end. A request that meets any state in between ends as well.
         while start.elapsed() < SHORT {
             let error = acquire(&node, "b", TTL).await.unwrap_err();
             assert_eq!(error.kind(), BackendErrorKind::Indeterminate, "{error}");
@@ -256,7 +257,7 @@ async fn a_connection_that_breaks_fails_what_is_under_way_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failed_login_is_rejected_and_tried_again_by_the_next_request() {
+async fn a_failed_login_is_rejected_and_retried_by_the_next_request() {
     let mut server = Server::start_with_password("right");
     let without = open(server.address());
     let early = open(format_args!(":soon@{}", server.address()));
@@ -272,21 +273,21 @@ async fn a_failed_login_is_rejected_and_tried_again_by_the_next_request() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_of_the_users_that_cannot_log_in_again_is_rejected() {
+async fn a_user_supplied_client_that_cannot_log_in_again_is_rejected() {
     let mut server = Server::start_with_password("right");
     let node = initialized(&format!("redis://:right@{}", server.address()), SHORT).await;
     assert_eq!(acquire(&node, "a", SOON).await.unwrap(), AcquireReply::Granted);
     server.set_password("changed");
     server.command::<()>(&["CLIENT", "KILL", "TYPE", "normal"]);
     let start = Instant::now();
-    let mut answer = acquire(&node, "a", SHORT).await;
-    while !answer.as_ref().is_err_and(|error| error.kind() == BackendErrorKind::Rejected)
+    let mut reply = acquire(&node, "a", SHORT).await;
+    while !reply.as_ref().is_err_and(|error| error.kind() == BackendErrorKind::Rejected)
         && start.elapsed() < SOON
     {
         tokio::time::sleep(SHORT / 4).await;
-        answer = acquire(&node, "a", SHORT).await;
+        reply = acquire(&node, "a", SHORT).await;
     }
-    assert!(answer.unwrap_err().message().starts_with("WRONGPASS"));
+    assert!(reply.unwrap_err().message().starts_with("WRONGPASS"));
     server.set_password("right");
     let start = Instant::now();
     while acquire(&node, "a", SHORT).await.is_err() {
@@ -298,13 +299,7 @@ async fn a_client_of_the_users_that_cannot_log_in_again_is_rejected() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_to_a_listener_that_never_answers_ends_by_its_timeout() {
     let unaccepted = TcpListener::bind("127.0.0.1:0").unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let silent = listener.local_addr().unwrap();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            thread::spawn(move || stream.expect("a connection").read_to_end(&mut Vec::new()));
-        }
-    });
+    let silent = silent_listener();
     for address in [unaccepted.local_addr().unwrap(), silent] {
         let node = open(address);
         for _ in 0..2 {
@@ -316,21 +311,6 @@ async fn a_request_to_a_listener_that_never_answers_ends_by_its_timeout() {
     let start = Instant::now();
     works(&manager_of(nodes), &servers).await;
     assert!(start.elapsed() < TTL / 20, "less than a node timeout for all steps, not {:?}", start.elapsed());
-}
-
-/// A listener whose queue is full: the kernel drops whatever else wants to connect.
-async fn black_hole() -> (SocketAddr, impl Sized) {
-    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
-    socket.bind(([127, 0, 0, 1], 0).into()).expect("a loopback port");
-    let listener = socket.listen(1).expect("a listener");
-    let address = listener.local_addr().expect("a bound address");
-    let mut queued = Vec::new();
-    let connect =
-        || tokio::time::timeout(Duration::from_millis(200), tokio::net::TcpStream::connect(address));
-    while let Ok(stream) = connect().await {
-        queued.push(stream.expect("a connection"));
-    }
-    (address, (listener, queued))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -350,7 +330,7 @@ async fn the_timeout_of_a_request_is_kept_on_every_connection() {
         assert_eq!(acquire(node, "a", Duration::MAX).await.unwrap(), AcquireReply::Granted);
         fails_as(node, "b", Duration::ZERO, BackendErrorKind::Indeterminate).await;
     }
-    assert_eq!(server.get("b"), None, "no time is not for ever");
+    assert_eq!(server.get("b"), None, "no TTL does not mean forever");
     server.pause();
     for node in &nodes {
         for _ in 0..2 {
@@ -366,15 +346,15 @@ fn a_request_outside_of_tokio_is_rejected_and_a_new_runtime_works() {
     let node = open(server.address());
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for round in 0..3 {
-        let answer = runtime().block_on(acquire(&node, "a", SOON));
-        assert_eq!(answer.unwrap(), AcquireReply::Granted, "runtime {round}");
+        let reply = runtime().block_on(acquire(&node, "a", SOON));
+        assert_eq!(reply.unwrap(), AcquireReply::Granted, "runtime {round}");
         let error = smol::block_on(acquire(&node, "a", SOON)).unwrap_err();
         assert_eq!(error.kind(), BackendErrorKind::Rejected, "{error}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_nobody_has_any_more_closes_its_connection() {
+async fn a_dropped_node_closes_its_connection() {
     let server = Server::start();
     let clients = || server.command::<String>(&["CLIENT", "LIST", "TYPE", "normal"]).lines().count();
     let alone = clients();

@@ -1,5 +1,5 @@
-//! Clients of the users' that are not connected: requests fail at once, with the reason, and work when there
-//! is none.
+//! User-supplied clients that are not connected: requests fail at once, with the reason, and work once it is
+//! gone.
 
 use std::time::Instant;
 
@@ -27,7 +27,7 @@ async fn is_granted_soon(node: &FredBackend) {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_whose_first_login_was_refused_fails_at_once_and_works_when_the_password_is_mended(
+async fn a_client_whose_first_login_was_refused_fails_at_once_and_works_once_the_password_is_fixed(
     #[values(true, false)] fail_fast: bool,
 ) {
     let mut server = Server::start_with_password("secret");
@@ -42,7 +42,7 @@ async fn one_whose_first_login_was_refused_fails_at_once_and_works_when_the_pass
     let refused = loop {
         match acquire(&node, "early", TTL).await {
             Err(error) if error.kind() == BackendErrorKind::Rejected => break error,
-            answer => assert!(start.elapsed() < QUICK, "{answer:?}"),
+            reply => assert!(start.elapsed() < QUICK, "{reply:?}"),
         }
         tokio::time::sleep(SHORT / 4).await;
     };
@@ -55,12 +55,12 @@ async fn one_whose_first_login_was_refused_fails_at_once_and_works_when_the_pass
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_that_has_lost_its_connection_fails_at_once_before_it_tries_again() {
+async fn a_client_without_a_connection_fails_at_once_until_it_reconnects() {
     let mut server = Server::start();
     let node = initialized(&server.url(), 4 * SHORT).await;
     assert_eq!(acquire(&node, "a", SOON).await.unwrap(), AcquireReply::Granted);
     server.kill();
-    // It tries again after four times as long.
+    // The next try is after four times as long.
     tokio::time::sleep(SHORT / 2).await;
     let start = Instant::now();
     for _ in 0..3 {

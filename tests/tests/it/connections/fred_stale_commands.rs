@@ -1,4 +1,4 @@
-//! What must not come out of fred's queues later, and what must not be sent again.
+//! Commands that fred's queues must not send later, and commands that must not be sent again.
 
 use std::time::{Duration, Instant};
 
@@ -17,15 +17,15 @@ use crate::connections::fred::{
     QUICK, SHORT, SOON, TTL, acquire, fails_as, initialized, open, proxy_to, token, works,
 };
 
-/// What requests that were given up, or whose futures were dropped, have left on the server.
-async fn ghosts(server: &Server) -> usize {
-    // Nothing shows from outside that a queue is empty.
+/// The keys that abandoned requests, or requests whose futures were dropped, have left on the server.
+async fn stale_keys(server: &Server) -> usize {
+    // It is not visible from outside whether a queue is empty.
     tokio::time::sleep(Duration::from_millis(500)).await;
     server.command(&["DBSIZE"])
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_asked_of_a_node_that_is_down_does_not_appear_later() {
+async fn requests_to_a_node_that_is_down_do_not_take_effect_later() {
     let mut server = Server::start();
     let opened = open(server.address());
     let given = initialized(&server.url(), 2 * SHORT).await;
@@ -42,19 +42,19 @@ async fn what_was_asked_of_a_node_that_is_down_does_not_appear_later() {
     }
     server.restart();
     for node in [&opened, &given] {
-        let mut answer = acquire(node, "after", SOON).await;
+        let mut reply = acquire(node, "after", SOON).await;
         let start = Instant::now();
-        while answer.is_err() && start.elapsed() < SOON {
+        while reply.is_err() && start.elapsed() < SOON {
             tokio::time::sleep(SHORT).await;
-            answer = acquire(node, "after", SOON).await;
+            reply = acquire(node, "after", SOON).await;
         }
-        assert_eq!(answer.unwrap(), AcquireReply::Granted);
+        assert_eq!(reply.unwrap(), AcquireReply::Granted);
     }
-    assert_eq!(ghosts(&server).await, 1, "only what was asked afterwards");
+    assert_eq!(stale_keys(&server).await, 1, "only what was asked afterwards");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_nobody_waits_for_any_more_is_not_sent_when_the_connection_is_made() {
+async fn abandoned_requests_are_not_sent_when_the_connection_is_made() {
     let server = Server::start();
     let proxy = proxy_to(&server);
     proxy.hold();
@@ -67,13 +67,13 @@ async fn what_nobody_waits_for_any_more_is_not_sent_when_the_connection_is_made(
     assert!(poll_once(&mut kept).await.is_pending());
     proxy.release();
     assert_eq!(kept.await.unwrap(), AcquireReply::Granted);
-    assert_eq!(ghosts(&server).await, 1);
-    // The one that was waited for, and the question which server it is.
+    assert_eq!(stale_keys(&server).await, 1);
+    // The command that was waited for, and the query for the server's identity.
     assert_eq!((proxy.sent("EVAL"), proxy.connections()), (2, 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_has_timed_out_before_a_client_reconnects_is_not_sent_then() {
+async fn requests_that_timed_out_before_a_client_reconnects_are_not_sent_then() {
     let server = Server::start();
     let proxy = proxy_to(&server);
     let node = initialized(&proxy.url(), Duration::from_secs(1)).await;
@@ -81,20 +81,20 @@ async fn what_has_timed_out_before_a_client_reconnects_is_not_sent_then() {
     let sent = proxy.sent("EVAL");
     proxy.cut();
     for number in 0..5 {
-        // fred takes these into its queue: for its first delay it says that it is connected.
+        // fred queues these, because it reports that it is connected during its first delay.
         drop(poll_once(&mut Box::pin(acquire(&node, &format!("dropped {number}"), SHORT))).await);
         fails_as(&node, &format!("key {number}"), SHORT, BackendErrorKind::Indeterminate).await;
     }
     assert!(eventually(SOON, || proxy.connections() == 2).await);
-    let keys = ghosts(&server).await;
-    // The first of them may have been written before the end of the connection was seen.
+    let keys = stale_keys(&server).await;
+    // The first of them may have been written before the end of the connection was noticed.
     let more = proxy.sent("EVAL") - sent;
-    assert!(more <= 1 && keys <= 1 + more, "{more} of 10 sent, and {} ghosts", keys - 1);
+    assert!(more <= 1 && keys <= 1 + more, "{more} of 10 sent, and {} stale keys", keys - 1);
     assert_eq!(acquire(&node, "after", SOON).await.unwrap(), AcquireReply::Granted);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_command_whose_reply_is_lost_is_not_sent_again() {
+async fn a_command_whose_reply_is_lost_is_not_retransmitted() {
     let server = Server::start();
     for opened in [true, false] {
         server.command::<()>(&["FLUSHALL"]);
@@ -110,24 +110,24 @@ async fn a_command_whose_reply_is_lost_is_not_sent_again() {
         assert_eq!(proxy.eaten(), 1);
         assert!(server.get("a").is_some(), "the server has run it");
         let start = Instant::now();
-        let mut answer = acquire(&node, "a", SOON).await;
-        while answer.is_err() && start.elapsed() < SOON {
+        let mut reply = acquire(&node, "a", SOON).await;
+        while reply.is_err() && start.elapsed() < SOON {
             tokio::time::sleep(SHORT).await;
-            answer = acquire(&node, "a", SOON).await;
+            reply = acquire(&node, "a", SOON).await;
         }
-        assert_eq!(answer.unwrap(), AcquireReply::Granted, "opened: {opened}");
+        assert_eq!(reply.unwrap(), AcquireReply::Granted, "opened: {opened}");
         let (resources, token) = (Resources::from("a"), token());
         let released = node.release(Release::new(&resources, &token, SOON)).await.unwrap();
         assert_eq!(released, ReleaseReply::Removed);
-        assert_eq!(ghosts(&server).await, 1, "the lost request has run a second time");
-        // A new connection of ours is asked which server it leads to.
+        assert_eq!(stale_keys(&server).await, 1, "the lost request has run a second time");
+        // Each new connection of ours is asked for the server's identity.
         let asked = usize::from(opened);
         assert_eq!(proxy.sent("EVAL"), sent + 3 + asked, "opened: {opened}: sent again");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lock_is_got_although_a_nodes_reply_is_lost() {
+async fn a_lock_is_acquired_although_a_nodes_reply_is_lost() {
     let server = Server::start();
     let proxy = proxy_to(&server);
     let redlock = Adapter::Fred.manager_of([proxy.url()]).build().unwrap();
@@ -141,7 +141,7 @@ async fn a_lock_is_got_although_a_nodes_reply_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_held_connection_costs_the_timeout_and_leaves_no_ghost() {
+async fn a_stalled_connection_costs_the_timeout_and_leaves_no_stale_key() {
     let server = Server::start();
     let proxy = proxy_to(&server);
     let redlock = Adapter::Fred.manager_of([proxy.url()]).node_timeout(3 * SHORT).build().unwrap();

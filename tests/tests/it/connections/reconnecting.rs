@@ -1,4 +1,4 @@
-//! When a node's connection is replaced, and how often one is made, over both adapters.
+//! When a node's connection is replaced, and how often a new one is made, with both adapters.
 
 use std::{
     sync::{
@@ -18,7 +18,7 @@ use redlock_tests::{
 use crate::connections::fred::proxy_to;
 
 const TTL: Duration = Duration::from_secs(60);
-/// Seconds, not for ever.
+/// Seconds, not forever.
 const BOUND: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_millis(50);
 const ADAPTERS: [Adapter; 2] = [Adapter::RedisRs, Adapter::Fred];
@@ -106,5 +106,5 @@ async fn a_server_that_closes_its_connections_is_connected_to_at_a_bounded_rate(
     }
 }
 
-/// How many ask one node.
+/// How many tasks send requests to one node.
 const TASKS: usize = 1_000;

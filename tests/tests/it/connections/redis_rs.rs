@@ -1,10 +1,8 @@
 //! How the adapter's connections are made, break and come back.
 
 use std::{
-    io::Read,
-    net::{SocketAddr, TcpListener},
+    net::TcpListener,
     sync::Arc,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -14,10 +12,11 @@ use redlock_redis_rs::{
     redis::aio::{ConnectionManager, ConnectionManagerConfig},
 };
 use redlock_tests::server::{Server, eventually, everywhere, manager};
-use tokio::net::{TcpSocket, TcpStream};
+
+use crate::connections::unresponsive::{black_hole, silent_listener};
 
 const TTL: Duration = Duration::from_secs(60);
-/// For what is done in the background.
+/// For work in the background.
 const SOON: Duration = Duration::from_secs(10);
 /// More than a request of 100 ms takes on a busy machine.
 const QUICK: Duration = Duration::from_millis(1_500);
@@ -65,11 +64,11 @@ async fn acquire_for(
     node.acquire(request).await.map_err(|error| error.kind())
 }
 
-async fn ends_in_time(node: &(impl LockBackend + ?Sized)) {
+async fn ends_by_its_timeout(node: &(impl LockBackend + ?Sized)) {
     for _ in 0..2 {
         let start = Instant::now();
-        let answer = acquire(node, Duration::from_millis(100)).await;
-        assert_eq!(answer, Err(BackendErrorKind::Indeterminate), "{node:?}");
+        let reply = acquire(node, Duration::from_millis(100)).await;
+        assert_eq!(reply, Err(BackendErrorKind::Indeterminate), "{node:?}");
         assert!(start.elapsed() < QUICK, "{node:?} took {:?}", start.elapsed());
     }
 }
@@ -89,7 +88,7 @@ async fn every_kind_of_connection_locks() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_that_is_sent_twice_is_granted_twice_and_lives_no_longer() {
+async fn a_request_that_is_sent_twice_is_granted_twice_and_its_key_lives_no_longer() {
     let server = Server::start();
     let node = open(server.address());
     assert_eq!(acquire(&node, SOON).await, Ok(AcquireReply::Granted));
@@ -135,7 +134,7 @@ async fn the_first_request_after_an_idle_time_with_a_restart_works() {
         let lock = redlock.try_lock("a", TTL).await.expect("the very first request");
         assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
         servers[0].restart();
-        // Nothing shows from outside when the client has seen the end of its connection.
+        // It is not visible from outside when the client notices the end of its connection.
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
@@ -151,8 +150,8 @@ async fn requests_after_an_idle_time_with_a_restart_all_work_and_requests_in_a_r
                 tokio::spawn(async move { acquire(&*node, SOON).await })
             })
             .collect();
-        for answer in asked {
-            assert_eq!(answer.await.unwrap(), Ok(AcquireReply::Granted));
+        for reply in asked {
+            assert_eq!(reply.await.unwrap(), Ok(AcquireReply::Granted));
         }
         if restarts {
             server.restart();
@@ -162,7 +161,7 @@ async fn requests_after_an_idle_time_with_a_restart_all_work_and_requests_in_a_r
     for _ in 0..500 {
         assert_eq!(acquire(&*node, SOON).await, Ok(AcquireReply::Granted));
     }
-    // Of what looks for the end of an idle connection next to nothing is sent.
+    // The check for the end of an idle connection sends next to nothing.
     let stats = server.command::<String>(&["INFO", "commandstats"]);
     let pings = stats.lines().find_map(|line| line.strip_prefix("cmdstat_ping:calls="));
     let pings = pings.and_then(|line| line.split(',').next()).map_or(0, |calls| calls.parse().unwrap());
@@ -185,7 +184,7 @@ async fn a_connection_manager_works_again_after_an_outage() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failed_login_is_tried_again_by_the_next_request() {
+async fn a_failed_login_is_retried_by_the_next_request() {
     let mut servers = [Server::start_with_password("right")];
     let without = open(servers[0].address());
     let early = open(format_args!(":soon@{}", servers[0].address()));
@@ -202,16 +201,10 @@ async fn a_failed_login_is_tried_again_by_the_next_request() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_to_a_listener_that_never_answers_ends_by_its_timeout() {
     let unaccepted = TcpListener::bind("127.0.0.1:0").unwrap();
-    ends_in_time(&open(unaccepted.local_addr().unwrap())).await;
+    ends_by_its_timeout(&open(unaccepted.local_addr().unwrap())).await;
 
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let silent = listener.local_addr().unwrap();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            thread::spawn(move || stream.expect("a connection").read_to_end(&mut Vec::new()));
-        }
-    });
-    ends_in_time(&open(silent)).await;
+    let silent = silent_listener();
+    ends_by_its_timeout(&open(silent)).await;
 
     let servers = Server::start_some(2);
     let nodes = [open(silent), open(servers[0].address()), open(servers[1].address())];
@@ -220,24 +213,10 @@ async fn a_request_to_a_listener_that_never_answers_ends_by_its_timeout() {
     assert!(start.elapsed() < TTL / 20, "less than a node timeout for all steps, not {:?}", start.elapsed());
 }
 
-/// A listener whose queue is full: the kernel drops whatever else wants to connect.
-async fn black_hole() -> (SocketAddr, impl Sized) {
-    let socket = TcpSocket::new_v4().expect("a socket");
-    socket.bind(([127, 0, 0, 1], 0).into()).expect("a loopback port");
-    let listener = socket.listen(1).expect("a listener");
-    let address = listener.local_addr().expect("a bound address");
-    let mut queued = Vec::new();
-    while let Ok(stream) = tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(address)).await
-    {
-        queued.push(stream.expect("a connection"));
-    }
-    (address, (listener, queued))
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_to_a_black_hole_ends_by_its_timeout() {
     let (address, _full) = black_hole().await;
-    ends_in_time(&open(address)).await;
+    ends_by_its_timeout(&open(address)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -251,16 +230,16 @@ async fn the_timeout_of_a_request_reaches_every_kind_of_connection() {
     }
     server.pause();
     for node in [&opened as &dyn LockBackend, &managed, &plain] {
-        ends_in_time(node).await;
+        ends_by_its_timeout(node).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_within_a_long_timeout_is_waited_for() {
+async fn a_reply_within_a_long_timeout_is_waited_for() {
     let server = Server::start();
     let node = open(server.address());
     assert_eq!(acquire(&node, SOON).await, Ok(AcquireReply::Granted));
-    // Longer than redis-rs waits by itself.
+    // Longer than redis-rs waits by default.
     server.command::<()>(&["CLIENT", "PAUSE", "900", "ALL"]);
     assert_eq!(acquire(&node, SOON).await, Ok(AcquireReply::Granted));
 }

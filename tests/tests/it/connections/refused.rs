@@ -1,5 +1,5 @@
-//! Servers, and what stands in front of them, that refuse a connection: with words, or by closing it at a
-//! command that no lock needs.
+//! Servers and proxies that refuse a connection: with an error, or by closing it at a command that no lock
+//! needs.
 
 use std::{io::Read, net::TcpStream, time::Duration};
 
@@ -16,7 +16,7 @@ use redlock_tests::{
 use rstest::rstest;
 
 use crate::{
-    cli::process::Line,
+    cli::process::CommandLine,
     connections::fred::{SOON, proxy_to},
 };
 
@@ -34,7 +34,7 @@ fn with_login(server: &Fake) -> String {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_without_room_for_a_client_says_so_and_is_used_when_there_is(
+async fn a_server_without_room_for_a_client_is_reported_and_is_used_once_there_is_room(
     #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
     #[values("", ":secret@")] login: &str,
 ) {
@@ -45,7 +45,7 @@ async fn a_server_without_room_for_a_client_says_so_and_is_used_when_there_is(
     };
     let proxy = proxy_to(&server);
     proxy.delay_replies(Duration::from_millis(50));
-    // One of ours at a time is refused when it has all been taken.
+    // One of our clients at a time is refused once all places are taken.
     let mut taken = Vec::new();
     loop {
         let mut client = TcpStream::connect(server.address()).expect("a server that listens");
@@ -72,7 +72,7 @@ async fn a_server_without_room_for_a_client_says_so_and_is_used_when_there_is(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_greeting_that_refuses_is_reported_in_its_words(
+async fn a_greeting_that_refuses_is_reported_with_its_text(
     #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
 ) {
     for line in [
@@ -120,7 +120,7 @@ async fn only_a_login_that_is_certain_to_fail_again_is_rejected(
     }
 }
 
-/// Closes the connection at what only looks around, and at what not everyone knows.
+/// Closes the connection at informational commands and at those that not every proxy knows.
 fn without_looking_around() -> Fake {
     Fake::start(|command: &Command| match &*command.words[0] {
         "CLIENT" | "INFO" | "HELLO" => Reply::Close,
@@ -144,7 +144,7 @@ fn a_proxy_that_closes_at_client_or_info_is_locked_through_by_the_command_and_un
     let node = Adapter::RedisRs.open(&with_login(&server));
     assert_eq!(smol::block_on(acquire(&*node)).expect("a lock"), Vote::Granted);
 
-    let line = Line::bare("run x").variable("REDLOCK_NODES", &with_login(&server));
+    let line = CommandLine::bare("run x").variable("REDLOCK_NODES", &with_login(&server));
     let ended = line.script("true").finish();
     assert_eq!((ended.code, ended.err.as_str()), (0, ""));
     assert_eq!(server.connections(), 2);

@@ -1,5 +1,4 @@
-//! Replies that are lost: what has been sent is not sent again by us, and does no harm when a client library
-//! does so.
+//! Lost replies: we do not send a command again, and a client library that does so does no harm.
 
 use std::{
     future::IntoFuture,
@@ -24,8 +23,7 @@ use redlock_tests::{
 
 const TTL: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(10);
-/// A cluster client that sends again waits longer and longer before it does, where the machine is slow for
-/// over ten seconds in all.
+/// A retransmitting cluster client waits longer before each retry, on a slow machine over ten seconds in all.
 const PATIENTLY: Duration = Duration::from_secs(40);
 /// How long the cluster client waits for a reply before it sends the command again.
 const PATIENCE: Duration = Duration::from_millis(400);
@@ -40,13 +38,13 @@ async fn acquire(node: &(impl LockBackend + ?Sized)) -> Result<AcquireReply, Bac
     node.acquire(Acquire::new(&"a".into(), &token, TTL, SOON)).await
 }
 
-/// A reply is lost with its connection: the command has been sent once, the error says that nobody knows, and
-/// the same acquire later is granted.
+/// A reply is lost with its connection: the command has been sent once, the error is indeterminate, and a
+/// later acquire with the same token is granted.
 async fn acquire_once(proxies: &[Proxy], node: &(impl LockBackend + ?Sized)) {
     assert_eq!(acquire(node).await.unwrap(), AcquireReply::Granted);
     eat_one(proxies, "EVAL");
     let before = (sent(proxies), eaten(proxies));
-    // Held back, so that the connection does not break before we wait for the answer.
+    // The reply is held back, so that the connection does not break before we wait for the reply.
     proxies.iter().for_each(Proxy::hold);
     let release = async {
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -84,7 +82,7 @@ fn eaten(proxies: &[Proxy]) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_client_that_sends_again_neither_takes_our_own_key_for_taken_nor_lets_it_live_longer() {
+async fn a_command_retransmitted_by_a_cluster_client_neither_conflicts_with_our_key_nor_extends_it() {
     for retries in [None, Some(3)] {
         let (cluster, proxies) = Cluster::start_behind_proxies(3, &[]);
         let client = ClusterClientBuilder::new(proxies.iter().map(Proxy::url)).response_timeout(PATIENCE);
@@ -95,7 +93,7 @@ async fn a_cluster_client_that_sends_again_neither_takes_our_own_key_for_taken_n
         };
         let connection = client.build().unwrap().get_async_connection().await.unwrap();
         let redlock = manager_of(RedisBackend::new(connection.clone()));
-        // What is to be sent again waits for the next command, whichever it is.
+        // The client retransmits with the next command, whichever it is.
         let others = tokio::spawn(go_on_asking(connection));
         redlock.lock("a", TTL).await.unwrap().unlock().await.unwrap();
 
@@ -111,10 +109,11 @@ async fn a_cluster_client_that_sends_again_neither_takes_our_own_key_for_taken_n
         assert!(sent(&proxies) > before + 1, "not sent again");
         assert_eq!(cluster.get("a").as_deref(), Some(lock.token().as_str()));
         let left = cluster.servers[cluster.owner("a")].ttl("a").unwrap();
-        assert!(left <= TTL - PATIENCE / 2, "prolonged by the second time: {left:?}");
+        assert!(left <= TTL - PATIENCE / 2, "extended by the retransmission: {left:?}");
         assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
 
-        // It is lost with its connection. An extension and a release find what they have done themselves.
+        // The reply is lost with its connection. The second extension and release find the effect of the
+        // first.
         let owner = &proxies[cluster.owner("a")..][..1];
         eat_one(owner, "EVAL");
         let before = sent(owner);
@@ -122,7 +121,7 @@ async fn a_cluster_client_that_sends_again_neither_takes_our_own_key_for_taken_n
         eat_one(owner, "PEXPIRE");
         lock.extend(2 * TTL).await.expect("ours still");
         eat_one(owner, "DEL");
-        assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::NotHeld, "as the second time says");
+        assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::NotHeld, "the reply to the retransmission");
         assert_eq!((eaten(owner), sent(owner)), (3, before + 6), "each was sent twice");
         assert_eq!(cluster.get("a"), None);
         others.abort();
@@ -130,7 +129,7 @@ async fn a_cluster_client_that_sends_again_neither_takes_our_own_key_for_taken_n
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_command_whose_reply_is_lost_is_not_sent_again_to_a_server() {
+async fn a_command_whose_reply_is_lost_is_not_retransmitted_to_a_server() {
     let server = Server::start();
     let proxy = Proxy::to(&server);
     let config = ConnectionManagerConfig::new().set_number_of_retries(0);
@@ -145,7 +144,7 @@ async fn a_command_whose_reply_is_lost_is_not_sent_again_to_a_server() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_command_whose_reply_is_lost_is_not_sent_again_to_a_cluster() {
+async fn a_command_whose_reply_is_lost_is_not_retransmitted_to_a_cluster() {
     let (_cluster, proxies) = Cluster::start_behind_proxies(3, &[]);
     let node = RedisBackend::open_cluster(proxies.iter().map(Proxy::url)).unwrap();
     acquire_once(&proxies, &node).await;

@@ -17,7 +17,7 @@ use crate::interop::{Other, respects_and_is_respected};
 
 struct Bare {
     nodes: Vec<MultiplexedConnection>,
-    /// What is held: its names and token.
+    /// The locks held: their names and tokens.
     held: Mutex<HashMap<u64, (Vec<String>, String)>>,
     last: AtomicU64,
 }
@@ -31,7 +31,7 @@ impl Bare {
         Self { nodes, held: Mutex::default(), last: AtomicU64::new(0) }
     }
 
-    /// Whether a quorum has a script change every key.
+    /// Whether a quorum reports that the script changed every key.
     async fn run(&self, script: &str, names: &[String], token: &str, ttl: Duration) -> bool {
         let mut votes = 0;
         for node in &self.nodes {
@@ -59,8 +59,8 @@ impl Other for Bare {
             for name in resources {
                 let mut set = redis::cmd("SET");
                 set.arg(name).arg(&token).arg("NX").arg("PX").arg(ttl.as_millis() as u64);
-                let answer: Option<String> = set.query_async(&mut node.clone()).await.unwrap();
-                all &= answer.is_some();
+                let reply: Option<String> = set.query_async(&mut node.clone()).await.unwrap();
+                all &= reply.is_some();
             }
             votes += usize::from(all);
         }

@@ -22,7 +22,7 @@ use tokio::{
 
 use crate::interop::Other;
 
-/// A driver: it ends when its standard input is closed, so with this.
+/// A driver. It ends when its standard input is closed, that is, when this is dropped.
 struct NodeRedlock {
     requests: tokio::sync::Mutex<ChildStdin>,
     waiting: Arc<Mutex<HashMap<u64, oneshot::Sender<Value>>>>,
@@ -44,26 +44,26 @@ impl NodeRedlock {
             .kill_on_drop(true)
             .spawn()
             .unwrap_or_else(|error| panic!("cannot run `node` ({error}): {HINT}"));
-        let mut answers = BufReader::new(process.stdout.take().unwrap()).lines();
+        let mut replies = BufReader::new(process.stdout.take().unwrap()).lines();
         let ready =
-            tokio::time::timeout(PATIENCE, answers.next_line()).await.expect("the driver hangs").unwrap();
+            tokio::time::timeout(PATIENCE, replies.next_line()).await.expect("the driver hangs").unwrap();
         assert_eq!(ready.as_deref(), Some(r#"{"ready":true}"#), "the driver does not run: {HINT}");
 
         let waiting = Arc::new(Mutex::new(HashMap::new()));
-        tokio::spawn(hand_out(answers, waiting.clone()));
+        tokio::spawn(hand_out(replies, waiting.clone()));
         let requests = tokio::sync::Mutex::new(process.stdin.take().unwrap());
         Self { requests, waiting, last: AtomicU64::new(0), _process: process }
     }
 
-    /// The lock, after so many more attempts at most.
+    /// The lock, after at most this number of further attempts.
     async fn lock_with_retries(
         &self,
         resources: &[&str],
         ttl: Duration,
         retries: u32,
     ) -> Result<u64, String> {
-        let answer = self.ask_for_lock(resources, ttl, retries).await?;
-        Ok(answer["lock"].as_u64().unwrap())
+        let reply = self.ask_for_lock(resources, ttl, retries).await?;
+        Ok(reply["lock"].as_u64().unwrap())
     }
 
     async fn ask_for_lock(&self, resources: &[&str], ttl: Duration, retries: u32) -> Result<Value, String> {
@@ -71,20 +71,20 @@ impl NodeRedlock {
         self.ask(request).await
     }
 
-    /// The answer, or the name of the error.
+    /// The reply, or the name of the error.
     async fn ask(&self, mut request: Value) -> Result<Value, String> {
         let id = self.last.fetch_add(1, Ordering::SeqCst);
         request["id"] = id.into();
-        let (sender, answer) = oneshot::channel();
+        let (sender, reply) = oneshot::channel();
         self.waiting.lock().unwrap().insert(id, sender);
         self.requests.lock().await.write_all(format!("{request}\n").as_bytes()).await.unwrap();
-        let answer = tokio::time::timeout(PATIENCE, answer).await.expect("the driver hangs");
-        let answer = answer.expect("the driver has ended");
-        match answer["error"].as_str() {
-            // Anything else would look like a lock that somebody else holds.
+        let reply = tokio::time::timeout(PATIENCE, reply).await.expect("the driver hangs");
+        let reply = reply.expect("the driver has ended");
+        match reply["error"].as_str() {
+            // Any other error would look like a lock of another owner.
             Some(error @ ("LockError" | "ExecutionError")) => Err(error.to_owned()),
-            Some(error) => panic!("{request}: {error}: {}", answer["message"]),
-            None => Ok(answer),
+            Some(error) => panic!("{request}: {error}: {}", reply["message"]),
+            None => Ok(reply),
         }
     }
 }
@@ -105,17 +105,17 @@ impl Other for NodeRedlock {
     }
 }
 
-/// Gives each answer to the one who waits for it. Who still waits when the driver ends is told so by the
-/// dropped sender.
+/// Sends each reply to its request. When the driver ends, the dropped senders end the requests that still
+/// wait.
 async fn hand_out(
-    mut answers: Lines<BufReader<ChildStdout>>,
+    mut replies: Lines<BufReader<ChildStdout>>,
     waiting: Arc<Mutex<HashMap<u64, oneshot::Sender<Value>>>>,
 ) {
-    while let Ok(Some(line)) = answers.next_line().await {
-        let answer: Value = serde_json::from_str(&line).expect("a line of JSON");
-        let id = answer["id"].as_u64().expect("the request's id");
+    while let Ok(Some(line)) = replies.next_line().await {
+        let reply: Value = serde_json::from_str(&line).expect("a line of JSON");
+        let id = reply["id"].as_u64().expect("the request's id");
         if let Some(sender) = waiting.lock().unwrap().remove(&id) {
-            let _ = sender.send(answer);
+            let _ = sender.send(reply);
         }
     }
     waiting.lock().unwrap().clear();

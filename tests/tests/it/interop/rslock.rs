@@ -29,7 +29,7 @@ impl Rslock {
 
 #[async_trait]
 impl Other for Rslock {
-    /// One name after the other: it has no lock on several.
+    /// One name after the other, as it cannot lock several at once.
     async fn lock(&self, resources: &[&str], ttl: Duration) -> Option<u64> {
         let mut locks = Vec::new();
         for name in resources {
@@ -124,7 +124,7 @@ async fn a_guard_of_theirs_that_is_dropped_is_not_released_and_one_of_ours_is() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn its_binary_tokens_can_be_looked_at() {
+async fn its_binary_tokens_can_be_inspected() {
     let servers = Server::start_some(3);
     let held = manager(&servers).lock("a", TTL).await.unwrap();
     assert!(eventually(SOON, || servers.iter().all(|server| server.calls("set") > 0)).await);
@@ -136,7 +136,7 @@ async fn its_binary_tokens_can_be_looked_at() {
 
 fn manager(servers: &[Server]) -> LockManager {
     let mut manager = LockManager::new(servers.iter().map(Server::url).collect());
-    // In all, not after the first.
+    // For all attempts, not only the first.
     manager.set_retry(1, Duration::from_millis(20));
     manager
 }

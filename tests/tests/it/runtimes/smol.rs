@@ -16,7 +16,7 @@ use redlock_tests::{
 use smol::Timer;
 
 const TTL: Duration = Duration::from_secs(60);
-/// For what is done in the background.
+/// For work in the background.
 const SOON: Duration = Duration::from_secs(10);
 /// More than a round takes on a busy machine, and less than the node timeout.
 const QUICK: Duration = Duration::from_millis(1_500);
@@ -159,7 +159,7 @@ fn a_request_that_is_dropped_at_any_await_leaves_no_key() {
 fn a_release_stays_behind_its_acquire_while_the_connection_is_made() {
     let server = [Server::start()];
     for number in 0..100 {
-        // So that what is owed is asked for only after the test has looked.
+        // A new manager for each lock, so that pending releases are retried only after the check below.
         let redlock = manager(&server).node_timeout(SOON).build().unwrap();
         let mut request = redlock.lock(format!("key {number}"), TTL).into_future();
         smol::block_on(async { drop(poll_once(&mut request).await) });
@@ -183,7 +183,7 @@ fn a_lock_that_is_dropped_on_another_thread_is_released() {
 }
 
 #[test]
-fn a_node_goes_on_under_smol_when_the_tokio_runtime_that_it_connected_on_is_gone() {
+fn a_node_keeps_working_under_smol_when_the_tokio_runtime_that_it_connected_on_is_gone() {
     let server = Server::start();
     let node: std::sync::Arc<dyn LockBackend> =
         std::sync::Arc::new(RedisBackend::open(server.url()).unwrap());

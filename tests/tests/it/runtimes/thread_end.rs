@@ -1,8 +1,7 @@
-//! What is dropped at the very end of a thread, when the thread-locals of tokio and of the subscriber are
-//! gone.
+//! Locks that are dropped at the very end of a thread, when the thread-locals of tokio and of the subscriber
+//! are gone.
 //!
-//! Each case is a process of its own: what goes wrong there ends it, and the subscriber is one of the whole
-//! process.
+//! Each case is a process of its own: a failure there aborts the process, and the subscriber is global.
 
 use std::{
     any::Any,
@@ -23,7 +22,7 @@ use tracing::Level;
 
 const TTL: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(10);
-/// In the process that is the case.
+/// Runs in the process of the case.
 const INSIDE: &str = "REDLOCK_TEST_THREAD_END";
 
 thread_local! {
@@ -39,7 +38,7 @@ enum Held {
 }
 
 #[rstest]
-fn what_a_thread_local_holds_is_released_at_the_end_of_its_thread(
+fn a_lock_in_a_thread_local_is_released_at_the_end_of_its_thread(
     #[values(Held::Lock, Held::KeepAlive, Held::Expired, Held::Request)] held: Held,
     #[values("current-thread", "multi-thread", "ended", "smol")] runtime: &str,
 ) {
@@ -50,8 +49,8 @@ fn what_a_thread_local_holds_is_released_at_the_end_of_its_thread(
     let mut child = Command::new(env::current_exe().unwrap());
     let child = child.args(["--exact", &name, "--nocapture"]).env(INSIDE, "1").stdin(Stdio::null());
     let output = child.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("1 passed"), "{}: {said}", output.status);
+    let printed = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && printed.contains("1 passed"), "{}: {printed}", output.status);
 }
 
 fn end_a_thread(held: Held, runtime: &str) {
@@ -83,7 +82,8 @@ fn begin<R: Runtime + Clone>(
     let nodes = [(); 3].map(|()| MemoryBackend::new(runtime.clone()));
     let servers = nodes.clone();
     let thread = thread::spawn(move || {
-        // First here, last at the end: those that are used from now on are gone by then.
+        // The first thread-local used is the last one destroyed: those that are used from now on are gone by
+        // then.
         HELD.with(|_| ());
         let redlock = Redlock::builder(runtime).nodes(servers.clone()).build().unwrap();
         let held: Box<dyn Any> = smol::block_on(async {

@@ -1,5 +1,5 @@
-//! Lock managers, locks and guards that outlive the tokio runtime they were made on, or are used while it
-//! stands still.
+//! Lock managers, locks and guards that outlive the tokio runtime on which they were made, or are used while
+//! it stalls.
 
 use std::{
     future::IntoFuture,
@@ -15,15 +15,15 @@ use rstest::rstest;
 use tokio::runtime::{Builder, Runtime};
 
 const TTL: Duration = Duration::from_secs(60);
-/// What a request waits for when its connection stands still.
+/// How long a request waits when its connection stalls.
 const NODE_TIMEOUT: Duration = Duration::from_millis(300);
-/// What a busy machine adds.
+/// The tolerance for a busy machine.
 const SLACK: Duration = Duration::from_secs(1);
-/// So short that a keep-alive extends within a test.
+/// So short that a keep-alive extends during a test.
 const SHORT: Duration = Duration::from_millis(450);
 /// Longer than that.
 const LONGER: Duration = Duration::from_millis(520);
-/// More than anything takes here, on a busy machine, unless it waits for ever.
+/// More than anything takes here on a busy machine, unless it waits forever.
 const BOUND: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +56,7 @@ impl Harness {
         };
         let redlock = builder.node_timeout(NODE_TIMEOUT).build().unwrap();
         let harness = Self { redlock, memory, servers };
-        // With connections, where there are any.
+        // Makes the connections, if the adapter has any.
         runtime.block_on(harness.locked("warm up"));
         harness
     }
@@ -82,7 +82,7 @@ impl Harness {
         assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
     }
 
-    /// Everything that a lock manager does.
+    /// Every operation of a lock manager.
     async fn serves(&self) {
         let redlock = &self.redlock;
         let mut lock = redlock.lock("a", TTL).await.unwrap();
@@ -128,7 +128,7 @@ fn multi_thread() -> Runtime {
     Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
 
-/// On a thread of its own: a test that waits in vain ends, too.
+/// On a thread of its own, so that a test that waits in vain ends, too.
 fn bounded(test: impl FnOnce() + Send + 'static) {
     let (done, waiting) = channel();
     let tested = thread::spawn(move || {
@@ -151,7 +151,7 @@ fn a_manager_of_an_idle_runtime_serves_on_another(
         let idle = current_thread();
         let harness = Harness::on(&idle, nodes);
         other().block_on(harness.serves());
-        // What the first one still has to do does not get into its way when it runs again.
+        // The pending work of the first runtime does no harm when it runs again.
         idle.block_on(harness.locked("a"));
     });
 }
@@ -204,7 +204,7 @@ fn a_lock_outlives_its_runtime(
 }
 
 #[rstest]
-fn a_call_that_was_begun_on_a_runtime_that_stands_still_goes_on_on_another(
+fn a_call_started_on_a_stalled_runtime_continues_on_another(
     #[values(Nodes::Memory, Nodes::Servers(Adapter::RedisRs), Nodes::Servers(Adapter::Fred))] nodes: Nodes,
 ) {
     bounded(move || {
@@ -230,7 +230,7 @@ fn a_call_that_was_begun_on_a_runtime_that_stands_still_goes_on_on_another(
 }
 
 #[rstest]
-fn silent_nodes_are_given_up_whatever_became_of_the_first_runtime(
+fn silent_nodes_are_given_up_in_every_state_of_the_first_runtime(
     #[values(Nodes::Memory, Nodes::Servers(Adapter::RedisRs), Nodes::Servers(Adapter::Fred))] nodes: Nodes,
     #[values(false, true)] ended: bool,
 ) {
@@ -253,7 +253,7 @@ fn silent_nodes_are_given_up_whatever_became_of_the_first_runtime(
 }
 
 #[rstest]
-fn what_is_dropped_right_before_its_runtime_ends_is_released(
+fn locks_dropped_right_before_their_runtime_ends_are_released(
     #[values(Nodes::Memory, Nodes::Servers(Adapter::RedisRs), Nodes::Servers(Adapter::Fred))] nodes: Nodes,
     #[values(current_thread, multi_thread)] runtime: fn() -> Runtime,
 ) {
@@ -276,7 +276,7 @@ fn what_is_dropped_right_before_its_runtime_ends_is_released(
 }
 
 #[rstest]
-fn what_is_dropped_on_a_plain_thread_while_its_runtime_is_idle_is_released(
+fn locks_dropped_on_a_plain_thread_while_their_runtime_is_idle_are_released(
     #[values(Nodes::Memory, Nodes::Servers(Adapter::RedisRs), Nodes::Servers(Adapter::Fred))] nodes: Nodes,
 ) {
     bounded(move || {

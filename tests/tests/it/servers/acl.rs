@@ -1,4 +1,4 @@
-//! What a user of the server needs to be allowed, and what happens to one that is allowed less.
+//! The permissions that a user of the server needs, and the errors of a user that lacks one.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use redlock_tests::server::{Server, eventually, everywhere};
 
 const TTL: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(10);
-/// As the README has it.
+/// As in the README.
 const COMMANDS: [&str; 6] = ["+eval", "+get", "+set", "+del", "+pexpire", "+pttl"];
 const TOKEN: &str = "00112233445566778899aabbccddeeff";
 
@@ -55,13 +55,13 @@ async fn the_user_of_the_readme_can_lock_extend_inspect_and_unlock_and_nothing_e
     }
 }
 
-/// What each of a node's abilities says: acquire, extend, inspect, release.
+/// The results of the four operations of a node: acquire, extend, inspect, release.
 async fn ask_all(server: &Server) -> [Result<(), (BackendErrorKind, String)>; 4] {
     let node = node(server);
     let token: Token = TOKEN.parse().unwrap();
     let locks = Resources::from("locks:a");
     let acquired = node.acquire(Acquire::new(&locks, &token, TTL, SOON)).await;
-    // The others are asked about a key that is there in any case.
+    // The others use a key that exists in any case.
     server.command::<()>(&["SET", "locks:a", TOKEN, "PX", "60000"]);
     let extended = node.extend(Extend::new(&locks, &token, 2 * TTL, SOON)).await;
     let inspected = node.inspect(Inspect::new(&locks, SOON)).await;
@@ -73,29 +73,29 @@ async fn ask_all(server: &Server) -> [Result<(), (BackendErrorKind, String)>; 4]
         inspected.map(drop),
         released.map(|reply| assert_eq!(reply, ReleaseReply::Removed)),
     ]
-    .map(|answer| answer.map_err(|error| (error.kind(), error.message().to_owned())))
+    .map(|reply| reply.map_err(|error| (error.kind(), error.message().to_owned())))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_permission_of_the_readme_is_needed_and_a_missing_one_is_reported_in_the_servers_words() {
+async fn each_permission_of_the_readme_is_needed_and_a_missing_one_is_reported_with_the_servers_text() {
     let server = Server::start();
     allow(&server, &COMMANDS);
     assert_eq!(ask_all(&server).await, [Ok(()), Ok(()), Ok(()), Ok(())]);
     for missing in COMMANDS {
         let others: Vec<_> = COMMANDS.into_iter().filter(|command| *command != missing).collect();
         allow(&server, &others);
-        let answers = ask_all(&server).await;
-        assert!(answers.iter().any(Result::is_err), "{missing} is not needed");
-        for (kind, words) in answers.into_iter().filter_map(Result::err) {
-            assert_eq!(kind, BackendErrorKind::Rejected, "{missing}: {words}");
-            let said = ["NOPERM", "can't run this command", "no permissions to run"];
-            assert!(said.iter().any(|said| words.contains(said)), "{missing}: {words}");
+        let replies = ask_all(&server).await;
+        assert!(replies.iter().any(Result::is_err), "{missing} is not needed");
+        for (kind, text) in replies.into_iter().filter_map(Result::err) {
+            assert_eq!(kind, BackendErrorKind::Rejected, "{missing}: {text}");
+            let known = ["NOPERM", "can't run this command", "no permissions to run"];
+            assert!(known.iter().any(|known| text.contains(known)), "{missing}: {text}");
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_key_outside_of_the_users_pattern_is_rejected_in_the_servers_words() {
+async fn a_key_outside_of_the_users_pattern_is_rejected_with_the_servers_text() {
     let server = Server::start();
     allow(&server, &COMMANDS);
     let token: Token = TOKEN.parse().unwrap();

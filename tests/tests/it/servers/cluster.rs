@@ -1,8 +1,7 @@
 //! Nodes that are Redis Clusters.
 
 use std::{
-    future::{IntoFuture, poll_fn},
-    task::Poll,
+    future::IntoFuture,
     time::{Duration, Instant},
 };
 
@@ -13,7 +12,7 @@ use redlock_redis_rs::{
 };
 use redlock_tests::{adapter::Adapter, cluster::Cluster, server::eventually, sim_runtime::poll_once};
 
-use crate::cli::process::Line;
+use crate::{cli::process::CommandLine, servers::ordering::use_up_budget};
 
 const TTL: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(10);
@@ -110,7 +109,7 @@ fn a_cluster_is_a_node_under_smol_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn resources_of_different_slots_are_rejected_in_the_servers_words() {
+async fn resources_of_different_slots_are_rejected_with_the_servers_text() {
     let cluster = Cluster::start(3, &[]);
     let names = [key_on(&cluster, 0), key_on(&cluster, 1)];
     let rejected = acquire(&open(&cluster), &names[..], SOON).await.unwrap_err();
@@ -158,9 +157,9 @@ async fn a_killed_master_fails_its_own_slots_by_the_timeout_and_comes_back() {
     cluster.servers[1].kill();
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(4) {
-        let asked = Instant::now();
+        let sent = Instant::now();
         let failed = acquire(&node, &*keys[1], Duration::from_secs(1)).await.unwrap_err();
-        assert!(asked.elapsed() < 2 * QUICK, "{:?}", asked.elapsed());
+        assert!(sent.elapsed() < 2 * QUICK, "{:?}", sent.elapsed());
         let may_heal = matches!(failed.kind(), BackendErrorKind::Indeterminate | BackendErrorKind::Transient);
         assert!(may_heal, "{failed}");
         for key in [&keys[0], &keys[2]] {
@@ -182,11 +181,11 @@ async fn a_killed_master_fails_its_own_slots_by_the_timeout_and_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_that_is_down_as_a_whole_says_so_by_the_timeout_and_comes_back() {
+async fn a_cluster_that_is_down_as_a_whole_is_reported_by_the_timeout_and_comes_back() {
     let mut cluster = Cluster::start(3, &[]);
     let (used, unused) = (open(&cluster), open(&cluster));
     assert_eq!(acquire(&used, "a", SOON).await.unwrap(), AcquireReply::Granted);
-    // The others say CLUSTERDOWN when they have noticed.
+    // The others reply CLUSTERDOWN once they have noticed.
     let owner = cluster.owner("a");
     cluster.servers[(owner + 1) % 3].kill();
     let start = Instant::now();
@@ -205,10 +204,10 @@ async fn a_cluster_that_is_down_as_a_whole_says_so_by_the_timeout_and_comes_back
     }
     for node in [&used, &unused] {
         for _ in 0..5 {
-            let asked = Instant::now();
+            let sent = Instant::now();
             let down = acquire(node, "a", Duration::from_secs(1)).await.unwrap_err();
             assert_eq!(down.kind(), BackendErrorKind::Indeterminate, "{down}");
-            assert!(asked.elapsed() < 2 * QUICK, "{:?}", asked.elapsed());
+            assert!(sent.elapsed() < 2 * QUICK, "{:?}", sent.elapsed());
         }
     }
     for server in &mut cluster.servers {
@@ -224,7 +223,7 @@ async fn a_cluster_that_is_down_as_a_whole_says_so_by_the_timeout_and_comes_back
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stopped_master_holds_up_its_own_slots_only_and_leaves_no_ghosts() {
+async fn a_stopped_master_delays_only_its_own_slots_and_leaves_no_stale_keys() {
     let cluster = Cluster::start(3, &["--cluster-require-full-coverage", "no"]);
     let keys = [key_on(&cluster, 0), key_on(&cluster, 1), key_on(&cluster, 2)];
     let node = open(&cluster);
@@ -250,31 +249,22 @@ async fn a_stopped_master_holds_up_its_own_slots_only_and_leaves_no_ghosts() {
     while acquire(&node, "a", SOON).await.is_err() || redlock.try_lock(&*keys[1], TTL).await.is_err() {
         assert!(start.elapsed() < SOON, "not used again");
     }
-    assert!(eventually(SOON, || cluster.get(&keys[1]).is_none()).await, "a ghost");
+    assert!(eventually(SOON, || cluster.get(&keys[1]).is_none()).await, "a stale key");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_release_stays_behind_its_acquire_while_the_connection_is_made_and_in_a_tired_task() {
+async fn a_release_stays_behind_its_acquire_while_the_connection_is_made_and_in_a_task_without_budget() {
     let cluster = Cluster::start(3, &[]);
     let shared = manager_of(open(&cluster));
     shared.lock("warm", TTL).await.unwrap().unlock().await.unwrap();
     for number in 0..100 {
-        // So that what is owed is asked for only after the test has looked.
+        // New managers, so that pending releases are retried only after the check below.
         let redlock = if number % 2 == 0 { shared.clone() } else { manager_of(open(&cluster)) };
         let task = tokio::spawn(async move {
             let mut request = redlock.lock(format!("key {number}"), TTL).into_future();
-            // Tokio lets a task do so much before it has to yield; from then on its channels say that they
-            // are full.
-            let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
-            (0..1_000).for_each(|_| sender.send(()).unwrap());
-            poll_fn(|cx| {
-                while receiver.poll_recv(cx).is_ready() {}
-                Poll::Ready(())
-            })
-            .await;
-            assert!(!receiver.is_empty());
+            use_up_budget().await;
             drop(poll_once(&mut request).await);
-            // Dropped here: its release goes out behind it.
+            // Dropped here: the release is sent after the acquire.
         });
         task.await.unwrap();
     }
@@ -316,7 +306,7 @@ async fn the_masters_of_one_cluster_are_no_nodes_of_their_own() {
             assert!(eventually(SOON, || names.iter().all(|name| cluster.get(name).is_none())).await);
         }
     }
-    let ended = Line::new(&cluster.servers, "run --wait 3 a").script("true").finish();
+    let ended = CommandLine::new(&cluster.servers, "run --wait 3 a").script("true").finish();
     assert_eq!(ended.code, 78, "{ended:?}");
     assert!(ended.err.contains("a Cluster is one node"), "{ended:?}");
 }
@@ -342,7 +332,7 @@ async fn an_extension_of_a_lost_key_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_that_wants_other_credentials_rejects_in_the_servers_words() {
+async fn a_cluster_that_wants_other_credentials_rejects_with_the_servers_text() {
     let cluster = Cluster::start(1, &[]);
     cluster.servers[0].command::<()>(&["ACL", "SETUSER", "locker", "on", ">secret", "~*", "+@all"]);
     let url = |user: &str| format!("redis://{user}@{}", cluster.servers[0].address());
@@ -353,7 +343,7 @@ async fn a_cluster_that_wants_other_credentials_rejects_in_the_servers_words() {
     assert_eq!(wrong.kind(), BackendErrorKind::Rejected, "{wrong}");
     let source = std::error::Error::source(&wrong).map(ToString::to_string);
     assert!(source.as_ref().is_some_and(|text| text.contains("WRONGPASS")), "{source:?}");
-    // Finding out which server has which slot takes more than the commands of a lock.
+    // Discovering the slots needs further permissions than the commands of a lock.
     let commands = ["~*", "-@all", "+eval", "+get", "+set", "+del", "+pexpire", "+pttl"];
     cluster.servers[0].command::<()>(&[&["ACL", "SETUSER", "locker"][..], &commands].concat());
     let weak = acquire(&node("locker:secret"), "a", SOON).await.unwrap_err();

@@ -1,5 +1,5 @@
-//! Every backend keeps the contract of `LockBackend`, on a real server that is stopped, killed and started
-//! again meanwhile. A further backend is one line in one of the tests.
+//! Every backend keeps the contract of `LockBackend`, on a real server that the suite stops, kills and
+//! restarts. A further backend is one line in one of the tests.
 
 use std::{
     sync::{Mutex, MutexGuard},
@@ -60,7 +60,7 @@ async fn redis_over_a_multiplexed_connection_keeps_the_contract_until_it_breaks(
     keeps_the_contract(&node, &multiplexed(&node).await, &multiplexed(&node).await).await;
 }
 
-/// No thread of it is in a tokio runtime.
+/// None of its threads is in a tokio runtime.
 #[test]
 fn redis_under_smol_keeps_the_contract() {
     let node = RealNode::start();
@@ -75,7 +75,7 @@ async fn a_redis_cluster_keeps_the_contract() {
     let (runtime, node, backend, second) = (TokioRuntime::current(), Masters(&cluster), open(), open());
     let suite = Suite::new(&backend, &runtime).node(&node).second(&second).slack(Duration::from_secs(5));
     let passed = suite.check().await.unwrap();
-    // What its masters do when they stop or die has tests of its own.
+    // Masters that stop or die have tests of their own.
     assert!(
         passed.skipped().iter().all(|(_, reason)| reason.contains("stop") || reason.contains("down")),
         "{passed}"
@@ -100,7 +100,7 @@ async fn fred_by_its_url_keeps_the_contract_on_one_thread() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fred_over_a_client_of_ones_own_keeps_the_contract() {
+async fn fred_over_a_user_supplied_client_keeps_the_contract() {
     let node = RealNode::start();
     let (backend, second) = (given(&node).await, given(&node).await);
     keeps_the_contract(&node, &backend, &second).await;
@@ -118,7 +118,7 @@ fn opened(node: &RealNode) -> RedisBackend {
 }
 
 fn managed(node: &RealNode) -> RedisBackend<ConnectionManager> {
-    // What a connection that is brought along needs, to be as good as one of `open`.
+    // The settings that a user-supplied connection needs to be as good as one of `open`.
     let config = ConnectionManagerConfig::new()
         .set_number_of_retries(0)
         .set_response_timeout(None)
@@ -133,7 +133,7 @@ async fn multiplexed(node: &RealNode) -> RedisBackend<MultiplexedConnection> {
     RedisBackend::new(client.get_multiplexed_async_connection_with_config(&config).await.unwrap())
 }
 
-/// Runs the whole suite over a backend, and looks whether it leaves the server as it was.
+/// Runs the whole suite over a backend, and checks that it leaves no keys on the server.
 async fn keeps_the_contract(node: &RealNode, backend: &dyn LockBackend, second: &dyn LockBackend) {
     keeps_the_contract_on(&TokioRuntime::current(), node, backend, second).await;
 }
@@ -144,7 +144,7 @@ async fn keeps_the_contract_on(
     backend: &dyn LockBackend,
     second: &dyn LockBackend,
 ) {
-    // Longer than the suite does: a busy machine is no fault of the backend.
+    // More patient than the default: a busy machine is no defect of the backend.
     let suite = Suite::new(backend, runtime).node(node).second(second).slack(Duration::from_secs(5));
     let passed = suite.check().await.unwrap();
     let skipped: Vec<_> = passed.skipped().iter().map(|(check, _)| *check).collect();
@@ -171,7 +171,7 @@ impl RealNode {
         Self { server: Mutex::new(Server::start()), breaks: true }
     }
 
-    /// For a connection that nobody makes again.
+    /// For a connection that is never replaced.
     fn for_ever(self) -> Self {
         Self { breaks: false, ..self }
     }
@@ -220,5 +220,5 @@ impl NodeControl for Masters<'_> {
     }
 }
 
-/// More commands than the suite has under way at a time.
+/// More commands than the suite has in flight at a time.
 const QUEUE: usize = 1000;

@@ -1,4 +1,4 @@
-//! What real servers answer when they cannot, or will not, do what they are asked.
+//! What real servers reply when they cannot serve a request, or refuse it.
 
 use std::{error::Error as _, fs, thread, time::Duration};
 
@@ -10,7 +10,7 @@ use redlock_tests::{
 use rstest::rstest;
 
 const TTL: Duration = Duration::from_secs(60);
-/// For what is done in the background.
+/// For work in the background.
 const SOON: Duration = Duration::from_secs(10);
 
 fn start_with_password(number: usize, password: &str) -> Vec<Server> {
@@ -21,20 +21,20 @@ fn url(server: &Server, credentials: &str) -> String {
     format!("redis://{credentials}@{}", server.address())
 }
 
-/// Whether an error has the server's words. Some of its codes come in redis-rs' spelling: `ReadOnly`.
+/// Whether an error has the server's text. redis-rs spells some of the codes its own way: `ReadOnly`.
 fn says(error: &Error, words: &str) -> bool {
     error.to_string().to_lowercase().contains(&words.to_lowercase())
 }
 
-/// The lock is rejected in the first of any number of rounds, in the node's own words: some of `words`.
+/// The first attempt is rejected, although more are allowed, with the node's own text: one of `words`.
 async fn rejects_at_once(redlock: &Redlock, words: &[&str]) {
     let endless = redlock.lock("a", TTL).retry_forever().into_future();
     let failed = tokio::time::timeout(SOON, endless).await.expect("no retries").expect_err("rejected");
     let Error::Rejected(report) = &failed else { panic!("{failed}") };
     assert_eq!(report.attempts, 1);
     assert!(words.iter().any(|words| says(&failed, words)), "{failed}");
-    let rejected = |answer: &&_| matches!(answer, NodeOutcome::Failed(error) if error.kind() == BackendErrorKind::Rejected);
-    assert!(report.replies.iter().map(|answer| &answer.outcome).filter(rejected).count() >= 2, "{failed}");
+    let rejected = |reply: &&_| matches!(reply, NodeOutcome::Failed(error) if error.kind() == BackendErrorKind::Rejected);
+    assert!(report.replies.iter().map(|reply| &reply.outcome).filter(rejected).count() >= 2, "{failed}");
 }
 
 #[rstest]
@@ -69,7 +69,7 @@ async fn a_missing_password_on_a_majority_is_rejected_at_once(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_wrong_password_on_a_minority_is_of_no_account(
+async fn a_wrong_password_on_a_minority_does_not_matter(
     #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
 ) {
     let servers = start_with_password(3, "right");
@@ -95,7 +95,7 @@ async fn a_user_without_the_permissions_is_rejected_at_once(
         }
         let weak =
             adapter.manager_of(servers.iter().map(|server| url(server, "weak:secret"))).build().unwrap();
-        // In a script the server has other words for the same: Redis these, Valkey those.
+        // In a script the server's text is another: this one on Redis, that one on Valkey.
         let in_script: &[&str] = &["can't run this command", "no permissions to run"];
         let words: &[&str] = if rules[2] == "-set" { in_script } else { &["NOPERM"] };
         rejects_at_once(&weak, words).await;
@@ -161,9 +161,9 @@ async fn a_held_key_that_became_another_type_is_left_alone_and_its_neighbours_ar
     }
 }
 
-/// While the servers are `broken` no lock is got, for want of nodes, and the error has the server's own
-/// `word`; once they are `healed` the same manager works. A lock that was held already can be released where
-/// `releases` says so.
+/// While the servers are `broken` no lock is granted: there is no quorum, and the error has the server's own
+/// `word`. Once they are `healed` the same manager works. A lock that was held before can be released if
+/// `releases` is set.
 async fn unavailable(
     adapter: Adapter,
     servers: &[Server],
@@ -180,8 +180,8 @@ async fn unavailable(
     let failed = redlock.lock("a", TTL).retry_count(1).await.expect_err(word);
     let Error::NoQuorum(report) = &failed else { panic!("{word}: {failed}") };
     assert_eq!(report.attempts, 2, "it may heal, so it is tried again");
-    for answer in &report.replies {
-        match &answer.outcome {
+    for reply in &report.replies {
+        match &reply.outcome {
             NodeOutcome::Failed(error) => assert_eq!(error.kind(), BackendErrorKind::Transient, "{failed}"),
             NodeOutcome::Pending => {}
             other => panic!("{other}: {failed}"),
@@ -225,7 +225,7 @@ fn set(parameter: &'static str, value: &'static str) -> impl Fn(&Server) {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn servers_out_of_memory_are_unavailable_but_release(
+async fn servers_out_of_memory_fail_transiently_but_release(
     #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
 ) {
     let servers = Server::start_some(3);
@@ -234,7 +234,7 @@ async fn servers_out_of_memory_are_unavailable_but_release(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn servers_that_lack_replicas_are_unavailable(
+async fn servers_that_lack_replicas_fail_transiently(
     #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
 ) {
     let servers = Server::start_some(3);
@@ -244,7 +244,7 @@ async fn servers_that_lack_replicas_are_unavailable(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn servers_that_became_replicas_are_unavailable(
+async fn servers_that_became_replicas_fail_transiently(
     #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
 ) {
     let (primary, servers) = (Server::start(), Server::start_some(3));
@@ -256,7 +256,7 @@ async fn servers_that_became_replicas_are_unavailable(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replicas_without_their_primary_are_unavailable(
+async fn replicas_without_their_primary_fail_transiently(
     #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
 ) {
     let (mut primary, servers) = (Server::start(), Server::start_some(3));
@@ -272,7 +272,7 @@ async fn replicas_without_their_primary_are_unavailable(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn servers_that_cannot_write_their_snapshot_are_unavailable(
+async fn servers_that_cannot_write_their_snapshot_fail_transiently(
     #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
 ) {
     let servers = Server::start_some(3);
@@ -282,7 +282,7 @@ async fn servers_that_cannot_write_their_snapshot_are_unavailable(
         poll(|| server.command::<String>(&["INFO", "persistence"]).contains(&done));
     };
     let broken = |server: &Server| {
-        // A file cannot take the place of a folder.
+        // A file cannot replace a folder.
         fs::create_dir(server.folder().join("dump.rdb")).expect("a new folder");
         set("save", "3600 1")(server);
         snapshot(server, "err");
@@ -294,10 +294,10 @@ async fn servers_that_cannot_write_their_snapshot_are_unavailable(
     unavailable(adapter, &servers, "MISCONF", false, broken, healed).await;
 }
 
-/// One server: a busy one takes all of a processor.
+/// One server, because a busy one occupies a whole processor.
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_busy_with_a_script_is_unavailable(
+async fn a_server_busy_with_a_script_fails_transiently(
     #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
 ) {
     let servers = [Server::start_with(&["--lua-time-limit", "1"])];
@@ -316,7 +316,7 @@ async fn a_server_busy_with_a_script_is_unavailable(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_still_loads_its_data_is_unavailable(
+async fn a_server_that_still_loads_its_data_fails_transiently(
     #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
 ) {
     let mut server = Server::start_with(&[
@@ -346,7 +346,7 @@ async fn a_server_that_still_loads_its_data_is_unavailable(
     assert!(server.get("warm up").is_some());
 }
 
-/// Waits, for ten seconds at most, until a server shows what it was told to do.
+/// Waits, for ten seconds at most, until a server shows the effect of a command.
 fn poll(shows: impl Fn() -> bool) {
     for _ in 0..1_000 {
         if shows() {
@@ -359,7 +359,7 @@ fn poll(shows: impl Fn() -> bool) {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_that_is_printed_gives_a_password_or_a_whole_token_away(
+async fn nothing_printed_reveals_a_password_or_a_whole_token(
     #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
 ) {
     let mut server = Server::start_with_password("right");

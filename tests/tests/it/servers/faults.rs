@@ -12,16 +12,16 @@ use redlock_tests::{
 };
 use rstest::rstest;
 
-/// So long that what goes away during a test has not expired.
+/// So long that no key expires during a test.
 const TTL: Duration = Duration::from_secs(60);
-/// For what is done in the background.
+/// For work in the background.
 const SOON: Duration = Duration::from_secs(10);
 /// More than a round of healthy nodes takes on a busy machine, and less than the node timeout.
 const QUICK: Duration = Duration::from_millis(1_500);
 const NODE_TIMEOUT: Duration = Duration::from_secs(4);
 const OTHER: &str = "00112233445566778899aabbccddeeff";
 
-/// Makes the connections, so that a fault meets a manager at work.
+/// Makes the connections, so that a fault meets a manager that is in use.
 async fn warm_up(redlock: &Redlock, servers: &[Server]) {
     redlock.lock("warm up", TTL).await.expect("healthy nodes").forget();
     assert!(eventually(SOON, || servers.iter().all(|server| server.get("warm up").is_some())).await);
@@ -34,7 +34,7 @@ async fn in_quick_time<T>(what: &str, future: impl IntoFuture<Output = T>) -> T 
     output
 }
 
-/// Every operation works and is quick, although something is wrong with the servers that are not `healthy`.
+/// Every operation works and is quick, although the servers that are not `healthy` are faulty.
 async fn every_step_is_quick(redlock: &Redlock, healthy: &[Server]) {
     let mut lock = in_quick_time("lock", redlock.try_lock("a", TTL)).await.expect("a quorum is healthy");
     in_quick_time("extend", lock.extend(2 * TTL)).await.expect("a quorum is healthy");
@@ -57,7 +57,7 @@ async fn a_killed_node_does_not_slow_a_round_down(
     warm_up(&redlock, &servers).await;
     servers[0].kill();
     every_step_is_quick(&redlock, &servers[1..]).await;
-    // And one that has never been seen alive.
+    // And a node that was never up.
     let redlock = adapter.manager(&servers).node_timeout(NODE_TIMEOUT).build().unwrap();
     every_step_is_quick(&redlock, &servers[1..]).await;
 }
@@ -91,7 +91,7 @@ async fn a_killed_and_a_stopped_node_of_five_do_not_slow_a_round_down(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_healthy_majority_holds_is_contended_whatever_the_dead_minority_says(
+async fn a_lock_held_on_the_healthy_majority_is_contended_although_a_minority_is_dead(
     #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
 ) {
     let mut servers = Server::start_some(3);
@@ -109,7 +109,7 @@ async fn what_the_healthy_majority_holds_is_contended_whatever_the_dead_minority
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stopped_node_neither_hangs_a_contended_round_nor_keeps_a_ghost_of_it(
+async fn a_stopped_node_neither_hangs_a_contended_round_nor_keeps_a_stale_key(
     #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
 ) {
     let servers = Server::start_some(3);
@@ -128,12 +128,12 @@ async fn a_stopped_node_neither_hangs_a_contended_round_nor_keeps_a_ghost_of_it(
 
     servers[0].resume();
     let removed = || servers[0].calls("set") > sets[0] && servers[0].get("a").is_none();
-    assert!(eventually(SOON, removed).await, "the late SET left a ghost");
+    assert!(eventually(SOON, removed).await, "the late SET left a stale key");
 }
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answers_that_come_after_the_validity_win_no_lock_and_leave_no_keys(
+async fn replies_after_the_validity_win_no_lock_and_leave_no_keys(
     #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
 ) {
     let servers = Server::start_some(3);
@@ -145,7 +145,8 @@ async fn answers_that_come_after_the_validity_win_no_lock_and_leave_no_keys(
     }
     let refused = in_quick_time("lock", redlock.try_lock("a", ttl)).await.unwrap_err();
     assert!(matches!(refused, Error::NoQuorum(_)), "{refused}");
-    // Only a release deletes, and only what holds its token: so they were there, and did not just expire.
+    // Only a release deletes a key, and only one with its token: so the keys existed, and did not just
+    // expire.
     let deleted = || servers.iter().all(|server| server.calls("del") == 1 && server.get("a").is_none());
     assert!(
         eventually(SOON, deleted).await,
@@ -182,9 +183,9 @@ async fn when_all_nodes_are_down_the_error_has_the_reason_of_each_of_them(
     servers.iter_mut().for_each(Server::kill);
     for _ in 0..20 {
         let failed = redlock.try_lock("a", TTL).await.unwrap_err();
-        for answer in &failed.report().unwrap().replies {
-            assert!(matches!(answer.outcome, NodeOutcome::Failed(_)), "{failed}");
-            assert!(answer.to_string().contains("Connection refused"), "{failed}");
+        for reply in &failed.report().unwrap().replies {
+            assert!(matches!(reply.outcome, NodeOutcome::Failed(_)), "{failed}");
+            assert!(reply.to_string().contains("Connection refused"), "{failed}");
         }
     }
 }
@@ -205,7 +206,7 @@ async fn when_all_nodes_are_stopped_the_round_ends_with_the_node_timeout(
     servers.iter().for_each(Server::resume);
     let lock = redlock.lock("b", TTL).await.unwrap();
     assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
-    assert!(eventually(SOON, || everywhere(&servers, "a", None)).await, "ghosts");
+    assert!(eventually(SOON, || everywhere(&servers, "a", None)).await, "stale keys");
 }
 
 #[rstest]
@@ -229,7 +230,7 @@ async fn a_manager_works_again_by_itself_when_a_majority_is_back(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_extension_puts_the_key_back_on_a_node_that_has_lost_it(
+async fn an_extension_rewrites_the_key_on_a_node_that_has_lost_it(
     #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
 ) {
     let mut servers = Server::start_some(3);
@@ -281,7 +282,7 @@ async fn a_lock_outlives_the_restart_of_durable_nodes(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scripts_and_data_may_be_flushed_under_a_lock(
+async fn scripts_and_data_may_be_flushed_while_a_lock_is_held(
     #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
 ) {
     let servers = Server::start_some(3);
@@ -302,7 +303,7 @@ async fn scripts_and_data_may_be_flushed_under_a_lock(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lock_that_a_quorum_lost_is_lost_and_its_last_key_stays_until_it_is_let_go(
+async fn a_lock_that_a_quorum_lost_is_lost_and_its_last_key_stays_until_it_is_unlocked_or_dropped(
     #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
 ) {
     let servers = Server::start_some(3);
@@ -321,7 +322,7 @@ async fn a_lock_that_a_quorum_lost_is_lost_and_its_last_key_stays_until_it_is_le
         assert!(!lock.is_valid());
         redlock.lock("behind", TTL).await.unwrap().forget();
         assert!(eventually(SOON, || servers.iter().all(|server| server.get("behind").is_some())).await);
-        assert!(everywhere(&servers[..2], "a", None), "put back on a lock that is lost");
+        assert!(everywhere(&servers[..2], "a", None), "rewritten although the lock is lost");
         assert!(everywhere(&servers[2..], "a", Some(&token)), "deleted behind the holder's back");
         if unlock {
             assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::NotHeld);
@@ -356,7 +357,7 @@ async fn a_request_that_is_dropped_in_mid_round_leaves_no_key(
     assert!(eventually(SOON, || everywhere(&servers[2..], "a", None)).await);
     servers[0].resume();
     let removed = || servers[0].calls("set") > sets && servers[0].get("a").is_none();
-    assert!(eventually(SOON, removed).await, "the late SET left a ghost");
+    assert!(eventually(SOON, removed).await, "the late SET left a stale key");
     assert!(everywhere(&servers[1..2], "a", Some(OTHER)));
 }
 

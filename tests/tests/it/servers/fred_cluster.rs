@@ -28,7 +28,7 @@ fn keys(cluster: &Cluster) -> Vec<usize> {
     cluster.servers.iter().map(|server| server.command(&["DBSIZE"])).collect()
 }
 
-/// How often a server has sent a client on to the other one.
+/// How often a server has redirected a client to the other one.
 fn redirections(cluster: &Cluster) -> usize {
     let moved = |server: &Server| {
         let errors: String = server.command(&["INFO", "errorstats"]);

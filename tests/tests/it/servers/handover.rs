@@ -12,11 +12,11 @@ use rstest::rstest;
 const TTL: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(10);
 
-/// The message with the parts comes again after the first taker could not unlock. Neither does the second
-/// taker get the lock, nor do the releases that are still pending touch what a third client locks.
+/// The message with the parts is delivered again after the first taker failed to unlock. The second taker
+/// does not get the lock, and the releases that are still pending do not delete the keys of a third client.
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn parts_that_come_again_after_a_failed_unlock_give_nobody_a_second_lock(
+async fn parts_delivered_again_after_a_failed_unlock_yield_no_second_lock(
     #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
 ) {
     let servers = Server::start_some(3);
@@ -42,7 +42,7 @@ async fn parts_that_come_again_after_a_failed_unlock_give_nobody_a_second_lock(
     assert!(matches!(again, Error::Lost(_)), "{again}");
     let refused = giver.try_lock("a", TTL).await.unwrap_err();
     assert!(matches!(refused, Error::Contended(_)), "{refused}");
-    // Longer than what is pending waits to be asked again.
+    // Longer than the delay before pending releases are retried.
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert!(everywhere(&servers, "a", Some(&token)), "something that was pending has touched it");
     assert!(held.is_valid());

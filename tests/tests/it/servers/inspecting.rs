@@ -1,4 +1,4 @@
-//! Looking at keys: for people, and without a trace.
+//! Inspecting keys: readable for people, and without any effect on the server.
 
 use std::time::Duration;
 

@@ -15,12 +15,13 @@ use redlock_tests::{
 };
 use rstest::rstest;
 
-/// So long that no key expires during a test, and that the node timeout, a twentieth, is never the reason.
+/// So long that no key expires during a test, and that the node timeout, a twentieth of it, never ends a
+/// request.
 const TTL: Duration = Duration::from_secs(60);
-/// For what is done in the background.
+/// For work in the background.
 const SOON: Duration = Duration::from_secs(10);
 const OTHER: &str = "00112233445566778899aabbccddeeff";
-/// What a client of another make runs to release its lock.
+/// The script with which another implementation releases its lock.
 const COMPARE_AND_DELETE: &str =
     "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) else return 0 end";
 
@@ -62,7 +63,7 @@ async fn one_to_five_nodes_are_locked_extended_and_unlocked(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_healthy_nodes_hold_is_contended_however_many_they_are(
+async fn a_lock_held_on_healthy_nodes_is_contended_however_many_they_are(
     #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
 ) {
     for nodes in 1..=5 {
@@ -111,31 +112,32 @@ async fn several_resources_are_locked_all_or_not_at_all(
     assert_eq!(beside.unlock().await.unwrap(), UnlockOutcome::Released);
 }
 
-/// What all nodes run between two marks: what was asked before a mark comes before it on every connection.
-struct Listening {
+/// The commands that all nodes run between two marks. A request before a mark comes before it on every
+/// connection.
+struct Recording {
     redlock: Redlock,
     monitors: Vec<Monitor>,
     marks: u32,
 }
 
-impl Listening {
-    async fn to(redlock: &Redlock, servers: &[Server]) -> Self {
-        // The connections are made first: making one takes commands too.
+impl Recording {
+    async fn start(redlock: &Redlock, servers: &[Server]) -> Self {
+        // The connections are made first, because that takes commands, too.
         redlock.lock("warm up", TTL).await.expect("healthy nodes").forget();
         assert!(eventually(SOON, || servers.iter().all(|server| server.get("warm up").is_some())).await);
         let monitors = servers.iter().map(Server::monitor).collect();
         Self { redlock: redlock.clone(), monitors, marks: 0 }
     }
 
-    /// The commands since the last call, by node. redis-rs' side of a connection is asked by a `PING` whether
-    /// it has ended; now and then one is sent before it is cancelled.
+    /// The commands since the last call, by node. A `PING` does not count: the redis-rs adapter checks with one
+    /// whether a connection has ended, and now and then sends it before it is cancelled.
     async fn commands(&mut self) -> Vec<Vec<String>> {
         self.marks += 1;
         let mark = format!("mark {}.", self.marks);
         self.redlock.lock(&mark, TTL).await.expect("healthy nodes").forget();
-        let mut heard: Vec<_> = self.monitors.iter_mut().map(|monitor| monitor.until(&mark)).collect();
-        heard.iter_mut().for_each(|commands| commands.retain(|name| name != "PING"));
-        heard
+        let mut received: Vec<_> = self.monitors.iter_mut().map(|monitor| monitor.until(&mark)).collect();
+        received.iter_mut().for_each(|commands| commands.retain(|name| name != "PING"));
+        received
     }
 }
 
@@ -146,39 +148,39 @@ async fn locking_extending_and_unlocking_are_one_command_each_on_every_node(
 ) {
     let servers = Server::start_some(3);
     let redlock = adapter.manager(&servers).build().unwrap();
-    let mut listening = Listening::to(&redlock, &servers).await;
-    listening.commands().await;
+    let mut recording = Recording::start(&redlock, &servers).await;
+    recording.commands().await;
 
     let mut lock = redlock.lock(["a", "b"], TTL).await.unwrap();
-    assert_eq!(listening.commands().await, [["EVAL"]; 3]);
+    assert_eq!(recording.commands().await, [["EVAL"]; 3]);
     lock.extend(TTL).await.unwrap();
-    assert_eq!(listening.commands().await, [["EVAL"]; 3]);
+    assert_eq!(recording.commands().await, [["EVAL"]; 3]);
     assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
-    assert_eq!(listening.commands().await, [["EVAL"]; 3]);
+    assert_eq!(recording.commands().await, [["EVAL"]; 3]);
     drop(redlock.lock("c", TTL).await.unwrap());
     assert!(eventually(SOON, || everywhere(&servers, "c", None)).await);
-    let evals = |heard: &Vec<String>| heard.iter().filter(|name| *name == "EVAL").count();
-    assert_eq!(listening.commands().await.iter().map(evals).collect::<Vec<_>>(), [2; 3], "one to release it");
+    let evals = |names: &Vec<String>| names.iter().filter(|name| *name == "EVAL").count();
+    assert_eq!(recording.commands().await.iter().map(evals).collect::<Vec<_>>(), [2; 3], "one to release it");
 }
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn unlocking_what_is_gone_says_so_after_one_command_on_every_node(
+async fn unlocking_a_lock_that_is_gone_reports_it_after_one_command_on_every_node(
     #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
 ) {
     let servers = Server::start_some(3);
     let redlock = adapter.manager(&servers).build().unwrap();
-    let mut listening = Listening::to(&redlock, &servers).await;
+    let mut recording = Recording::start(&redlock, &servers).await;
 
     let lock = redlock.lock("a", TTL).await.unwrap();
     for server in &servers {
         assert!(eventually(SOON, || server.get("a").is_some()).await);
         server.command::<()>(&["DEL", "a"]);
     }
-    listening.commands().await;
+    recording.commands().await;
     assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::NotHeld);
-    assert_eq!(listening.commands().await, [["EVAL"]; 3]);
-    assert_eq!(listening.commands().await, [[""; 0]; 3], "nothing in the background either");
+    assert_eq!(recording.commands().await, [["EVAL"]; 3]);
+    assert_eq!(recording.commands().await, [[""; 0]; 3], "nothing in the background either");
 }
 
 #[rstest]
@@ -278,7 +280,7 @@ async fn using_extends_the_lock_over_several_ttls_and_passes_the_result_through(
             while start.elapsed() < 5 * short / 2 {
                 tokio::time::sleep(short / 5).await;
                 assert!(matches!(theirs.try_lock("a", TTL).await, Err(Error::Contended(_))));
-                // Not at once: only a quorum of the servers has to have it by then.
+                // Not at once, because at first only a quorum of the servers is sure to have it.
                 token = token.or_else(|| servers[0].get("a"));
             }
             assert!(lease.is_valid());

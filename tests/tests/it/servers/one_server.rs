@@ -11,13 +11,13 @@ use redlock_tests::{
     server::{ReservedPort, Server},
 };
 
-use crate::cli::process::Line;
+use crate::cli::process::CommandLine;
 
 const TTL: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(10);
 const BOTH: [Adapter; 2] = [Adapter::RedisRs, Adapter::Fred];
 
-/// The server under its address and under another, and whoever is third.
+/// The server at its address and at another one, and a third node.
 fn urls(server: &Server, user: &str, third: &str) -> [String; 3] {
     let url = |host: &str| format!("redis://{user}{host}:{}", server.port());
     [url("127.0.0.1"), url("localhost"), format!("redis://{third}")]
@@ -29,8 +29,8 @@ fn manager(adapter: Adapter, urls: [String; 3]) -> Redlock {
 
 fn assert_one_vote(error: &Error, server: &Server) {
     assert!(matches!(error, Error::NoQuorum(_)), "{error}");
-    let answers = &error.report().unwrap().replies;
-    let granted = answers.iter().filter(|node| matches!(node.outcome, NodeOutcome::Granted));
+    let replies = &error.report().unwrap().replies;
+    let granted = replies.iter().filter(|node| matches!(node.outcome, NodeOutcome::Granted));
     assert_eq!(granted.count(), 1, "{error}");
     let text = error.to_string();
     let port = server.port();
@@ -40,12 +40,12 @@ fn assert_one_vote(error: &Error, server: &Server) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_under_two_names_has_one_vote_and_says_why() {
+async fn a_server_under_two_names_has_one_vote_and_the_error_has_the_reason() {
     let (servers, nobody) = (Server::start_some(2), ReservedPort::new());
     let nobody = format!("127.0.0.1:{}", nobody.number());
     for adapter in BOTH {
         let redlock = manager(adapter, urls(&servers[0], "", &nobody));
-        // The first requests of its connections, and later ones; many at a time as well.
+        // The first requests of its connections and later ones, also many at a time.
         let attempt = |number| tokio::spawn(redlock.try_lock(format!("a{number}"), TTL).into_future());
         for failed in (0..20).map(attempt).collect::<Vec<_>>() {
             assert_one_vote(&failed.await.unwrap().unwrap_err(), &servers[0]);
@@ -63,17 +63,18 @@ async fn a_server_under_two_names_has_one_vote_and_says_why() {
 fn the_command_does_not_wait_for_a_quorum_that_one_server_cannot_be() {
     let server = Server::start();
     let nodes = ["127.0.0.1", "localhost"].map(|host| format!("{host}:{}", server.port()));
-    let ended = Line::bare("run x").variable("REDLOCK_NODES", &nodes.join(",")).script("true").finish();
+    let ended =
+        CommandLine::bare("run x").variable("REDLOCK_NODES", &nodes.join(",")).script("true").finish();
     assert_eq!(ended.code, 78, "{ended:?}");
     assert!(ended.err.contains("rejected: the same server as "), "{ended:?}");
     assert_eq!(server.get("x"), None);
 }
 
 #[test]
-fn a_look_counts_a_server_once_too() {
+fn inspecting_counts_a_server_once_too() {
     let (server, nobody) = (Server::start(), ReservedPort::new());
     let nodes = urls(&server, "", &format!("127.0.0.1:{}", nobody.number()));
-    let ended = Line::bare("status x y").variable("REDLOCK_NODES", &nodes.join(" ")).finish();
+    let ended = CommandLine::bare("status x y").variable("REDLOCK_NODES", &nodes.join(" ")).finish();
     assert_eq!(ended.code, 69, "{ended:?}");
     let same =
         format!("localhost:{port}: rejected: the same server as 127.0.0.1:{port}\n", port = server.port());
@@ -90,7 +91,7 @@ fn a_server_under_two_names_has_one_vote_on_smol_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_restarted_is_known_again_before_it_votes() {
+async fn a_server_that_restarted_is_identified_again_before_it_votes() {
     let (mut server, nobody) = (Server::start(), ReservedPort::new());
     let nobody = format!("127.0.0.1:{}", nobody.number());
     let managers = BOTH.map(|adapter| manager(adapter, urls(&server, "", &nobody)));
@@ -106,7 +107,7 @@ async fn a_server_that_restarted_is_known_again_before_it_votes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_does_not_say_which_one_it_is_keeps_its_vote() {
+async fn a_server_that_does_not_identify_itself_keeps_its_vote() {
     let (server, nobody) = (Server::start(), ReservedPort::new());
     let nobody = format!("127.0.0.1:{}", nobody.number());
     let user = ["ACL", "SETUSER", "locker", "reset", "on", ">secret", "~*"];
@@ -114,7 +115,7 @@ async fn a_server_that_does_not_say_which_one_it_is_keeps_its_vote() {
     for adapter in BOTH {
         server.command::<()>(&[&user[..], &may].concat());
         let redlock = manager(adapter, urls(&server, "locker:secret@", &nobody));
-        let mut lock = redlock.try_lock("a", TTL).await.expect("nothing is known against it");
+        let mut lock = redlock.try_lock("a", TTL).await.expect("it keeps its vote");
         lock.extend(TTL).await.unwrap();
         server.command::<()>(&["DEL", "a"]);
         drop(lock);
@@ -126,7 +127,7 @@ async fn a_server_that_does_not_say_which_one_it_is_keeps_its_vote() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_is_asked_once_and_one_of_the_users_not_at_all() {
+async fn a_connection_is_identified_once_and_a_user_supplied_one_never() {
     let server = Server::start();
     let asked = || server.calls("info");
     let before = asked();
@@ -135,7 +136,7 @@ async fn a_connection_is_asked_once_and_one_of_the_users_not_at_all() {
     for _ in 0..5 {
         redlock.lock("a", TTL).await.unwrap().unlock().await.unwrap();
     }
-    // Each look is one, too.
+    // Each look at the statistics is an INFO command, too.
     assert_eq!(asked() - before, 2);
     let connection = ConnectionManager::new(Client::open(server.url()).unwrap()).await.unwrap();
     let node = redlock_redis_rs::RedisBackend::new(connection);

@@ -1,4 +1,4 @@
-//! Nodes whose address a Sentinel tells.
+//! Nodes whose address comes from a Sentinel.
 
 use std::time::{Duration, Instant};
 
@@ -42,7 +42,7 @@ async fn acquire(node: &RedisBackend, key: &str, timeout: Duration) -> Result<Ac
     node.acquire(Acquire::new(&key.into(), &token, TTL, timeout)).await
 }
 
-/// Locks on the new master, after `bound` at the latest.
+/// Locks on the new master, within `bound`.
 async fn works_again(redlock: &Redlock, watched: &Watched, bound: Duration) {
     let start = Instant::now();
     loop {
@@ -54,8 +54,8 @@ async fn works_again(redlock: &Redlock, watched: &Watched, bound: Duration) {
                     assert_eq!(unlocked.unwrap(), UnlockOutcome::Released);
                     return;
                 }
-                // Until the Sentinel has told it, the old master takes itself for one; it may be told
-                // between lock and unlock.
+                // Until the Sentinel demotes it, the old master acts as a master. That may happen between
+                // lock and unlock.
                 format!("on the old master, and unlocked: {unlocked:?}")
             }
             Err(error) => error.to_string(),
@@ -65,7 +65,7 @@ async fn works_again(redlock: &Redlock, watched: &Watched, bound: Duration) {
     }
 }
 
-/// A lock on the old master, which the replica has, too.
+/// A lock on the old master, which has reached the replica.
 async fn hold(redlock: &Redlock, watched: &Watched) -> redlock_redis_rs::Lock {
     let lock = redlock.lock("old", TTL).await.unwrap();
     let token = Some(lock.token().as_str().to_owned());
@@ -94,12 +94,12 @@ async fn the_master_is_found_and_found_again_when_it_was_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_master_that_was_asked_to_go_is_left_when_it_knows() {
+async fn a_demoted_master_is_left_once_it_is_a_replica() {
     let watched = Watched::start(&[]);
     let redlock = manager_of(open(&watched));
     let lock = hold(&redlock, &watched).await;
     watched.fail_over();
-    // The Sentinel takes some 10 seconds to tell the old one, which takes locks that long.
+    // The Sentinel needs about 10 seconds to demote the old master, which grants locks until then.
     works_again(&redlock, &watched, 4 * SOON).await;
     assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
 }
@@ -109,7 +109,7 @@ async fn a_master_that_became_a_replica_under_a_living_connection_is_left() {
     let watched = Watched::start(&[]);
     let redlock = manager_of(open(&watched));
     let lock = hold(&redlock, &watched).await;
-    // The Sentinel disconnects clients of the old master; by hand, nobody does.
+    // A Sentinel disconnects the clients of the old master; a manual failover does not.
     let (port, own) = (watched.servers[1].port().to_string(), watched.servers[0].port().to_string());
     watched.sentinel.command::<()>(&["SENTINEL", "REMOVE", MASTER]);
     watched.servers[1].command::<()>(&["REPLICAOF", "NO", "ONE"]);
@@ -130,7 +130,7 @@ async fn a_master_that_hangs_is_left_for_the_new_one() {
     let redlock = manager_of(open(&watched));
     let lock = hold(&redlock, &watched).await;
     watched.servers[0].pause();
-    // Its connection lives on, since its kernel does.
+    // Its connection stays open, because its kernel is alive.
     let failed = redlock.try_lock("new", TTL).await.unwrap_err();
     assert!(matches!(failed, Error::NoQuorum(_)), "{failed}");
     watched.wait_for_failover();
@@ -154,7 +154,7 @@ async fn a_lock_that_the_new_master_never_had_is_not_held() {
 }
 
 #[test]
-fn a_runtime_that_stands_still_while_it_asks_does_not_keep_others_from_asking() {
+fn a_runtime_that_stalls_while_it_asks_does_not_block_the_lookups_of_others() {
     let watched = Watched::start(&[]);
     let node = open(&watched);
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -164,7 +164,7 @@ fn a_runtime_that_stands_still_while_it_asks_does_not_keep_others_from_asking() 
     let mut request = Box::pin(ask("b"));
     asking.block_on(async {
         assert!(poll_once(&mut request).await.is_pending());
-        // The connection is made by a task of its own, which asks the Sentinel now.
+        // A task of its own makes the connection, and asks the Sentinel now.
         tokio::task::yield_now().await;
     });
     let start = Instant::now();
@@ -174,7 +174,7 @@ fn a_runtime_that_stands_still_while_it_asks_does_not_keep_others_from_asking() 
 }
 
 #[test]
-fn a_sentinel_is_asked_under_smol_too() {
+fn a_sentinel_is_queried_under_smol_too() {
     let mut watched = Watched::start(&[]);
     let node = open(&watched);
     let redlock = Redlock::builder(SmolRuntime::new()).node(node).node_timeout(SOON / 10).build().unwrap();

@@ -1,5 +1,5 @@
-//! A server that is stopped while many locks come and go, and goes on with what its kernel took in for it
-//! meanwhile.
+//! A server that is stopped while many locks come and go, and then continues with the requests that its
+//! kernel has buffered.
 
 use std::time::{Duration, Instant};
 
@@ -12,8 +12,8 @@ use rstest::rstest;
 const TTL: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(10);
 const NODE_TIMEOUT: Duration = Duration::from_millis(100);
-/// Longer than a silent connection is kept: what the server reads of it then breaks off somewhere, between an
-/// acquire and its release, say.
+/// Longer than a silent connection is kept. What the server then reads from it ends anywhere, for example
+/// between an acquire and its release.
 const STOPPED: Duration = Duration::from_secs(3);
 /// More than 1,024 while it is stopped.
 const PERIOD: Duration = Duration::from_micros(1_500);

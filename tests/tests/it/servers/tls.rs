@@ -1,4 +1,4 @@
-//! Connections with TLS, on both runtimes, to servers with certificates that were made for the run.
+//! TLS connections, on both runtimes, to servers with certificates that were made for the run.
 
 use std::{
     collections::BTreeMap,
@@ -64,7 +64,7 @@ impl Authority {
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
 
-    /// Trusts this authority, and has a certificate of `client`'s.
+    /// Trusts this authority, and has a certificate signed by `client`.
     fn certificates(&self, client: Option<&Self>) -> TlsCertificates {
         let client_tls = client.map(|authority| {
             let (certificate, key) = authority.sign("client");
@@ -95,7 +95,7 @@ fn write(path: &str, text: &str) {
     fs::write(Path::new(path), text).unwrap();
 }
 
-/// A server that takes connections with TLS at a port of their own.
+/// A server with a separate port for TLS connections.
 struct TlsServer {
     server: Server,
     port: ReservedPort,
@@ -180,10 +180,10 @@ fn a_certificate_that_is_not_trusted_is_rejected_with_the_reason() {
             (by_the_system, "UnknownIssuer"),
         ] {
             let refused = acquire(&node).await.unwrap_err();
-            let told = source(&refused);
-            assert_eq!(refused.kind(), BackendErrorKind::Rejected, "{refused}: {told}");
+            let text = source(&refused);
+            assert_eq!(refused.kind(), BackendErrorKind::Rejected, "{refused}: {text}");
             assert_eq!(refused.message(), "certificate refused");
-            assert!(told.contains(reason), "{told}");
+            assert!(text.contains(reason), "{text}");
         }
     });
 }
@@ -195,8 +195,8 @@ fn a_client_without_a_certificate_that_the_server_trusts_is_rejected_with_the_re
     on_both(async || {
         for client in [None, Some(&other)] {
             let refused = acquire(&server.open(authority.certificates(client))).await.unwrap_err();
-            let told = source(&refused);
-            assert_eq!(refused.kind(), BackendErrorKind::Rejected, "{refused}: {told}");
+            let text = source(&refused);
+            assert_eq!(refused.kind(), BackendErrorKind::Rejected, "{refused}: {text}");
             assert_eq!(refused.message(), "certificate refused");
         }
     });
@@ -229,7 +229,8 @@ fn sockets_under_tls_have_the_options_that_a_lock_needs() {
         let ourselves = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
         let descriptors = fs::read_dir("/proc/self/fd").unwrap();
         let numbers = descriptors.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-        // By its own port: a number still to come may by then be that of a copy made here.
+        // Keyed by the local port, because a later number of the listing may already be that of a copy made
+        // here.
         let sockets = numbers.filter_map(|number: i32| {
             let copy = pidfd_getfd(&ourselves, number, PidfdGetfdFlags::empty()).ok()?;
             let socket = SockRef::from(&copy);
@@ -272,7 +273,7 @@ fn a_url_without_tls_is_no_place_for_certificates() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fred_uses_tls_with_an_own_authority_and_reports_one_that_it_does_not_know() {
+async fn fred_accepts_a_private_authority_and_reports_an_unknown_one() {
     let authority = Authority::new();
     let server = TlsServer::start(&authority, "127.0.0.1", "no");
 

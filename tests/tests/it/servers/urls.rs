@@ -1,4 +1,4 @@
-//! What a node's URL says counts, or is an error; and no password is told to anybody.
+//! Every part of a node's URL takes effect or is an error, and no password is ever printed.
 
 use std::fmt::{Debug, Display};
 
@@ -8,17 +8,17 @@ use redlock_redis_rs::{
     redis::{TlsCertificates, sentinel::SentinelNodeConnectionInfo},
 };
 
-/// What opening a node says, in one line, in all ways in which that can be printed: its name or its error.
-type Said = Result<String, String>;
+/// The name of an opened node, or its error, in every way in which that can be printed, in one line.
+type Printed = Result<String, String>;
 
-fn said<N: LockBackend + Debug, E: Display + Debug>(opened: Result<N, E>) -> Said {
+fn printed<N: LockBackend + Debug, E: Display + Debug>(opened: Result<N, E>) -> Printed {
     opened
         .map(|node| format!("{} {node:?}", node.name().unwrap()))
         .map_err(|error| format!("{error} {error:?}").replace('\n', "\\n"))
 }
 
-/// By each of the constructors that take a URL.
-fn open_all(url: &str) -> [(&'static str, Said); 5] {
+/// With each of the constructors that accept a URL.
+fn open_all(url: &str) -> [(&'static str, Printed); 5] {
     let certificates = || TlsCertificates { client_tls: None, root_cert: None };
     let (url_of_cluster, url_of_sentinel) = (
         url.replacen("redis://", "redis-cluster://", 1),
@@ -26,21 +26,21 @@ fn open_all(url: &str) -> [(&'static str, Said); 5] {
     );
     let login = SentinelNodeConnectionInfo::default();
     [
-        ("open", said(RedisBackend::open(url))),
-        ("open_tls", said(RedisBackend::open_tls(url.replacen("redis:", "rediss:", 1), certificates()))),
-        ("open_cluster", said(RedisBackend::open_cluster([url, url]))),
-        ("open_sentinel", said(RedisBackend::open_sentinel([url], "main", login))),
+        ("open", printed(RedisBackend::open(url))),
+        ("open_tls", printed(RedisBackend::open_tls(url.replacen("redis:", "rediss:", 1), certificates()))),
+        ("open_cluster", printed(RedisBackend::open_cluster([url, url]))),
+        ("open_sentinel", printed(RedisBackend::open_sentinel([url], "main", login))),
         (
             "fred",
-            said(FredBackend::open(url))
-                .and(said(FredBackend::open(&url_of_cluster)))
-                .and(said(FredBackend::open(&url_of_sentinel))),
+            printed(FredBackend::open(url))
+                .and(printed(FredBackend::open(&url_of_cluster)))
+                .and(printed(FredBackend::open(&url_of_sentinel))),
         ),
     ]
 }
 
 #[test]
-fn what_a_client_would_pass_over_is_an_error_that_names_the_part() {
+fn url_parts_that_a_client_would_ignore_are_errors_that_name_the_part() {
     for (rest, part) in [
         ("?db=4", "the parameter `db`"),
         ("?database=4", "the parameter `database`"),
@@ -51,8 +51,8 @@ fn what_a_client_would_pass_over_is_an_error_that_names_the_part() {
         ("#hidden", "fragment"),
         ("/hidden", "path"),
     ] {
-        for (how, said) in open_all(&format!("redis://a.example:6379{rest}")) {
-            let error = said.expect_err(&format!("{how}: {rest}"));
+        for (how, outcome) in open_all(&format!("redis://a.example:6379{rest}")) {
+            let error = outcome.expect_err(&format!("{how}: {rest}"));
             assert!(error.contains(part) && !error.contains("hidden"), "{how}: {rest}: {error}");
         }
     }
@@ -64,8 +64,8 @@ fn a_database_counts_where_there_is_one_and_is_an_error_elsewhere() {
     assert_eq!(RedisBackend::open(url).unwrap().name().unwrap(), "a.example:6379/4");
     assert_eq!(FredBackend::open(url).unwrap().name().unwrap(), "a.example:6379/4");
     for error in [
-        said(RedisBackend::open_sentinel([url], "main", SentinelNodeConnectionInfo::default())),
-        said(FredBackend::open("redis-cluster://a.example:1/4")),
+        printed(RedisBackend::open_sentinel([url], "main", SentinelNodeConnectionInfo::default())),
+        printed(FredBackend::open("redis-cluster://a.example:1/4")),
     ] {
         let error = error.expect_err("no database");
         assert!(error.contains("path"), "{error}");
@@ -74,10 +74,10 @@ fn a_database_counts_where_there_is_one_and_is_an_error_elsewhere() {
         assert!(RedisBackend::open(url).is_ok(), "{url}");
     }
     for url in ["redis+unix:///run/socket?db=4&db=5", "redis://a.example?protocol=2&protocol=3"] {
-        let error = said(RedisBackend::open(url)).expect_err(url);
+        let error = printed(RedisBackend::open(url)).expect_err(url);
         assert!(error.contains("more than once"), "{error}");
     }
-    let error = said(RedisBackend::open("redis://a.example?protocol=hidden")).expect_err("no protocol");
+    let error = printed(RedisBackend::open("redis://a.example?protocol=hidden")).expect_err("no protocol");
     assert!(error.contains("protocol") && !error.contains("hidden"), "{error}");
     let sentinel =
         "redis-sentinel://a.example:1/4?sentinelServiceName=main&node=b.example:2&node=c.example:3";
@@ -105,7 +105,7 @@ fn no_part_of_a_password_is_printed_whatever_is_in_it_and_wherever_it_is() {
             for (user, password) in [("app", &*secret), ("", &*secret), (&*secret, "x"), (&*secret, &*secret)]
             {
                 urls.push(format!("redis://{user}:{password}@a.example:6379/4"));
-                // What begins with a slash is the path of a socket.
+                // A text that begins with a slash is the path of a socket.
                 if !user.starts_with('/') {
                     urls.push(format!("redis+unix://{user}:{password}@a.example/run"));
                 }
@@ -115,30 +115,30 @@ fn no_part_of_a_password_is_printed_whatever_is_in_it_and_wherever_it_is() {
         urls.push(format!("redis://a.example?protocol=secret{odd}"));
         urls.push(format!("redis://a.example:1?node=secret{odd}:secret"));
         for url in urls {
-            for (how, said) in open_all(&url) {
-                let told = said.unwrap_or_else(|error| error);
-                assert!(!told.contains("secret"), "{how}: {url}: {told}");
+            for (how, outcome) in open_all(&url) {
+                let printed = outcome.unwrap_or_else(|error| error);
+                assert!(!printed.contains("secret"), "{how}: {url}: {printed}");
             }
         }
     }
 }
 
 #[test]
-fn an_unencoded_password_is_said_to_need_encoding_and_works_when_it_is() {
+fn an_unencoded_password_is_reported_and_works_once_encoded() {
     for odd in ['/', '?', '#', ' ', '\t'] {
-        for (how, said) in open_all(&format!("redis://app:12345{odd}x@a.example:6379")) {
-            let error = said.expect_err(how);
+        for (how, outcome) in open_all(&format!("redis://app:12345{odd}x@a.example:6379")) {
+            let error = outcome.expect_err(how);
             assert!(error.contains("percent-encoded"), "{how}: {error}");
         }
         let encoded = format!("redis://app:12345%{:02X}x@a.example:6379?", u32::from(odd));
-        for (how, said) in open_all(&encoded) {
-            assert!(said.is_ok(), "{how}: {encoded}: {said:?}");
+        for (how, outcome) in open_all(&encoded) {
+            assert!(outcome.is_ok(), "{how}: {encoded}: {outcome:?}");
         }
     }
 }
 
 #[test]
-fn a_node_of_ipv6_goes_by_an_address_that_can_be_given_again() {
+fn a_node_at_an_ipv6_address_is_named_by_a_valid_address() {
     let (url, name) = ("redis://[::1]:17005/4", "[::1]:17005/4");
     let login = SentinelNodeConnectionInfo::default;
     assert_eq!(RedisBackend::open(url).unwrap().name().unwrap(), name);

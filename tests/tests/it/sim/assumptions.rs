@@ -1,10 +1,10 @@
-//! What a lock rests on, shown by what happens without it.
+//! The assumptions of the algorithm, each shown by what happens without it.
 
 use redlock_tests::harness::{Harness, s};
 
 /// A majority that keeps everything is not enough: any two quorums have to share a node that remembers.
 #[test]
-fn one_node_of_a_quorum_that_forgets_before_the_ttl_is_enough_for_two_holders() {
+fn one_node_of_a_quorum_that_loses_its_keys_before_the_ttl_is_enough_for_two_holders() {
     let harness = Harness::new(3);
     harness.run(async {
         harness.nodes[2].shut_down();
@@ -18,7 +18,7 @@ fn one_node_of_a_quorum_that_forgets_before_the_ttl_is_enough_for_two_holders() 
 }
 
 #[test]
-fn a_node_that_stays_away_until_what_it_forgot_would_have_expired_does_no_harm() {
+fn a_node_that_stays_down_until_its_lost_keys_would_have_expired_does_no_harm() {
     let harness = Harness::new(3);
     harness.run(async {
         harness.nodes[2].shut_down();

@@ -4,7 +4,7 @@ use redlock_core::Error;
 use redlock_tests::harness::{Harness, ms, s};
 
 #[test]
-fn keys_of_a_lock_that_was_not_won_are_gone_from_reachable_nodes_when_it_returns() {
+fn keys_of_a_failed_acquire_are_gone_from_reachable_nodes_when_it_returns() {
     let harness = Harness::new(3);
     harness.run(async {
         harness.nodes[0].delay_requests(ms(20));
@@ -31,7 +31,7 @@ fn a_node_timeout_ends_with_the_validity_that_a_lock_could_have() {
 }
 
 #[test]
-fn a_lock_that_was_extended_is_kept_alive_at_the_pace_of_its_new_ttl() {
+fn a_lock_that_was_extended_is_kept_alive_at_the_rate_of_its_new_ttl() {
     let harness = Harness::new(3);
     harness.run(async {
         let mut lock = harness.redlock().lock("x", s(6)).await.unwrap();

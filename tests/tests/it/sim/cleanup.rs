@@ -1,4 +1,4 @@
-//! Releases that a node owes: it was down, silent, or its answer settled nothing.
+//! Pending releases: the node was down or silent, or its reply left the outcome unknown.
 
 use std::{
     fmt, mem,
@@ -18,7 +18,7 @@ use redlock_tests::{
 use crate::sim::odd_nodes::{Buffered, LateReleases, Overtaking, Stubborn};
 
 #[test]
-fn a_node_that_fails_a_release_is_asked_again_until_it_works() {
+fn a_node_that_fails_a_release_is_retried_until_it_works() {
     for kind in [BackendErrorKind::Indeterminate, BackendErrorKind::Transient] {
         let harness = Harness::new(3);
         harness.run(async {
@@ -35,7 +35,7 @@ fn a_node_that_fails_a_release_is_asked_again_until_it_works() {
 }
 
 #[test]
-fn a_node_that_rejects_a_release_is_asked_again_slowly_until_somebody_has_mended_it() {
+fn a_node_that_rejects_a_release_is_retried_slowly_until_it_is_repaired() {
     let harness = Harness::new(3);
     harness.run(async {
         let lock = harness.redlock().lock("x", s(30)).await.unwrap();
@@ -66,14 +66,14 @@ fn a_node_that_rejects_a_pending_release_is_left_alone_when_the_keys_have_expire
 }
 
 #[test]
-fn a_node_that_stays_down_is_asked_less_and_less_often() {
+fn a_node_that_stays_down_is_retried_less_and_less_often() {
     let harness = Harness::new(3);
     harness.run(async {
         let lock = harness.redlock().lock("x", s(2)).await.unwrap();
         harness.nodes[1].shut_down();
         lock.unlock().await.unwrap();
         harness.sleep(10_000).await;
-        // After 100 ms, then 100, 200, 400 and 800 later.
+        // After 100 ms, then after another 100, 200, 400 and 800.
         assert_eq!(harness.nodes[1].requests(), 2 + 5);
     });
 }
@@ -93,9 +93,9 @@ fn releases_that_time_out_are_given_up_after_a_ttl() {
     harness.assert_at_rest();
 }
 
-/// The release is run before the acquire that it was asked behind, and answered after it.
+/// The node runs the release before its acquire, although it was sent after it, and replies to it later.
 #[test]
-fn a_release_that_overtook_its_acquire_is_asked_again_whichever_of_them_is_answered_first() {
+fn a_release_that_overtook_its_acquire_is_retried_whichever_reply_comes_first() {
     for answer_delay in [ms(0), ms(50)] {
         let harness = Harness::new(3);
         harness.run(async {
@@ -115,8 +115,8 @@ fn a_release_that_overtook_its_acquire_is_asked_again_whichever_of_them_is_answe
     }
 }
 
-/// A server that is stopped for longer than the ttl, and that has acquires in its buffers which come out at
-/// last, after the releases that came over the next connection.
+/// A server that is stopped for longer than the TTL, with acquires in its buffers that take effect at last,
+/// after the releases of the next connection.
 #[test]
 fn an_acquire_that_comes_out_of_a_stopped_server_after_its_ttl_is_removed() {
     for outage in [s(10), s(30)] {
@@ -136,7 +136,7 @@ fn an_acquire_that_comes_out_of_a_stopped_server_after_its_ttl_is_removed() {
 }
 
 #[test]
-fn a_node_that_never_comes_back_is_not_asked_forever_for_what_it_may_hold() {
+fn a_node_that_never_comes_back_is_not_retried_forever() {
     let harness = Harness::new(3);
     harness.run(async {
         let redlock = harness.redlock();
@@ -217,7 +217,7 @@ fn a_node_has_no_more_than_a_thousand_or_so_pending_releases() {
 }
 
 #[test]
-fn pending_releases_of_a_task_that_was_dropped_or_stands_still_are_collected_by_the_next() {
+fn pending_releases_of_a_dropped_or_stalled_task_are_taken_over_by_the_next() {
     for stands_still in [false, true] {
         let harness = Harness::new(3);
         let idle = Idle { runtime: harness.runtime.clone(), idle: Arc::default(), shelf: Arc::default() };
@@ -269,7 +269,7 @@ fn pending_releases_that_expire_one_after_the_other_do_not_keep_a_later_one_wait
     }
 }
 
-/// A runtime that may not run the tasks it is given, as one that nobody drives does.
+/// A runtime that may not run the tasks spawned on it, like one that nobody drives.
 #[derive(Clone)]
 struct Idle {
     runtime: SimRuntime,
@@ -302,7 +302,7 @@ impl fmt::Debug for Idle {
 }
 
 #[test]
-fn what_overlapping_extensions_put_back_is_removed() {
+fn keys_rewritten_by_overlapping_extensions_are_removed() {
     for gap in [1, 50] {
         let harness = Harness::new(3);
         harness.run(async {

@@ -1,4 +1,4 @@
-//! What an error tells, and what it does not.
+//! What an error reveals, and what it does not.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use redlock_core::{
 };
 use redlock_tests::harness::{Harness, answers, attempts, ms, s};
 
-/// A node that repeats what it was asked in each of its errors, as some proxies do.
+/// A node that repeats the request in each of its errors, as some proxies do.
 #[derive(Debug)]
 enum Echo {
     /// In its message.
@@ -54,7 +54,7 @@ impl LockBackend for Echo {
     }
 }
 
-/// The longest run of hex digits in what a person may get to see of an error.
+/// The longest run of hex digits in any printed form of an error.
 fn longest_run(error: &Error) -> usize {
     let shown = format!("{error} {error:?} {error:#?}");
     shown.split(|digit: char| !digit.is_ascii_hexdigit()).map(str::len).max().unwrap()

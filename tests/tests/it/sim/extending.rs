@@ -33,7 +33,7 @@ fn an_extension_never_makes_a_lock_shorter() {
 }
 
 #[test]
-fn with_a_majority_of_keys_gone_an_extension_says_lost_and_the_rest_is_left_for_the_unlock() {
+fn an_extension_without_a_majority_of_keys_reports_the_loss_and_leaves_the_rest_to_the_unlock() {
     let harness = Harness::new(3);
     harness.run(async {
         let mut lock = harness.redlock().lock("x", s(10)).await.unwrap();
@@ -53,7 +53,7 @@ fn with_a_majority_of_keys_gone_an_extension_says_lost_and_the_rest_is_left_for_
 }
 
 #[test]
-fn what_has_lapsed_is_never_revived_even_when_the_keys_are_still_there() {
+fn a_lapsed_lock_is_never_revived_although_its_keys_are_still_there() {
     let harness = Harness::new(3);
     harness.run(async {
         let mut lock = harness.redlock().lock("x", s(10)).await.unwrap();
@@ -64,7 +64,7 @@ fn what_has_lapsed_is_never_revived_even_when_the_keys_are_still_there() {
         let error = lock.extend(s(10)).await.unwrap_err();
         assert!(matches!(error, Error::Lost(_)), "{error}");
         assert_eq!(error.to_string(), "the lock on \"x\" is lost (its validity had run out)");
-        assert_eq!(harness.requests(), requests, "nobody needs to be asked");
+        assert_eq!(harness.requests(), requests, "no request is necessary");
     });
 }
 
@@ -90,7 +90,7 @@ fn an_extension_that_is_confirmed_after_the_old_deadline_is_lost() {
 }
 
 #[test]
-fn an_extension_that_fails_keeps_the_old_validity_and_can_be_tried_again() {
+fn an_extension_that_fails_keeps_the_old_validity_and_can_be_retried() {
     let harness = Harness::new(3);
     harness.run(async {
         let mut lock = harness.redlock().lock("x", s(10)).await.unwrap();
@@ -104,7 +104,8 @@ fn an_extension_that_fails_keeps_the_old_validity_and_can_be_tried_again() {
             assert_eq!(matches!(error, Error::NoQuorum(_)), !rejected, "{error}");
             assert_eq!(lock.remaining(), before);
         }
-        // Half an answer: one confirms, one has lost the key, one is silent. Neither extended nor lost.
+        // An inconclusive round: one node confirms, one has lost the key, one is silent. Neither extended nor
+        // lost.
         harness.nodes[1].remove("x");
         harness.nodes[2].fail_next(1, BackendErrorKind::Indeterminate);
         let error = lock.extend(s(30)).await.unwrap_err();
@@ -117,7 +118,7 @@ fn an_extension_that_fails_keeps_the_old_validity_and_can_be_tried_again() {
 
 #[test]
 fn a_node_that_restarted_empty_holds_the_key_again_after_an_extension() {
-    // Answering before the quorum is complete, and after.
+    // Its reply comes before the quorum is complete, or after.
     for slow in [ms(0), ms(20)] {
         let harness = Harness::new(3);
         harness.run(async {
@@ -127,7 +128,7 @@ fn a_node_that_restarted_empty_holds_the_key_again_after_an_extension() {
             lock.extend(s(10)).await.unwrap();
             harness.sleep(50).await;
             assert_eq!(harness.nodes[0].get("x").as_deref(), Some(lock.token().as_str()), "{slow:?}");
-            // Its vote counts from the next extension on.
+            // Its vote counts from the next extension.
             harness.nodes[1].shut_down();
             lock.extend(s(10)).await.unwrap();
             harness.nodes[1].start();
@@ -140,7 +141,7 @@ fn a_node_that_restarted_empty_holds_the_key_again_after_an_extension() {
 }
 
 #[test]
-fn a_key_that_is_being_put_back_does_not_outlive_the_lock() {
+fn a_key_that_is_being_rewritten_does_not_outlive_the_lock() {
     for delay in 0..30 {
         let harness = Harness::seeded(delay, 3);
         harness.run(async {
@@ -161,7 +162,7 @@ fn a_key_that_is_being_put_back_does_not_outlive_the_lock() {
 }
 
 #[test]
-fn another_owner_is_not_pushed_aside_by_an_extension() {
+fn an_extension_does_not_displace_another_owner() {
     let harness = Harness::new(3);
     harness.run(async {
         let mut lock = harness.redlock().lock("x", s(10)).await.unwrap();
@@ -180,7 +181,7 @@ fn a_client_that_was_stopped_past_its_validity_knows_that_it_has_lost() {
     harness.run(async {
         let mut lock = harness.redlock().lock("x", s(10)).await.unwrap();
         let keep_alive = harness.redlock().lock("y", s(10)).await.unwrap().keep_alive();
-        // No timer fires and no task runs meanwhile, as in a suspended machine whose clock counts it.
+        // No timer fires and no task runs meanwhile, as on a suspended machine whose clock goes on.
         harness.runtime.stall(s(11));
         assert!(!lock.is_valid());
         assert!(!keep_alive.is_valid());
@@ -191,7 +192,7 @@ fn a_client_that_was_stopped_past_its_validity_knows_that_it_has_lost() {
 }
 
 #[test]
-fn a_lock_that_is_handed_over_goes_on_with_its_new_owner() {
+fn a_lock_that_is_handed_over_continues_with_its_new_owner() {
     let harness = Harness::new(3);
     harness.run(async {
         let parts = harness.redlock().lock(["a", "b"], s(10)).await.unwrap().into_parts();
@@ -246,7 +247,7 @@ fn a_lease_of_a_lock_that_was_handed_over_or_forgotten_is_not_valid() {
 }
 
 #[test]
-fn a_key_is_not_put_back_after_the_lock_was_handed_over() {
+fn a_key_is_not_rewritten_after_the_lock_was_handed_over() {
     let harness = Harness::new(3);
     harness.run(async {
         let mut lock = harness.redlock().lock("x", s(30)).await.unwrap();
@@ -262,7 +263,7 @@ fn a_key_is_not_put_back_after_the_lock_was_handed_over() {
 }
 
 #[test]
-fn keys_that_are_there_are_not_forgotten_when_putting_others_back_is_refused() {
+fn existing_keys_are_not_forgotten_when_rewriting_others_is_refused() {
     let harness = Harness::new(3);
     harness.run(async {
         let mut lock = harness.redlock().lock(["a", "b"], s(30)).await.unwrap();
@@ -278,7 +279,7 @@ fn keys_that_are_there_are_not_forgotten_when_putting_others_back_is_refused() {
 
 #[test]
 fn a_loss_is_distinguished_from_silence_whichever_node_replies_first() {
-    // One node is down. Of the others, which have both lost the key, one answers later.
+    // One node is down. The others have both lost the key, and one of them replies later.
     for slow in 1..3 {
         let harness = Harness::new(3);
         harness.run(async {
@@ -311,10 +312,9 @@ fn a_handover_that_finds_the_lock_lost_does_not_keep_the_rest_alive() {
     });
 }
 
-/// The validity has to rest on keys that a quorum has now: one that was lost and put back is as good as the
-/// others.
+/// The validity has to rest on keys that a quorum stores now: a rewritten key counts like the others.
 #[test]
-fn a_short_extension_asks_for_what_is_left_of_a_longer_validity() {
+fn a_short_extension_requests_the_rest_of_a_longer_validity() {
     let harness = Harness::new(3);
     harness.run(async {
         let mut lock = harness.redlock().lock("x", s(100)).await.unwrap();

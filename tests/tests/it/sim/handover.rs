@@ -1,4 +1,4 @@
-//! Locks that are handed over: to one taker, whatever is delivered twice, late, or in between.
+//! Locks that are handed over: one taker gets the lock, whatever is delivered twice, late or out of order.
 
 use std::{cell::Cell, time::Duration};
 
@@ -38,7 +38,7 @@ fn parts_can_be_taken_once() {
 }
 
 #[test]
-fn of_takers_at_the_same_time_one_has_the_lock_at_most() {
+fn at_most_one_of_concurrent_takers_gets_the_lock() {
     for seed in 0..200 {
         let harness = Harness::seeded(seed, 3);
         harness.run(async {
@@ -54,8 +54,8 @@ fn of_takers_at_the_same_time_one_has_the_lock_at_most() {
     }
 }
 
-/// The message with the parts comes again after the first taker could not unlock: what is still pending for
-/// its lock touches nobody else's.
+/// The message with the parts is delivered again after the first taker failed to unlock: the pending releases
+/// of its lock delete no key of another owner.
 #[test]
 fn after_a_failed_unlock_neither_a_second_taker_nor_a_third_client_overlaps() {
     let harness = Harness::new(3);
@@ -63,7 +63,7 @@ fn after_a_failed_unlock_neither_a_second_taker_nor_a_third_client_overlaps() {
         let (first, second, third) = (harness.redlock(), harness.redlock(), harness.redlock());
         let parts = harness.redlock().lock("x", s(30)).await.unwrap().into_parts();
         let lock = first.from_parts(&parts).await.unwrap();
-        // The releases get lost, and are asked for again later.
+        // The releases are lost, and retried later.
         harness.nodes.iter().for_each(|node| node.fail_next(1, BackendErrorKind::Indeterminate));
         assert!(matches!(lock.unlock().await, Err(Error::NoQuorum(_))));
         let again = second.from_parts(&parts).await;
@@ -81,7 +81,7 @@ fn after_a_failed_unlock_neither_a_second_taker_nor_a_third_client_overlaps() {
     });
 }
 
-/// A giver's way to a node on which everything takes this much longer than for others, in order.
+/// The giver's connection to a node: every request takes `delay` longer than for others, in order.
 #[derive(Debug)]
 struct Slow {
     node: MemoryBackend,
@@ -108,7 +108,7 @@ impl LockBackend for Slow {
 }
 
 #[test]
-fn an_acquire_of_the_giver_that_is_still_under_way_leaves_no_key() {
+fn an_acquire_of_the_giver_that_is_still_in_flight_leaves_no_key() {
     let harness = Harness::new(3);
     harness.run(async {
         let delays = Cell::new(0);
@@ -126,7 +126,7 @@ fn an_acquire_of_the_giver_that_is_still_under_way_leaves_no_key() {
 }
 
 #[test]
-fn what_only_an_extension_has_confirmed_is_handed_over_too() {
+fn keys_that_only_an_extension_confirmed_are_handed_over_too() {
     let harness = Harness::new(3);
     harness.run(async {
         harness.nodes[2].lose_next_replies(1);
@@ -252,7 +252,7 @@ fn parts_of_an_earlier_version_and_of_others_have_defaults() {
 }
 
 #[test]
-fn a_backend_without_the_ability_says_so() {
+fn a_backend_that_cannot_take_over_reports_it() {
     #[derive(Debug)]
     struct Plain(MemoryBackend);
 

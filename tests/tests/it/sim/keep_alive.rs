@@ -1,4 +1,4 @@
-//! Many locks that one process keeps alive, and extensions that are not answered.
+//! Many locks that one process keeps alive, and extensions without a reply.
 
 use std::{
     collections::BTreeMap,
@@ -33,8 +33,8 @@ fn locks_taken_together_are_not_extended_together() {
         let held = hold(&harness.redlock(), 300, s(6)).await;
         let mut before = harness.nodes[0].requests();
         harness.sleep(1_999).await;
-        assert_eq!(harness.nodes[0].requests(), before, "none before a third of the ttl");
-        // Each has its first one by half of the ttl.
+        assert_eq!(harness.nodes[0].requests(), before, "none before a third of the TTL");
+        // Each has its first one by half of the TTL.
         let mut tenths = Vec::new();
         for _ in 0..10 {
             harness.sleep(100).await;
@@ -49,26 +49,26 @@ fn locks_taken_together_are_not_extended_together() {
 }
 
 #[test]
-fn an_extension_without_a_reply_is_tried_again_before_the_deadline_however_long_the_node_timeout() {
+fn an_extension_without_a_reply_is_retried_before_the_deadline_however_long_the_node_timeout() {
     for share in [2, 3, 1] {
         let harness = Harness::new(3);
         harness.run(async {
             let redlock = harness.builder().node_timeout(s(6) * share / 3).build().unwrap();
             let guard = redlock.lock("x", s(6)).await.unwrap().keep_alive();
             harness.sleep(1_900).await;
-            // They run what they are sent, and their answers come when nobody waits any more.
+            // The nodes run the requests, and their replies come when nobody waits any more.
             harness.nodes.iter().for_each(|node| node.delay_replies(s(60)));
             while harness.nodes[0].requests() < 2 {
                 harness.sleep(10).await;
             }
             harness.nodes.iter().for_each(|node| node.delay_replies(ms(0)));
             harness.sleep(20_000).await;
-            assert!(guard.is_valid(), "a node timeout of {share} thirds of the ttl");
+            assert!(guard.is_valid(), "a node timeout of {share} thirds of the TTL");
         });
     }
 }
 
-/// A process that holds more locks than it can extend, whenever it does so.
+/// A process that holds more locks than it can ever extend.
 #[test]
 fn an_overloaded_process_keeps_the_locks_that_it_can_bear() {
     let harness = Harness::new(1);
@@ -76,7 +76,7 @@ fn an_overloaded_process_keeps_the_locks_that_it_can_bear() {
         let queue = Arc::new(Mutex::new(harness.now()));
         let redlock =
             harness.redlock_over(|node| Busy { node, runtime: harness.runtime.clone(), free: queue.clone() });
-        // It extends 1,500 of them in a ttl, and is asked for twice as many.
+        // The node extends 1,500 of them in a TTL, and is asked for twice as many.
         let held = hold(&redlock, 2_000, s(30)).await;
         let alive = |held: &[KeepAlive]| held.iter().filter(|guard| guard.is_valid()).count();
         let mut course = BTreeMap::new();
@@ -91,7 +91,7 @@ fn an_overloaded_process_keeps_the_locks_that_it_can_bear() {
     harness.assert_at_rest();
 }
 
-/// A node that extends 50 locks a second, one after the other; the rest costs nothing.
+/// A node that extends 50 locks a second, one after the other. Other requests take no time.
 #[derive(Debug)]
 struct Busy {
     node: MemoryBackend,
@@ -149,14 +149,14 @@ impl Runtime for Moving {
 }
 
 #[test]
-fn extensions_that_stand_still_with_their_runtime_do_not_keep_others_waiting() {
+fn extensions_that_stall_with_their_runtime_do_not_block_others() {
     let harness = Harness::new(3);
     let moving = Moving { runtimes: [(); 2].map(|()| harness.sim.process(0)), second: Arc::default() };
     harness.run(async {
         let builder = Redlock::builder(moving.clone()).nodes(harness.nodes.clone());
         let redlock = builder.entropy(harness.sim.entropy()).node_timeout(s(4)).build().unwrap();
-        // As many as may be under way at a time to begin with.
-        let _standing_still = hold(&redlock, 16, s(10)).await;
+        // As many extensions as may be in flight at first.
+        let _stalled = hold(&redlock, 16, s(10)).await;
         harness.nodes.iter().for_each(MemoryBackend::stop);
         harness.sleep(5_100).await;
         moving.runtimes[0].stop();
@@ -164,6 +164,6 @@ fn extensions_that_stand_still_with_their_runtime_do_not_keep_others_waiting() {
         moving.second.store(true, Ordering::Relaxed);
         let guard = redlock.lock("other", s(30)).await.unwrap().keep_alive();
         harness.sleep(100_000).await;
-        assert!(guard.is_valid(), "it waits for those that stand still");
+        assert!(guard.is_valid(), "it waits for the stalled extensions");
     });
 }

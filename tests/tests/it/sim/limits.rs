@@ -1,4 +1,4 @@
-//! Bounds: on what is asked for, on memory, and on the rate of requests.
+//! Bounds on arguments, on memory, and on the rate of requests.
 
 use std::time::Duration;
 
@@ -79,12 +79,12 @@ fn invalid_managers_are_not_built() {
 
 #[test]
 fn waiting_for_an_hour_takes_constant_memory_and_a_bounded_rate() {
-    for troubled in [false, true] {
+    for faulty in [false, true] {
         let harness = Harness::new(3);
         harness.run(async {
             harness.nodes.iter().for_each(|node| node.set("x", "other", s(7_200)));
-            if troubled {
-                // One that never answers and one that answers nonsense: the held one decides nothing alone.
+            if faulty {
+                // One node never replies and one fails: the held one alone decides nothing.
                 harness.nodes[0].stop();
                 harness.nodes[1].fail_next(usize::MAX, BackendErrorKind::Indeterminate);
             }
@@ -100,14 +100,14 @@ fn waiting_for_an_hour_takes_constant_memory_and_a_bounded_rate() {
                 most = most.max((harness.runtime.tasks(), harness.runtime.timers()));
             }
             assert!(most.0 <= 8 && most.1 <= 16, "tasks and timers: {most:?}");
-            // A round takes 100 ms at least, or with the silent node 200: an acquire and a release, and at
-            // most one request a second for what is owed.
+            // A round takes at least 100 ms, or 200 ms with the silent node: an acquire and a release.
+            // Pending releases add at most one request a second.
             for requests in harness.requests() {
                 assert!(requests <= 3_600 * 21, "{requests}");
             }
             drop(waiting);
             harness.nodes[0].resume();
-            // What may still come is asked for until ten TTLs have passed.
+            // A release whose acquire may still take effect stays pending for ten TTLs.
             harness.sleep(25_000).await;
         });
         harness.assert_at_rest();

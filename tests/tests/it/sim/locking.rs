@@ -1,4 +1,4 @@
-//! Getting a lock: votes, retries, and what goes wrong on the way.
+//! Acquiring a lock: votes, retries, and faults on the way.
 
 use redlock_core::{BackendErrorKind, Error, Lock, LockBackend, Resources, Runtime};
 use redlock_tests::harness::{Harness, attempts, ms, s};
@@ -25,7 +25,7 @@ fn a_tie_is_contended_at_once_and_leaves_no_key() {
 }
 
 #[test]
-fn the_own_key_of_a_lost_round_is_no_obstacle_to_the_next() {
+fn the_key_of_a_lost_round_is_no_obstacle_to_the_next() {
     let harness = Harness::new(3);
     harness.run(async {
         harness.nodes[1].set("x", "other", ms(250));
@@ -45,7 +45,7 @@ fn the_own_key_of_a_lost_round_is_no_obstacle_to_the_next() {
 fn three_contenders_that_split_the_nodes_all_get_their_turn_soon() {
     for seed in 0..50 {
         let harness = Harness::seeded(seed, 3);
-        // Each is next door to another node, so that each gets that one and hears from the others too late.
+        // Each contender is close to another node, so that it gets that one, and the others reply too late.
         let contend = async |home: usize| {
             let redlock = harness.redlock_over(|node| {
                 let delay = if node.name() == harness.nodes[home].name() { ms(0) } else { ms(1) };
@@ -71,20 +71,20 @@ fn three_contenders_that_split_the_nodes_all_get_their_turn_soon() {
 }
 
 #[test]
-fn answers_that_come_after_the_validity_are_no_votes_and_are_cleaned_up() {
+fn replies_after_the_validity_are_no_votes_and_are_cleaned_up() {
     for delay in [295, 299, 600] {
         let harness = Harness::new(3);
         harness.run(async {
             for node in &harness.nodes {
                 node.delay_replies(ms(delay));
             }
-            // Long enough to hear them all: what refuses them has to be the validity.
+            // Long enough to wait for every reply, so that only the validity can reject them.
             let redlock = harness.builder().node_timeout(s(5)).build().unwrap();
             let error = redlock.lock("x", ms(300)).retry_count(0).await.unwrap_err();
             assert!(matches!(error, Error::NoQuorum(_)), "{delay}: {error}");
             harness.sleep(700).await;
         });
-        // Removed by a release, not by their ttl: every node was asked for both.
+        // The keys are removed by a release, not by their TTL: every node received both requests.
         assert!(harness.requests().iter().all(|requests| *requests >= 2), "{:?}", harness.requests());
         harness.assert_free("x");
     }
@@ -123,7 +123,7 @@ fn validity_counts_from_the_round_that_won() {
 }
 
 #[test]
-fn an_acquire_that_the_client_library_sends_again_is_granted() {
+fn an_acquire_that_the_client_library_retransmits_is_granted() {
     let harness = Harness::new(3);
     harness.run(async {
         let redlock = harness.redlock_over(Resending);
@@ -145,7 +145,7 @@ fn nodes_that_reject_end_it_at_once() {
         let error = error.unwrap_err();
         assert!(matches!(error, Error::Rejected(_)), "{error}");
         assert_eq!((attempts(&error), took), (1, ms(0)));
-        // A single one is outvoted.
+        // A single node is outvoted.
         harness.nodes[0].fail_next(0, BackendErrorKind::Rejected);
         harness.redlock().try_lock("x", s(10)).await.unwrap().unlock().await.unwrap();
     });
@@ -158,8 +158,8 @@ fn the_late_release_of_a_lost_round_deletes_nothing_that_counts() {
     harness.run(async {
         let runtime = harness.runtime.clone();
         let redlock = harness.redlock_over(|node| LateReleases { node, runtime: runtime.clone() });
-        // The first round gets the first node only. Its key goes before the second round, as a bare command
-        // can do it, but the release is still under way.
+        // The first round gets the first node only. Its key is deleted before the second round by a bare
+        // command, but the release is still in flight.
         harness.nodes[1].set("x", "other", ms(100));
         harness.nodes[2].set("x", "other", ms(100));
         let thief = harness.nodes[0].clone();

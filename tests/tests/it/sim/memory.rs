@@ -1,4 +1,4 @@
-//! What a node in memory does with the requests that wait for it.
+//! What an in-memory node does with the requests that wait for it.
 
 use redlock_core::{Acquire, AcquireReply, BackendErrorKind, LockBackend, MemoryBackend, Resources, Token};
 use redlock_tests::harness::{Harness, ms, s};
@@ -10,7 +10,7 @@ async fn acquire(node: &MemoryBackend) -> Result<AcquireReply, BackendErrorKind>
 }
 
 #[test]
-fn what_waits_for_a_stopped_node_is_answered_when_it_starts_or_resumes() {
+fn requests_to_a_stopped_node_are_answered_when_it_starts_or_resumes() {
     for goes_on in [MemoryBackend::start, MemoryBackend::resume] {
         for delay in [ms(0), ms(50), ms(2_000)] {
             let harness = Harness::new(1);
@@ -40,7 +40,7 @@ fn what_waits_for_a_stopped_node_is_answered_when_it_starts_or_resumes() {
 }
 
 #[test]
-fn what_waits_for_a_stopped_node_that_is_shut_down_fails_at_once_and_is_not_run_by_the_next() {
+fn requests_to_a_stopped_node_fail_at_once_when_it_is_shut_down_and_never_run() {
     let harness = Harness::new(1);
     let node = &harness.nodes[0];
     harness.run(async {
@@ -63,7 +63,7 @@ fn what_waits_for_a_stopped_node_that_is_shut_down_fails_at_once_and_is_not_run_
 }
 
 #[test]
-fn what_waits_in_vain_ends_with_its_timeout_and_runs_all_the_same_when_the_node_goes_on() {
+fn a_request_that_timed_out_on_a_stopped_node_still_runs_when_it_resumes() {
     let harness = Harness::new(1);
     let node = &harness.nodes[0];
     harness.run(async {

@@ -1,4 +1,4 @@
-//! Nodes in memory behind something that delays, repeats or refuses.
+//! In-memory nodes behind a wrapper that delays, repeats or refuses requests.
 
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ impl LockBackend for Resending {
     }
 }
 
-/// A node that an acquire needs some time to get to, and everything else 2 ms.
+/// A node that an acquire reaches after `delay`, and every other request after 2 ms.
 #[derive(Debug)]
 pub(crate) struct Far {
     pub(crate) node: MemoryBackend,
@@ -58,7 +58,7 @@ impl LockBackend for Far {
     }
 }
 
-/// A node whose releases take another way: they arrive a second late, whatever has happened since.
+/// A node whose releases take another path: they arrive a second late, whatever has happened since.
 #[derive(Debug)]
 pub(crate) struct LateReleases {
     pub(crate) node: MemoryBackend,
@@ -80,7 +80,7 @@ impl LockBackend for LateReleases {
         let (resources, token, timeout) = (request.resources.clone(), request.token.clone(), request.timeout);
         self.runtime.spawn(Box::pin(async move {
             runtime.sleep(s(1)).await;
-            // Nobody is there any more to hear the answer.
+            // Nobody waits for the reply any more.
             let _ = node.release(Release::new(&resources, &token, timeout)).await;
         }));
         self.runtime.sleep(request.timeout).await;
@@ -88,7 +88,8 @@ impl LockBackend for LateReleases {
     }
 }
 
-/// A node that is stopped until `end`, and then runs the acquires of the meantime, but no release of it.
+/// A node that is stopped until `end`, and then runs the acquires that it received meanwhile, but not the
+/// releases.
 #[derive(Debug)]
 pub(crate) struct Buffered {
     pub(crate) node: MemoryBackend,
@@ -107,7 +108,7 @@ impl LockBackend for Buffered {
         let (resources, token, ttl) = (request.resources.clone(), request.token.clone(), request.ttl);
         self.runtime.spawn(Box::pin(async move {
             runtime.sleep(left).await;
-            // Nobody is there any more to hear the answer.
+            // Nobody waits for the reply any more.
             let _ = node.acquire(Acquire::new(&resources, &token, ttl, ttl)).await;
         }));
         self.runtime.sleep(request.timeout).await;
@@ -127,8 +128,8 @@ impl LockBackend for Buffered {
     }
 }
 
-/// A node whose acquires take 10 ms where the key is free. Its releases take another, faster way, but their
-/// answers a slower one.
+/// A node whose acquires take 10 ms if the key is free. Its releases take another, faster path, but their
+/// replies a slower one.
 #[derive(Debug)]
 pub(crate) struct Overtaking {
     pub(crate) node: MemoryBackend,
@@ -150,9 +151,9 @@ impl LockBackend for Overtaking {
     }
 
     async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
-        let answer = self.node.release(request).await;
+        let reply = self.node.release(request).await;
         self.runtime.sleep(self.answer_delay).await;
-        answer
+        reply
     }
 }
 

@@ -1,4 +1,4 @@
-//! Nodes that lead to one server have one vote among them.
+//! Nodes that lead to the same server share one vote.
 
 use std::{
     sync::{
@@ -17,7 +17,7 @@ use redlock_tests::{
     sim_runtime::SimRuntime,
 };
 
-/// A manager whose nodes lead to these of the harness's nodes.
+/// A manager whose nodes lead to the given nodes of the harness.
 fn leading_to(harness: &Harness, nodes: &[usize]) -> Redlock {
     let nodes =
         (0..).zip(nodes).map(|(number, to)| harness.nodes[*to].clone().with_name(format!("way {number}")));
@@ -25,7 +25,7 @@ fn leading_to(harness: &Harness, nodes: &[usize]) -> Redlock {
 }
 
 #[test]
-fn one_server_is_no_majority_of_three_and_says_why() {
+fn one_server_is_no_majority_of_three_and_the_error_has_the_reason() {
     let harness = Harness::new(2);
     harness.nodes[1].shut_down();
     harness.run(async {
@@ -39,7 +39,7 @@ fn one_server_is_no_majority_of_three_and_says_why() {
         assert_eq!(harness.values("a"), [(); 2].map(|()| Some(lock.token().as_str().to_owned())));
         lock.unlock().await.unwrap();
         harness.assert_free("a");
-        // Until what the node that was down may still hold has been removed.
+        // Until the possible keys on the node that was down have been removed.
         harness.sleep(20_000).await;
     });
     harness.assert_at_rest();
@@ -81,7 +81,7 @@ fn extensions_and_hand_overs_count_a_server_once_too() {
 }
 
 #[test]
-fn the_order_of_the_answers_does_not_matter() {
+fn the_order_of_the_replies_does_not_matter() {
     let harness = Harness::new(2);
     harness.nodes[1].shut_down();
     harness.run(async {
@@ -116,7 +116,7 @@ fn behind(harness: &Harness, way: Way) -> Redlock {
         .unwrap()
 }
 
-/// Another way to the harness's first node, whose server is known from the first answer on.
+/// Another path to the harness's first node, whose server is known from the first reply on.
 #[derive(Debug)]
 struct Way {
     node: MemoryBackend,

@@ -1,4 +1,4 @@
-//! Panics: in a node's backend, and in what runs under a lock.
+//! Panics in a node's backend, and in a routine that runs under a lock.
 
 use std::{
     any::Any,
@@ -54,7 +54,7 @@ fn a_lock_that_is_dropped_leaves_no_panic_behind() {
 }
 
 #[test]
-fn panics_on_too_many_nodes_are_reported_by_node_and_what_the_others_hold_is_removed() {
+fn panics_on_too_many_nodes_are_reported_by_node_and_the_keys_on_the_others_are_removed() {
     for when in EVERY_PANIC {
         let harness = Panicking::new(when, 1, &[0, 1]);
         harness.run(async {
@@ -82,7 +82,7 @@ fn panics_on_too_many_nodes_are_reported_by_node_and_what_the_others_hold_is_rem
 }
 
 #[test]
-fn a_node_that_panics_at_every_release_is_asked_at_a_bounded_rate_while_one_is_pending() {
+fn a_node_that_panics_at_every_release_is_retried_at_a_bounded_rate_while_one_is_pending() {
     for moment in [Moment::Call, Moment::Poll] {
         let when = When { verb: Verb::Release, moment };
         let harness = Panicking::new(when, usize::MAX, &[1]);
@@ -98,7 +98,7 @@ fn a_node_that_panics_at_every_release_is_asked_at_a_bounded_rate_while_one_is_p
 }
 
 #[test]
-fn a_panic_where_lost_keys_are_put_back_is_a_failed_node() {
+fn a_panic_while_lost_keys_are_rewritten_is_a_failed_node() {
     for moment in [Moment::Call, Moment::Poll] {
         let when = When { verb: Verb::Acquire, moment };
         let harness = Panicking::new(when, 0, &[1]);
@@ -132,15 +132,15 @@ fn a_panic_in_a_routine_reaches_the_caller_and_the_lock_is_released() {
     harness.assert_at_rest();
 }
 
-/// Three nodes of which some panic, on a runtime that survives its tasks' panics.
+/// Three nodes, some of which panic, on a runtime that survives the panics of its tasks.
 struct Panicking {
     harness: Harness,
     when: When,
     nodes: &'static [usize],
-    /// How often each of them is still to panic, in sum.
+    /// How many panics are left, for all of them together.
     left: Arc<AtomicUsize>,
     panicked: Arc<AtomicUsize>,
-    /// Panics that came out of what the library has spawned, or is awaited.
+    /// Panics that left a task or a future of the library.
     escaped: Arc<AtomicUsize>,
 }
 
@@ -165,10 +165,10 @@ impl Panicking {
 
     fn run(&self, test: impl Future<Output = ()>) {
         let outcome = self.harness.run(caught(test));
-        // What is left behind has its time before anything is looked at.
+        // Everything in the background has time to finish before the checks.
         self.harness.run(self.harness.sleep(5_000));
         let escaped = self.escaped.load(Ordering::Relaxed);
-        assert_eq!(escaped, 0, "{:?}: panics in the background, at most {MOST_PANICS}", self.when);
+        assert_eq!(escaped, 0, "{:?}: panics in the background, at most {MAX_PANICS}", self.when);
         assert!(outcome.is_ok(), "{:?}: {:?}", self.when, outcome.unwrap_err().downcast_ref::<String>());
     }
 
@@ -176,7 +176,8 @@ impl Panicking {
         self.panicked.load(Ordering::Relaxed)
     }
 
-    /// The panics were so many, nothing is left of them, and the next lock is won everywhere.
+    /// Exactly this many panics occurred, they left nothing behind, and the next lock is granted by all
+    /// nodes.
     fn assert_over(&self, when: When, panics: usize) {
         assert_eq!(self.panicked(), panics, "{when:?}");
         self.harness.assert_free("x");
@@ -202,7 +203,7 @@ enum Verb {
 enum Moment {
     /// The method itself panics, before there is a future.
     Call,
-    /// The future does, when it is polled first.
+    /// The future panics when it is polled first.
     Poll,
 }
 
@@ -221,7 +222,7 @@ const EVERY_PANIC: [When; 6] = [
     When { verb: Verb::Release, moment: Moment::Poll },
 ];
 
-/// Written without the macro: its methods could not panic in the call.
+/// Written without `async_trait`, whose methods cannot panic in the call itself.
 struct Faulty {
     node: MemoryBackend,
     when: Option<When>,
@@ -290,7 +291,7 @@ impl fmt::Debug for Faulty {
     }
 }
 
-/// A runtime that survives a task's panic, as tokio does. After so many it runs no more tasks.
+/// A runtime that survives a task's panic, as tokio does. After `MAX_PANICS` it runs no more tasks.
 #[derive(Clone, Debug)]
 struct Surviving {
     runtime: SimRuntime,
@@ -308,7 +309,7 @@ impl Runtime for Surviving {
 
     fn spawn(&self, task: BoxFuture<()>) {
         let panics = self.panics.clone();
-        if panics.load(Ordering::Relaxed) >= MOST_PANICS {
+        if panics.load(Ordering::Relaxed) >= MAX_PANICS {
             return;
         }
         self.runtime.spawn(Box::pin(async move {
@@ -319,7 +320,7 @@ impl Runtime for Surviving {
     }
 }
 
-/// What `future` gives, or its panic.
+/// The output of `future`, or its panic.
 async fn caught<F: Future>(future: F) -> Result<F::Output, Box<dyn Any + Send>> {
     let mut future = pin!(future);
     poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
@@ -330,4 +331,4 @@ async fn caught<F: Future>(future: F) -> Result<F::Output, Box<dyn Any + Send>> 
     .await
 }
 
-const MOST_PANICS: usize = 100;
+const MAX_PANICS: usize = 100;

@@ -1,5 +1,4 @@
-//! Many clients, random troubles, one seed: nobody ever sees a lock that another sees as well, and nothing is
-//! left.
+//! Many clients, random faults, one seed: no two clients ever hold the same lock, and no key is left.
 
 use std::{
     cell::{Cell, RefCell},
@@ -12,7 +11,7 @@ use redlock_core::{BackendErrorKind, Error, Lease, Lock, LockRequest, Redlock};
 use redlock_tests::harness::{Harness, ms};
 use tokio::select;
 
-/// How many seeds are run. `REDLOCK_SEEDS` in the environment asks for more.
+/// The number of seeds. The environment variable `REDLOCK_SEEDS` sets another.
 const SEEDS: u64 = 200;
 const RESOURCES: [&str; 2] = ["a", "b"];
 
@@ -28,14 +27,14 @@ fn no_two_clients_ever_hold_the_same_lock_and_nothing_is_left() {
             refused: total.refused + seen.refused,
         };
     }
-    // Troubles that change nothing would test nothing.
+    // Faults without any effect would test nothing.
     assert!(total.won > 5 * seeds && total.lost > seeds && total.refused > seeds, "{total:?}");
 }
 
-/// The checker sees what it is there to see.
+/// The checker detects a violation.
 #[test]
 #[should_panic(expected = "is held with")]
-fn when_others_take_keys_that_are_held_two_clients_hold_a_lock() {
+fn two_holders_are_detected_when_held_keys_are_stolen() {
     for seed in 0..SEEDS {
         World::new(seed, true).run();
     }
@@ -48,10 +47,10 @@ struct Seen {
     refused: u64,
 }
 
-/// Says which run it was when a check fails in the middle of one.
-struct TellSeed(u64);
+/// Prints the seed of the run when a check fails in the middle of it.
+struct PrintSeed(u64);
 
-impl Drop for TellSeed {
+impl Drop for PrintSeed {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("this was seed {}", self.0);
@@ -62,9 +61,9 @@ impl Drop for TellSeed {
 struct World {
     harness: Harness,
     seed: u64,
-    /// Whether others take keys that are held: that breaks what a lock rests on.
+    /// Whether others steal keys that are held, which breaks an assumption of the algorithm.
     thefts: bool,
-    /// Of all locks that were ever won here.
+    /// The leases of all locks that were ever granted in this run.
     leases: RefCell<Vec<Lease>>,
     seen: Cell<Seen>,
 }
@@ -76,11 +75,11 @@ impl World {
     }
 
     fn run(self) -> Seen {
-        let _told = TellSeed(self.seed);
+        let _printed = PrintSeed(self.seed);
         self.harness.run(async {
             select! {
                 _ = async { tokio::join!(self.client(0), self.client(1), self.client(2), self.client(3)) } => {}
-                () = self.troubles() => unreachable!("they go on"),
+                () = self.faults() => unreachable!("they go on"),
                 () = self.watch() => unreachable!("it goes on"),
             }
             for node in &self.harness.nodes {
@@ -90,7 +89,7 @@ impl World {
                 node.delay_replies(ms(0));
                 node.fail_next(0, BackendErrorKind::Transient);
             }
-            // What is owed is asked for once a second at least.
+            // Pending releases are retried at least once a second.
             self.harness.sleep(3_000).await;
             for resource in RESOURCES {
                 self.harness.assert_free(resource);
@@ -159,7 +158,7 @@ impl World {
         }
         match rng.random_range(0..3) {
             0 => drop(lock),
-            // Whatever it finds, it has been asked.
+            // Its outcome does not matter, only that the request was made.
             _ => drop(lock.unlock().await),
         }
     }
@@ -199,8 +198,8 @@ impl World {
         }
     }
 
-    /// Everything but lost data: a majority that forgets what it has granted is beyond any lock.
-    async fn troubles(&self) {
+    /// Every fault but lost data: no lock survives a majority that loses the keys it has granted.
+    async fn faults(&self) {
         let rng = &mut ChaCha20Rng::seed_from_u64(!self.seed);
         loop {
             self.harness.sleep(rng.random_range(1..300)).await;

@@ -1,5 +1,4 @@
-//! What is left behind on the nodes: by lost rounds, cancelled calls, dropped locks and failing nodes.
-//! Nothing.
+//! Lost rounds, cancelled calls, dropped locks and failing nodes leave nothing behind on the nodes.
 
 use redlock_core::{Error, LockBackend, UnlockOutcome};
 use redlock_tests::{
@@ -10,7 +9,7 @@ use redlock_tests::{
 use crate::sim::odd_nodes::Far;
 
 #[test]
-fn the_late_acquire_of_a_stopped_node_is_rolled_back_when_it_goes_on() {
+fn the_late_acquire_of_a_stopped_node_is_rolled_back_when_it_resumes() {
     let harness = Harness::new(3);
     harness.run(async {
         harness.nodes[0].stop();
@@ -19,7 +18,7 @@ fn the_late_acquire_of_a_stopped_node_is_rolled_back_when_it_goes_on() {
         harness.sleep(10_000).await;
         harness.nodes[0].resume();
         harness.sleep(10).await;
-        assert_eq!(harness.nodes[0].get("x"), None, "a ghost for a whole ttl");
+        assert_eq!(harness.nodes[0].get("x"), None, "a stale key for a whole TTL");
         harness.sleep(60_000).await;
     });
     harness.assert_at_rest();
@@ -40,7 +39,7 @@ fn an_unlock_that_finds_nothing_takes_one_round() {
 }
 
 #[test]
-fn unlocking_what_has_lapsed_leaves_the_next_owner_alone() {
+fn unlocking_a_lapsed_lock_leaves_the_next_owner_alone() {
     let harness = Harness::new(3);
     harness.run(async {
         let old = harness.redlock().lock("x", s(1)).await.unwrap();
@@ -54,7 +53,7 @@ fn unlocking_what_has_lapsed_leaves_the_next_owner_alone() {
 }
 
 #[test]
-fn an_unlock_without_a_quorum_says_so_in_a_node_timeout_and_is_made_up_for() {
+fn an_unlock_without_a_quorum_fails_within_a_node_timeout_and_is_completed_later() {
     let harness = Harness::new(3);
     harness.run(async {
         let lock = harness.redlock().lock("x", s(20)).await.unwrap();
@@ -88,11 +87,10 @@ fn an_uncontended_lock_and_unlock_is_one_request_each_for_every_node() {
     }
 }
 
-/// The call is dropped after every possible time, with every kind of node trouble, for a lone client and
-/// against another's keys.
+/// The call is dropped at every possible time, with every kind of node fault, without contention and with it.
 #[test]
 fn a_lock_that_is_cancelled_anywhere_leaves_no_key_behind() {
-    for (trouble, taken) in [(0, 0), (1, 0), (2, 0), (3, 0), (0, 1), (0, 2), (1, 1), (2, 1), (3, 1)] {
+    for (fault, taken) in [(0, 0), (1, 0), (2, 0), (3, 0), (0, 1), (0, 2), (1, 1), (2, 1), (3, 1)] {
         for at in 0..130 {
             let harness = Harness::seeded(at, 3);
             harness.run(async {
@@ -103,7 +101,7 @@ fn a_lock_that_is_cancelled_anywhere_leaves_no_key_behind() {
                 for node in &harness.nodes[..taken] {
                     node.set("x", "other", ms(60));
                 }
-                match trouble {
+                match fault {
                     1 => harness.nodes[2].stop(),
                     2 => harness.nodes[2].lose_next_replies(2),
                     3 => harness.nodes[2].delay_requests(ms(300)),
@@ -119,7 +117,7 @@ fn a_lock_that_is_cancelled_anywhere_leaves_no_key_behind() {
                 assert_eq!(
                     harness.values("x"),
                     [None, None, None],
-                    "trouble {trouble}, {taken} taken, dropped at {at} ms"
+                    "fault {fault}, {taken} taken, dropped at {at} ms"
                 );
                 harness.sleep(60_000).await;
             });
@@ -129,7 +127,7 @@ fn a_lock_that_is_cancelled_anywhere_leaves_no_key_behind() {
 }
 
 #[test]
-fn a_lock_that_is_never_polled_asks_nobody() {
+fn a_lock_request_that_is_never_polled_sends_nothing() {
     let harness = Harness::new(3);
     harness.run(async {
         drop(harness.redlock().lock("x", s(10)).into_future());
@@ -175,10 +173,10 @@ fn a_forgotten_lock_lives_for_its_ttl() {
 }
 
 #[test]
-fn what_a_straggler_grants_after_the_lock_is_gone_is_released_again() {
+fn keys_that_a_straggler_grants_after_the_lock_is_gone_are_released() {
     let harness = Harness::new(3);
     harness.run(async {
-        // To the last node the release overtakes the acquire, as it can over a second connection.
+        // On the last node the release overtakes the acquire, as is possible over a second connection.
         let redlock = harness.redlock_over(|node| {
             let delay = if node.name().unwrap() == "node 2" { ms(200) } else { ms(0) };
             Far { node, delay, runtime: harness.runtime.clone() }

@@ -5,7 +5,7 @@ use std::{cell::Cell, time::Duration};
 use redlock_core::{BackendErrorKind, Error, Runtime, UnlockOutcome};
 use redlock_tests::harness::{Harness, ms, s};
 
-/// How long `using` took, and what it gave, when somebody steals the keys 100 ms after the start.
+/// How long `using` took, and what it returned, when the keys are stolen 100 ms after the start.
 fn stolen(ttl: Duration) -> (Result<(), Error>, Duration) {
     let harness = Harness::new(3);
     harness.run(async {
@@ -32,7 +32,7 @@ fn a_routine_whose_lock_is_stolen_is_stopped_before_the_validity_ends() {
 
 #[test]
 fn a_routine_is_stopped_at_the_deadline_whatever_the_nodes_do() {
-    let troubles: [fn(&Harness); 4] = [
+    let faults: [fn(&Harness); 4] = [
         |harness| harness.nodes.iter().for_each(|node| node.stop()),
         |harness| harness.nodes.iter().for_each(|node| node.shut_down()),
         |harness| harness.nodes.iter().for_each(|node| node.delay_requests(s(600))),
@@ -40,7 +40,7 @@ fn a_routine_is_stopped_at_the_deadline_whatever_the_nodes_do() {
             harness.nodes.iter().for_each(|node| node.fail_next(usize::MAX, BackendErrorKind::Transient))
         },
     ];
-    for (number, trouble) in troubles.into_iter().enumerate() {
+    for (number, fault) in faults.into_iter().enumerate() {
         let harness = Harness::new(3);
         harness.run(async {
             let (guard, runtime) = (Stopped::default(), harness.runtime.clone());
@@ -49,11 +49,11 @@ fn a_routine_is_stopped_at_the_deadline_whatever_the_nodes_do() {
                 let _guard = guard;
                 runtime.sleep(s(60)).await;
             });
-            let troubled = async {
+            let disturbed = async {
                 harness.sleep(10).await;
-                trouble(&harness);
+                fault(&harness);
             };
-            let ((result, took), ()) = tokio::join!(harness.timed(running), troubled);
+            let ((result, took), ()) = tokio::join!(harness.timed(running), disturbed);
             assert!(matches!(result, Err(Error::Lost(_))), "{number}: {result:?}");
             assert_eq!(took, ms(988), "{number}");
             assert!(stopped.get(), "{number}: the routine is dropped");
@@ -103,7 +103,8 @@ fn a_result_is_not_hidden_by_an_unlock_that_fails() {
 
 #[test]
 fn using_settles_at_once_when_the_routine_is_done_while_an_extension_hangs() {
-    // One node hangs: nothing is waited for. All of them: no longer than the unlock's round, 300 ms.
+    // One node hangs: `using` does not wait. All hang: it waits no longer than the round of the unlock, 300
+    // ms.
     for (hanging, most) in [(1, ms(0)), (3, ms(300))] {
         let harness = Harness::new(3);
         harness.run(async {
@@ -126,7 +127,7 @@ fn using_settles_at_once_when_the_routine_is_done_while_an_extension_hangs() {
 }
 
 #[test]
-fn a_lock_is_extended_every_third_to_half_of_its_ttl_and_no_oftener() {
+fn a_lock_is_extended_every_third_to_half_of_its_ttl_and_no_more_often() {
     let harness = Harness::new(3);
     harness.run(async {
         let runtime = harness.runtime.clone();
@@ -137,13 +138,13 @@ fn a_lock_is_extended_every_third_to_half_of_its_ttl_and_no_oftener() {
         let runtime = harness.runtime.clone();
         harness.redlock().using("x", s(1), |_| async move { runtime.sleep(s(100)).await }).await.unwrap();
         for requests in harness.requests() {
-            assert!((220..=260).contains(&requests), "{requests} in a hundred ttls");
+            assert!((220..=260).contains(&requests), "{requests} in a hundred TTLs");
         }
     });
 }
 
 #[test]
-fn failing_extensions_are_tried_again_at_a_bounded_rate() {
+fn failing_extensions_are_retried_at_a_bounded_rate() {
     let harness = Harness::new(3);
     harness.run(async {
         let (nodes, runtime) = (harness.nodes.clone(), harness.runtime.clone());
@@ -153,25 +154,25 @@ fn failing_extensions_are_tried_again_at_a_bounded_rate() {
         });
         assert!(matches!(result.await, Err(Error::Lost(_))));
         for requests in harness.requests() {
-            assert!((6..=12).contains(&requests), "{requests} in one ttl");
+            assert!((6..=12).contains(&requests), "{requests} in one TTL");
         }
     });
 }
 
 #[test]
 fn one_failed_extension_is_no_loss() {
-    let troubles: [fn(&Harness); 3] = [
+    let faults: [fn(&Harness); 3] = [
         |harness| harness.nodes.iter().for_each(|node| node.lose_next_replies(1)),
         |harness| harness.nodes.iter().for_each(|node| node.fail_next(1, BackendErrorKind::Transient)),
         |harness| harness.nodes.iter().for_each(|node| node.fail_next(1, BackendErrorKind::Rejected)),
     ];
-    for trouble in troubles {
+    for fault in faults {
         let harness = Harness::new(3);
         harness.run(async {
             let (runtime, harness) = (harness.runtime.clone(), &harness);
             let result = harness.redlock().using("x", s(1), |lease| async move {
                 runtime.sleep(ms(10)).await;
-                trouble(harness);
+                fault(harness);
                 runtime.sleep(s(10)).await;
                 lease.is_valid()
             });
@@ -254,7 +255,7 @@ fn using_is_sent_to_another_thread_when_its_routine_can_be() {
     harness.run(async {
         let used = sent(harness.redlock().using("x", s(1), |lease| async move { lease.is_valid() }));
         assert!(sent(used.into_future()).await.unwrap());
-        // And one that cannot be is run where it is.
+        // A routine that cannot be sent runs in place.
         let count = std::rc::Rc::new(Cell::new(0));
         let counted = count.clone();
         let used = harness.redlock().using("x", s(1), |_| async move { counted.set(counted.get() + 1) });
@@ -273,7 +274,7 @@ fn a_lock_is_held_no_longer_than_the_longest_hold() {
             let (result, took) =
                 harness.timed(request.using(|_| async move { runtime.sleep(s(60)).await })).await;
             assert!(matches!(result, Err(Error::Lost(_))), "{result:?}");
-            assert!(took <= longest && took >= longest - ms(60), "ttl {ttl:?}: {took:?}");
+            assert!(took <= longest && took >= longest - ms(60), "TTL {ttl:?}: {took:?}");
         });
     }
 }
@@ -343,7 +344,7 @@ fn a_lock_that_is_kept_alive_late_is_extended_at_once() {
         assert!(guard.is_valid());
         guard.unlock().await.unwrap();
 
-        // Won so late that little is left.
+        // Granted so late that little of the validity is left.
         harness.nodes.iter().for_each(|node| node.delay_replies(ms(700)));
         let redlock = harness.builder().node_timeout(s(1)).build().unwrap();
         let (nodes, runtime) = (harness.nodes.clone(), harness.runtime.clone());

@@ -1,4 +1,4 @@
-//! How long a lock is waited for: silent nodes, retries, bounds.
+//! How long an acquire waits: silent nodes, retries, bounds.
 
 use std::future::IntoFuture;
 
@@ -42,7 +42,7 @@ fn a_round_that_a_silent_node_decides_ends_with_the_node_timeout() {
         let error = error.unwrap_err();
         assert!(matches!(error, Error::Contended(_)), "{error}");
         assert_eq!(answers(&error), "xrg");
-        assert_eq!(took, ms(500), "a twentieth of the ttl");
+        assert_eq!(took, ms(500), "a twentieth of the TTL");
         assert_eq!(harness.nodes[2].get("x"), None);
         assert_eq!(harness.nodes[1].get("x").as_deref(), Some("other"));
     });
@@ -93,7 +93,7 @@ fn waiting_ends_before_the_deadline_with_a_last_attempt_close_to_it() {
 }
 
 #[test]
-fn delays_of_ones_own_are_waited_for() {
+fn custom_delays_are_waited_for() {
     let harness = Harness::new(1);
     harness.run(async {
         harness.nodes[0].set("x", "other", s(60));
@@ -104,8 +104,8 @@ fn delays_of_ones_own_are_waited_for() {
     });
 }
 
-/// Four live nodes split two to two by two contenders, and a fifth that is silent: each round could still be
-/// tipped by that one. Waiting for it, each contender keeps the other from winning.
+/// Two contenders split four live nodes two to two, and a fifth one is silent: its vote could still decide
+/// each round. While each contender waits for it, it keeps the other from winning.
 #[test]
 fn contenders_do_not_wait_for_a_silent_node_with_their_keys_in_each_others_way() {
     for seed in 0..20 {
@@ -140,7 +140,7 @@ fn a_lone_client_waits_for_a_node_that_was_silent_before() {
         harness.nodes[1].shut_down();
         let redlock = harness.redlock();
         redlock.try_lock("x", s(20)).await.unwrap_err();
-        // Back, but slower than the other.
+        // Back, but slower than the other node.
         harness.nodes[0].resume();
         harness.nodes[0].delay_replies(ms(300));
         let lock = redlock.try_lock("x", s(20)).await.unwrap();
@@ -261,10 +261,10 @@ fn nodes_that_are_back_shortly_before_the_end_of_a_bounded_wait_are_asked() {
     });
 }
 
-/// What is learnt about the length of a round must not take the time from a last round that is slow, nor end
-/// it late.
+/// The expected duration of a round must neither leave too little time for a slow last round, nor end it
+/// late.
 #[test]
-fn nodes_that_turn_slow_or_silent_during_a_bounded_wait_do_not_prolong_it() {
+fn nodes_that_turn_slow_or_silent_during_a_bounded_wait_do_not_lengthen_it() {
     for seed in 0..20 {
         let harness = Harness::seeded(seed, 3);
         harness.run(async {
@@ -372,7 +372,7 @@ fn a_round_that_others_follow_does_not_wait_for_the_reason_of_a_silent_node() {
 }
 
 #[test]
-fn what_is_certain_is_returned_without_waiting_for_a_silent_node() {
+fn a_certain_result_is_returned_without_waiting_for_a_silent_node() {
     let harness = Harness::new(3);
     harness.run(async {
         let redlock = harness.redlock();

@@ -1,4 +1,4 @@
-//! What is reported of each call: its span, its outcome, and what is loud enough for a log by default.
+//! What is reported for each call: its span, its outcome, and the events at the default log level.
 
 use redlock_core::{BackendErrorKind, Error, Lease, Runtime, UnlockOutcome};
 use redlock_tests::harness::{Harness, ms, s};
@@ -55,7 +55,7 @@ fn a_node_that_leads_to_the_server_of_another_is_reported_once() {
             let mut lock = redlock.lock("x", s(10)).await.unwrap();
             lock.extend(s(10)).await.unwrap();
             lock.unlock().await.unwrap();
-            // So that an answer that came behind the quorum is in.
+            // So that a reply after the quorum has arrived.
             harness.sleep(1_000).await;
         }
     });
@@ -84,7 +84,7 @@ fn a_dropped_call_is_cancelled_and_its_time_is_reported() {
         harness.sleep(1_000).await;
     });
     let spans = capture.spans();
-    assert_eq!(spans.len(), 1, "what was never polled was never asked for: {spans:?}");
+    assert_eq!(spans.len(), 1, "a request that is never polled has no span: {spans:?}");
     assert_eq!((spans[0].get("outcome"), spans[0].get("elapsed_ms")), ("cancelled", "120"));
     assert_eq!(capture.named("round")[0].get("outcome"), "cancelled");
     assert_eq!(spans[0].votes(), "0/0/0/0/3", "nobody had answered yet");
@@ -140,7 +140,7 @@ fn an_unlock_reports_whether_the_lock_was_still_held() {
     let outcomes: Vec<_> = unlocks.iter().map(|span| span.get("outcome")).collect();
     assert_eq!(outcomes, ["released", "not_held", "not_held", "no_quorum"]);
     let lost = capture.named("lock lost");
-    assert_eq!(lost.iter().map(|line| line.get("reason")).collect::<Vec<_>>(), ["gone", "expired"]);
+    assert_eq!(lost.iter().map(|entry| entry.get("reason")).collect::<Vec<_>>(), ["gone", "expired"]);
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn a_lock_that_expires_under_its_routine_is_reported_once_at_its_deadline() {
     let failing: Vec<_> = capture
         .named("node unhealthy")
         .iter()
-        .map(|line| (line.get("node").to_owned(), line.get("serving").to_owned()))
+        .map(|entry| (entry.get("node").to_owned(), entry.get("serving").to_owned()))
         .collect();
     let expected = [("node 0", "2"), ("node 1", "1"), ("node 2", "0")];
     assert_eq!(failing, expected.map(|(node, serving)| (node.to_owned(), serving.to_owned())));

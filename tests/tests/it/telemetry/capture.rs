@@ -28,13 +28,13 @@ pub(crate) struct Capture(Arc<Mutex<Recorded>>);
 
 #[derive(Debug, Default)]
 struct Recorded {
-    lines: Vec<Line>,
-    spans: Vec<(u64, Line)>,
+    entries: Vec<Entry>,
+    spans: Vec<(u64, Entry)>,
 }
 
 /// An event, or a span with what was recorded on it.
 #[derive(Clone, Debug)]
-pub(crate) struct Line {
+pub(crate) struct Entry {
     pub(crate) level: Level,
     /// The message, or the name.
     pub(crate) text: String,
@@ -57,32 +57,32 @@ impl Capture {
         (output, capture)
     }
 
-    pub(crate) fn lines(&self) -> Vec<Line> {
-        self.recorded().lines.clone()
+    pub(crate) fn entries(&self) -> Vec<Entry> {
+        self.recorded().entries.clone()
     }
 
     /// The events with this message.
-    pub(crate) fn named(&self, text: &str) -> Vec<Line> {
-        self.lines().into_iter().filter(|line| line.text == text).collect()
+    pub(crate) fn named(&self, text: &str) -> Vec<Entry> {
+        self.entries().into_iter().filter(|entry| entry.text == text).collect()
     }
 
     /// Events at the level info or above: what a service writes by default.
     pub(crate) fn loud(&self) -> Vec<String> {
-        let loud = self.lines().into_iter().filter(|line| line.level <= Level::INFO);
-        loud.map(|line| format!("{} {}", line.level, line.text)).collect()
+        let loud = self.entries().into_iter().filter(|entry| entry.level <= Level::INFO);
+        loud.map(|entry| format!("{} {}", entry.level, entry.text)).collect()
     }
 
-    pub(crate) fn spans(&self) -> Vec<Line> {
+    pub(crate) fn spans(&self) -> Vec<Entry> {
         self.recorded().spans.iter().map(|(_, span)| span.clone()).collect()
     }
 
     /// The span that an event is in.
-    pub(crate) fn around(&self, line: &Line) -> Option<Line> {
-        let (_, within) = line.within?;
+    pub(crate) fn around(&self, entry: &Entry) -> Option<Entry> {
+        let (_, within) = entry.within?;
         self.recorded().spans.iter().rfind(|(span, _)| *span == within).map(|(_, span)| span.clone())
     }
 
-    pub(crate) fn last_span(&self) -> Line {
+    pub(crate) fn last_span(&self) -> Entry {
         self.spans().pop().expect("a span")
     }
 
@@ -91,7 +91,7 @@ impl Capture {
     }
 }
 
-impl Line {
+impl Entry {
     pub(crate) fn get(&self, field: &str) -> &str {
         self.fields.get(field).map_or("", String::as_str)
     }
@@ -104,28 +104,28 @@ impl Line {
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Capture {
     fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, context: Context<'_, S>) {
-        let mut line = Line::new(attributes.metadata(), &context);
-        attributes.record(&mut line);
-        self.recorded().spans.push((id.into_u64(), line));
+        let mut entry = Entry::new(attributes.metadata(), &context);
+        attributes.record(&mut entry);
+        self.recorded().spans.push((id.into_u64(), entry));
     }
 
     fn on_record(&self, id: &span::Id, values: &span::Record<'_>, _: Context<'_, S>) {
         // The latest: a span's number is used again once it is closed.
         let mut recorded = self.recorded();
-        let (_, line) =
+        let (_, entry) =
             recorded.spans.iter_mut().rfind(|(span, _)| *span == id.into_u64()).expect("a known span");
-        values.record(line);
+        values.record(entry);
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        let mut line = Line::new(event.metadata(), &context);
-        event.record(&mut line);
-        line.text = line.fields.remove("message").unwrap_or_default();
-        self.recorded().lines.push(line);
+        let mut entry = Entry::new(event.metadata(), &context);
+        event.record(&mut entry);
+        entry.text = entry.fields.remove("message").unwrap_or_default();
+        self.recorded().entries.push(entry);
     }
 }
 
-impl Line {
+impl Entry {
     fn new<S: Subscriber + for<'a> LookupSpan<'a>>(
         metadata: &Metadata<'_>,
         context: &Context<'_, S>,
@@ -137,7 +137,7 @@ impl Line {
     }
 }
 
-impl Visit for Line {
+impl Visit for Entry {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         self.fields.insert(field.name(), format!("{value:?}"));
     }
@@ -157,9 +157,9 @@ pub(crate) fn with_subscriber<T>(
     tracing::subscriber::with_default(subscriber, test)
 }
 
-/// Takes nothing, and keeps every event and span to be asked for. Whether anybody wants one is kept for all
-/// threads at once: what a test reached first while no subscriber was there would stay off in the test beside
-/// it.
+/// Records nothing, and makes every callsite ask its current subscriber each time. Otherwise all threads
+/// share one cached answer: a callsite that a test reaches first without a subscriber would stay off in a
+/// parallel test.
 struct Standing;
 
 impl Subscriber for Standing {
@@ -186,8 +186,8 @@ impl Subscriber for Standing {
     fn exit(&self, _: &span::Id) {}
 }
 
-/// What `test` gives, and the metrics that it left, as `name{label=value,...}`. A histogram is the sum of
-/// what was recorded, in milliseconds.
+/// The output of `test`, and the metrics that it recorded, as `name{label=value,...}`. The value of a
+/// histogram is the sum of its samples, in milliseconds.
 pub(crate) fn metered<T>(test: impl FnOnce() -> T) -> (T, BTreeMap<String, i64>) {
     let recorder = DebuggingRecorder::new();
     let output = metrics::with_local_recorder(&recorder, test);
@@ -209,7 +209,7 @@ pub(crate) fn metered<T>(test: impl FnOnce() -> T) -> (T, BTreeMap<String, i64>)
 }
 
 #[test]
-fn what_a_thread_without_a_subscriber_reaches_first_is_logged_for_the_test_beside_it() {
+fn an_event_first_reached_without_a_subscriber_is_logged_in_a_parallel_test() {
     let place = || tracing::info!(target: "redlock", "reached");
     let capture = Capture::default();
     capture.during(Level::TRACE, || {
@@ -219,7 +219,7 @@ fn what_a_thread_without_a_subscriber_reaches_first_is_logged_for_the_test_besid
     assert_eq!(capture.loud(), ["INFO reached"]);
 }
 
-/// A bit of everything that can be reported, on the resource "secret".
+/// One example of everything that can be reported, on the resource "secret".
 pub(crate) async fn lose_and_fail(harness: &Harness, redlock: &Redlock) {
     let mut lock = redlock.lock("secret", s(10)).await.unwrap();
     assert!(redlock.lock("secret", s(10)).await.is_err());

@@ -1,4 +1,4 @@
-//! What must never be logged, how much at most, and that telemetry changes nothing.
+//! What must never be logged, how much is logged at most, and that telemetry changes nothing.
 
 use std::{
     future::Future,
@@ -26,7 +26,7 @@ use tracing_subscriber::{
 
 use crate::telemetry::capture::{Capture, lose_and_fail, metered, with_subscriber};
 
-/// A node that is away and back again every other second.
+/// A node that is down every other second.
 fn flap(harness: &Harness, node: usize, seconds: u64) {
     let (node, runtime) = (harness.nodes[node].clone(), harness.runtime.clone());
     harness.runtime.spawn(Box::pin(async move {
@@ -61,7 +61,7 @@ fn ten_minutes_of_a_flapping_node_are_twenty_lines() {
     let suppressed: u64 = capture
         .named("node unhealthy")
         .iter()
-        .map(|line| line.get("suppressed").parse::<u64>().unwrap())
+        .map(|entry| entry.get("suppressed").parse::<u64>().unwrap())
         .sum();
     assert!((500..600).contains(&suppressed), "{suppressed} changes between the lines are accounted for");
 }
@@ -103,22 +103,22 @@ fn at_the_level_info_no_resource_is_named() {
     let capture = Capture::default();
     capture.during(Level::INFO, || harness.run(lose_and_fail(&harness, &harness.redlock())));
     assert!(capture.loud().len() > 2, "{:?}", capture.loud());
-    assert_eq!(capture.lines().len(), capture.loud().len());
-    let all = format!("{:?} {:?}", capture.lines(), capture.spans());
+    assert_eq!(capture.entries().len(), capture.loud().len());
+    let all = format!("{:?} {:?}", capture.entries(), capture.spans());
     assert!(!all.contains("secret"), "{all}");
 }
 
-/// A node behind a proxy that repeats in its errors what it was sent, and remembers every token.
+/// A node behind a proxy that repeats each request in its errors, and records every token.
 #[derive(Debug)]
-struct Telltale {
+struct Echoing {
     node: MemoryBackend,
     tokens: Arc<Mutex<Vec<String>>>,
 }
 
-impl Telltale {
-    fn repeat<T>(&self, token: &str, answer: Result<T, BackendError>) -> Result<T, BackendError> {
+impl Echoing {
+    fn repeat<T>(&self, token: &str, reply: Result<T, BackendError>) -> Result<T, BackendError> {
         self.tokens.lock().unwrap().push(token.to_owned());
-        answer.map_err(|error| {
+        reply.map_err(|error| {
             let source = io::Error::other(format!("the rest of EVAL 1 secret {token}"));
             BackendError::new(error.kind(), format!("cannot run EVAL 1 secret {token}")).with_source(source)
         })
@@ -126,7 +126,7 @@ impl Telltale {
 }
 
 #[async_trait]
-impl LockBackend for Telltale {
+impl LockBackend for Echoing {
     async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
         self.repeat(request.token.as_str(), self.node.acquire(request).await)
     }
@@ -155,7 +155,7 @@ impl io::Write for Output {
 }
 
 #[test]
-fn no_token_is_logged_whole_whatever_a_node_puts_into_its_errors() {
+fn no_token_is_logged_whole_although_nodes_repeat_it_in_errors() {
     let (harness, output, tokens) = (Harness::new(3), Output::default(), Arc::new(Mutex::new(Vec::new())));
     let writer = output.clone();
     let subscriber = tracing_subscriber::fmt()
@@ -165,7 +165,7 @@ fn no_token_is_logged_whole_whatever_a_node_puts_into_its_errors() {
         .with_writer(move || writer.clone())
         .finish();
     let ((), metrics) = metered(|| {
-        let redlock = harness.redlock_over(|node| Telltale { node, tokens: tokens.clone() });
+        let redlock = harness.redlock_over(|node| Echoing { node, tokens: tokens.clone() });
         with_subscriber(subscriber, || harness.run(lose_and_fail(&harness, &redlock)));
     });
 
@@ -174,7 +174,7 @@ fn no_token_is_logged_whole_whatever_a_node_puts_into_its_errors() {
     assert!(tokens.len() > 40, "{}", tokens.len());
     assert!(text.matches("cannot run EVAL 1 secret").count() > 10, "{text}");
     for token in &*tokens {
-        // Nor so much of one that the rest could be tried.
+        // Nor so many of its digits that the rest could be guessed.
         assert!(!text.contains(&token[..9]), "{text}");
     }
     assert!(tokens.iter().any(|token| text.contains(&token[..8])), "the first digits distinguish holders");
@@ -197,8 +197,8 @@ fn spans_are_entered_only_while_their_own_call_is_polled() {
         tokio::join!(one("a"), one("b"), one("c"));
         harness.sleep(1_000).await;
     });
-    for line in capture.named("round").iter().chain(&capture.named("done")) {
-        assert!(line.within.is_some(), "{line:?}");
+    for entry in capture.named("round").iter().chain(&capture.named("done")) {
+        assert!(entry.within.is_some(), "{entry:?}");
     }
     for span in capture.spans() {
         assert_eq!(span.within, None, "a call is no child of another: {span:?}");
@@ -210,9 +210,9 @@ fn spans_are_entered_only_while_their_own_call_is_polled() {
         assert_eq!(call.get("holder"), round.get("holder"), "within the span of the call that made it");
     }
     let late: Vec<_> =
-        capture.named("reply").into_iter().filter(|line| line.get("node") == "node 0").collect();
+        capture.named("reply").into_iter().filter(|entry| entry.get("node") == "node 0").collect();
     assert_eq!(late.len(), 6);
-    assert!(late.iter().all(|line| line.within.is_none()), "{late:?}");
+    assert!(late.iter().all(|entry| entry.within.is_none()), "{late:?}");
 }
 
 #[test]
@@ -246,8 +246,8 @@ fn telemetry_changes_nothing() {
     }
 }
 
-/// A subscriber that uses, while it is called, the very locks that the events are about.
-/// Not forever, since its own requests cause events, too.
+/// A subscriber that uses, while it is called, the very locks that the events are about. Not endlessly,
+/// because its own requests cause events, too.
 #[derive(Clone, Default)]
 struct Meddler(Arc<Mutex<Option<(Redlock, Lease)>>>, Arc<AtomicUsize>);
 

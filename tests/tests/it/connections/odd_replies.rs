@@ -1,5 +1,4 @@
-//! Answers that a Redis server never gives, or that nobody has heard of: by a server that says whatever it is
-//! told to.
+//! Replies that a Redis server never sends, or that are unknown: from a fake server that sends any bytes.
 
 use std::{
     env,
@@ -31,56 +30,57 @@ use rstest::rstest;
 use tokio::time::{Instant, sleep};
 
 const SOON: Duration = Duration::from_secs(10);
-/// More than a thread's stack is good for, a call for each.
+/// More nested calls than a thread's stack can hold.
 const DEPTH: usize = 50_000;
 /// SIGABRT.
 const ABORTED: i32 = 6;
 const BREAK: char = '✂';
 const LATE: char = '⌛';
 
-/// Answers each request as it is told, in the protocol's bytes without the last line break. An answer that
-/// ends in [`BREAK`] is cut off there, and the connection closed. What is behind [`LATE`] comes when the next
-/// command is there, before its answer.
+/// Sends the given reply to each request, in the protocol's bytes without the last line break. At [`BREAK`]
+/// the reply ends and the connection is closed. The part after [`LATE`] is sent when the next command
+/// arrives, before its reply.
 struct Odd {
     server: Fake,
-    said: Arc<Mutex<String>>,
+    reply: Arc<Mutex<String>>,
 }
 
 impl Odd {
     fn start() -> Self {
-        let said = Arc::<Mutex<String>>::default();
-        let saying = said.clone();
+        let reply = Arc::<Mutex<String>>::default();
+        let shared = reply.clone();
         let late = Mutex::new(String::new());
         let server = Fake::start(move |command| {
             let mut late = late.lock().unwrap();
             if command.number == 0 {
                 late.clear();
             }
-            let answer = match fake::Reply::usual(command) {
+            let reply = match fake::Reply::usual(command) {
                 fake::Reply::Say(text) if !command.is_request() => text,
-                _ => saying.lock().unwrap().clone(),
+                _ => shared.lock().unwrap().clone(),
             };
-            if let Some(half) = answer.strip_suffix(BREAK) {
+            if let Some(half) = reply.strip_suffix(BREAK) {
                 return fake::Reply::BreakOff(half.to_owned());
             }
-            if !late.is_empty() || answer.contains(LATE) {
-                // Time to ask for more before it, and to see that the answers are out of step behind it.
+            if !late.is_empty() || reply.contains(LATE) {
+                // Time to send more requests before it, and to notice that the replies are out of step after
+                // it.
                 thread::sleep(Duration::from_millis(100));
             }
-            let (now, later) = answer.split_once(LATE).unwrap_or((&answer, ""));
+            let (now, later) = reply.split_once(LATE).unwrap_or((&reply, ""));
             let now = format!("{late}{now}");
             *late = if later.is_empty() { String::new() } else { format!("{later}\r\n") };
             fake::Reply::Say(now)
         });
-        Self { server, said }
+        Self { server, reply }
     }
 
     fn url(&self) -> String {
         self.server.url()
     }
 
-    fn says(&self, reply: &str) {
-        reply.clone_into(&mut self.said.lock().unwrap());
+    fn set_reply(&self, reply: &str) {
+        reply.clone_into(&mut self.reply.lock().unwrap());
     }
 }
 
@@ -91,7 +91,7 @@ async fn acquire(node: &dyn LockBackend) -> Result<AcquireReply, BackendError> {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_adapter_gives_an_answer_the_class_and_the_words_that_it_has_everywhere(
+async fn both_adapters_classify_a_reply_alike_and_keep_its_text(
     #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
 ) {
     let odd = "an answer of another type";
@@ -119,7 +119,7 @@ async fn each_adapter_gives_an_answer_the_class_and_the_words_that_it_has_everyw
         ),
         ("-DENIED x", Transient, "DENIED x"),
         ("-NOPERM x", Rejected, "NOPERM x"),
-        // What RESP3 has besides: it comes unasked as well.
+        // Further types of RESP3, which a server may send without a request.
         ("!8\r\nDENIED x", Transient, "DENIED x"),
         ("!10\r\nFAILOVER x", Transient, "FAILOVER x"),
         ("!5\r\nNEW x", Indeterminate, "NEW x"),
@@ -135,19 +135,19 @@ async fn each_adapter_gives_an_answer_the_class_and_the_words_that_it_has_everyw
         ("~1\r\n:1", Indeterminate, odd),
         ("%1\r\n:1\r\n:1", Indeterminate, odd),
     ];
-    for (reply, kind, words) in cases {
-        // Each its own, as connections that break are made again at a bounded rate.
+    for (reply, kind, text) in cases {
+        // One node for each, because broken connections are replaced at a bounded rate.
         let server = Odd::start();
         let node = adapter.open(&server.url());
-        server.says(reply);
+        server.set_reply(reply);
         let error = acquire(&*node).await.expect_err(reply);
-        assert_eq!((error.kind(), error.message()), (kind, words), "{reply:?}");
+        assert_eq!((error.kind(), error.message()), (kind, text), "{reply:?}");
     }
 }
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_read_is_of_unknown_outcome_and_the_next_request_is_served(
+async fn an_unreadable_reply_has_an_unknown_outcome_and_the_next_request_is_served(
     #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
 ) {
     for reply in [
@@ -172,13 +172,13 @@ async fn what_cannot_be_read_is_of_unknown_outcome_and_the_next_request_is_serve
     ] {
         let server = Odd::start();
         let node = adapter.open(&server.url());
-        server.says(":1");
+        server.set_reply(":1");
         assert_eq!(acquire(&*node).await.ok(), Some(AcquireReply::Granted));
-        server.says(reply);
+        server.set_reply(reply);
         let error = acquire(&*node).await.expect_err(reply);
         assert_eq!(error.kind(), Indeterminate, "{reply:?}: {error}");
         assert_eq!(NodeOutcome::Failed(error).to_string().lines().count(), 1, "{reply:?}");
-        server.says(":0");
+        server.set_reply(":0");
         assert_eq!(acquire(&*node).await.ok(), Some(AcquireReply::Refused), "{reply:?}");
     }
 }
@@ -188,20 +188,20 @@ async fn what_cannot_be_read_is_of_unknown_outcome_and_the_next_request_is_serve
 #[case(Adapter::RedisRs, "/?protocol=resp3")]
 #[case(Adapter::Fred, "")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_comes_before_an_answer_is_none(#[case] adapter: Adapter, #[case] protocol: &str) {
+async fn messages_in_front_of_a_reply_are_not_the_reply(#[case] adapter: Adapter, #[case] protocol: &str) {
     for (before, is_read) in [
         ("|1\r\n+key\r\n+value\r\n", true),
         ("|1\r\n+key\r\n*1\r\n:1\r\n", true),
         (">3\r\n$7\r\nmessage\r\n$7\r\nchannel\r\n$1\r\nx\r\n", true),
-        // Some client libraries take these for the answer.
+        // Some client libraries take these for the reply.
         (">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nx\r\n", false),
         (">3\r\n$9\r\nsubscribe\r\n$7\r\nchannel\r\n:1\r\n", false),
         (">2\r\n$5\r\nother\r\n:1\r\n", false),
     ] {
-        for (answer, reply) in [(":1", AcquireReply::Granted), (":0", AcquireReply::Refused)] {
+        for (text, reply) in [(":1", AcquireReply::Granted), (":0", AcquireReply::Refused)] {
             let server = Odd::start();
             let node = adapter.open(&(server.url() + protocol));
-            server.says(&format!("{before}{answer}"));
+            server.set_reply(&format!("{before}{text}"));
             match acquire(&*node).await {
                 Ok(read) => assert_eq!(read, reply, "{before:?}"),
                 Err(error) => assert!(error.kind() == Indeterminate && !is_read, "{before:?}: {error}"),
@@ -210,28 +210,28 @@ async fn what_comes_before_an_answer_is_none(#[case] adapter: Adapter, #[case] p
     }
 }
 
-/// Behind an answer that is to nothing of ours the answers may be one behind what is asked: the grant of one
-/// request must not become that of the next.
+/// After a reply to no request of ours, the replies may lag one behind the requests: the grant of one request
+/// must not become that of the next.
 #[rstest]
 #[case(Adapter::RedisRs, "")]
 #[case(Adapter::RedisRs, "/?protocol=resp3")]
 #[case(Adapter::Fred, "")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_that_comes_late_is_not_taken_for_that_to_the_next_request(
+async fn a_late_reply_is_not_attributed_to_the_next_request(
     #[case] adapter: Adapter,
     #[case] protocol: &str,
 ) {
     for reply in ["+OK⌛:1", "*1\r\n:5⌛:1", ":2⌛:1", "|1\r\n+key\r\n:5\r\n+OK⌛:1"] {
         let server = Odd::start();
         let node = adapter.open(&(server.url() + protocol));
-        server.says(reply);
+        server.set_reply(reply);
         assert_eq!(acquire(&*node).await.expect_err(reply).kind(), Indeterminate, "{reply:?}");
-        server.says(":0");
+        server.set_reply(":0");
         assert_eq!(acquire(&*node).await.ok(), Some(AcquireReply::Refused), "{reply:?}");
     }
 }
 
-/// An array in an array in an array, many thousand deep.
+/// Arrays nested many thousand deep.
 fn nested() -> String {
     "*1\r\n".repeat(DEPTH) + ":1"
 }
@@ -240,17 +240,17 @@ fn nested() -> String {
 async fn arrays_nested_many_thousand_deep_fail_one_request_over_redis_rs() {
     let server = Odd::start();
     let node = Adapter::RedisRs.open(&server.url());
-    server.says(&nested());
-    assert_eq!(acquire(&*node).await.expect_err("no answer").kind(), Indeterminate);
-    server.says(":1");
+    server.set_reply(&nested());
+    assert_eq!(acquire(&*node).await.expect_err("no reply").kind(), Indeterminate);
+    server.set_reply(":1");
     assert_eq!(acquire(&*node).await.ok(), Some(AcquireReply::Granted));
 }
 
-/// What fred's README says of it: its decoder has no limit, and a thread's stack has. When this fails, fred
-/// has one, and the README can do without.
+/// The README of `redlock-fred` warns of this: fred's decoder has no limit, and a thread's stack has one.
+/// When this test fails, fred has a limit, and the README no longer needs the warning.
 #[test]
 fn arrays_nested_many_thousand_deep_end_a_process_that_uses_fred() {
-    let name = "connections::odd_answers::arrays_nested_many_thousand_deep_over_fred";
+    let name = "connections::odd_replies::arrays_nested_many_thousand_deep_over_fred";
     let output = Command::new(env::current_exe().unwrap())
         .args(["--exact", name, "--ignored", "--nocapture"])
         .output()
@@ -259,47 +259,47 @@ fn arrays_nested_many_thousand_deep_end_a_process_that_uses_fred() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("overflowed its stack"), "{output:?}");
 }
 
-/// The minimal case. In a process of its own, which it ends.
+/// The minimal case, in a process of its own because it aborts the process.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "it ends its process"]
 async fn arrays_nested_many_thousand_deep_over_fred() {
     let server = Odd::start();
     let node = Adapter::Fred.open(&server.url());
-    server.says(&nested());
-    let answer = acquire(&*node).await;
-    assert!(answer.is_err(), "{answer:?}");
+    server.set_reply(&nested());
+    let reply = acquire(&*node).await;
+    assert!(reply.is_err(), "{reply:?}");
 }
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_that_comes_late_is_not_taken_for_that_to_a_request_under_way(
+async fn a_late_reply_is_not_attributed_to_a_request_in_flight(
     #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
 ) {
     let server = Odd::start();
     let node = adapter.open(&server.url());
-    server.says(":1");
+    server.set_reply(":1");
     acquire(&*node).await.unwrap();
-    server.says("+OK⌛:1");
+    server.set_reply("+OK⌛:1");
     let (first, second) = tokio::join!(acquire(&*node), acquire(&*node));
-    assert_eq!(first.expect_err("no answer").kind(), Indeterminate);
-    assert_eq!(second.expect_err("the answer to the first").kind(), Indeterminate);
+    assert_eq!(first.expect_err("no reply").kind(), Indeterminate);
+    assert_eq!(second.expect_err("the reply to the first").kind(), Indeterminate);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_given_client_is_connected_again_when_its_answers_may_be_late() {
+async fn a_user_supplied_client_reconnects_when_its_replies_may_be_late() {
     let server = Odd::start();
     let policy = Some(ReconnectPolicy::new_constant(0, 50));
     let client = Client::new(Config::from_url(&server.url()).unwrap(), None, None, policy);
     drop(client.init().await.unwrap());
     let node = FredBackend::new(client).unwrap();
-    server.says("+OK⌛:1");
-    assert_eq!(acquire(&node).await.expect_err("no answer").kind(), Indeterminate);
-    server.says(":0");
+    server.set_reply("+OK⌛:1");
+    assert_eq!(acquire(&node).await.expect_err("no reply").kind(), Indeterminate);
+    server.set_reply(":0");
     let deadline = Instant::now() + SOON;
     while Instant::now() < deadline {
         match acquire(&node).await {
             Ok(reply) => return assert_eq!(reply, AcquireReply::Refused),
-            // While it connects.
+            // While the client connects.
             Err(error) => assert_eq!(error.kind(), Indeterminate, "{error}"),
         }
         sleep(Duration::from_millis(10)).await;
