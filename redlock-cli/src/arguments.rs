@@ -138,7 +138,7 @@ pub(crate) struct Status {
     pub(crate) resources: Vec<String>,
 
     /// The time that each node has for its answer.
-    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = timeout)]
     pub(crate) timeout: Duration,
 }
 
@@ -197,6 +197,13 @@ fn ttl(text: &str) -> Result<Duration, &'static str> {
         ttl if ttl < MIN_TTL => Err("too short: at least 3ms"),
         ttl if ttl > MAX_TTL => Err("too long: at most 100 years"),
         ttl => Ok(ttl),
+    }
+}
+
+fn timeout(text: &str) -> Result<Duration, &'static str> {
+    match duration(text)? {
+        Duration::ZERO => Err("too short: no node replies in no time"),
+        timeout => Ok(timeout),
     }
 }
 

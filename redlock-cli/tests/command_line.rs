@@ -244,6 +244,8 @@ fn an_invalid_duration_is_explained_in_the_units_that_people_write() {
         );
         assert!(said.contains(words), "{option}: {said}");
     }
+    let said = said(&["status", "--node", "a:1", "--timeout=0", "job"]);
+    assert!(said.contains("too short: no node replies in no time"), "{said}");
 }
 
 #[test]
