@@ -7,8 +7,13 @@ use crate::cli::process::{CommandLine, Ended};
 const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 
-fn status(servers: &[Server], arguments: &str) -> Ended {
-    CommandLine::new(servers, &format!("status {arguments}")).finish()
+/// With more time for each node than the default, for a busy machine.
+fn status(servers: &[Server], resources: &str) -> Ended {
+    status_within("20s", servers, resources)
+}
+
+fn status_within(timeout: &str, servers: &[Server], resources: &str) -> Ended {
+    CommandLine::new(servers, &format!("status --timeout {timeout} {resources}")).finish()
 }
 
 fn hold(server: &Server, token: &str) {
@@ -43,7 +48,7 @@ fn the_holder_is_reported_for_each_node_and_for_the_majority() {
     assert_eq!(ended.code, 75, "{ended:?}");
     assert!(ended.out.contains(&format!("  {}: indeterminate: ", servers[2].address())), "{}", ended.out);
     servers[1].pause();
-    let ended = status(&servers, "--timeout 300ms x");
+    let ended = status_within("300ms", &servers, "x");
     assert_eq!(ended.code, 69, "{ended:?}");
     assert!(ended.out.contains("no quorum: 1 of 3 nodes answered"), "{}", ended.out);
     assert!(ended.out.contains("no answer within 300 ms"), "{}", ended.out);
