@@ -1,6 +1,6 @@
 //! A held lock: until when it is valid, how it ends, and a view of it for the code that it guards.
 
-// Tests: tests/tests/it/sim/extending.rs, sim/keep_alive.rs, sim/using.rs.
+// Tests: below for an extension that comes too late; tests/tests/it/sim/extending.rs, sim/keep_alive.rs, sim/using.rs.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -186,5 +186,44 @@ impl LeaseState {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        entropy::Entropy, memory::MemoryBackend, runtime::tests::IdleRuntime, settings::Settings,
+        validity::Drift,
+    };
+
+    const TTL: Duration = Duration::from_secs(1);
+
+    fn held(runtime: &Arc<IdleRuntime>) -> LeaseState {
+        let drift = Drift::new(0.01).unwrap();
+        let settings = Settings { runtime: runtime.clone(), drift, node_timeout: None };
+        let backend = MemoryBackend::new(runtime.clone());
+        let nodes = Arc::new(Nodes::new(settings, vec![Box::new(backend)], Entropy::of_system().unwrap()));
+        let claim = nodes.claim("a".into(), nodes.ttl(TTL).unwrap());
+        let valid_until = nodes.now() + TTL;
+        LeaseState::new(nodes, claim, valid_until)
+    }
+
+    #[test]
+    fn an_extension_moves_the_deadline_of_a_valid_lease_only() {
+        let runtime = Arc::new(IdleRuntime::default());
+        let lease = held(&runtime);
+        let later = lease.valid_until() + TTL;
+        assert!(lease.extend_to(later));
+        assert_eq!(lease.valid_until(), later);
+
+        *runtime.ahead.lock().unwrap() += 3 * TTL;
+        assert!(!lease.extend_to(later + 10 * TTL), "it has lapsed");
+        assert_eq!(lease.remaining(), None);
+
+        let lease = held(&runtime);
+        lease.end();
+        assert!(!lease.extend_to(lease.valid_until() + TTL), "it is over");
+        assert_eq!(lease.remaining(), None);
     }
 }

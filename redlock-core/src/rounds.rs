@@ -127,6 +127,9 @@ impl Rollback {
                 return;
             }
             replies = self.fan_out.next().await;
+            if replies.is_empty() {
+                return;
+            }
         }
     }
 }

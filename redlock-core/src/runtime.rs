@@ -71,16 +71,17 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// Keeps its tasks, and runs none.
+    /// Keeps its tasks, and runs none. Its clock can be set ahead.
     #[derive(Default)]
     pub(crate) struct IdleRuntime {
         pub(crate) tasks: Mutex<Vec<BoxFuture<()>>>,
+        pub(crate) ahead: Mutex<Duration>,
     }
 
     impl Runtime for IdleRuntime {
         #[allow(clippy::disallowed_methods)]
         fn now(&self) -> Instant {
-            Instant::now()
+            Instant::now() + *self.ahead.lock().unwrap()
         }
 
         fn sleep(&self, _: Duration) -> BoxFuture<()> {
