@@ -13,7 +13,11 @@ use std::{
 };
 
 use redis::{Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value, aio::ConnectionLike};
-use redlock_core::{PerRuntime, Runtime, reconnect::Reconnect, redis::ServerId};
+use redlock_core::{
+    PerRuntime, Runtime,
+    reconnect::Reconnect,
+    redis::{Dialect, ServerId},
+};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -50,6 +54,7 @@ pub(crate) struct Shared {
     connector: Arc<Connector>,
     inner: Mutex<Inner>,
     server: ServerId,
+    dialect: Dialect,
 }
 
 struct Inner {
@@ -141,12 +146,19 @@ impl Shared {
             in_flight: 0,
             idle_since: None,
         };
-        Self { connector, inner: Mutex::new(inner), server: ServerId::new() }
+        // The servers of a Cluster may differ, and a connection to it is to all of them.
+        let dialect = if connector.is_one_server() { Dialect::new() } else { Dialect::scripts() };
+        Self { connector, inner: Mutex::new(inner), server: ServerId::new(), dialect }
     }
 
     /// What is known of the server, unless it leads to a whole Cluster.
     pub(crate) fn server(&self) -> Option<&ServerId> {
         self.connector.is_one_server().then_some(&self.server)
+    }
+
+    /// The forms of requests that the server has.
+    pub(crate) fn dialect(&self) -> &Dialect {
+        &self.dialect
     }
 
     /// How many connections have been made.
