@@ -34,7 +34,7 @@ pub async fn a_watch_of_held_keys_waits(suite: &Suite<'_>) -> Outcome {
         let key = case.name("key");
         a.acquire(&key, LONG).await.must(AcquireReply::Granted)?;
         begin_and_drop(Box::pin(b.watch(&key))).await;
-        must_wait(&case, &b, &[key.clone()]).await?;
+        must_wait(&case, &b, std::slice::from_ref(&key)).await?;
         a.must_hold(&key).await?;
         Ok(Verdict::Passed)
     })
@@ -79,7 +79,7 @@ pub async fn a_watch_ends_at_a_release_by_anybody(suite: &Suite<'_>) -> Outcome 
                 case.sleep(pause).await;
                 a.release(&key).await.must(ReleaseReply::Removed)
             };
-            let (free, released) = join(until_free(&case, &b, &[key.clone()]), released).await;
+            let (free, released) = join(until_free(&case, &b, std::slice::from_ref(&key)), released).await;
             released?;
             free?;
         }
@@ -168,7 +168,7 @@ pub async fn a_watch_goes_on_after_an_extension(suite: &Suite<'_>) -> Outcome {
                 case.sleep(Duration::from_millis(round)).await;
                 a.release(&key).await.must(ReleaseReply::Removed)
             };
-            let (free, released) = join(until_free(&case, &b, &[key.clone()]), released).await;
+            let (free, released) = join(until_free(&case, &b, std::slice::from_ref(&key)), released).await;
             released?;
             free?;
         }
