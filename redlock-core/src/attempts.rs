@@ -47,11 +47,12 @@ pub(crate) async fn acquire(
     let mut attempts: u32 = 0;
     loop {
         attempts = attempts.saturating_add(1);
-        let delay = retries.next(|width| nodes.with_entropy(|rng| rng.random_range(0..=width)));
+        let retry = retries.next();
+        let may_retry = |now| retry.is_some() && budget.for_a_delay(now, Duration::MAX).is_some();
         let begun = nodes.now();
-        let mut round = AcquireRound::new(nodes, resources.clone(), ttl, budget.for_a_round(begun));
-        let mut won = round.decide(budget.for_a_delay(begun, delay).is_none()).await;
-        if !won && budget.for_a_delay(nodes.now(), delay).is_none() {
+        let mut round = AcquireRound::new(nodes, resources.clone(), ttl, begun, budget.for_a_round(begun));
+        let mut won = round.decide(!may_retry(begun)).await;
+        if !won && !may_retry(nodes.now()) {
             // It turned out to be the last one. If that was clear from the start, this changes nothing.
             won = round.decide(true).await;
         }
@@ -72,7 +73,10 @@ pub(crate) async fn acquire(
         let claim = rollback.claim();
         let delay = match lost.reason {
             LossReason::Rejected => None,
-            LossReason::Refused | LossReason::NoQuorum => budget.for_a_delay(now, delay),
+            LossReason::Refused | LossReason::NoQuorum => retry.and_then(|retry| {
+                let delay = retry.draw(|width| nodes.with_entropy(|rng| rng.random_range(0..=width)));
+                budget.for_a_delay(now, delay)
+            }),
         };
         let is_last = match delay {
             Some(delay) => {
@@ -126,10 +130,10 @@ impl TimeBudget {
     }
 
     /// The delay, shortened so that the last round still has enough time; `None` when there is no time for
-    /// another round, or none follows.
-    fn for_a_delay(&self, now: Instant, delay: Option<Duration>) -> Option<Duration> {
+    /// another round.
+    fn for_a_delay(&self, now: Instant, delay: Duration) -> Option<Duration> {
         let left = self.left(now).saturating_sub(self.for_the_last_round());
-        delay.filter(|_| left >= MIN_DELAY).map(|delay| delay.min(left))
+        (left >= MIN_DELAY).then(|| delay.min(left))
     }
 
     /// A round may take one and a half times as long as those before.
@@ -162,10 +166,9 @@ mod tests {
         let time = a_second_from(now);
         assert_eq!(time.for_a_round(now), ms(500));
         assert_eq!(time.for_a_round(now + ms(900)), ms(100));
-        assert_eq!(time.for_a_delay(now, Some(ms(200))), Some(ms(200)));
-        assert_eq!(time.for_a_delay(now, None), None);
-        assert_eq!(time.for_a_delay(now + ms(700), Some(ms(200))), Some(ms(50)));
-        assert_eq!(time.for_a_delay(now + ms(750), Some(ms(200))), None);
+        assert_eq!(time.for_a_delay(now, ms(200)), Some(ms(200)));
+        assert_eq!(time.for_a_delay(now + ms(700), ms(200)), Some(ms(50)));
+        assert_eq!(time.for_a_delay(now + ms(750), ms(200)), None);
         assert_eq!(time.left(now + ms(2_000)), ms(0));
     }
 
@@ -182,7 +185,7 @@ mod tests {
         ] {
             let mut time = a_second_from(now);
             rounds.iter().for_each(|took| time.learn(ms(*took)));
-            let delay = Some(ms(2_000));
+            let delay = ms(2_000);
             assert_eq!(time.for_a_delay(now, delay), Some(ms(last)), "{rounds:?}");
             assert_eq!(time.for_a_delay(now + ms(last), delay), None, "{rounds:?}");
         }
@@ -193,6 +196,6 @@ mod tests {
         let now = some_instant();
         let time = TimeBudget { node_timeout: ms(500), give_up: None, reserve: ms(500), longest: None };
         assert_eq!(time.for_a_round(now), ms(500));
-        assert_eq!(time.for_a_delay(now, Some(Duration::MAX - ms(500))), Some(Duration::MAX - ms(500)));
+        assert_eq!(time.for_a_delay(now, Duration::MAX - ms(500)), Some(Duration::MAX - ms(500)));
     }
 }

@@ -35,7 +35,7 @@ pub struct KeepAlive {
 
 impl KeepAlive {
     fn new(lock: Lock) -> Self {
-        let stop = Latch::new();
+        let stop = Latch::default();
         // Boxed before it is moved into the task, which would keep room for it twice.
         let extending = Box::pin(extend_until_over(lock.state().clone(), lock.ttl(), lock.keep_until()));
         let stopped = stop.wait();

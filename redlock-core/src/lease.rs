@@ -79,7 +79,7 @@ impl LeaseState {
     pub(crate) fn new(nodes: Arc<Nodes>, claim: Arc<Claim>, valid_until: Instant) -> Self {
         let state = Mutex::new(State { valid_until, over: false });
         let telemetry = LockTelemetry::begin(&**nodes.runtime());
-        Self { nodes, claim, state, over: Latch::new(), telemetry }
+        Self { nodes, claim, state, over: Latch::default(), telemetry }
     }
 
     /// The remaining validity; `None` when it has ended or the lease is over.

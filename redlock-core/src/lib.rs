@@ -55,6 +55,7 @@ mod token;
 mod using;
 mod validity;
 mod votes;
+mod watch;
 
 pub use async_trait::async_trait;
 
@@ -83,4 +84,5 @@ pub use self::{
     token::{InvalidToken, Token},
     using::{Using, UsingFuture},
     validity::MAX_TTL,
+    watch::Watch,
 };

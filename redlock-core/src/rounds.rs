@@ -34,10 +34,17 @@ pub(crate) struct AcquireRound {
 }
 
 impl AcquireRound {
-    pub(crate) fn new(nodes: &Arc<Nodes>, resources: Resources, ttl: Ttl, timeout: Duration) -> Self {
+    /// `start`: the clock, read before. A node's key lives for at least the TTL from there.
+    pub(crate) fn new(
+        nodes: &Arc<Nodes>,
+        resources: Resources,
+        ttl: Ttl,
+        start: Instant,
+        timeout: Duration,
+    ) -> Self {
         let claim = nodes.claim(resources, ttl);
         let fan_out = nodes.acquire_all(&claim, timeout);
-        Self::with(nodes, claim, fan_out, ttl)
+        Self::with(nodes, claim, fan_out, ttl, start)
     }
 
     pub(crate) fn with(
@@ -45,10 +52,10 @@ impl AcquireRound {
         claim: Arc<Claim>,
         fan_out: FanOut<Result<AcquireReply, BackendError>>,
         ttl: Ttl,
+        start: Instant,
     ) -> Self {
         let votes = Votes::new(nodes);
-        // Read before the first request: a node's key lives for at least the TTL from here.
-        let valid_until = nodes.now() + nodes.drift().validity(ttl);
+        let valid_until = start + nodes.drift().validity(ttl);
         Self { nodes: nodes.clone(), claim, valid_until, fan_out, votes, settled: false }
     }
 

@@ -37,7 +37,7 @@ impl Takeover {
         let claim = nodes.claim(resources, longest.max(ttl));
         let timeout = nodes.timeout(ttl);
         let fan_out = nodes.replace_all(&claim, &old, ttl, timeout);
-        Self { old, round: AcquireRound::with(nodes, claim, fan_out, ttl), ttl, timeout }
+        Self { old, round: AcquireRound::with(nodes, claim, fan_out, ttl, nodes.now()), ttl, timeout }
     }
 
     pub(crate) fn claim(&self) -> Arc<Claim> {
