@@ -161,8 +161,8 @@ impl Tokens {
 
 /// The hash of the script that deletes a key.
 fn load_script(servers: &[Server]) -> Arc<str> {
-    let hashes = servers.iter().map(|server| server.command::<String>(&["SCRIPT", "LOAD", RELEASE]));
-    hashes.last().unwrap_or_default().into()
+    let load = |_, server: &Server| server.command(&["SCRIPT", "LOAD", RELEASE]);
+    servers.iter().fold(String::new(), load).into()
 }
 
 /// As redsync and others delete a key.
