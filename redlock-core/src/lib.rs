@@ -58,6 +58,7 @@ mod token;
 mod using;
 mod validity;
 mod votes;
+mod watch;
 
 pub use async_trait::async_trait;
 
@@ -86,4 +87,5 @@ pub use self::{
     token::{InvalidToken, Token},
     using::{Using, UsingFuture},
     validity::MAX_TTL,
+    watch::Watch,
 };
