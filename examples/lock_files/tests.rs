@@ -21,10 +21,13 @@ async fn a_folder_keeps_the_contract_also_when_it_is_locked_by_others_or_gone() 
     let skipped: Vec<_> = passed.skipped().iter().map(|(check, _)| *check).collect();
     let (takes_over, others): (Vec<&str>, Vec<&str>) =
         skipped.into_iter().partition(|check| check.contains("_replacement_"));
+    let (watches, others): (Vec<&str>, Vec<&str>) =
+        others.into_iter().partition(|check| check.contains("watch"));
     let abilities =
         ["an_inspection_reports_the_keys", "a_request_is_one_command", "a_request_is_not_sent_again"];
     assert_eq!(others, abilities, "a folder has no inspection, and does not count");
     assert_eq!(takes_over.len(), 5, "nor does it take over locks");
+    assert_eq!(watches.len(), 8, "nor watch keys");
     assert_eq!(fs::read_to_string(folder.node().join("keys")).unwrap(), "{}", "nothing is left behind");
 }
 

@@ -11,6 +11,7 @@ use crate::{
     inspect::{Inspect, KeyState},
     resources::Resources,
     token::Token,
+    watch::Watch,
 };
 
 /// One node: a server that grants, extends and releases keys, independent of all other nodes.
@@ -42,6 +43,9 @@ use crate::{
 /// 8. **Classified errors.** The [`BackendErrorKind`] of an error states what is known about the request.
 /// 9. **One identity.** After a grant, a server has the same [`server_id`](Self::server_id) over every
 ///    connection, and no two servers share one. A backend that does not know it always returns `None`.
+/// 10. **A watch waits, and misses nothing.** A [`watch`](Self::watch) completes when its keys are free, or have
+///     become free since its first poll and stay so, whoever removed them and whether they expired. It does
+///     not complete again and again while they are held.
 ///
 /// A request that panics counts as [`BackendErrorKind::Indeterminate`], and is not polled again.
 ///
@@ -77,6 +81,21 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
         let _ = request;
         Err(BackendError::new(BackendErrorKind::Rejected, "this backend cannot inspect keys"))
+    }
+
+    /// Waits until all of the keys may be free at one time: at once if they are, else until they have been
+    /// released, have expired or have been removed, by anybody. A client whose acquire was refused waits with
+    /// it for a good time to try again.
+    ///
+    /// It changes nothing, and no other request waits for it. It may complete too early, or after somebody
+    /// else has the keys again. When the connection is lost, so that it may miss something, it ends with an
+    /// error, as it does at its timeout. Dropping the future ends it, too.
+    ///
+    /// This ability is optional. The default returns [`BackendErrorKind::Rejected`], and so does a backend
+    /// whose server does not let it watch; then a client tries again after its delay.
+    async fn watch(&self, request: Watch<'_>) -> Result<(), BackendError> {
+        let _ = request;
+        Err(BackendError::new(BackendErrorKind::Rejected, "this backend cannot watch keys"))
     }
 
     /// The node's name in errors, for example its address, without credentials. Two nodes of one lock manager
@@ -117,6 +136,10 @@ impl<B: LockBackend + ?Sized> LockBackend for Arc<B> {
 
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
         (**self).inspect(request).await
+    }
+
+    async fn watch(&self, request: Watch<'_>) -> Result<(), BackendError> {
+        (**self).watch(request).await
     }
 
     fn name(&self) -> Option<&str> {

@@ -44,6 +44,7 @@ mod ownership;
 mod suite;
 mod taking_over;
 mod verdict;
+mod watching;
 
 #[cfg(test)]
 mod defective;
@@ -124,6 +125,15 @@ checks! {
         replies_belong_to_their_requests
         order_is_kept_in_a_busy_task
         many_requests_in_a_row_get_replies;
+    watching:
+        a_watch_of_free_keys_completes_at_once
+        a_watch_of_held_keys_waits
+        a_release_beside_the_start_of_a_watch_is_not_missed
+        a_watch_ends_at_a_release_by_anybody
+        all_watches_of_a_key_end_at_its_release
+        a_watch_ends_at_the_expiry
+        a_watch_of_several_waits_for_all
+        a_watch_goes_on_after_an_extension;
     faults:
         a_request_is_one_command
         a_request_is_not_sent_again

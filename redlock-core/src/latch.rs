@@ -1,33 +1,56 @@
 //! A flag that is set once and can be waited for, by any number of tasks.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    mem,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use futures_channel::oneshot::{self, Receiver, Sender};
-use futures_util::{FutureExt as _, future::Shared};
+use futures_util::{
+    FutureExt as _,
+    future::{OptionFuture, Shared},
+};
 
 /// A flag that is set once: when it is dropped, at the latest.
-#[derive(Debug)]
-pub(crate) struct Latch {
-    /// Dropping it is the signal.
-    unset: Mutex<Option<Sender<()>>>,
-    signal: Shared<Receiver<()>>,
+#[derive(Debug, Default)]
+pub(crate) struct Latch(Mutex<State>);
+
+#[derive(Debug, Default)]
+enum State {
+    /// Most are set before anybody waits.
+    #[default]
+    Unwatched,
+    /// Dropping the sender is the signal.
+    Watched {
+        _sender: Sender<()>,
+        signal: Shared<Receiver<()>>,
+    },
+    Set,
 }
 
 impl Latch {
-    pub(crate) fn new() -> Self {
-        let (unset, signal) = oneshot::channel();
-        Self { unset: Mutex::new(Some(unset)), signal: signal.shared() }
-    }
-
     pub(crate) fn set(&self) {
-        // Outside of the lock, because wakers are foreign code.
-        let unset = self.unset.lock().unwrap_or_else(PoisonError::into_inner).take();
-        drop(unset);
+        // Dropped outside of the lock, because wakers are foreign code.
+        let before = mem::replace(&mut *self.state(), State::Set);
+        drop(before);
     }
 
     /// Completes when the flag is set, at once when it is already.
     pub(crate) fn wait(&self) -> impl Future<Output = ()> + Send + Unpin + use<> {
-        self.signal.clone().map(|_| ())
+        let mut state = self.state();
+        if let State::Unwatched = *state {
+            let (sender, signal) = oneshot::channel();
+            *state = State::Watched { _sender: sender, signal: signal.shared() };
+        }
+        let signal = match &*state {
+            State::Watched { signal, .. } => Some(signal.clone()),
+            State::Unwatched | State::Set => None,
+        };
+        OptionFuture::from(signal).map(|_| ())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -40,7 +63,7 @@ mod tests {
     #[test]
     fn early_and_late_waiters_see_the_latch() {
         let mut cx = Context::from_waker(Waker::noop());
-        let latch = Latch::new();
+        let latch = Latch::default();
         let mut early = [latch.wait(), latch.wait()];
         for wait in &mut early {
             assert!(wait.poll_unpin(&mut cx).is_pending());
@@ -55,7 +78,7 @@ mod tests {
     #[test]
     fn a_latch_that_is_dropped_is_set() {
         let mut cx = Context::from_waker(Waker::noop());
-        let latch = Latch::new();
+        let latch = Latch::default();
         let mut wait = latch.wait();
         assert!(wait.poll_unpin(&mut cx).is_pending());
         drop(latch);
@@ -64,7 +87,7 @@ mod tests {
 
     #[tokio::test]
     async fn waiters_on_other_tasks_are_woken() {
-        let latch = Latch::new();
+        let latch = Latch::default();
         let tasks: Vec<_> = (0..3).map(|_| tokio::spawn(latch.wait())).collect();
         tokio::task::yield_now().await;
         latch.set();

@@ -24,6 +24,7 @@ pub mod conformance;
 mod entropy;
 mod error;
 mod error_text;
+mod extender;
 mod extensions;
 mod fan_out;
 mod inspect;
@@ -37,11 +38,14 @@ mod memory;
 mod node;
 pub mod node_url;
 mod nodes;
+mod pace;
+mod patience;
 mod quorum;
 mod reaper;
 pub mod reconnect;
 pub mod redis;
 mod redlock;
+mod renewal;
 mod reply;
 mod request;
 mod resources;
@@ -51,10 +55,13 @@ mod runtime;
 mod settings;
 mod takeover;
 mod telemetry;
+mod ticket;
 mod token;
 mod using;
 mod validity;
 mod votes;
+mod waiters;
+mod watch;
 
 pub use async_trait::async_trait;
 
@@ -83,4 +90,5 @@ pub use self::{
     token::{InvalidToken, Token},
     using::{Using, UsingFuture},
     validity::MAX_TTL,
+    watch::Watch,
 };

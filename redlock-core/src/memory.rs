@@ -7,15 +7,17 @@ use std::{fmt, pin::pin, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use futures_util::future::{Either, select};
 
-use self::server::{Failure, Order, Outcome, Server, Verb, unreachable};
+use self::server::{Armed, Failure, Order, Outcome, Server, Verb, unreachable};
 use crate::{
     backend::{
         Acquire, AcquireReply, BackendError, BackendErrorKind, Extend, LockBackend, Release, ReleaseReply,
         Replace,
     },
     inspect::{Inspect, KeyState},
+    resources::Resources,
     runtime::Runtime,
     validity::MAX_TTL,
+    watch::Watch,
 };
 
 mod keys;
@@ -86,7 +88,7 @@ impl MemoryBackend {
         let waiting = {
             let mut state = self.node.state();
             state.down = true;
-            std::mem::take(&mut state.inbox)
+            (std::mem::take(&mut state.inbox), std::mem::take(&mut state.watches))
         };
         // Without the lock, because it wakes waiting tasks.
         drop(waiting);
@@ -121,18 +123,18 @@ impl MemoryBackend {
 
     /// Removes all keys.
     pub fn clear(&self) {
-        self.node.state().keys.clear();
+        self.node.change(|state| state.keys.clear());
     }
 
     /// Stores a value at a key, as another client could, for [`MAX_TTL`] at most.
     pub fn set(&self, resource: impl Into<String>, value: impl Into<String>, ttl: Duration) {
         let expires = self.node.runtime.now() + ttl.min(MAX_TTL);
-        self.node.state().keys.put(&resource.into(), value.into(), expires);
+        self.node.change(|state| state.keys.put(&resource.into(), value.into(), expires));
     }
 
     /// Removes a key, whatever its value.
     pub fn remove(&self, resource: &str) {
-        self.node.state().keys.remove(resource);
+        self.node.change(|state| state.keys.remove(resource));
     }
 
     /// The value at a key that has not expired.
@@ -149,7 +151,8 @@ impl MemoryBackend {
         self.node.state().keys.get(resource, now).map(|key| key.expires() - now)
     }
 
-    /// How many requests have arrived so far, failed ones included.
+    /// How many requests have arrived so far, failed ones included, but not those of a
+    /// [`watch`](LockBackend::watch).
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.node.state().requests
@@ -165,17 +168,37 @@ impl MemoryBackend {
     }
 
     async fn ask<T: Answerable>(&self, order: Order, timeout: Duration) -> Result<T, BackendError> {
-        let reply = self.node.arrive(order)?;
-        let answered = async {
-            let outcome = reply.await.unwrap_or_else(|_| Err(unreachable("connection reset")));
-            let delay = self.node.state().reply_delay;
-            if !delay.is_zero() {
-                self.node.runtime.sleep(delay).await;
+        self.within(timeout, self.reply(order)).await.map(T::from_outcome)
+    }
+
+    async fn reply(&self, order: Order) -> Result<Outcome, BackendError> {
+        let outcome = self.node.arrive(order)?.await.unwrap_or_else(|_| Err(unreachable("connection reset")));
+        let delay = self.node.state().reply_delay;
+        if !delay.is_zero() {
+            self.node.runtime.sleep(delay).await;
+        }
+        outcome
+    }
+
+    /// Looks at the keys, and again whenever they may have become free.
+    async fn until_free(&self, resources: &Resources) -> Result<(), BackendError> {
+        loop {
+            let order = Order { verb: Verb::Watch, resources: resources.clone() };
+            let Outcome::Held(Armed { changed, expires }) = self.reply(order).await? else { return Ok(()) };
+            let left = expires.saturating_duration_since(self.node.runtime.now());
+            if let Either::Left((Err(_), _)) = select(changed, self.node.runtime.sleep(left)).await {
+                return Err(unreachable("connection reset"));
             }
-            outcome
-        };
-        match select(pin!(answered), self.node.runtime.sleep(timeout)).await {
-            Either::Left((outcome, _)) => outcome.map(T::from_outcome),
+        }
+    }
+
+    async fn within<T>(
+        &self,
+        timeout: Duration,
+        request: impl Future<Output = Result<T, BackendError>>,
+    ) -> Result<T, BackendError> {
+        match select(pin!(request), self.node.runtime.sleep(timeout)).await {
+            Either::Left((outcome, _)) => outcome,
             Either::Right(_) => Err(BackendError::timed_out(timeout)),
         }
     }
@@ -208,6 +231,10 @@ impl LockBackend for MemoryBackend {
         self.ask(order, request.timeout).await
     }
 
+    async fn watch(&self, request: Watch<'_>) -> Result<(), BackendError> {
+        self.within(request.timeout, self.until_free(request.resources)).await
+    }
+
     fn name(&self) -> Option<&str> {
         self.name.as_deref()
     }
@@ -231,7 +258,7 @@ impl Answerable for AcquireReply {
     fn from_outcome(outcome: Outcome) -> Self {
         match outcome {
             Outcome::Yes => Self::Granted,
-            Outcome::No | Outcome::Keys(_) => Self::Refused,
+            Outcome::No | Outcome::Keys(_) | Outcome::Held(_) => Self::Refused,
         }
     }
 }
@@ -240,7 +267,7 @@ impl Answerable for ReleaseReply {
     fn from_outcome(outcome: Outcome) -> Self {
         match outcome {
             Outcome::Yes => Self::Removed,
-            Outcome::No | Outcome::Keys(_) => Self::NotHeld,
+            Outcome::No | Outcome::Keys(_) | Outcome::Held(_) => Self::NotHeld,
         }
     }
 }
@@ -249,7 +276,7 @@ impl Answerable for Vec<KeyState> {
     fn from_outcome(outcome: Outcome) -> Self {
         match outcome {
             Outcome::Keys(keys) => keys,
-            Outcome::Yes | Outcome::No => Self::new(),
+            Outcome::Yes | Outcome::No | Outcome::Held(_) => Self::new(),
         }
     }
 }

@@ -13,15 +13,16 @@ use crate::{
     backend::{AcquireReply, BackendError, LockBackend, ReleaseReply},
     claim::Claim,
     entropy::Entropy,
-    extensions::ExtensionQueue,
+    extender::Extender,
     fan_out::FanOut,
     invalid::InvalidRequest,
     node::Node,
     reaper::schedule_release,
     resources::Resources,
-    runtime::{BoxFuture, Runtime},
+    runtime::{BoxFuture, PerRuntime, Runtime},
     settings::Settings,
     telemetry::NodesTelemetry,
+    ticket::Waiters,
     token::Token,
     validity::{Drift, Ttl},
 };
@@ -32,7 +33,8 @@ pub(crate) struct Nodes {
     telemetry: Arc<NodesTelemetry>,
     entropy: Mutex<Entropy>,
     nodes: Vec<Arc<Node>>,
-    pub(crate) extensions: ExtensionQueue,
+    pub(crate) extenders: PerRuntime<Extender>,
+    pub(crate) waiters: Arc<Waiters>,
 }
 
 impl Nodes {
@@ -42,13 +44,12 @@ impl Nodes {
         let node =
             |(position, backend)| Arc::new(Node::new(position, backend, settings.clone(), telemetry.clone()));
         let nodes = backends.into_iter().enumerate().map(node).collect();
-        Self {
-            settings,
-            telemetry,
-            entropy: Mutex::new(entropy),
-            nodes,
-            extensions: ExtensionQueue::default(),
-        }
+        let extenders = {
+            let settings = settings.clone();
+            PerRuntime::for_each(move || Extender::new(settings.clone()))
+        };
+        let (entropy, waiters) = (Mutex::new(entropy), Arc::default());
+        Self { settings, telemetry, entropy, nodes, extenders, waiters }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -73,10 +74,6 @@ impl Nodes {
 
     pub(crate) fn timeout(&self, ttl: Ttl) -> Duration {
         self.settings.timeout(ttl)
-    }
-
-    pub(crate) fn max_timeout(&self) -> Duration {
-        self.settings.max_timeout()
     }
 
     pub(crate) fn telemetry(&self) -> &NodesTelemetry {
@@ -195,6 +192,7 @@ impl fmt::Debug for Nodes {
         f.debug_struct("Nodes")
             .field("settings", &self.settings)
             .field("nodes", &self.nodes)
+            .field("waiters", &self.waiters)
             .finish_non_exhaustive()
     }
 }

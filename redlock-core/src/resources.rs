@@ -1,6 +1,6 @@
 //! The names that one lock covers.
 
-use std::{fmt, iter::Map, slice};
+use std::{fmt, iter::Map, slice, sync::Arc};
 
 use crate::invalid::InvalidRequest;
 
@@ -8,9 +8,9 @@ use crate::invalid::InvalidRequest;
 ///
 /// It converts from one name (`"a"`, `String`) or several (`["a", "b"]`, `Vec<String>`, references to these,
 /// `&[..]`). A request with no name, an empty one or a duplicate fails with [`InvalidRequest`] before
-/// anything is sent.
+/// anything is sent. Clones are cheap.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Resources(Vec<String>);
+pub struct Resources(Arc<[String]>);
 
 impl Resources {
     /// The names.
@@ -28,11 +28,14 @@ impl Resources {
         if self.0.is_empty() {
             return Err(InvalidRequest::NoResources);
         }
-        let mut sorted: Vec<&str> = self.iter().collect();
-        sorted.sort_unstable();
-        if sorted[0].is_empty() {
+        if self.iter().any(str::is_empty) {
             return Err(InvalidRequest::EmptyResource);
         }
+        if self.0.len() == 1 {
+            return Ok(());
+        }
+        let mut sorted: Vec<&str> = self.iter().collect();
+        sorted.sort_unstable();
         match sorted.windows(2).find(|pair| pair[0] == pair[1]) {
             Some(pair) => Err(InvalidRequest::DuplicateResource { name: pair[0].to_owned() }),
             None => Ok(()),
@@ -62,19 +65,19 @@ impl fmt::Display for Resources {
 
 impl From<&str> for Resources {
     fn from(name: &str) -> Self {
-        Self(vec![name.to_owned()])
+        Self::from(name.to_owned())
     }
 }
 
 impl From<String> for Resources {
     fn from(name: String) -> Self {
-        Self(vec![name])
+        Self(Arc::new([name]))
     }
 }
 
 impl From<&String> for Resources {
     fn from(name: &String) -> Self {
-        Self(vec![name.clone()])
+        Self::from(name.clone())
     }
 }
 

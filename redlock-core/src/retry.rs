@@ -12,6 +12,11 @@ pub(crate) struct RetryPolicy {
 }
 
 impl RetryPolicy {
+    /// Whether there is only one attempt.
+    pub(crate) fn is_single(&self) -> bool {
+        self.count == Some(0)
+    }
+
     /// The retries of one call of `lock`, from the beginning.
     pub(crate) fn start(&self) -> Retries {
         let delays = match &self.delay {
@@ -98,19 +103,29 @@ pub(crate) struct Retries {
 }
 
 impl Retries {
-    /// The delay before the next attempt; `None` when there is none. Never below [`MIN_DELAY`].
-    ///
-    /// `draw` returns a random number from 0 to its argument. A custom delay is the user's code and must not
-    /// run under the lock of the generator, so only the draw takes that lock.
-    pub(crate) fn next(&mut self, draw: impl FnOnce(u64) -> u64) -> Option<Duration> {
+    /// The delay before the next attempt; `None` when there is none.
+    pub(crate) fn next(&mut self) -> Option<RetryDelay> {
         if let Some(left) = &mut self.left {
             *left = left.checked_sub(1)?;
         }
-        let delay = match &mut self.delays {
-            Delays::Fixed { delay, jitter } => jittered(*delay, *jitter, draw),
-            Delays::Custom(delays) => delays.next()?,
-        };
-        Some(delay.max(MIN_DELAY))
+        Some(match &mut self.delays {
+            Delays::Fixed { delay, jitter } => RetryDelay { delay: *delay, jitter: Some(*jitter) },
+            Delays::Custom(delays) => RetryDelay { delay: delays.next()?, jitter: None },
+        })
+    }
+}
+
+/// The delay before an attempt. Its jitter is drawn only when the attempt follows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RetryDelay {
+    delay: Duration,
+    jitter: Option<Duration>,
+}
+
+impl RetryDelay {
+    /// Never below [`MIN_DELAY`]. `draw` returns a random number from 0 to its argument.
+    pub(crate) fn draw(self, draw: impl FnOnce(u64) -> u64) -> Duration {
+        self.jitter.map_or(self.delay, |jitter| jittered(self.delay, jitter, draw)).max(MIN_DELAY)
     }
 }
 
@@ -138,7 +153,8 @@ mod tests {
     fn all(policy: &RetryPolicy) -> Vec<Duration> {
         let mut retries = policy.start();
         let mut rng = UnwrapErr(SysRng);
-        std::iter::from_fn(|| retries.next(|width| rng.random_range(0..=width))).take(1_000).collect()
+        let draw = |delay: RetryDelay| delay.draw(|width| rng.random_range(0..=width));
+        std::iter::from_fn(|| retries.next()).map(draw).take(1_000).collect()
     }
 
     fn millis(millis: u64) -> Duration {

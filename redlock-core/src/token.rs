@@ -25,13 +25,8 @@ impl Token {
     pub(crate) fn random(entropy: &mut Entropy) -> Self {
         let mut bytes = [0; BYTES];
         entropy.fill(&mut bytes);
-        let mut digits = String::with_capacity(2 * BYTES);
-        for byte in bytes {
-            for nibble in [byte >> 4, byte & 0xf] {
-                digits.extend(char::from_digit(nibble.into(), 16));
-            }
-        }
-        Self(digits.into())
+        let digits = bytes.map(|byte| [byte >> 4, byte & 0xf].map(|nibble| DIGITS[usize::from(nibble)]));
+        Self(String::from_utf8_lossy(digits.as_flattened()).into())
     }
 
     /// The text with this token, or more than its prefix, cut to that; `None` when it has neither.
@@ -99,6 +94,7 @@ impl<'de> serde::Deserialize<'de> for Token {
 #[error("a token is 32 to 128 ASCII hex digits")]
 pub struct InvalidToken;
 
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
 const BYTES: usize = 20;
 const ACCEPTED_DIGITS: std::ops::RangeInclusive<usize> = 32..=128;
 

@@ -19,6 +19,7 @@ use crate::{
     inspect::{Inspect, KeyState},
     resources::Resources,
     token::Token,
+    watch::Watch,
 };
 
 #[derive(Clone)]
@@ -271,6 +272,12 @@ impl<'k> Holder<'k> {
         let resources = names.into();
         let request = Inspect::new(&resources, self.timeout);
         self.ask("inspects", &resources, self.backend.inspect(request)).await
+    }
+
+    pub(super) async fn watch(&self, names: impl Into<Resources> + Send) -> Seen<'k, ()> {
+        let resources = names.into();
+        let request = Watch::new(&resources, self.timeout);
+        self.ask("watches", &resources, self.backend.watch(request)).await
     }
 
     /// Checks that this holder has the keys. An extension by the shortest TTL changes nothing.

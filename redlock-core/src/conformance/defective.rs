@@ -19,10 +19,11 @@ use async_trait::async_trait;
 use super::{Asked, FaultOutcome, NodeControl, defects::Defect};
 use crate::{
     Acquire, AcquireReply, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, MAX_TTL,
-    MemoryBackend, Release, ReleaseReply, Replace, Resources, Token, TokioRuntime,
+    MemoryBackend, Release, ReleaseReply, Replace, Resources, Token, TokioRuntime, Watch,
 };
 
 mod verbs;
+mod watching;
 
 /// A node in memory, with wrong requests to it.
 #[derive(Clone)]
@@ -37,6 +38,9 @@ pub(super) struct Defective {
     granted: Arc<Mutex<BTreeSet<String>>>,
     answers: Arc<Mutex<VecDeque<Result<AcquireReply, BackendError>>>>,
     acquires: Arc<Mutex<Vec<String>>>,
+    /// Whether the last release came through the second instance.
+    released_by_second: Arc<AtomicBool>,
+    watch: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Defective {
@@ -52,6 +56,8 @@ impl Defective {
             granted: Arc::default(),
             answers: Arc::default(),
             acquires: Arc::default(),
+            released_by_second: Arc::default(),
+            watch: Arc::default(),
         }
     }
 
@@ -192,6 +198,11 @@ impl LockBackend for Defective {
     fn inspect<'a, 'b, 'f>(&'a self, request: Inspect<'b>) -> Asked<'f, Result<Vec<KeyState>, BackendError>>
     where 'a: 'f, 'b: 'f, Self: 'f {
         Box::pin(self.looked(request))
+    }
+
+    fn watch<'a, 'b, 'f>(&'a self, request: Watch<'b>) -> Asked<'f, Result<(), BackendError>>
+    where 'a: 'f, 'b: 'f, Self: 'f {
+        Box::pin(self.watched(request))
     }
 
     fn server_id(&self) -> Option<Arc<str>> {

@@ -90,6 +90,16 @@ pub(super) enum Defect {
     TimeoutIsRejected,
     DownIsRejected,
     DownIsRefused,
+    WatchIsTransient,
+    WatchDoesNotLook,
+    WatchLooksAndThenListens,
+    WatchCompletesAtOnce,
+    WatchIgnoresItsTimeout,
+    WatchHearsItsOwnInstanceOnly,
+    WatchWakesOneOnly,
+    WatchMissesTheExpiry,
+    WatchEndsAtTheFirstKey,
+    WatchEndsForGoodAtAnExtension,
 }
 
 const HELD: Clause = Clause::HeldByToken;
@@ -100,6 +110,7 @@ const ORDER: Clause = Clause::InOrder;
 const ONCE: Clause = Clause::OneRoundTrip;
 const TIME: Clause = Clause::BoundedByTimeout;
 const CLASS: Clause = Clause::ClassifiedErrors;
+const WATCH: Clause = Clause::WatchMissesNothing;
 
 #[rustfmt::skip]
 pub(super) const DEFECTS: &[(Defect, Clause, &str)] = &[
@@ -184,4 +195,14 @@ pub(super) const DEFECTS: &[(Defect, Clause, &str)] = &[
     (DownIsRejected, CLASS, "a_node_that_is_down_fails_before_the_deadline"),
     (DownIsRefused, CLASS, "a_node_that_is_down_fails_before_the_deadline"),
     (SentWhenUpAgain, TIME, "nothing_is_sent_late"),
+    (WatchIsTransient, CLASS, "a_watch_of_free_keys_completes_at_once"),
+    (WatchDoesNotLook, WATCH, "a_watch_of_free_keys_completes_at_once"),
+    (WatchCompletesAtOnce, WATCH, "a_watch_of_held_keys_waits"),
+    (WatchIgnoresItsTimeout, TIME, "a_watch_of_held_keys_waits"),
+    (WatchLooksAndThenListens, WATCH, "a_release_beside_the_start_of_a_watch_is_not_missed"),
+    (WatchHearsItsOwnInstanceOnly, WATCH, "a_watch_ends_at_a_release_by_anybody"),
+    (WatchWakesOneOnly, WATCH, "all_watches_of_a_key_end_at_its_release"),
+    (WatchMissesTheExpiry, WATCH, "a_watch_ends_at_the_expiry"),
+    (WatchEndsAtTheFirstKey, WATCH, "a_watch_of_several_waits_for_all"),
+    (WatchEndsForGoodAtAnExtension, WATCH, "a_watch_goes_on_after_an_extension"),
 ];

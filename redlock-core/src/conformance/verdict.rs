@@ -26,6 +26,8 @@ pub enum Clause {
     ClassifiedErrors,
     /// 9: one identity.
     OneIdentity,
+    /// 10: a watch waits, and misses nothing.
+    WatchMissesNothing,
 }
 
 impl Clause {
@@ -48,6 +50,7 @@ impl Clause {
             Self::BoundedByTimeout => "bounded by the timeout",
             Self::ClassifiedErrors => "classified errors",
             Self::OneIdentity => "one identity",
+            Self::WatchMissesNothing => "a watch waits, and misses nothing",
         }
     }
 }

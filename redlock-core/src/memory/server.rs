@@ -13,7 +13,7 @@ use std::{
 
 use futures_channel::oneshot::{self, Receiver, Sender};
 
-use super::keys::Keys;
+use super::keys::{Key, Keys};
 use crate::{
     backend::{BackendError, BackendErrorKind},
     inspect::KeyState,
@@ -32,6 +32,7 @@ pub(super) struct Server {
 pub(super) struct State {
     pub(super) keys: Keys,
     pub(super) inbox: VecDeque<Request>,
+    pub(super) watches: Vec<Watching>,
     pub(super) stopped: bool,
     pub(super) down: bool,
     pub(super) request_delay: Duration,
@@ -53,6 +54,14 @@ pub(super) struct Request {
     pub(super) reply: Sender<Reply>,
 }
 
+/// A watch of keys that are held. When its keys change, it is told, once, and looks again.
+pub(super) struct Watching {
+    resources: Resources,
+    /// When the last of its keys expires.
+    expires: Instant,
+    changed: Sender<()>,
+}
+
 impl Server {
     pub(super) fn new(runtime: impl Runtime) -> Self {
         static MADE: AtomicU64 = AtomicU64::new(0);
@@ -71,7 +80,9 @@ impl Server {
         let (reply, replied) = oneshot::channel();
         let delay = {
             let mut state = self.state();
-            state.requests += 1;
+            if !matches!(order.verb, Verb::Watch) {
+                state.requests += 1;
+            }
             if state.down {
                 return Err(unreachable("connection refused"));
             }
@@ -94,24 +105,57 @@ impl Server {
         Ok(replied)
     }
 
+    /// Changes the keys, as a client that is not in the inbox does.
+    pub(super) fn change(&self, change: impl FnOnce(&mut State)) {
+        let now = self.runtime.now();
+        let changed = {
+            let mut state = self.state();
+            change(&mut state);
+            state.take_changed(now)
+        };
+        // Without the lock, because it wakes waiting tasks.
+        tell(changed);
+    }
+
     pub(super) fn run_due(&self) {
         let now = self.runtime.now();
         loop {
-            let (reply, outcome) = {
+            let (reply, outcome, changed) = {
                 let mut state = self.state();
                 if state.stopped || state.inbox.front().is_none_or(|request| request.due > now) {
                     return;
                 }
                 let Some(request) = state.inbox.pop_front() else { return };
-                (request.reply, state.run(&request.order, now))
+                let outcome = state.run(&request.order, now);
+                (request.reply, outcome, state.take_changed(now))
             };
             // Its caller may have gone.
             let _ = reply.send(outcome);
+            tell(changed);
         }
     }
 }
 
 impl State {
+    /// The watches whose keys are free, or expire at another time than before.
+    fn take_changed(&mut self, now: Instant) -> Vec<Watching> {
+        let keys = &self.keys;
+        let is_changed =
+            |watching: &mut Watching| last_expiry(keys, &watching.resources, now) != Some(watching.expires);
+        self.watches.extract_if(.., is_changed).collect()
+    }
+
+    fn watch(&mut self, resources: &Resources, now: Instant) -> Outcome {
+        let Some(expires) = last_expiry(&self.keys, resources, now) else { return Outcome::Yes };
+        if self.watches.len() == self.watches.capacity() {
+            // Before it grows: watches come and go while the keys stay.
+            self.watches.retain(|watching| !watching.changed.is_canceled());
+        }
+        let (sender, changed) = oneshot::channel();
+        self.watches.push(Watching { resources: resources.clone(), expires, changed: sender });
+        Outcome::Held(Armed { changed, expires })
+    }
+
     fn run(&mut self, order: &Order, now: Instant) -> Result<Outcome, BackendError> {
         let failure = match &mut self.failures {
             Some((left, failure)) if *left > 0 => {
@@ -188,7 +232,20 @@ impl State {
                 };
                 Outcome::Keys(order.resources.iter().map(state).collect())
             }
+            Verb::Watch => self.watch(&order.resources, now),
         }
+    }
+}
+
+/// When the last of the keys expires; `None` when all are free.
+fn last_expiry(keys: &Keys, resources: &Resources, now: Instant) -> Option<Instant> {
+    resources.iter().filter_map(|name| keys.get(name, now)).map(Key::expires).max()
+}
+
+fn tell(changed: Vec<Watching>) {
+    for watching in changed {
+        // Its caller may have gone.
+        let _ = watching.changed.send(());
     }
 }
 
@@ -203,6 +260,7 @@ pub(super) enum Verb {
     Release(Token),
     Replace(Duration, Token, Token),
     Inspect,
+    Watch,
 }
 
 pub(super) type Reply = Result<Outcome, BackendError>;
@@ -211,6 +269,15 @@ pub(super) enum Outcome {
     Yes,
     No,
     Keys(Vec<KeyState>),
+    Held(Armed),
+}
+
+/// How a watch of keys that are held goes on.
+pub(super) struct Armed {
+    /// Told when they have changed; cancelled when the connection is reset.
+    pub(super) changed: Receiver<()>,
+    /// When the last of them expires.
+    pub(super) expires: Instant,
 }
 
 pub(super) fn unreachable(message: &str) -> BackendError {

@@ -230,6 +230,7 @@ impl Defective {
     }
 
     pub(super) async fn removed(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
+        self.released_by_second.store(self.is_second, Ordering::Relaxed);
         self.troubled(request.timeout).await?;
         let (names, token) = (self.names(request.resources), self.token(request.token));
         let timeout = self.timeout(request.timeout)?;
