@@ -60,7 +60,7 @@ pub(crate) async fn acquire(
             let won = round.accept(Verb::Acquire);
             let start = won.valid_until - nodes.drift().validity(ttl);
             let keep_until = options.max_hold.and_then(|max_hold| start.checked_add(max_hold));
-            let took = nodes.now().saturating_duration_since(start);
+            let took = won.decided.map_or(Duration::ZERO, |decided| decided.saturating_duration_since(start));
             let state = LeaseState::new(nodes.clone(), won.claim, won.valid_until);
             let replies = won.replies;
             return Ok(Lock::new(state, ttl, Acquisition { attempts, took, replies, keep_until }));

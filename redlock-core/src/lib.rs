@@ -55,6 +55,7 @@ mod settings;
 mod takeover;
 mod telemetry;
 mod token;
+mod tracked;
 mod using;
 mod validity;
 mod votes;

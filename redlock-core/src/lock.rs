@@ -156,7 +156,8 @@ impl Lock {
         let LeaseState { nodes, claim, .. } = &*self.state;
         self.state.end();
         // The process that takes the lock over cannot know of them.
-        drop(nodes.release_from(claim, (0..nodes.len()).filter(|node| claim.ledger.is_unsettled(*node))));
+        let unsettled = (0..nodes.len()).filter(|node| claim.ledger.is_unsettled(*node)).collect();
+        drop(nodes.release_from(claim, unsettled));
         let now = nodes.now();
         LockParts {
             remaining,
