@@ -21,6 +21,7 @@ use crate::{
     node::Node,
     reply::{NodeOutcome, NodeReply},
     runtime::{BoxFuture, Runtime},
+    ticket::Ticket,
     tracked::{Action, Request, Tracked},
 };
 
@@ -58,6 +59,12 @@ impl FanOut {
     /// Sends the request in the background if this is dropped before it was sent.
     pub(crate) fn run_on_drop(mut self) -> Self {
         self.run_on_drop = true;
+        self
+    }
+
+    /// Passes the turn on as soon as the request has been sent.
+    pub(crate) fn then_pass_on(self, ticket: Ticket) -> Self {
+        self.inbox.state().ticket = Some(ticket);
         self
     }
 
@@ -134,6 +141,8 @@ struct Received {
     replies: Option<Vec<NodeReply>>,
     panic: Option<Box<dyn Any + Send>>,
     put_back: bool,
+    /// Dropped when the request has been sent.
+    ticket: Option<Ticket>,
 }
 
 impl Inbox {
@@ -192,6 +201,9 @@ async fn send(
                 }
             })
         });
+        // Outside of the lock, as it wakes others.
+        let ticket = inbox.state().ticket.take();
+        drop(ticket);
         if under_way.is_empty() {
             return Poll::Ready(());
         }

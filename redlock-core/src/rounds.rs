@@ -15,6 +15,7 @@ use crate::{
     reply::NodeReply,
     resources::Resources,
     telemetry::{self, Verb},
+    ticket::Ticket,
     validity::Ttl,
     votes::{LostRound, Votes, is_conclusive},
 };
@@ -28,21 +29,24 @@ pub(crate) struct AcquireRound {
     pub(crate) valid_until: Instant,
     pub(crate) fan_out: FanOut,
     pub(crate) votes: Votes,
+    ticket: Ticket,
     settled: bool,
 }
 
 impl AcquireRound {
-    /// `start`: the clock, read before. A node's key lives for at least the TTL from there.
+    /// `start`: the clock, read before. A node's key lives for at least the TTL from there. When the round is
+    /// dropped, the ticket is passed on behind the removal of its keys.
     pub(crate) fn new(
         nodes: &Arc<Nodes>,
         resources: Resources,
         ttl: Ttl,
         start: Instant,
         timeout: Duration,
+        ticket: Ticket,
     ) -> Self {
         let claim = nodes.claim(resources, ttl);
         let fan_out = nodes.acquire_all(&claim, timeout);
-        Self::with(nodes, claim, fan_out, ttl, start)
+        Self::with(nodes, claim, fan_out, ttl, start, ticket)
     }
 
     pub(crate) fn with(
@@ -51,10 +55,11 @@ impl AcquireRound {
         fan_out: FanOut,
         ttl: Ttl,
         start: Instant,
+        ticket: Ticket,
     ) -> Self {
         let votes = Votes::new(nodes);
         let valid_until = start + nodes.drift().validity(ttl);
-        Self { nodes: nodes.clone(), claim, valid_until, fan_out, votes, settled: false }
+        Self { nodes: nodes.clone(), claim, valid_until, fan_out, votes, ticket, settled: false }
     }
 
     /// Whether the round is won, as soon as that is certain. A round that others follow gives up early. The
@@ -74,8 +79,14 @@ impl AcquireRound {
     pub(crate) fn accept(mut self, verb: Verb) -> WonRound {
         self.settled = true;
         telemetry::round(verb, &self.claim.token, None, self.votes.tally());
-        let (valid_until, decided) = (self.valid_until, self.votes.decided());
-        WonRound { claim: self.claim.clone(), valid_until, decided, replies: self.votes.take_replies() }
+        let (claim, valid_until, decided) = (self.claim.clone(), self.valid_until, self.votes.decided());
+        WonRound {
+            claim,
+            valid_until,
+            decided,
+            replies: self.votes.take_replies(),
+            ticket: self.ticket.take(),
+        }
     }
 
     /// Removes the keys of a lost round: on all nodes, behind the acquires that are still under way.
@@ -84,14 +95,14 @@ impl AcquireRound {
         let fan_out = self.nodes.release_all(&self.claim);
         let lost = self.votes.lost();
         telemetry::round(verb, &self.claim.token, Some(lost.reason), self.votes.tally());
-        (Rollback { claim: self.claim.clone(), fan_out }, lost)
+        (Rollback { claim: self.claim.clone(), fan_out, ticket: self.ticket.take() }, lost)
     }
 }
 
 impl Drop for AcquireRound {
     fn drop(&mut self) {
         if !self.settled {
-            drop(self.nodes.release_all(&self.claim));
+            drop(self.nodes.release_all(&self.claim).then_pass_on(self.ticket.take()));
             telemetry::round_cancelled(&self.claim.token, self.votes.tally());
         }
     }
@@ -104,6 +115,7 @@ pub(crate) struct WonRound {
     pub(crate) valid_until: Instant,
     pub(crate) decided: Option<Instant>,
     pub(crate) replies: Vec<NodeReply>,
+    pub(crate) ticket: Ticket,
 }
 
 /// The removal of a lost round's keys. It continues in the background when it is dropped.
@@ -111,6 +123,7 @@ pub(crate) struct WonRound {
 pub(crate) struct Rollback {
     claim: Arc<Claim>,
     fan_out: FanOut,
+    ticket: Ticket,
 }
 
 impl Rollback {
@@ -118,13 +131,15 @@ impl Rollback {
         self.claim.clone()
     }
 
-    /// Sends the requests.
-    pub(crate) async fn begin(mut self) {
+    /// Sends the requests, and returns the ticket for another round.
+    pub(crate) async fn begin(mut self) -> Ticket {
         self.fan_out.start(&mut Vec::new()).await;
+        self.ticket
     }
 
     /// Waits until the nodes that are known to hold the keys have removed them.
     pub(crate) async fn settle(mut self, nodes: &Nodes) {
+        self.fan_out = self.fan_out.then_pass_on(self.ticket);
         let mut open: Vec<usize> =
             (0..nodes.len()).filter(|node| self.claim.ledger.is_written(*node)).collect();
         let mut replies = Vec::new();
@@ -172,8 +187,14 @@ pub(crate) async fn extend(
 }
 
 /// Returns `true` if a quorum removed the claim's keys, and `false` if no quorum held them any more.
-pub(crate) async fn release(nodes: &Arc<Nodes>, claim: &Arc<Claim>) -> Result<bool, LostRound> {
-    let mut fan_out = nodes.release_all(claim);
+///
+/// The turn is passed on right behind the requests, so the next acquire follows them on the same connections.
+pub(crate) async fn release(
+    nodes: &Arc<Nodes>,
+    claim: &Arc<Claim>,
+    ticket: Ticket,
+) -> Result<bool, LostRound> {
+    let mut fan_out = nodes.release_all(claim).then_pass_on(ticket);
     let mut votes = Votes::new(nodes);
     match votes.collect(&mut fan_out, None, is_conclusive).await {
         Decision::Won => {
