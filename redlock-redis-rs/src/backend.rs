@@ -287,7 +287,7 @@ mod tests {
         },
     };
 
-    use redis::{Pipeline, RedisFuture, RedisResult, Value};
+    use redis::{Cmd, Pipeline, RedisFuture, RedisResult};
 
     use super::*;
 
