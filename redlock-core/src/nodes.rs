@@ -13,13 +13,13 @@ use crate::{
     backend::{AcquireReply, BackendError, LockBackend, ReleaseReply},
     claim::Claim,
     entropy::Entropy,
-    extensions::ExtensionQueue,
+    extender::Extender,
     fan_out::FanOut,
     invalid::InvalidRequest,
     node::Node,
     reaper::schedule_release,
     resources::Resources,
-    runtime::{BoxFuture, Runtime},
+    runtime::{BoxFuture, PerRuntime, Runtime},
     settings::Settings,
     telemetry::NodesTelemetry,
     token::Token,
@@ -32,7 +32,7 @@ pub(crate) struct Nodes {
     telemetry: Arc<NodesTelemetry>,
     entropy: Mutex<Entropy>,
     nodes: Vec<Arc<Node>>,
-    pub(crate) extensions: ExtensionQueue,
+    pub(crate) extenders: PerRuntime<Extender>,
 }
 
 impl Nodes {
@@ -42,13 +42,11 @@ impl Nodes {
         let node =
             |(position, backend)| Arc::new(Node::new(position, backend, settings.clone(), telemetry.clone()));
         let nodes = backends.into_iter().enumerate().map(node).collect();
-        Self {
-            settings,
-            telemetry,
-            entropy: Mutex::new(entropy),
-            nodes,
-            extensions: ExtensionQueue::default(),
-        }
+        let extenders = {
+            let settings = settings.clone();
+            PerRuntime::for_each(move || Extender::new(settings.clone()))
+        };
+        Self { settings, telemetry, entropy: Mutex::new(entropy), nodes, extenders }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -73,10 +71,6 @@ impl Nodes {
 
     pub(crate) fn timeout(&self, ttl: Ttl) -> Duration {
         self.settings.timeout(ttl)
-    }
-
-    pub(crate) fn max_timeout(&self) -> Duration {
-        self.settings.max_timeout()
     }
 
     pub(crate) fn telemetry(&self) -> &NodesTelemetry {

@@ -86,7 +86,7 @@ impl Redlock {
     ///
     /// Await the request, or change options for this call first, as for [`lock`](Self::lock).
     ///
-    /// A task of its own extends the lock: on a runtime with several threads it continues while the routine
+    /// A background task extends the lock: on a runtime with several threads it continues while the routine
     /// blocks. A routine that completes always returns its result, even if the lock was lost meanwhile or
     /// cannot be released. A routine that has to know checks its [`Lease`] before it commits.
     ///

@@ -4,6 +4,7 @@
 #![allow(clippy::missing_panics_doc)]
 
 pub mod adapter;
+pub mod bench;
 pub mod chaos;
 pub mod cluster;
 pub mod fake;

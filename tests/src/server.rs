@@ -32,6 +32,8 @@ pub struct Server {
     namespace: Option<Arc<Namespace>>,
     /// For a Sentinel: the lines of its configuration file.
     sentinel: Option<String>,
+    /// The program, unless it is that of the other tests.
+    program: Option<String>,
     options: Vec<String>,
     folder: TempDir,
     process: Option<Process>,
@@ -102,7 +104,16 @@ impl Server {
 
     /// Starts several independent servers with the same options.
     pub fn start_some_with(number: usize, options: &[&str]) -> Vec<Self> {
-        let mut servers: Vec<Self> = (0..number).map(|_| Self::prepare(options)).collect();
+        Self::start_all((0..number).map(|_| Self::prepare(options)).collect())
+    }
+
+    /// Starts several independent servers of another program.
+    pub fn start_some_of(program: &str, number: usize) -> Vec<Self> {
+        let prepare = |_| Self { program: Some(program.to_owned()), ..Self::prepare(&[]) };
+        Self::start_all((0..number).map(prepare).collect())
+    }
+
+    fn start_all(mut servers: Vec<Self>) -> Vec<Self> {
         servers.iter_mut().for_each(Self::spawn);
         servers.iter_mut().for_each(Self::wait_until_it_answers);
         servers
@@ -115,6 +126,7 @@ impl Server {
             port: ReservedPort::new(),
             namespace: None,
             sentinel: None,
+            program: None,
             options,
             folder,
             process: None,
@@ -259,7 +271,10 @@ impl Server {
         };
         let port = self.port().to_string();
         let listens = ["--port", &port, "--bind", &self.host()];
-        self.process = Some(Process::spawn(place, file, &listens, &self.options, self.folder.path()));
+        let program = self.program.clone().or_else(|| env::var("REDIS_SERVER").ok());
+        let program = program.unwrap_or_else(|| "redis-server".to_owned());
+        let process = Process::spawn(place, &program, file, &listens, &self.options, self.folder.path());
+        self.process = Some(process);
     }
 
     fn wait_until_it_answers(&mut self) {
@@ -298,16 +313,16 @@ impl Process {
     /// The words of `place` precede the program.
     fn spawn(
         place: &[&str],
+        program: &str,
         file: Option<&str>,
         listens: &[&str],
         options: &[String],
         folder: &Path,
     ) -> Self {
-        let program = env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
         let mut shell = Command::new("sh")
             .args(["-c", RUN_SERVER])
             .args(place)
-            .arg(&program)
+            .arg(program)
             .args(file)
             .args(listens)
             .args(["--save", "", "--daemonize", "no"])
@@ -374,14 +389,20 @@ impl Monitor {
     /// The names of the commands, up to the first one that contains `mark`. That one is left out, and so are
     /// the commands of scripts.
     pub fn until(&mut self, mark: &str) -> Vec<String> {
-        let mut names = Vec::new();
+        let name = |line: String| line.split('"').nth(1).expect("a quoted name").to_owned();
+        self.lines_until(mark).into_iter().map(name).collect()
+    }
+
+    /// As [`Monitor::until`], with their arguments, as the server prints them.
+    pub fn lines_until(&mut self, mark: &str) -> Vec<String> {
+        let mut lines = Vec::new();
         loop {
             let line = self.line();
             if line.contains(mark) {
-                return names;
+                return lines;
             }
             if !line.contains(" lua] ") {
-                names.push(line.split('"').nth(1).expect("a quoted name").to_owned());
+                lines.push(line);
             }
         }
     }

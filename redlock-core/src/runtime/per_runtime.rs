@@ -6,7 +6,7 @@ use std::{
 };
 
 #[cfg(feature = "tokio")]
-use super::tokio::Driven;
+use super::tokio::Own;
 
 /// A value that lives on a runtime, such as a connection with its task, for authors of a
 /// [`LockBackend`](crate::LockBackend): one for each of tokio's current-thread runtimes (with the feature
@@ -20,7 +20,7 @@ pub struct PerRuntime<T> {
     make: Box<dyn Fn() -> T + Send + Sync>,
     shared: OnceLock<Arc<T>>,
     #[cfg(feature = "tokio")]
-    driven: Driven<T>,
+    own: Own<T>,
 }
 
 impl<T: Send + Sync + 'static> PerRuntime<T> {
@@ -30,14 +30,24 @@ impl<T: Send + Sync + 'static> PerRuntime<T> {
             make: Box::new(make),
             shared: OnceLock::new(),
             #[cfg(feature = "tokio")]
-            driven: Driven::default(),
+            own: Own::of_current_thread(),
+        }
+    }
+
+    /// As [`PerRuntime::new`], but each of tokio's multi-thread runtimes has a value of its own, too: all of
+    /// its threads may be blocked.
+    pub(crate) fn for_each(make: impl Fn() -> T + Send + Sync + 'static) -> Self {
+        Self {
+            #[cfg(feature = "tokio")]
+            own: Own::of_all(),
+            ..Self::new(make)
         }
     }
 
     /// The value of the runtime that the caller is in.
     pub fn get(&self) -> Arc<T> {
         #[cfg(feature = "tokio")]
-        if let Some(value) = self.driven.get(&self.make) {
+        if let Some(value) = self.own.get(&self.make) {
             return value;
         }
         self.shared.get_or_init(|| Arc::new((self.make)())).clone()

@@ -8,11 +8,11 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use super::suspend::suspended_time;
 use super::{BoxFuture, Runtime};
 
-mod driven;
 mod own;
 mod timer;
+mod values;
 
-pub(super) use self::driven::Driven;
+pub(super) use self::values::Own;
 
 /// Runs on tokio. It needs tokio runtimes with an enabled time driver (`enable_time` or `enable_all`);
 /// [`RedlockBuilder::build`](crate::RedlockBuilder::build) fails without.

@@ -86,6 +86,7 @@ mod sim {
 mod simulation;
 
 /// Spans, events and metrics, on the simulated clock.
+#[cfg(feature = "telemetry")]
 mod telemetry {
     mod calls;
     pub(crate) mod capture;

@@ -203,6 +203,57 @@ fn a_lock_outlives_its_runtime(
     });
 }
 
+/// A runtime that does not run its tasks: nobody drives it, or its only thread is blocked.
+#[rstest]
+fn locks_kept_alive_on_a_runtime_that_stands_still_do_not_concern_those_of_another(
+    #[values(current_thread, multi_thread)] first: fn() -> Runtime,
+    #[values(current_thread, multi_thread)] other: fn() -> Runtime,
+) {
+    bounded(move || {
+        let home = current_thread();
+        let harness = Harness::on(&home, Nodes::Memory);
+        let (first, other) = (first(), other());
+        let kept = async |key| harness.redlock.lock(key, SHORT).await.unwrap().keep_alive();
+        let stalled = first.block_on(async {
+            let stalled = kept("stalled").await;
+            // Blocks the thread of a multi-thread runtime, and is never run by a current-thread one.
+            tokio::spawn(async { thread::sleep(3 * LONGER) });
+            stalled
+        });
+        other.block_on(async {
+            let guard = kept("other").await;
+            tokio::time::sleep(2 * LONGER).await;
+            assert!(guard.is_valid(), "it waits for the runtime that stands still");
+            assert!(!stalled.is_valid());
+        });
+    });
+}
+
+#[rstest]
+fn a_lock_is_extended_while_its_routine_blocks_a_thread(#[values(false, true)] others: bool) {
+    bounded(move || {
+        let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let harness = Harness::on(&runtime, Nodes::Memory);
+        let redlock = harness.redlock.clone();
+        let used = async move {
+            let other = others.then(|| redlock.lock("other", TTL));
+            let other = match other {
+                Some(request) => Some(request.await.unwrap().keep_alive()),
+                None => None,
+            };
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let used = redlock.using("used", SHORT, |lease| async move {
+                thread::sleep(LONGER);
+                lease.is_valid()
+            });
+            let used = used.await;
+            drop(other);
+            used
+        };
+        assert!(runtime.block_on(async { tokio::spawn(used).await }).unwrap().unwrap());
+    });
+}
+
 #[rstest]
 fn a_call_started_on_a_stalled_runtime_continues_on_another(
     #[values(Nodes::Memory, Nodes::Servers(Adapter::RedisRs), Nodes::Servers(Adapter::Fred))] nodes: Nodes,

@@ -149,21 +149,89 @@ impl Runtime for Moving {
 }
 
 #[test]
-fn extensions_that_stall_with_their_runtime_do_not_block_others() {
+fn locks_whose_extensions_stall_with_their_runtime_are_taken_over_by_the_next() {
     let harness = Harness::new(3);
     let moving = Moving { runtimes: [(); 2].map(|()| harness.sim.process(0)), second: Arc::default() };
     harness.run(async {
         let builder = Redlock::builder(moving.clone()).nodes(harness.nodes.clone());
         let redlock = builder.entropy(harness.sim.entropy()).node_timeout(s(4)).build().unwrap();
-        // As many extensions as may be in flight at first.
-        let _stalled = hold(&redlock, 16, s(10)).await;
+        // As many extensions as may be under way at first.
+        let stalled = hold(&redlock, 16, s(30)).await;
+        harness.sleep(9_000).await;
         harness.nodes.iter().for_each(MemoryBackend::stop);
-        harness.sleep(5_100).await;
+        harness.sleep(6_100).await;
         moving.runtimes[0].stop();
         harness.nodes.iter().for_each(MemoryBackend::resume);
         moving.second.store(true, Ordering::Relaxed);
+        harness.sleep(6_000).await;
         let guard = redlock.lock("other", s(30)).await.unwrap().keep_alive();
         harness.sleep(100_000).await;
         assert!(guard.is_valid(), "it waits for the stalled extensions");
+        assert!(stalled.iter().all(KeepAlive::is_valid), "nobody extends them");
+
+        moving.runtimes[0].resume();
+        harness.sleep(10).await;
+        assert_eq!(harness.runtime.tasks(), 1, "the first one has nothing to do any more");
+        harness.sleep(100_000).await;
+        assert!(guard.is_valid() && stalled.iter().all(KeepAlive::is_valid));
+    });
+}
+
+#[test]
+fn one_task_with_one_timer_extends_all_locks_and_ends_with_the_last() {
+    let harness = Harness::new(3);
+    harness.run(async {
+        let redlock = harness.redlock();
+        let mut held = hold(&redlock, 200, s(6)).await;
+        for _ in 0..3_000 {
+            harness.sleep(10).await;
+            assert_eq!((harness.runtime.tasks(), harness.runtime.timers()), (1, 1));
+        }
+        assert!(held.iter().all(KeepAlive::is_valid));
+        let last = held.pop();
+        drop(held);
+        harness.sleep(10_000).await;
+        assert_eq!((harness.runtime.tasks(), harness.runtime.timers()), (1, 1));
+        drop(last);
+        harness.sleep(1).await;
+        harness.assert_at_rest();
+        // Another one can follow.
+        let again = hold(&redlock, 1, s(1)).await;
+        harness.sleep(10_000).await;
+        assert!(again[0].is_valid());
+        assert_eq!((harness.runtime.tasks(), harness.runtime.timers()), (1, 1));
+    });
+}
+
+#[test]
+fn a_lock_with_a_short_ttl_is_extended_beside_one_with_a_long_ttl() {
+    let harness = Harness::new(3);
+    harness.run(async {
+        let redlock = harness.redlock();
+        let long = redlock.lock("long", s(600)).await.unwrap().keep_alive();
+        harness.sleep(1_000).await;
+        let short = redlock.lock("short", s(1)).await.unwrap().keep_alive();
+        harness.sleep(60_000).await;
+        assert!(short.is_valid() && long.is_valid());
+    });
+}
+
+#[test]
+fn a_guard_that_is_dropped_while_its_lock_is_extended_takes_its_extension_along() {
+    let harness = Harness::new(3);
+    harness.run(async {
+        let redlock = harness.redlock();
+        let mut held = hold(&redlock, 2, s(30)).await;
+        harness.sleep(9_000).await;
+        harness.nodes.iter().for_each(MemoryBackend::stop);
+        harness.sleep(6_001).await;
+        harness.nodes.iter().for_each(MemoryBackend::resume);
+        let (stopped, lease) = (held.pop().unwrap(), held[0].lease());
+        let lock = stopped.stop();
+        let left = lock.remaining();
+        harness.sleep(100).await;
+        assert_eq!(lock.remaining(), left - ms(100), "it has been extended");
+        harness.sleep(60_000).await;
+        assert!(!lock.is_valid() && lease.is_valid());
     });
 }

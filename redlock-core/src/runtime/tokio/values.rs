@@ -1,4 +1,4 @@
-//! Values on current-thread runtimes, one for each.
+//! Values on runtimes, one for each.
 
 // Tests: below; tests/tests/it/runtimes/tokio.rs.
 
@@ -15,8 +15,12 @@ use tokio::{
 
 use super::has_threads;
 
-/// Values by their current-thread runtime; each is dropped with its runtime.
-pub(in crate::runtime) struct Driven<T>(Arc<Values<T>>);
+/// Values by their runtime; each is dropped with its runtime.
+pub(in crate::runtime) struct Own<T> {
+    values: Arc<Values<T>>,
+    /// Whether a multi-thread runtime has one, too.
+    all: bool,
+}
 
 type Values<T> = Mutex<HashMap<Id, Entry<T>>>;
 
@@ -26,13 +30,21 @@ struct Entry<T> {
     watch: Option<AbortHandle>,
 }
 
-impl<T: Send + Sync + 'static> Driven<T> {
-    /// The value of the caller's runtime, when that is a current-thread one.
+impl<T: Send + Sync + 'static> Own<T> {
+    pub(in crate::runtime) fn of_current_thread() -> Self {
+        Self { values: Arc::default(), all: false }
+    }
+
+    pub(in crate::runtime) fn of_all() -> Self {
+        Self { values: Arc::default(), all: true }
+    }
+
+    /// The value of the caller's runtime, when that has one of its own.
     pub(in crate::runtime) fn get(&self, make: impl FnOnce() -> T) -> Option<Arc<T>> {
-        let here = Handle::try_current().ok().filter(|here| !has_threads(here))?;
+        let here = Handle::try_current().ok().filter(|here| self.all || !has_threads(here))?;
         let id = here.id();
         let value = {
-            let mut values = lock(&self.0);
+            let mut values = lock(&self.values);
             if let Some(entry) = values.get(&id) {
                 return Some(entry.value.clone());
             }
@@ -40,22 +52,16 @@ impl<T: Send + Sync + 'static> Driven<T> {
             values.insert(id, Entry { value: value.clone(), watch: None });
             value
         };
-        let leaving = Leaving { values: Arc::downgrade(&self.0), id };
+        let leaving = Leaving { values: Arc::downgrade(&self.values), id };
         // A runtime that is being shut down drops the task on the spot, and that takes the lock.
         let watch = here.spawn(async move {
             let _leaving = leaving;
             pending::<()>().await;
         });
-        if let Some(entry) = lock(&self.0).get_mut(&id) {
+        if let Some(entry) = lock(&self.values).get_mut(&id) {
             entry.watch = Some(watch.abort_handle());
         }
         Some(value)
-    }
-}
-
-impl<T> Default for Driven<T> {
-    fn default() -> Self {
-        Self(Arc::default())
     }
 }
 
@@ -88,6 +94,11 @@ fn lock<T>(values: &Values<T>) -> MutexGuard<'_, HashMap<Id, Entry<T>>> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
     use tokio::runtime::{Builder, Runtime};
 
     use crate::PerRuntime;
@@ -99,10 +110,6 @@ mod tests {
 
     #[test]
     fn each_current_thread_runtime_has_its_own_and_takes_it_away() {
-        use std::sync::{
-            Arc,
-            atomic::{AtomicUsize, Ordering},
-        };
         let driven = || Builder::new_current_thread().build().unwrap();
         let (first, second) = (driven(), driven());
         let threads = || Builder::new_multi_thread().worker_threads(1).build().unwrap();
@@ -126,5 +133,20 @@ mod tests {
         drop(values);
         second.block_on(async { tokio::task::yield_now().await });
         assert_eq!(second.metrics().num_alive_tasks(), 0, "a task is left");
+    }
+
+    #[test]
+    fn each_multi_thread_runtime_may_have_its_own_too() {
+        let threads = || Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let (first, second) = (threads(), threads());
+        let made = AtomicUsize::new(0);
+        let values = PerRuntime::for_each(move || made.fetch_add(1, Ordering::Relaxed));
+        assert_eq!([&first, &second, &first].map(|runtime| number(runtime, &values)), [0, 1, 0]);
+        let held = {
+            let _inside = first.enter();
+            values.get()
+        };
+        drop(first);
+        assert_eq!(Arc::strong_count(&held), 1, "it goes away with its runtime");
     }
 }

@@ -1,0 +1,122 @@
+//! Those who compete in a row, and how they are measured: some tasks, each of which locks and unlocks its own
+//! resource until the time is over.
+
+use std::time::{Duration, Instant};
+
+use redlock_core::Redlock;
+use rslock::LockManager;
+use rustix::time::{ClockId, clock_gettime};
+use tokio::task::JoinSet;
+
+use super::{
+    TTL,
+    floor::{Floor, FredFloor, Release},
+    stats::percentile,
+};
+use crate::{adapter::Adapter, server::Server};
+
+/// Someone who locks.
+#[derive(Clone)]
+pub(crate) enum Contender {
+    Ours(Redlock),
+    Floor(Floor),
+    FredFloor(FredFloor),
+    Rslock(LockManager),
+}
+
+impl Contender {
+    pub(crate) fn ours(adapter: Adapter, servers: &[Server]) -> Self {
+        Self::Ours(adapter.manager(servers).build().expect("nodes"))
+    }
+
+    pub(crate) async fn floor(servers: &[Server], release: Release) -> Self {
+        Self::Floor(Floor::connect(servers, release).await)
+    }
+
+    pub(crate) async fn fred_floor(servers: &[Server]) -> Self {
+        Self::FredFloor(FredFloor::connect(servers).await)
+    }
+
+    pub(crate) fn rslock(servers: &[Server]) -> Self {
+        Self::Rslock(LockManager::new(servers.iter().map(Server::url).collect()))
+    }
+
+    /// Locks and unlocks once. Returns whether both worked.
+    pub(crate) async fn cycle(&self, resource: &str) -> bool {
+        match self {
+            Self::Ours(redlock) => match redlock.lock(resource, TTL).await {
+                Ok(lock) => lock.unlock().await.is_ok(),
+                Err(_) => false,
+            },
+            Self::Floor(floor) => floor.cycle(resource).await,
+            Self::FredFloor(floor) => floor.cycle(resource).await,
+            Self::Rslock(manager) => match manager.lock(resource, TTL).await {
+                Ok(lock) => {
+                    manager.unlock(&lock).await;
+                    true
+                }
+                Err(_) => false,
+            },
+        }
+    }
+
+    /// Lets `tasks` tasks lock and unlock resources of their own for `time`.
+    pub(crate) async fn block(&self, tasks: usize, time: Duration) -> Block {
+        let (start, cpu) = (Instant::now(), cpu());
+        let mut running = JoinSet::new();
+        for task in 0..tasks {
+            let contender = self.clone();
+            running.spawn(async move {
+                let resource = format!("bench:{task}");
+                let mut took = Vec::new();
+                while start.elapsed() < time {
+                    let begin = Instant::now();
+                    // One that hangs is cut off: it has no place among the numbers.
+                    match tokio::time::timeout(HANGS, contender.cycle(&resource)).await {
+                        Ok(true) => took.push(micros(begin.elapsed())),
+                        Ok(false) => tokio::task::yield_now().await,
+                        Err(_) => {}
+                    }
+                }
+                took
+            });
+        }
+        let took = running.join_all().await.concat();
+        Block { took, wall: start.elapsed(), cpu: self::cpu().saturating_sub(cpu) }
+    }
+}
+
+/// What a block of cycles took.
+pub(crate) struct Block {
+    /// Each cycle, in microseconds.
+    took: Vec<f64>,
+    wall: Duration,
+    cpu: Duration,
+}
+
+impl Block {
+    /// In microseconds; for a block without a cycle, all of its time.
+    pub(crate) fn percentile(&mut self, percent: f64) -> f64 {
+        if self.took.is_empty() { micros(self.wall) } else { percentile(&mut self.took, percent) }
+    }
+
+    pub(crate) fn per_second(&self) -> f64 {
+        self.took.len() as f64 / self.wall.as_secs_f64()
+    }
+
+    /// Microseconds of this process' CPU time; the servers are other processes.
+    pub(crate) fn cpu_per_cycle(&self) -> f64 {
+        micros(self.cpu) / self.took.len() as f64
+    }
+}
+
+pub(crate) fn micros(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e6
+}
+
+fn cpu() -> Duration {
+    let spent = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(spent.tv_sec.unsigned_abs(), u32::try_from(spent.tv_nsec).unwrap_or(0))
+}
+
+const HANGS: Duration = Duration::from_secs(1);

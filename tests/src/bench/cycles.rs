@@ -1,0 +1,228 @@
+//! One lock and its unlock, without contention: by one task, by many, by the number of nodes, and with a node
+//! that is down.
+
+use std::time::Duration;
+
+use super::{
+    Plan,
+    contender::Contender,
+    fleet::Program,
+    floor::Release,
+    stats::Samples,
+    table::{Line, Unit},
+};
+use crate::{adapter::Adapter, server::Server};
+
+/// One task, three nodes.
+pub(crate) fn one_task(plan: &Plan) -> Vec<Line> {
+    let redis = Program::of_the_tests();
+    let work = format!("one task, N = 3, {}", redis.name);
+    let samples = plan.block_on(async {
+        let servers = redis.start(3);
+        rounds(plan, &all(&servers).await, 1).await
+    });
+    let ratio = |over: &str, under: &str, percent| samples.ratio(&key(over, percent), &key(under, percent));
+    let mut lines = vec![
+        Line::new(&work, "ours over the floor, p50", Unit::Ratio, ratio(OURS, FLOOR, "p50")).at_most(1.05),
+        Line::new(&work, "ours over the floor, p99", Unit::Ratio, ratio(OURS, FLOOR, "p99")).at_most(1.2),
+        Line::new(
+            &work,
+            "ours with fred over fred's floor, p50",
+            Unit::Ratio,
+            ratio(FRED, FRED_FLOOR, "p50"),
+        )
+        .at_most(1.05),
+        Line::new(&work, "rslock over the floor, p50", Unit::Ratio, ratio(RSLOCK, FLOOR, "p50")),
+        Line::new(&work, "rslock over the floor, p99", Unit::Ratio, ratio(RSLOCK, FLOOR, "p99")),
+        Line::new(&work, "ours, p50", Unit::Micros, samples.of(&key(OURS, "p50"))),
+        Line::new(&work, "the floor, p50", Unit::Micros, samples.of(&key(FLOOR, "p50"))),
+    ];
+    lines.extend(on_valkey(plan, 1, |work, samples| {
+        let ratio = |over: &str, under: &str| samples.ratio(&key(over, "p50"), &key(under, "p50"));
+        vec![
+            Line::new(work, "ours over the native floor, p50", Unit::Ratio, ratio(OURS, NATIVE)),
+            Line::new(work, "ours over the script floor, p50", Unit::Ratio, ratio(OURS, FLOOR)),
+        ]
+    }));
+    lines
+}
+
+/// 64 tasks, three nodes.
+pub(crate) fn many_tasks(plan: &Plan) -> Vec<Line> {
+    let redis = Program::of_the_tests();
+    let work = format!("{MANY} tasks, N = 3, {}", redis.name);
+    let samples = plan.block_on(async {
+        let servers = redis.start(3);
+        rounds(plan, &all(&servers).await, MANY).await
+    });
+    let rate = |over: &str, under: &str| samples.ratio(&key(over, "rate"), &key(under, "rate"));
+    let cpu = |over: &str, under: &str| samples.ratio(&key(over, "cpu"), &key(under, "cpu"));
+    let mut lines = vec![
+        Line::new(&work, "throughput, ours over the floor", Unit::Ratio, rate(OURS, FLOOR)).at_least(0.95),
+        Line::new(&work, "throughput, ours with fred over fred's floor", Unit::Ratio, rate(FRED, FRED_FLOOR))
+            .at_least(0.95),
+        Line::new(&work, "throughput, rslock over the floor", Unit::Ratio, rate(RSLOCK, FLOOR)),
+        Line::new(&work, "client CPU a cycle, ours over the floor", Unit::Ratio, cpu(OURS, FLOOR))
+            .at_most(1.15),
+        Line::new(&work, "client CPU a cycle, rslock over the floor", Unit::Ratio, cpu(RSLOCK, FLOOR)),
+        Line::new(&work, "ours", Unit::PerSecond, samples.of(&key(OURS, "rate"))),
+        Line::new(&work, "the floor", Unit::PerSecond, samples.of(&key(FLOOR, "rate"))),
+        Line::new(&work, "client CPU a cycle, ours", Unit::Micros, samples.of(&key(OURS, "cpu"))),
+    ];
+    lines.extend(on_valkey(plan, MANY, |work, samples| {
+        let rate = |over: &str, under: &str| samples.ratio(&key(over, "rate"), &key(under, "rate"));
+        vec![
+            Line::new(work, "throughput, ours over the script floor", Unit::Ratio, rate(OURS, FLOOR))
+                .at_least(1.3),
+            Line::new(work, "throughput, ours over the native floor", Unit::Ratio, rate(OURS, NATIVE))
+                .at_least(0.95),
+            Line::new(
+                work,
+                "throughput, the native floor over the script floor",
+                Unit::Ratio,
+                rate(NATIVE, FLOOR),
+            ),
+        ]
+    }));
+    lines
+}
+
+/// One task, by the number of nodes; and three nodes, by the number of tasks.
+pub(crate) fn growth(plan: &Plan) -> Vec<Line> {
+    let redis = Program::of_the_tests();
+    let mut lines = Vec::new();
+    for nodes in [1, 3, 5, 7] {
+        let samples = of_two(plan, &redis, nodes, 1);
+        let work = format!("one task, N = {nodes}");
+        for who in [OURS, FLOOR] {
+            let p50 = samples.of(&key(who, "p50"));
+            lines.push(Line::new(&work, format!("{who}, p50"), Unit::Micros, p50).at(who, nodes as f64));
+        }
+    }
+    for tasks in [1, 4, 16, 64, 256] {
+        let samples = of_two(plan, &redis, 3, tasks);
+        let work = format!("tasks: {tasks}, N = 3");
+        for who in [OURS, FLOOR] {
+            let rate = samples.of(&key(who, "rate"));
+            lines.push(Line::new(&work, who, Unit::PerSecond, rate).at(who, tasks as f64));
+        }
+    }
+    lines
+}
+
+/// One of three nodes killed, or stopped.
+pub(crate) fn faults(plan: &Plan) -> Vec<Line> {
+    let redis = Program::of_the_tests();
+    let (many, one) = plan.block_on(async {
+        let healthy = redis.start(3);
+        let mut broken = [redis.start(3), redis.start(3)];
+        let mut contenders = vec![("healthy floor", Contender::floor(&healthy, Release::Script).await)];
+        for (servers, [ours, floor, rslock]) in broken.iter().zip([KILLED, STOPPED]) {
+            contenders.push((ours, Contender::ours(Adapter::RedisRs, servers)));
+            contenders.push((floor, Contender::floor(servers, Release::Script).await));
+            contenders.push((rslock, Contender::rslock(servers)));
+        }
+        // They connect while all is well.
+        for (_, contender) in &contenders {
+            contender.block(1, WARM_UP).await;
+        }
+        broken[0][2].kill();
+        broken[1][2].pause();
+        let samples = (rounds(plan, &contenders, MANY).await, rounds(plan, &contenders, 1).await);
+        broken[1][2].resume();
+        samples
+    });
+    let mut lines = Vec::new();
+    for (fault, [ours, floor, rslock]) in [("killed", KILLED), ("stopped", STOPPED)] {
+        let rate = |over: &str, under: &str| many.ratio(&key(over, "rate"), &key(under, "rate"));
+        let p50 = |over: &str, under: &str| one.ratio(&key(over, "p50"), &key(under, "p50"));
+        let work = format!("{MANY} tasks, 1 of 3 {fault}");
+        let of = "throughput over that of the healthy floor";
+        lines.extend([
+            Line::new(&work, format!("{of}, ours"), Unit::Ratio, rate(ours, "healthy floor")).at_least(0.9),
+            Line::new(&work, format!("{of}, the floor"), Unit::Ratio, rate(floor, "healthy floor")),
+            Line::new(&work, format!("{of}, rslock"), Unit::Ratio, rate(rslock, "healthy floor")),
+        ]);
+        let work = format!("one task, 1 of 3 {fault}");
+        let of = "p50 over that of the floor under the same fault";
+        lines.extend([
+            Line::new(&work, format!("{of}, ours"), Unit::Ratio, p50(ours, floor)).at_most(1.1),
+            Line::new(&work, format!("{of}, rslock"), Unit::Ratio, p50(rslock, floor)),
+        ]);
+    }
+    lines
+}
+
+async fn all(servers: &[Server]) -> Vec<(&'static str, Contender)> {
+    vec![
+        (OURS, Contender::ours(Adapter::RedisRs, servers)),
+        (FLOOR, Contender::floor(servers, Release::Script).await),
+        (FRED, Contender::ours(Adapter::Fred, servers)),
+        (FRED_FLOOR, Contender::fred_floor(servers).await),
+        (RSLOCK, Contender::rslock(servers)),
+    ]
+}
+
+fn on_valkey(plan: &Plan, tasks: usize, lines: impl Fn(&str, &Samples) -> Vec<Line>) -> Vec<Line> {
+    let valkey = match Program::valkey() {
+        Ok(valkey) => valkey,
+        Err(why) => return vec![Line::missing("Valkey 9.1", why)],
+    };
+    let samples = plan.block_on(async {
+        let servers = valkey.start(3);
+        let contenders = [
+            (OURS, Contender::ours(Adapter::RedisRs, &servers)),
+            (FLOOR, Contender::floor(&servers, Release::Script).await),
+            (NATIVE, Contender::floor(&servers, Release::Native).await),
+        ];
+        rounds(plan, &contenders, tasks).await
+    });
+    let who = if tasks == 1 { "one task".to_owned() } else { format!("{tasks} tasks") };
+    lines(&format!("{who}, N = 3, {}", valkey.name), &samples)
+}
+
+fn of_two(plan: &Plan, program: &Program, nodes: usize, tasks: usize) -> Samples {
+    plan.block_on(async {
+        let servers = program.start(nodes);
+        let contenders = [
+            (OURS, Contender::ours(Adapter::RedisRs, &servers)),
+            (FLOOR, Contender::floor(&servers, Release::Script).await),
+        ];
+        rounds(plan, &contenders, tasks).await
+    })
+}
+
+/// Lets them compete, each in every round; another one begins each time.
+async fn rounds(plan: &Plan, contenders: &[(&str, Contender)], tasks: usize) -> Samples {
+    for (_, contender) in contenders {
+        contender.block(tasks, WARM_UP).await;
+    }
+    let mut samples = Samples::default();
+    for round in 0..plan.rounds {
+        for place in 0..contenders.len() {
+            let (who, contender) = &contenders[(place + round) % contenders.len()];
+            let mut block = contender.block(tasks, BLOCK).await;
+            samples.add(key(who, "p50"), block.percentile(50.0));
+            samples.add(key(who, "p99"), block.percentile(99.0));
+            samples.add(key(who, "rate"), block.per_second());
+            samples.add(key(who, "cpu"), block.cpu_per_cycle());
+        }
+    }
+    samples
+}
+
+fn key(who: &str, what: &str) -> String {
+    format!("{who}: {what}")
+}
+
+const OURS: &str = "ours";
+const FLOOR: &str = "the floor";
+const NATIVE: &str = "the native floor";
+const FRED: &str = "ours with fred";
+const FRED_FLOOR: &str = "fred's floor";
+const RSLOCK: &str = "rslock";
+const KILLED: [&str; 3] = ["ours, killed", "the floor, killed", "rslock, killed"];
+const STOPPED: [&str; 3] = ["ours, stopped", "the floor, stopped", "rslock, stopped"];
+const MANY: usize = 64;
+const BLOCK: Duration = Duration::from_millis(350);
+const WARM_UP: Duration = Duration::from_millis(300);
