@@ -190,7 +190,7 @@ async fn a_server_that_cannot_watch_is_asked_once(#[values(RedisRs, Fred)] adapt
     for (command, refusal) in [
         ("HELLO", Reply::say("-ERR unknown command 'HELLO'")),
         ("HELLO", Reply::Close),
-        ("HELLO", Reply::SayAndClose("-ERR not here".to_owned())),
+        ("HELLO", Reply::SayAndClose("-ERR unknown command 'HELLO'".to_owned())),
         ("CLIENT", Reply::say("-ERR unknown command 'CLIENT'")),
         ("CLIENT", Reply::Close),
     ] {
