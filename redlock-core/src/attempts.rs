@@ -1,6 +1,6 @@
 //! The attempts of one call: round after round, until one is won or none may follow.
 
-// Tests: below for the time budget; tests/tests/it/sim/waiting.rs, sim/bounds.rs.
+// Tests: patience.rs and waiters.rs for what decides; tests/tests/it/sim/waiting.rs, sim/queue.rs, sim/bounds.rs.
 
 use std::{
     pin::pin,
@@ -16,13 +16,15 @@ use crate::{
     lease::LeaseState,
     lock::{Acquisition, Lock},
     nodes::Nodes,
+    patience::Patience,
     quorum::LossReason,
     resources::Resources,
-    retry::{MIN_DELAY, RetryPolicy},
+    retry::RetryPolicy,
     rounds::AcquireRound,
-    settings::MIN_TIMEOUT,
     telemetry::Verb,
+    ticket::Ticket,
     votes::LostRound,
+    waiters::{GRACE, View},
 };
 
 /// The options of one call.
@@ -33,7 +35,8 @@ pub(crate) struct Options {
     pub(crate) max_hold: Option<Duration>,
 }
 
-/// Makes rounds until one is won, or the last one is lost.
+/// Makes rounds until one is won, or the last one is lost. Of the calls of a manager that want one resource,
+/// one at a time does so.
 pub(crate) async fn acquire(
     nodes: &Arc<Nodes>,
     resources: &Resources,
@@ -42,160 +45,106 @@ pub(crate) async fn acquire(
 ) -> Result<Lock, Error> {
     resources.validate()?;
     let ttl = nodes.ttl(options.max_hold.map_or(ttl, |max_hold| ttl.min(max_hold)))?;
-    let mut budget = TimeBudget::new(nodes, nodes.timeout(ttl), options.acquire_timeout);
-    let mut retries = options.retry.start();
+    let mut begun = nodes.now();
+    let longest = nodes.timeout(ttl) + GRACE;
+    let mut patience = Patience::new(begun, &options.retry, nodes.timeout(ttl), options.acquire_timeout);
+    let (mut ticket, its_turn) = if options.retry.is_single() {
+        (nodes.waiters.outside(resources), true)
+    } else {
+        nodes.waiters.join(resources, begun + longest)
+    };
+    if !its_turn {
+        until_next(nodes, &ticket, &mut patience).await;
+        begun = nodes.now();
+        ticket.stay(begun + longest);
+    }
     let mut attempts: u32 = 0;
     loop {
         attempts = attempts.saturating_add(1);
-        let retry = retries.next();
-        let may_retry = |now| retry.is_some() && budget.for_a_delay(now, Duration::MAX).is_some();
-        let begun = nodes.now();
-        let mut round = AcquireRound::new(nodes, resources.clone(), ttl, begun, budget.for_a_round(begun));
-        let mut won = round.decide(!may_retry(begun)).await;
-        if !won && !may_retry(nodes.now()) {
+        let timeout = patience.for_a_round(begun);
+        let mut round = AcquireRound::new(nodes, resources.clone(), ttl, begun, timeout, ticket);
+        let mut won = round.decide(patience.is_last(begun)).await;
+        if !won && patience.is_last(nodes.now()) {
             // It turned out to be the last one. If that was clear from the start, this changes nothing.
             won = round.decide(true).await;
         }
         if won {
-            let won = round.accept(Verb::Acquire);
+            let mut won = round.accept(Verb::Acquire);
             let start = won.valid_until - nodes.drift().validity(ttl);
             let keep_until = options.max_hold.and_then(|max_hold| start.checked_add(max_hold));
             let took = nodes.now().saturating_duration_since(start);
-            let state = LeaseState::new(nodes.clone(), won.claim, won.valid_until);
+            won.ticket.hold(start, won.valid_until);
+            let state = LeaseState::new(nodes.clone(), won.claim, won.valid_until, won.ticket);
             let replies = won.replies;
             return Ok(Lock::new(state, ttl, Acquisition { attempts, took, replies, keep_until }));
         }
         let now = nodes.now();
         if round.is_certain() {
-            budget.learn(now - begun);
+            patience.learn(now - begun);
         }
         let (rollback, lost) = round.roll_back(Verb::Acquire);
         let claim = rollback.claim();
         let delay = match lost.reason {
             LossReason::Rejected => None,
-            LossReason::Refused | LossReason::NoQuorum => retry.and_then(|retry| {
-                let delay = retry.draw(|width| nodes.with_entropy(|rng| rng.random_range(0..=width)));
-                budget.for_a_delay(now, delay)
-            }),
+            LossReason::Refused | LossReason::NoQuorum => delay(nodes, &mut patience, now),
         };
-        let is_last = match delay {
-            Some(delay) => {
-                rollback.begin().await;
-                nodes.runtime().sleep(delay).await;
-                // A timer that fired too late has left no time for another round.
-                budget.left(nodes.now()).is_zero()
+        if delay.is_some() {
+            ticket = rollback.begin().await;
+            until_next(nodes, &ticket, &mut patience).await;
+            begun = nodes.now();
+            ticket.stay(begun + longest);
+            // A timer that fired too late has left no time for another round.
+            if !patience.left(begun).is_zero() {
+                continue;
             }
-            None => {
-                let patience = nodes.runtime().sleep(budget.left(nodes.now()));
-                select(pin!(rollback.settle(nodes)), patience).await;
-                true
+        } else {
+            let left = nodes.runtime().sleep(patience.left(now));
+            select(pin!(rollback.settle(nodes)), left).await;
+        }
+        return Err(LostRound { attempts, ..lost }.into_acquire_error(&claim));
+    }
+}
+
+/// Waits until the next round: for the end of the delay if it is this call's turn, else for the turn. Who is
+/// not at its turn when no delay is left makes a last round all the same: the nodes know best, and nobody
+/// waits longer than without a queue.
+async fn until_next(nodes: &Nodes, ticket: &Ticket, patience: &mut Patience) {
+    while let Some(due) = delay(nodes, patience, nodes.now()) {
+        match until_turn(nodes, ticket, due).await {
+            View::Turn { pause: false } | View::StillFirst => return,
+            View::Turn { pause: true } => {
+                let pause = nodes.with_entropy(|rng| rng.random_range(SHORTEST_PAUSE..=LONGEST_PAUSE));
+                nodes.runtime().sleep(pause).await;
+                return;
             }
-        };
-        if is_last {
-            return Err(LostRound { attempts, ..lost }.into_acquire_error(&claim));
+            View::Behind(_) => {}
         }
     }
 }
 
-/// The time that a call has for its rounds and delays.
-struct TimeBudget {
-    node_timeout: Duration,
-    give_up: Option<Instant>,
-    /// The time reserved for the last round, before the duration of a round is known.
-    reserve: Duration,
-    /// The longest round so far that did not end with a timeout.
-    longest: Option<Duration>,
-}
-
-impl TimeBudget {
-    fn new(nodes: &Nodes, node_timeout: Duration, timeout: Option<Duration>) -> Self {
-        // The first round needs some time in any case.
-        let wait = timeout.map(|wait| wait.max(MIN_TIMEOUT));
-        let reserve = wait.map_or(node_timeout, |wait| node_timeout.min((wait / 4).max(MIN_TIMEOUT)));
-        let give_up = wait.and_then(|wait| nodes.now().checked_add(wait));
-        Self { node_timeout, give_up, reserve, longest: None }
-    }
-
-    /// Records how long a round took.
-    fn learn(&mut self, took: Duration) {
-        self.longest = self.longest.max(Some(took));
-    }
-
-    fn left(&self, now: Instant) -> Duration {
-        self.give_up.map_or(Duration::MAX, |give_up| give_up.saturating_duration_since(now))
-    }
-
-    fn for_a_round(&self, now: Instant) -> Duration {
-        self.node_timeout.min(self.left(now))
-    }
-
-    /// The delay, shortened so that the last round still has enough time; `None` when there is no time for
-    /// another round.
-    fn for_a_delay(&self, now: Instant, delay: Duration) -> Option<Duration> {
-        let left = self.left(now).saturating_sub(self.for_the_last_round());
-        (left >= MIN_DELAY).then(|| delay.min(left))
-    }
-
-    /// A round may take one and a half times as long as those before.
-    fn for_the_last_round(&self) -> Duration {
-        let needed = |took: Duration| took.saturating_add(took / 2).max(MIN_TIMEOUT);
-        self.longest.map_or(self.reserve, |took| self.reserve.min(needed(took)))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[allow(clippy::disallowed_methods)]
-    fn some_instant() -> Instant {
-        Instant::now()
-    }
-
-    fn ms(millis: u64) -> Duration {
-        Duration::from_millis(millis)
-    }
-
-    fn a_second_from(now: Instant) -> TimeBudget {
-        TimeBudget { node_timeout: ms(500), give_up: Some(now + ms(1_000)), reserve: ms(250), longest: None }
-    }
-
-    #[test]
-    fn the_last_round_has_its_reserve_and_no_round_runs_over() {
-        let now = some_instant();
-        let time = a_second_from(now);
-        assert_eq!(time.for_a_round(now), ms(500));
-        assert_eq!(time.for_a_round(now + ms(900)), ms(100));
-        assert_eq!(time.for_a_delay(now, ms(200)), Some(ms(200)));
-        assert_eq!(time.for_a_delay(now + ms(700), ms(200)), Some(ms(50)));
-        assert_eq!(time.for_a_delay(now + ms(750), ms(200)), None);
-        assert_eq!(time.left(now + ms(2_000)), ms(0));
-    }
-
-    #[test]
-    fn the_last_round_comes_as_late_as_the_longest_of_those_before_lets_it() {
-        let now = some_instant();
-        for (rounds, last) in [
-            (&[0][..], 950),
-            (&[20, 30, 1], 950),
-            (&[100, 40], 850),
-            (&[160], 760),
-            // No more than the reserve before the duration is known.
-            (&[200], 750),
-        ] {
-            let mut time = a_second_from(now);
-            rounds.iter().for_each(|took| time.learn(ms(*took)));
-            let delay = ms(2_000);
-            assert_eq!(time.for_a_delay(now, delay), Some(ms(last)), "{rounds:?}");
-            assert_eq!(time.for_a_delay(now + ms(last), delay), None, "{rounds:?}");
+/// Waits for a turn until `due`.
+async fn until_turn(nodes: &Nodes, ticket: &Ticket, due: Instant) -> View {
+    loop {
+        let now = nodes.now();
+        let view = ticket.look(now, due + GRACE);
+        let next = match view {
+            View::Turn { .. } => return view,
+            View::Behind(Some(look_again)) => due.min(look_again),
+            View::Behind(None) | View::StillFirst => due,
+        };
+        if now >= due {
+            return view;
         }
-    }
-
-    #[test]
-    fn without_a_bound_nothing_is_cut() {
-        let now = some_instant();
-        let time = TimeBudget { node_timeout: ms(500), give_up: None, reserve: ms(500), longest: None };
-        assert_eq!(time.for_a_round(now), ms(500));
-        assert_eq!(time.for_a_delay(now, Duration::MAX - ms(500)), Some(Duration::MAX - ms(500)));
+        let sleep = nodes.runtime().sleep(next.saturating_duration_since(now));
+        select(pin!(ticket.news()), sleep).await;
     }
 }
+
+fn delay(nodes: &Nodes, patience: &mut Patience, now: Instant) -> Option<Instant> {
+    patience.delay(now, |width| nodes.with_entropy(|rng| rng.random_range(0..=width)))
+}
+
+/// How long a process waits that has handed a lock over to itself for long, so that others can get it ...
+const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
+/// ... or up to this long.
+const LONGEST_PAUSE: Duration = Duration::from_millis(8);

@@ -75,7 +75,8 @@ impl RedlockBuilder {
         self
     }
 
-    /// How many attempts follow the first; 0 is a single attempt. The default is 3, so 4 attempts.
+    /// How many attempts follow the first; 0 is a single attempt. The default is 3, so 4 attempts. A call that
+    /// has to wait for others of this lock manager makes fewer, within the same time.
     pub fn retry_count(mut self, count: u32) -> Self {
         self.retry.count = Some(count);
         self

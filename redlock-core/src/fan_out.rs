@@ -14,7 +14,10 @@ use std::{
     task::{Context, Poll},
 };
 
-use crate::runtime::{BoxFuture, Runtime};
+use crate::{
+    runtime::{BoxFuture, Runtime},
+    ticket::Ticket,
+};
 
 /// Requests under way, each with the position of its node.
 ///
@@ -27,6 +30,8 @@ pub(crate) struct FanOut<T: Send + 'static> {
     requests: Vec<(usize, BoxFuture<T>)>,
     asked: bool,
     run_on_drop: bool,
+    /// Dropped when the requests have been sent.
+    ticket: Option<Ticket>,
 }
 
 impl<T: Send + 'static> FanOut<T> {
@@ -34,12 +39,24 @@ impl<T: Send + 'static> FanOut<T> {
         runtime: Arc<dyn Runtime>,
         requests: impl IntoIterator<Item = (usize, BoxFuture<T>)>,
     ) -> Self {
-        Self { runtime, requests: requests.into_iter().collect(), asked: false, run_on_drop: false }
+        Self {
+            runtime,
+            requests: requests.into_iter().collect(),
+            asked: false,
+            run_on_drop: false,
+            ticket: None,
+        }
     }
 
     /// Sends the requests in the background if this is dropped before they were sent.
     pub(crate) fn run_on_drop(mut self) -> Self {
         self.run_on_drop = true;
+        self
+    }
+
+    /// Passes the turn on as soon as the requests have been sent.
+    pub(crate) fn then_pass_on(mut self, ticket: Ticket) -> Self {
+        self.ticket = Some(ticket);
         self
     }
 
@@ -81,6 +98,7 @@ impl<T: Send + 'static> FanOut<T> {
                 }
             }
         });
+        self.ticket = None;
         if let Some(panic) = panicked {
             resume_unwind(panic);
         }
@@ -94,6 +112,7 @@ impl<T: Send + 'static> Drop for FanOut<T> {
             return;
         }
         let mut rest = FanOut::new(self.runtime.clone(), self.take_pending());
+        rest.ticket = self.ticket.take();
         self.runtime.spawn(Box::pin(async move { while !rest.next().await.is_empty() {} }));
     }
 }

@@ -17,6 +17,7 @@ use crate::{
     resources::Resources,
     rounds,
     telemetry::{Call, Kind, LockTelemetry, Loss, Outcome},
+    ticket::Ticket,
     validity::Ttl,
     votes::LostRound,
 };
@@ -65,6 +66,8 @@ pub(crate) struct LeaseState {
     pub(crate) claim: Arc<Claim>,
     state: Mutex<State>,
     over: Latch,
+    /// Those who wait in this process for the lock are behind it.
+    ticket: Mutex<Ticket>,
     telemetry: LockTelemetry,
 }
 
@@ -76,10 +79,10 @@ struct State {
 }
 
 impl LeaseState {
-    pub(crate) fn new(nodes: Arc<Nodes>, claim: Arc<Claim>, valid_until: Instant) -> Self {
+    pub(crate) fn new(nodes: Arc<Nodes>, claim: Arc<Claim>, valid_until: Instant, ticket: Ticket) -> Self {
         let state = Mutex::new(State { valid_until, over: false });
         let telemetry = LockTelemetry::begin(&**nodes.runtime());
-        Self { nodes, claim, state, over: Latch::default(), telemetry }
+        Self { nodes, claim, state, over: Latch::default(), ticket: Mutex::new(ticket), telemetry }
     }
 
     /// The remaining validity; `None` when it has ended or the lease is over.
@@ -111,6 +114,11 @@ impl LeaseState {
             let Claim { resources, token, .. } = &*self.claim;
             self.telemetry.ended(&**self.nodes.runtime(), resources, token, before.valid_until);
         }
+    }
+
+    /// The place in the queue of the process: dropping it passes the turn on.
+    pub(crate) fn take_ticket(&self) -> Ticket {
+        self.ticket.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Completes when the lease is over or its validity has ended, whatever the nodes do: the deadline is
@@ -157,7 +165,10 @@ impl LeaseState {
             Err(LostRound::lapsed())
         };
         let lost = match extended {
-            Ok((valid_until, _)) if self.extend_to(valid_until) => return Ok(()),
+            Ok((valid_until, _)) if self.extend_to(valid_until) => {
+                self.ticket.lock().unwrap_or_else(PoisonError::into_inner).stay(self.valid_until());
+                return Ok(());
+            }
             Ok((_, replies)) => LostRound { attempts: 1, replies, ..LostRound::lapsed() },
             Err(lost) => lost,
         };
@@ -167,6 +178,7 @@ impl LeaseState {
                 self.report_lost(Loss::Gone);
             }
             self.end();
+            drop(self.take_ticket());
             return Err(Error::Lost(lost.report(&self.claim)));
         }
         Err(lost.into_holder_error(&self.claim))
@@ -206,7 +218,8 @@ mod tests {
         let nodes = Arc::new(Nodes::new(settings, vec![Box::new(backend)], Entropy::of_system().unwrap()));
         let claim = nodes.claim("a".into(), nodes.ttl(TTL).unwrap());
         let valid_until = nodes.now() + TTL;
-        LeaseState::new(nodes, claim, valid_until)
+        let ticket = nodes.waiters.outside(&claim.resources);
+        LeaseState::new(nodes, claim, valid_until, ticket)
     }
 
     #[test]

@@ -74,7 +74,8 @@ impl Lock {
         self.state.remaining().unwrap_or_default()
     }
 
-    /// The number of attempts that it took to get the lock, including the last one.
+    /// The number of attempts that it took to get the lock, including the last one. Waiting for other calls of
+    /// the same lock manager is no attempt.
     #[must_use]
     pub fn attempts(&self) -> u32 {
         self.acquisition.attempts
@@ -141,6 +142,7 @@ impl Lock {
     pub fn forget(mut self) {
         self.armed = false;
         self.state.end();
+        drop(self.state.take_ticket());
     }
 
     /// Takes the lock apart, to hand it to another process, which takes it over with
@@ -155,6 +157,7 @@ impl Lock {
         let remaining = self.remaining();
         let LeaseState { nodes, claim, .. } = &*self.state;
         self.state.end();
+        drop(self.state.take_ticket());
         // The process that takes the lock over cannot know of them.
         drop(nodes.release_from(claim, (0..nodes.len()).filter(|node| claim.ledger.is_unsettled(*node))));
         let now = nodes.now();
@@ -184,7 +187,7 @@ impl Drop for Lock {
         if self.armed {
             let LeaseState { nodes, claim, .. } = &*self.state;
             self.state.end();
-            drop(nodes.release_all(claim));
+            drop(nodes.release_all(claim).then_pass_on(self.state.take_ticket()));
             telemetry::dropped(&claim.token);
         }
     }
@@ -246,7 +249,7 @@ async fn release(state: &LeaseState) -> Result<UnlockOutcome, Error> {
     let LeaseState { nodes, claim, .. } = state;
     let release = async {
         state.end();
-        match rounds::release(nodes, claim).await {
+        match rounds::release(nodes, claim, state.take_ticket()).await {
             Ok(true) => Ok(UnlockOutcome::Released),
             Ok(false) => {
                 state.report_lost(Loss::Gone);

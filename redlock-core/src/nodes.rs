@@ -22,6 +22,7 @@ use crate::{
     runtime::{BoxFuture, PerRuntime, Runtime},
     settings::Settings,
     telemetry::NodesTelemetry,
+    ticket::Waiters,
     token::Token,
     validity::{Drift, Ttl},
 };
@@ -33,6 +34,7 @@ pub(crate) struct Nodes {
     entropy: Mutex<Entropy>,
     nodes: Vec<Arc<Node>>,
     pub(crate) extenders: PerRuntime<Extender>,
+    pub(crate) waiters: Arc<Waiters>,
 }
 
 impl Nodes {
@@ -46,7 +48,8 @@ impl Nodes {
             let settings = settings.clone();
             PerRuntime::for_each(move || Extender::new(settings.clone()))
         };
-        Self { settings, telemetry, entropy: Mutex::new(entropy), nodes, extenders }
+        let (entropy, waiters) = (Mutex::new(entropy), Arc::default());
+        Self { settings, telemetry, entropy, nodes, extenders, waiters }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -189,6 +192,7 @@ impl fmt::Debug for Nodes {
         f.debug_struct("Nodes")
             .field("settings", &self.settings)
             .field("nodes", &self.nodes)
+            .field("waiters", &self.waiters)
             .finish_non_exhaustive()
     }
 }

@@ -64,6 +64,12 @@ impl Redlock {
     /// # }
     /// ```
     ///
+    /// Calls of one lock manager, clones included, that want the same resource queue in the order in which they
+    /// were first polled, and one at a time makes attempts. When the lock ends here, the next call gets it in
+    /// one round trip. A call in the queue uses up its retries with the time of their delays, and makes the
+    /// last attempt in any case. After 64 hand-overs in a row, or a second, the next call waits a few
+    /// milliseconds before it tries, so that other processes get the lock, too.
+    ///
     /// # Errors
     ///
     /// The request returns [`Error::Contended`], [`Error::NoQuorum`] or [`Error::Rejected`] when the last
@@ -76,7 +82,7 @@ impl Redlock {
         LockRequest::new(self.nodes.clone(), self.retry.clone(), resources.into(), ttl)
     }
 
-    /// As [`Redlock::lock`] with a single attempt.
+    /// As [`Redlock::lock`] with a single attempt, at once: it waits for no other call.
     pub fn try_lock(&self, resources: impl Into<Resources>, ttl: Duration) -> LockRequest {
         self.lock(resources, ttl).retry_count(0)
     }
@@ -189,10 +195,11 @@ impl Redlock {
         let takeover = Takeover::new(nodes, resources, parts.token.clone(), asked, longest);
         let claim = takeover.claim();
         let take_over = async {
-            let won = takeover.decide().await?;
+            let mut won = takeover.decide().await?;
+            won.ticket.hold(start, won.valid_until);
             let took = nodes.now().saturating_duration_since(start);
             let keep_until = parts.max_hold.and_then(|left| start.checked_add(left));
-            let state = LeaseState::new(nodes.clone(), won.claim, won.valid_until);
+            let state = LeaseState::new(nodes.clone(), won.claim, won.valid_until, won.ticket);
             let replies = won.replies;
             Ok(Lock::new(state, ttl, Acquisition { attempts: 1, took, replies, keep_until }))
         };

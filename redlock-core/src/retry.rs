@@ -12,6 +12,11 @@ pub(crate) struct RetryPolicy {
 }
 
 impl RetryPolicy {
+    /// Whether there is only one attempt.
+    pub(crate) fn is_single(&self) -> bool {
+        self.count == Some(0)
+    }
+
     /// The retries of one call of `lock`, from the beginning.
     pub(crate) fn start(&self) -> Retries {
         let delays = match &self.delay {

@@ -17,6 +17,7 @@ use crate::{
     resources::Resources,
     runtime::BoxFuture,
     telemetry::{self, Verb},
+    ticket::Ticket,
     validity::Ttl,
     votes::{LostRound, Votes, is_conclusive},
 };
@@ -30,21 +31,24 @@ pub(crate) struct AcquireRound {
     pub(crate) valid_until: Instant,
     pub(crate) fan_out: FanOut<Result<AcquireReply, BackendError>>,
     pub(crate) votes: Votes,
+    ticket: Ticket,
     settled: bool,
 }
 
 impl AcquireRound {
-    /// `start`: the clock, read before. A node's key lives for at least the TTL from there.
+    /// `start`: the clock, read before. A node's key lives for at least the TTL from there. When the round is
+    /// dropped, the ticket is passed on behind the removal of its keys.
     pub(crate) fn new(
         nodes: &Arc<Nodes>,
         resources: Resources,
         ttl: Ttl,
         start: Instant,
         timeout: Duration,
+        ticket: Ticket,
     ) -> Self {
         let claim = nodes.claim(resources, ttl);
         let fan_out = nodes.acquire_all(&claim, timeout);
-        Self::with(nodes, claim, fan_out, ttl, start)
+        Self::with(nodes, claim, fan_out, ttl, start, ticket)
     }
 
     pub(crate) fn with(
@@ -53,10 +57,11 @@ impl AcquireRound {
         fan_out: FanOut<Result<AcquireReply, BackendError>>,
         ttl: Ttl,
         start: Instant,
+        ticket: Ticket,
     ) -> Self {
         let votes = Votes::new(nodes);
         let valid_until = start + nodes.drift().validity(ttl);
-        Self { nodes: nodes.clone(), claim, valid_until, fan_out, votes, settled: false }
+        Self { nodes: nodes.clone(), claim, valid_until, fan_out, votes, ticket, settled: false }
     }
 
     /// Whether the round is won, as soon as that is certain. A round that others follow gives up early. The
@@ -76,7 +81,8 @@ impl AcquireRound {
     pub(crate) fn accept(mut self, verb: Verb) -> WonRound {
         self.settled = true;
         telemetry::round(verb, &self.claim.token, None, self.votes.tally());
-        WonRound { claim: self.claim.clone(), valid_until: self.valid_until, replies: self.votes.replies() }
+        let (claim, replies) = (self.claim.clone(), self.votes.replies());
+        WonRound { claim, valid_until: self.valid_until, replies, ticket: self.ticket.take() }
     }
 
     /// Removes the keys of a lost round: on all nodes, behind the acquires that are still under way.
@@ -85,14 +91,14 @@ impl AcquireRound {
         let fan_out = self.nodes.release_all(&self.claim);
         let lost = self.votes.lost();
         telemetry::round(verb, &self.claim.token, Some(lost.reason), self.votes.tally());
-        (Rollback { claim: self.claim.clone(), fan_out }, lost)
+        (Rollback { claim: self.claim.clone(), fan_out, ticket: self.ticket.take() }, lost)
     }
 }
 
 impl Drop for AcquireRound {
     fn drop(&mut self) {
         if !self.settled {
-            drop(self.nodes.release_all(&self.claim));
+            drop(self.nodes.release_all(&self.claim).then_pass_on(self.ticket.take()));
             telemetry::round_cancelled(&self.claim.token, self.votes.tally());
         }
     }
@@ -104,6 +110,7 @@ pub(crate) struct WonRound {
     pub(crate) claim: Arc<Claim>,
     pub(crate) valid_until: Instant,
     pub(crate) replies: Vec<NodeReply>,
+    pub(crate) ticket: Ticket,
 }
 
 /// The removal of a lost round's keys. It continues in the background when it is dropped.
@@ -111,6 +118,7 @@ pub(crate) struct WonRound {
 pub(crate) struct Rollback {
     claim: Arc<Claim>,
     fan_out: FanOut<Result<ReleaseReply, BackendError>>,
+    ticket: Ticket,
 }
 
 impl Rollback {
@@ -118,13 +126,15 @@ impl Rollback {
         self.claim.clone()
     }
 
-    /// Sends the requests.
-    pub(crate) async fn begin(mut self) {
+    /// Sends the requests, and returns the ticket for another round.
+    pub(crate) async fn begin(mut self) -> Ticket {
         self.fan_out.start().await;
+        self.ticket
     }
 
     /// Waits until the nodes that are known to hold the keys have removed them.
     pub(crate) async fn settle(mut self, nodes: &Nodes) {
+        self.fan_out = self.fan_out.then_pass_on(self.ticket);
         let mut open: Vec<usize> =
             (0..nodes.len()).filter(|node| self.claim.ledger.is_written(*node)).collect();
         let mut replies = self.fan_out.start().await;
@@ -184,8 +194,14 @@ pub(crate) async fn extend(
 }
 
 /// Returns `true` if a quorum removed the claim's keys, and `false` if no quorum held them any more.
-pub(crate) async fn release(nodes: &Arc<Nodes>, claim: &Arc<Claim>) -> Result<bool, LostRound> {
-    let mut fan_out = nodes.release_all(claim);
+///
+/// The turn is passed on right behind the requests, so the next acquire follows them on the same connections.
+pub(crate) async fn release(
+    nodes: &Arc<Nodes>,
+    claim: &Arc<Claim>,
+    ticket: Ticket,
+) -> Result<bool, LostRound> {
+    let mut fan_out = nodes.release_all(claim).then_pass_on(ticket);
     let mut votes = Votes::new(nodes);
     match votes.collect(&mut fan_out, None, is_conclusive).await {
         Decision::Won => {

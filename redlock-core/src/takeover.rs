@@ -36,8 +36,9 @@ impl Takeover {
         let old = Arc::new(Claim::handed_over(resources.clone(), old, longest, nodes.len()));
         let claim = nodes.claim(resources, longest.max(ttl));
         let timeout = nodes.timeout(ttl);
+        let ticket = nodes.waiters.outside(&claim.resources);
         let fan_out = nodes.replace_all(&claim, &old, ttl, timeout);
-        Self { old, round: AcquireRound::with(nodes, claim, fan_out, ttl, nodes.now()), ttl, timeout }
+        Self { old, round: AcquireRound::with(nodes, claim, fan_out, ttl, nodes.now(), ticket), ttl, timeout }
     }
 
     pub(crate) fn claim(&self) -> Arc<Claim> {
@@ -58,7 +59,7 @@ impl Takeover {
             drop(nodes.release_all(&old));
         }
         let claim = rollback.claim();
-        rollback.begin().await;
+        drop(rollback.begin().await);
         Err(lost.into_holder_error(&claim))
     }
 

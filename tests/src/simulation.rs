@@ -10,7 +10,7 @@ use std::{
 };
 
 use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
-use redlock_core::{LockParts, MemoryBackend, Redlock, Runtime};
+use redlock_core::{Lock, LockParts, MemoryBackend, Redlock, Runtime};
 
 use self::{
     checks::{Checks, Rules},
@@ -161,10 +161,13 @@ struct State {
     nemeses: usize,
     /// Nodes that are down until the keys that they lost would have expired.
     forgetting: Vec<bool>,
-    done: Vec<bool>,
+    /// How many tasks of each client still run.
+    running: Vec<usize>,
     /// When each client was last resumed after a stop.
     resumed: Vec<Duration>,
     offer: Option<LockParts>,
+    /// Locks that their owners have lost sight of: never used again, and not dropped.
+    leaked: Vec<Lock>,
     outcomes: [u64; Outcome::NUMBER],
     course: Vec<Vec<Outcome>>,
 }
@@ -201,9 +204,10 @@ impl World {
             calm: false,
             nemeses: 0,
             forgetting: vec![false; nodes.len()],
-            done: vec![false; clients],
+            running: (0..clients).map(|_| rng.random_range(1..=MOST_TASKS)).collect(),
             resumed: vec![Duration::ZERO; clients],
             offer: None,
+            leaked: Vec::new(),
             outcomes: [0; Outcome::NUMBER],
             course: vec![Vec::new(); clients],
         };
@@ -222,16 +226,23 @@ impl World {
 
     async fn live(self: Arc<Self>, sim: &Sim, seed: u64) {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut managers = Vec::new();
         for (number, process) in self.processes.iter().enumerate() {
-            let client = Client {
-                world: self.clone(),
-                number,
-                process: process.clone(),
-                redlock: self.manager(sim, process, number, Duration::from_millis(rng.random_range(20..250))),
-                rng: ChaCha8Rng::from_rng(&mut rng),
-                cancel: ChaCha8Rng::from_rng(&mut rng),
-            };
-            process.spawn(Box::pin(client.run()));
+            let redlock =
+                self.manager(sim, process, number, Duration::from_millis(rng.random_range(20..250)));
+            let tasks = self.state().running[number];
+            for _ in 0..tasks {
+                let client = Client {
+                    world: self.clone(),
+                    number,
+                    process: process.clone(),
+                    redlock: redlock.clone(),
+                    rng: ChaCha8Rng::from_rng(&mut rng),
+                    cancel: ChaCha8Rng::from_rng(&mut rng),
+                };
+                process.spawn(Box::pin(client.run()));
+            }
+            managers.push(redlock);
         }
         nemesis::begin(&self, seed);
         let stormy = self.runtime.elapsed() + STORM;
@@ -263,6 +274,14 @@ impl World {
                     "{AFTERMATH:?} after the last client, node {number} has {name:?} for {left:?}"
                 );
             }
+        }
+        let leaked = std::mem::take(&mut self.state().leaked);
+        drop(leaked);
+        self.runtime.sleep(PROMPTLY).await;
+        for (client, manager) in managers.iter().enumerate() {
+            let shown = format!("{manager:?}");
+            let queue = shown.split_once("waiters: ").map_or("", |(_, rest)| rest);
+            assert!(queue.starts_with(NOBODY_QUEUES), "client {client} is done, but queues: {queue:.60}");
         }
         let last = self.manager(sim, &sim.process(0), self.processes.len(), Duration::from_secs(1));
         let locked = last.try_lock(RESOURCES, Duration::from_secs(5)).await;
@@ -331,12 +350,23 @@ impl World {
         state.course[client].push(outcome);
     }
 
+    /// A task of a client is done.
     fn done(&self, client: usize) {
-        self.state().done[client] = true;
+        self.state().running[client] -= 1;
+    }
+
+    /// A client is killed.
+    fn killed(&self, client: usize) {
+        self.state().running[client] = 0;
+    }
+
+    /// Keeps a lock that is never used again.
+    fn leak(&self, lock: Lock) {
+        self.state().leaked.push(lock);
     }
 
     fn all_done(&self) -> bool {
-        self.state().done.iter().all(|done| *done)
+        self.state().running.iter().all(|running| *running == 0)
     }
 
     fn is_calm(&self) -> bool {
@@ -368,6 +398,10 @@ impl World {
     }
 }
 
+/// How many tasks a client has at most.
+const MOST_TASKS: usize = 3;
+/// What a manager shows of an empty queue.
+const NOBODY_QUEUES: &str = "Waiters { resources: 0, waiting: 0 }";
 /// Two clocks differ by less than a hundredth, which is what the default drift factor allows.
 const FASTEST: i32 = 4_500;
 /// How late tasks start at most, with the fault that delays them.

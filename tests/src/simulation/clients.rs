@@ -1,6 +1,13 @@
 //! The clients of a run: they do all that users do, at random.
 
-use std::{future::Future, sync::Arc, task::Poll, time::Duration};
+use std::{
+    any::Any,
+    future::{Future, poll_fn},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng, seq::IndexedRandom};
 use redlock_core::{Error, Lease, Lock, LockRequest, Redlock, Runtime};
@@ -8,7 +15,7 @@ use redlock_core::{Error, Lease, Lock, LockRequest, Redlock, Runtime};
 use super::{Outcome, World, faults::Fault};
 use crate::sim_runtime::SimRuntime;
 
-/// One client: a process with a lock manager.
+/// One task of a client. A client is a process with a lock manager, which its tasks share.
 pub(super) struct Client {
     pub(super) world: Arc<World>,
     pub(super) number: usize,
@@ -29,7 +36,7 @@ impl Client {
             let rng = ChaCha8Rng::from_rng(&mut self.rng);
             let polls = self.cancel.random_range(0..60);
             let cancelled = self.cancel.random_bool(0.15) && self.world.faults.has(Fault::Cancel);
-            let operation = self.operation(rng);
+            let operation = self.survive(self.operation(rng));
             if cancelled {
                 self.world.network.strike(Fault::Cancel);
                 if drop_after(polls, operation).await.is_none() {
@@ -44,6 +51,16 @@ impl Client {
         }
         self.say(|| "is done".to_owned());
         self.world.done(self.number);
+    }
+
+    /// A panic of a routine ends its operation.
+    async fn survive(&self, operation: impl Future<Output = ()>) {
+        if let Err(panic) = caught(operation).await {
+            if !panic.is::<RoutinePanic>() {
+                resume_unwind(panic);
+            }
+            self.say(|| "survives a panic of its routine".to_owned());
+        }
     }
 
     async fn operation(&self, mut rng: ChaCha8Rng) {
@@ -96,8 +113,13 @@ impl Client {
             }
         }
         self.sleep(rng.random_range(0..300)).await;
-        match rng.random_range(0..8) {
+        match rng.random_range(0..9) {
             0 => drop(lock),
+            8 => {
+                self.say(|| "forgets that it has a lock".to_owned());
+                self.world.abandon(lock.token().as_str());
+                self.world.leak(lock);
+            }
             1 => {
                 self.say(|| "leaves its lock to expire".to_owned());
                 self.world.abandon(lock.token().as_str());
@@ -123,11 +145,16 @@ impl Client {
         if rng.random_bool(0.2) {
             request = request.max_hold(millis(rng.random_range(100..3_000)));
         }
+        let panics = rng.random_bool(0.05);
         let used = request.using(|lease| async move {
             self.say(|| format!("runs a routine, valid for {:?}", lease.remaining()));
             let hold = self.won(lease, true);
             let _running = Running { client: self, hold };
             self.sleep(length).await;
+            if panics {
+                // Without the hook, which would print it.
+                resume_unwind(Box::new(RoutinePanic));
+            }
         });
         match used.await {
             Ok(()) => self.world.outcome(self.number, Outcome::Used),
@@ -181,6 +208,9 @@ impl Client {
     }
 }
 
+/// The panic of a routine.
+struct RoutinePanic;
+
 /// A routine under a lock.
 struct Running<'a> {
     client: &'a Client,
@@ -193,11 +223,21 @@ impl Drop for Running<'_> {
     }
 }
 
+/// The output of the future, or its panic.
+async fn caught<F: Future>(future: F) -> Result<F::Output, Box<dyn Any + Send>> {
+    let mut future = Box::pin(future);
+    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(poll) => poll.map(Ok),
+        Err(panic) => Poll::Ready(Err(panic)),
+    })
+    .await
+}
+
 /// Drops the future after this many polls, at any await.
 async fn drop_after<F: Future>(polls: u32, future: F) -> Option<F::Output> {
     let mut future = Box::pin(future);
     let mut left = polls;
-    std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
+    poll_fn(|cx| match future.as_mut().poll(cx) {
         Poll::Ready(output) => Poll::Ready(Some(output)),
         Poll::Pending if left == 0 => Poll::Ready(None),
         Poll::Pending => {

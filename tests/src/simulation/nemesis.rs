@@ -165,7 +165,7 @@ impl Strike {
         let client = self.client();
         self.world.timeline.client(self.now(), client, || "is killed".to_owned());
         self.world.processes[client].kill();
-        self.world.done(client);
+        self.world.killed(client);
     }
 
     async fn forget(mut self) {

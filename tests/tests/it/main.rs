@@ -55,6 +55,7 @@ mod servers {
     mod locking;
     mod one_server;
     mod ordering;
+    mod queue;
     mod sentinel;
     mod stopped;
     mod tls;
@@ -77,6 +78,7 @@ mod sim {
     pub(crate) mod odd_nodes;
     mod one_server;
     mod panics;
+    mod queue;
     mod random;
     mod releasing;
     mod using;

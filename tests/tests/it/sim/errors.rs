@@ -82,8 +82,10 @@ fn a_report_counts_the_rounds_of_the_call_that_failed() {
     harness.run(async {
         let redlock = harness.redlock();
         let mut lock = redlock.lock("x", s(10)).await.unwrap();
-        let contended = redlock.lock("x", s(10)).retry_count(2).await.unwrap_err();
+        let contended = harness.redlock().lock("x", s(10)).retry_count(2).await.unwrap_err();
         assert_eq!(attempts(&contended), 3, "a lock, with its retries");
+        let queued = redlock.lock("x", s(10)).retry_count(2).await.unwrap_err();
+        assert_eq!(attempts(&queued), 1, "a lock that its own process holds: only the last attempt");
 
         harness.nodes.iter().for_each(MemoryBackend::shut_down);
         assert_eq!(attempts(&lock.extend(s(10)).await.unwrap_err()), 1, "an extension");
