@@ -139,7 +139,11 @@ fn a_watch_ends_with_the_runtime_of_its_connection(#[values(RedisRs, Fred)] adap
     let runtime = || Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (first, second) = (runtime(), runtime());
     first.block_on(async { drop(begun(&node, &server).await) });
-    let others = second.block_on(async { begin(&node, "a") });
+    let others = {
+        let node = node.clone();
+        second.spawn(async move { watch(&*node, "a").await })
+    };
+    assert!(second.block_on(eventually(LONG, || server.calls("get") > 0)));
     first.shutdown_timeout(LONG);
     let (kind, text) = second.block_on(others).unwrap().unwrap_err();
     assert_eq!(kind, BackendErrorKind::Indeterminate, "{text}");
