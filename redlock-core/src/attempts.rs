@@ -72,7 +72,7 @@ pub(crate) async fn acquire(
             let mut won = round.accept(Verb::Acquire);
             let start = won.valid_until - nodes.drift().validity(ttl);
             let keep_until = options.max_hold.and_then(|max_hold| start.checked_add(max_hold));
-            let took = nodes.now().saturating_duration_since(start);
+            let took = won.decided.map_or(Duration::ZERO, |decided| decided.saturating_duration_since(start));
             won.ticket.hold(start, won.valid_until);
             let state = LeaseState::new(nodes.clone(), won.claim, won.valid_until, won.ticket);
             let replies = won.replies;

@@ -1,4 +1,4 @@
-//! The interface to a client library: the requests to one node, and its replies.
+//! The interface to a client library: one node, the requests to it, and its replies.
 
 // Tests: below for its errors; conformance/tests.rs for the contract.
 
@@ -9,10 +9,13 @@ use async_trait::async_trait;
 use crate::{
     error_text::{panic_text, with_sources},
     inspect::{Inspect, KeyState},
-    resources::Resources,
     token::Token,
     watch::Watch,
 };
+
+mod requests;
+
+pub use self::requests::{Acquire, Extend, Release, Replace};
 
 /// One node: a server that grants, extends and releases keys, independent of all other nodes.
 ///
@@ -39,7 +42,8 @@ use crate::{
 ///    retry: it never sends a command again that may have been sent.
 /// 7. **Bounded by the timeout.** The client library gets the `timeout`, which includes connecting. It waits
 ///    for a reply until then, and sends nothing later. Dropping the future also ends a request, but not every
-///    client stops for it.
+///    client stops for it. Where `caller_enforces_timeout` is set, the caller drops the future at the timeout:
+///    a backend whose requests end when they are dropped needs no timer of its own then.
 /// 8. **Classified errors.** The [`BackendErrorKind`] of an error states what is known about the request.
 /// 9. **One identity.** After a grant, a server has the same [`server_id`](Self::server_id) over every
 ///    connection, and no two servers share one. A backend that does not know it always returns `None`.
@@ -98,6 +102,13 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
         Err(BackendError::new(BackendErrorKind::Rejected, "this backend cannot watch keys"))
     }
 
+    /// The error of a request that its caller has dropped at the timeout. The default is
+    /// [`BackendError::timed_out`]. A backend that knows more can add it, for example why it has no
+    /// connection.
+    fn timed_out(&self, timeout: Duration) -> BackendError {
+        BackendError::timed_out(timeout)
+    }
+
     /// The node's name in errors, for example its address, without credentials. Two nodes of one lock manager
     /// may not have the same name. The default is `None`: errors then show the node's position.
     fn name(&self) -> Option<&str> {
@@ -142,106 +153,16 @@ impl<B: LockBackend + ?Sized> LockBackend for Arc<B> {
         (**self).watch(request).await
     }
 
+    fn timed_out(&self, timeout: Duration) -> BackendError {
+        (**self).timed_out(timeout)
+    }
+
     fn name(&self) -> Option<&str> {
         (**self).name()
     }
 
     fn server_id(&self) -> Option<Arc<str>> {
         (**self).server_id()
-    }
-}
-
-/// A request to store a token at keys.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct Acquire<'a> {
-    /// The keys.
-    pub resources: &'a Resources,
-    /// The value to store.
-    pub token: &'a Token,
-    /// How long the keys live; whole milliseconds, at least 1 ms, at most [`MAX_TTL`](crate::MAX_TTL).
-    pub ttl: Duration,
-    /// How long the node may take to reply.
-    pub timeout: Duration,
-}
-
-impl<'a> Acquire<'a> {
-    /// A request with all of its fields.
-    #[must_use]
-    pub fn new(resources: &'a Resources, token: &'a Token, ttl: Duration, timeout: Duration) -> Self {
-        Self { resources, token, ttl, timeout }
-    }
-}
-
-/// A request to let keys live longer.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct Extend<'a> {
-    /// The keys.
-    pub resources: &'a Resources,
-    /// The value that they must hold.
-    pub token: &'a Token,
-    /// How long the keys live from now, at least: whole milliseconds, as in [`Acquire::ttl`].
-    pub ttl: Duration,
-    /// How long the node may take to reply.
-    pub timeout: Duration,
-}
-
-impl<'a> Extend<'a> {
-    /// A request with all of its fields.
-    #[must_use]
-    pub fn new(resources: &'a Resources, token: &'a Token, ttl: Duration, timeout: Duration) -> Self {
-        Self { resources, token, ttl, timeout }
-    }
-}
-
-/// A request to remove keys.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct Release<'a> {
-    /// The keys.
-    pub resources: &'a Resources,
-    /// The value that they must hold.
-    pub token: &'a Token,
-    /// How long the node may take to reply.
-    pub timeout: Duration,
-}
-
-impl<'a> Release<'a> {
-    /// A request with all of its fields.
-    #[must_use]
-    pub fn new(resources: &'a Resources, token: &'a Token, timeout: Duration) -> Self {
-        Self { resources, token, timeout }
-    }
-}
-
-/// A request to replace an old token with a new one.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct Replace<'a> {
-    /// The keys.
-    pub resources: &'a Resources,
-    /// The value that they must hold, unless they already hold the new one.
-    pub old: &'a Token,
-    /// The value to store in its place.
-    pub new: &'a Token,
-    /// How long the keys live from now, at least: whole milliseconds, as in [`Acquire::ttl`].
-    pub ttl: Duration,
-    /// How long the node may take to reply.
-    pub timeout: Duration,
-}
-
-impl<'a> Replace<'a> {
-    /// A request with all of its fields.
-    #[must_use]
-    pub fn new(
-        resources: &'a Resources,
-        old: &'a Token,
-        new: &'a Token,
-        ttl: Duration,
-        timeout: Duration,
-    ) -> Self {
-        Self { resources, old, new, ttl, timeout }
     }
 }
 

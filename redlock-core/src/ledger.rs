@@ -3,10 +3,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::{
-    backend::{AcquireReply, BackendError, BackendErrorKind, ReleaseReply},
-    validity::Ttl,
-};
+use crate::{backend::BackendErrorKind, reply::NodeOutcome, validity::Ttl};
 
 /// What is known of the keys of one claim, for each node.
 #[derive(Debug)]
@@ -109,24 +106,22 @@ impl Ledger {
         may
     }
 
-    /// Records the reply to an acquire or a replace. Returns whether the node needs another release.
+    /// Records the outcome of an acquire or a replace. Returns whether the node needs another release.
     #[must_use]
-    pub(crate) fn finish_write(&self, node: usize, reply: &Result<AcquireReply, BackendError>) -> bool {
+    pub(crate) fn finish_write(&self, node: usize, outcome: &NodeOutcome) -> bool {
         let state = &mut self.entries().nodes[node];
-        state.write = match reply.as_ref().map_err(BackendError::kind) {
-            Ok(AcquireReply::Granted) => Write::Done,
-            Err(BackendErrorKind::Indeterminate) => Write::Unknown,
-            Ok(AcquireReply::Refused) | Err(BackendErrorKind::Transient | BackendErrorKind::Rejected) => {
-                state.before
-            }
+        state.write = match outcome {
+            NodeOutcome::Granted => Write::Done,
+            NodeOutcome::Failed(error) if error.kind() == BackendErrorKind::Indeterminate => Write::Unknown,
+            _ => state.before,
         };
         state.needs_release()
     }
 
-    /// Records the reply to an extension.
-    pub(crate) fn finish_extension(&self, node: usize, reply: &Result<AcquireReply, BackendError>) {
-        if let Ok(reply) = reply {
-            self.entries().nodes[node].confirmed = *reply == AcquireReply::Granted;
+    /// Records the outcome of an extension.
+    pub(crate) fn finish_extension(&self, node: usize, outcome: &NodeOutcome) {
+        if let NodeOutcome::Granted | NodeOutcome::Refused = outcome {
+            self.entries().nodes[node].confirmed = matches!(outcome, NodeOutcome::Granted);
         }
     }
 
@@ -140,15 +135,15 @@ impl Ledger {
         state.removal = Removal::UnderWay { behind: state.write == Write::UnderWay };
     }
 
-    /// Records the reply to a release. Returns whether the node needs another one.
+    /// Records the outcome of a release. Returns whether the node needs another one.
     #[must_use]
-    pub(crate) fn finish_removal(&self, node: usize, reply: &Result<ReleaseReply, BackendError>) -> bool {
+    pub(crate) fn finish_removal(&self, node: usize, outcome: &NodeOutcome) -> bool {
         let state = &mut self.entries().nodes[node];
         let behind = state.removal == Removal::UnderWay { behind: true };
-        state.removal = match reply.as_ref().map_err(BackendError::kind) {
-            Ok(ReleaseReply::Removed) => Removal::Removed,
-            Ok(ReleaseReply::NotHeld) => Removal::Absent { behind },
-            Err(_) => Removal::Failed,
+        state.removal = match outcome {
+            NodeOutcome::Removed => Removal::Removed,
+            NodeOutcome::NotHeld => Removal::Absent { behind },
+            _ => Removal::Failed,
         };
         state.needs_release()
     }
@@ -202,26 +197,26 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::validity::Drift;
+    use crate::{backend::BackendError, validity::Drift};
 
-    fn failed<T>(kind: BackendErrorKind) -> Result<T, BackendError> {
-        Err(BackendError::new(kind, "test"))
+    fn failed(kind: BackendErrorKind) -> NodeOutcome {
+        NodeOutcome::Failed(BackendError::new(kind, "test"))
     }
 
-    fn acquired() -> [Result<AcquireReply, BackendError>; 5] {
+    fn acquired() -> [NodeOutcome; 5] {
         [
-            Ok(AcquireReply::Granted),
-            Ok(AcquireReply::Refused),
+            NodeOutcome::Granted,
+            NodeOutcome::Refused,
             failed(BackendErrorKind::Indeterminate),
             failed(BackendErrorKind::Transient),
             failed(BackendErrorKind::Rejected),
         ]
     }
 
-    fn released() -> [Result<ReleaseReply, BackendError>; 5] {
+    fn released() -> [NodeOutcome; 5] {
         [
-            Ok(ReleaseReply::Removed),
-            Ok(ReleaseReply::NotHeld),
+            NodeOutcome::Removed,
+            NodeOutcome::NotHeld,
             failed(BackendErrorKind::Indeterminate),
             failed(BackendErrorKind::Transient),
             failed(BackendErrorKind::Rejected),
@@ -270,20 +265,20 @@ mod tests {
     fn a_release_after_an_acquire_that_finds_nothing_leaves_nothing_pending() {
         let ledger = ledger();
         ledger.begin_write(0);
-        assert!(!ledger.finish_write(0, &Ok(AcquireReply::Granted)));
+        assert!(!ledger.finish_write(0, &NodeOutcome::Granted));
         assert!(ledger.is_written(0));
         ledger.begin_removal(0);
-        assert!(!ledger.finish_removal(0, &Ok(ReleaseReply::NotHeld)), "it has expired");
+        assert!(!ledger.finish_removal(0, &NodeOutcome::NotHeld), "it has expired");
     }
 
     #[test]
     fn nothing_is_rewritten_once_the_removal_has_begun() {
         let ledger = ledger();
         assert!(ledger.begin_rewrite(0));
-        assert!(!ledger.finish_write(0, &Ok(AcquireReply::Granted)));
+        assert!(!ledger.finish_write(0, &NodeOutcome::Granted));
         ledger.begin_removal(0);
         assert!(!ledger.begin_rewrite(0));
-        assert!(!ledger.finish_removal(0, &Ok(ReleaseReply::Removed)));
+        assert!(!ledger.finish_removal(0, &NodeOutcome::Removed));
         assert!(!ledger.begin_rewrite(0));
     }
 
@@ -296,11 +291,11 @@ mod tests {
                 assert!(!ledger.finish_write(0, acquired));
             }
             assert!(ledger.is_unsettled(0));
-            ledger.finish_extension(0, &Ok(AcquireReply::Granted));
+            ledger.finish_extension(0, &NodeOutcome::Granted);
             assert!(!ledger.is_unsettled(0));
             ledger.finish_extension(0, &failed(BackendErrorKind::Indeterminate));
             assert!(!ledger.is_unsettled(0), "it says nothing");
-            ledger.finish_extension(0, &Ok(AcquireReply::Refused));
+            ledger.finish_extension(0, &NodeOutcome::Refused);
             assert!(ledger.is_unsettled(0));
         }
     }
@@ -314,8 +309,8 @@ mod tests {
 
     #[test]
     fn keys_that_could_not_be_rewritten_may_remain_in_part() {
-        for refused in [Ok(AcquireReply::Refused), failed(BackendErrorKind::Transient)] {
-            for before in [Ok(AcquireReply::Granted), failed(BackendErrorKind::Indeterminate)] {
+        for refused in [NodeOutcome::Refused, failed(BackendErrorKind::Transient)] {
+            for before in [NodeOutcome::Granted, failed(BackendErrorKind::Indeterminate)] {
                 let ledger = ledger();
                 ledger.begin_write(0);
                 assert!(!ledger.finish_write(0, &before));

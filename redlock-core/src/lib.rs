@@ -57,6 +57,7 @@ mod takeover;
 mod telemetry;
 mod ticket;
 mod token;
+mod tracked;
 mod using;
 mod validity;
 mod votes;

@@ -159,7 +159,8 @@ impl Lock {
         self.state.end();
         drop(self.state.take_ticket());
         // The process that takes the lock over cannot know of them.
-        drop(nodes.release_from(claim, (0..nodes.len()).filter(|node| claim.ledger.is_unsettled(*node))));
+        let unsettled = (0..nodes.len()).filter(|node| claim.ledger.is_unsettled(*node)).collect();
+        drop(nodes.release_from(claim, unsettled));
         let now = nodes.now();
         LockParts {
             remaining,

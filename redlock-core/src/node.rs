@@ -3,20 +3,18 @@
 // Tests: tests/tests/it/sim/panics.rs, sim/errors.rs, sim/limits.rs.
 
 use std::{
-    future::Future,
-    panic::AssertUnwindSafe,
-    pin::pin,
+    future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
-use futures_util::{
-    FutureExt as _,
-    future::{Either, select},
-};
+use futures_util::future::{Either, select};
 
 use crate::{
     backend::{
@@ -25,15 +23,16 @@ use crate::{
     },
     claim::Claim,
     cleanup::CleanupQueue,
+    reply::NodeOutcome,
     settings::Settings,
-    telemetry::{Label, NodesTelemetry, Verb},
+    telemetry::{self, NodesTelemetry, Verb},
     token::Token,
-    validity::Ttl,
 };
 
 #[derive(Debug)]
 pub(crate) struct Node {
     backend: Box<dyn LockBackend>,
+    pub(crate) name: Option<Arc<str>>,
     /// Its position in the builder.
     pub(crate) position: usize,
     pub(crate) settings: Arc<Settings>,
@@ -51,12 +50,18 @@ impl Node {
         settings: Arc<Settings>,
         telemetry: Arc<NodesTelemetry>,
     ) -> Self {
+        let name = backend.name().map(Arc::from);
         let (silent, replied) = (AtomicBool::new(false), AtomicU64::new(0));
-        Self { backend, position, settings, telemetry, cleanup: CleanupQueue::default(), silent, replied }
-    }
-
-    pub(crate) fn name(&self) -> Option<&str> {
-        self.backend.name()
+        Self {
+            backend,
+            name,
+            position,
+            settings,
+            telemetry,
+            cleanup: CleanupQueue::default(),
+            silent,
+            replied,
+        }
     }
 
     pub(crate) fn server_id(&self) -> Option<Arc<str>> {
@@ -67,81 +72,168 @@ impl Node {
         self.silent.load(Ordering::Relaxed)
     }
 
-    pub(crate) async fn acquire(
-        &self,
-        claim: &Claim,
-        ttl: Ttl,
-        timeout: Duration,
-    ) -> Result<AcquireReply, BackendError> {
-        let request = Acquire::new(&claim.resources, &claim.token, ttl.get(), timeout);
-        self.ask(Verb::Acquire, timeout, &[&claim.token], async { self.backend.acquire(request).await }).await
+    /// A request. The first poll sends it, and whoever polls it cuts it off in time.
+    pub(crate) fn ask<'a>(&'a self, ask: Ask<'a>) -> Asked<'a> {
+        let logged = self.telemetry.request(&*self.settings.runtime, self.position, ask.verb(), ask.token());
+        Asked { node: self, ask, call: None, logged, replied_before: self.replied.load(Ordering::Relaxed) }
     }
 
-    pub(crate) async fn extend(
-        &self,
-        claim: &Claim,
-        ttl: Ttl,
-        timeout: Duration,
-    ) -> Result<AcquireReply, BackendError> {
-        let request = Extend::new(&claim.resources, &claim.token, ttl.get(), timeout);
-        self.ask(Verb::Extend, timeout, &[&claim.token], async { self.backend.extend(request).await }).await
-    }
-
-    /// Replaces the token of `old` with the claim's.
-    pub(crate) async fn replace(
-        &self,
-        claim: &Claim,
-        old: &Claim,
-        ttl: Ttl,
-        timeout: Duration,
-    ) -> Result<AcquireReply, BackendError> {
-        let request = Replace::new(&claim.resources, &old.token, &claim.token, ttl.get(), timeout);
-        let tokens = [&claim.token, &old.token];
-        self.ask(Verb::Replace, timeout, &tokens, async { self.backend.replace(request).await }).await
-    }
-
-    pub(crate) async fn release(&self, claim: &Claim) -> Result<ReleaseReply, BackendError> {
+    /// Releases the claim's keys once more.
+    pub(crate) async fn release(&self, claim: &Claim) -> NodeOutcome {
         let timeout = self.settings.timeout(claim.ledger.ttl());
-        let request = Release::new(&claim.resources, &claim.token, timeout);
-        self.ask(Verb::Release, timeout, &[&claim.token], async { self.backend.release(request).await }).await
+        let mut asked = self.ask(Ask::Release(Release::new(&claim.resources, &claim.token, timeout)));
+        let time_is_up = self.settings.runtime.sleep(timeout);
+        let outcome = match select(poll_fn(|cx| asked.poll(cx)), time_is_up).await {
+            Either::Left((outcome, _)) => Some(outcome),
+            Either::Right(_) => None,
+        };
+        outcome.unwrap_or_else(|| asked.cut_off())
     }
 
-    /// A request that ignores its timeout is cut off, because a round must end. One that panics has failed,
-    /// like one without a reply, because its panic must not end a round halfway. The call of the backend's
-    /// method belongs in `request`, too. Every token is redacted, whatever the backend returns; the first of
-    /// `tokens` is the holder's.
-    async fn ask<T: Label>(
-        &self,
-        verb: Verb,
-        timeout: Duration,
-        tokens: &[&Token],
-        request: impl Future<Output = Result<T, BackendError>>,
-    ) -> Result<T, BackendError> {
-        let runtime = &*self.settings.runtime;
-        let logged = self.telemetry.request(runtime, self.position, verb, tokens[0]);
-        let before = self.replied.load(Ordering::Relaxed);
-        let with_timeout = async {
-            match select(pin!(request), runtime.sleep(timeout)).await {
-                Either::Left((reply, _)) => reply,
-                Either::Right(_) => Err(BackendError::timed_out(timeout)),
-            }
-        };
-        let reply = AssertUnwindSafe(with_timeout)
-            .catch_unwind()
-            .await
-            .unwrap_or_else(|panic| Err(BackendError::panicked(&*panic)))
-            .map_err(|error| tokens.iter().fold(error, |error, token| error.redact(token)));
-        let mut informative = true;
-        if reply.as_ref().is_err_and(|error| error.kind() == BackendErrorKind::Indeterminate) {
-            informative = self.settings.is_full(timeout) && self.replied.load(Ordering::Relaxed) == before;
-            if informative {
-                self.silent.store(true, Ordering::Relaxed);
-            }
-        } else {
+    /// Records whether the node replied. Returns whether that says something about it: a timeout that was cut
+    /// short, or that others disprove, does not.
+    fn note(&self, outcome: &NodeOutcome, timeout: Duration, replied_before: u64) -> bool {
+        let replied =
+            !matches!(outcome, NodeOutcome::Failed(error) if error.kind() == BackendErrorKind::Indeterminate);
+        if replied {
             self.replied.fetch_add(1, Ordering::Relaxed);
             self.silent.store(false, Ordering::Relaxed);
+            return true;
         }
-        logged.answered(&reply, informative);
-        reply
+        let informative =
+            self.settings.is_full(timeout) && self.replied.load(Ordering::Relaxed) == replied_before;
+        if informative {
+            self.silent.store(true, Ordering::Relaxed);
+        }
+        informative
+    }
+}
+
+/// A request to one node.
+#[derive(Clone, Copy)]
+pub(crate) enum Ask<'a> {
+    Acquire(Acquire<'a>),
+    Extend(Extend<'a>),
+    Replace(Replace<'a>),
+    Release(Release<'a>),
+}
+
+impl<'a> Ask<'a> {
+    fn verb(&self) -> Verb {
+        match self {
+            Self::Acquire(_) => Verb::Acquire,
+            Self::Extend(_) => Verb::Extend,
+            Self::Replace(_) => Verb::Replace,
+            Self::Release(_) => Verb::Release,
+        }
+    }
+
+    /// The holder's.
+    fn token(&self) -> &'a Token {
+        match self {
+            Self::Acquire(request) => request.token,
+            Self::Extend(request) => request.token,
+            Self::Replace(request) => request.new,
+            Self::Release(request) => request.token,
+        }
+    }
+
+    fn timeout(&self) -> Duration {
+        match self {
+            Self::Acquire(request) => request.timeout,
+            Self::Extend(request) => request.timeout,
+            Self::Replace(request) => request.timeout,
+            Self::Release(request) => request.timeout,
+        }
+    }
+
+    /// The error without a token in it, whatever the backend returns.
+    fn redact(&self, error: BackendError) -> BackendError {
+        let error = error.redact(self.token());
+        if let Self::Replace(request) = self { error.redact(request.old) } else { error }
+    }
+
+    fn call(self, backend: &'a dyn LockBackend) -> Call<'a> {
+        let caller_enforces_timeout = true;
+        match self {
+            Self::Acquire(request) => {
+                Call::Write(backend.acquire(Acquire { caller_enforces_timeout, ..request }))
+            }
+            Self::Extend(request) => {
+                Call::Write(backend.extend(Extend { caller_enforces_timeout, ..request }))
+            }
+            Self::Replace(request) => {
+                Call::Write(backend.replace(Replace { caller_enforces_timeout, ..request }))
+            }
+            Self::Release(request) => {
+                Call::Removal(backend.release(Release { caller_enforces_timeout, ..request }))
+            }
+        }
+    }
+}
+
+/// A request to one node under way.
+pub(crate) struct Asked<'a> {
+    node: &'a Node,
+    ask: Ask<'a>,
+    call: Option<Call<'a>>,
+    logged: telemetry::Request<'a>,
+    replied_before: u64,
+}
+
+impl Asked<'_> {
+    /// The first poll calls the backend. One that panics has failed, like one without a reply, because its
+    /// panic must not end a round halfway.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<NodeOutcome> {
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            let call = self.call.get_or_insert_with(|| self.ask.call(&*self.node.backend));
+            let polled = call.poll(cx);
+            if polled.is_ready() {
+                self.call = None;
+            }
+            polled
+        }));
+        match polled {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(Ok(outcome))) => Poll::Ready(self.end(outcome)),
+            Ok(Poll::Ready(Err(error))) => Poll::Ready(self.fail(error)),
+            Err(panic) => Poll::Ready(self.fail(BackendError::panicked(&*panic))),
+        }
+    }
+
+    /// Ends a request that has used up its timeout.
+    pub(crate) fn cut_off(&mut self) -> NodeOutcome {
+        let cut = catch_unwind(AssertUnwindSafe(|| {
+            self.call = None;
+            self.node.backend.timed_out(self.ask.timeout())
+        }));
+        self.fail(cut.unwrap_or_else(|panic| BackendError::panicked(&*panic)))
+    }
+
+    fn fail(&self, error: BackendError) -> NodeOutcome {
+        self.end(NodeOutcome::Failed(self.ask.redact(error)))
+    }
+
+    fn end(&self, outcome: NodeOutcome) -> NodeOutcome {
+        let informative = self.node.note(&outcome, self.ask.timeout(), self.replied_before);
+        self.logged.answered(&outcome, informative);
+        outcome
+    }
+}
+
+/// The future of a method of the backend.
+enum Call<'a> {
+    Write(Reply<'a, AcquireReply>),
+    Removal(Reply<'a, ReleaseReply>),
+}
+
+type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, BackendError>> + Send + 'a>>;
+
+impl Call<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<NodeOutcome, BackendError>> {
+        match self {
+            Self::Write(reply) => reply.as_mut().poll(cx).map_ok(NodeOutcome::from),
+            Self::Removal(reply) => reply.as_mut().poll(cx).map_ok(NodeOutcome::from),
+        }
     }
 }

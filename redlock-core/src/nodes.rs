@@ -10,20 +10,20 @@ use std::{
 };
 
 use crate::{
-    backend::{AcquireReply, BackendError, LockBackend, ReleaseReply},
+    backend::LockBackend,
     claim::Claim,
     entropy::Entropy,
     extender::Extender,
     fan_out::FanOut,
     invalid::InvalidRequest,
     node::Node,
-    reaper::schedule_release,
     resources::Resources,
-    runtime::{BoxFuture, PerRuntime, Runtime},
+    runtime::{PerRuntime, Runtime},
     settings::Settings,
     telemetry::NodesTelemetry,
     ticket::Waiters,
     token::Token,
+    tracked::{Action, Request},
     validity::{Drift, Ttl},
 };
 
@@ -32,7 +32,7 @@ pub(crate) struct Nodes {
     settings: Arc<Settings>,
     telemetry: Arc<NodesTelemetry>,
     entropy: Mutex<Entropy>,
-    nodes: Vec<Arc<Node>>,
+    nodes: Arc<[Arc<Node>]>,
     pub(crate) extenders: PerRuntime<Extender>,
     pub(crate) waiters: Arc<Waiters>,
 }
@@ -95,54 +95,25 @@ impl Nodes {
     }
 
     /// Writes the claim's keys on all nodes.
-    pub(crate) fn acquire_all(
-        &self,
-        claim: &Arc<Claim>,
-        timeout: Duration,
-    ) -> FanOut<Result<AcquireReply, BackendError>> {
-        let ttl = claim.ledger.ttl();
-        self.fan_out(|node| {
-            let claim = claim.clone();
-            Box::pin(async move {
-                claim.ledger.begin_write(node.position);
-                write(&node, &claim, ttl, timeout).await
-            })
-        })
+    pub(crate) fn acquire_all(&self, claim: &Arc<Claim>, timeout: Duration) -> FanOut {
+        self.ask(None, claim, Action::Acquire(claim.ledger.ttl()), timeout)
     }
 
-    /// Writes the keys of a lock that is held on a node that has lost them, unless it is being released.
+    /// Writes the keys of a lock that is held on nodes that have lost them, unless it is being released.
     pub(crate) fn put_back(
         &self,
-        node: usize,
+        nodes: Vec<usize>,
         claim: &Arc<Claim>,
         ttl: Ttl,
         timeout: Duration,
-    ) -> BoxFuture<()> {
-        let (node, claim) = (self.nodes[node].clone(), claim.clone());
-        Box::pin(async move {
-            if claim.ledger.begin_rewrite(node.position) {
-                // The outcome is in the ledger, and is no vote.
-                let _ = write(&node, &claim, ttl, timeout).await;
-            }
-        })
+    ) -> FanOut {
+        self.ask(Some(nodes), claim, Action::PutBack(ttl), timeout)
     }
 
     /// Extends the claim's keys on all nodes.
-    pub(crate) fn extend_all(
-        &self,
-        claim: &Arc<Claim>,
-        ttl: Ttl,
-        timeout: Duration,
-    ) -> FanOut<Result<AcquireReply, BackendError>> {
+    pub(crate) fn extend_all(&self, claim: &Arc<Claim>, ttl: Ttl, timeout: Duration) -> FanOut {
         claim.ledger.raise_ttl(ttl);
-        self.fan_out(|node| {
-            let claim = claim.clone();
-            Box::pin(async move {
-                let reply = node.extend(&claim, ttl, timeout).await;
-                claim.ledger.finish_extension(node.position, &reply);
-                reply
-            })
-        })
+        self.ask(None, claim, Action::Extend(ttl), timeout)
     }
 
     /// Replaces the token of `old` with the claim's on all nodes.
@@ -152,38 +123,23 @@ impl Nodes {
         old: &Arc<Claim>,
         ttl: Ttl,
         timeout: Duration,
-    ) -> FanOut<Result<AcquireReply, BackendError>> {
-        self.fan_out(|node| {
-            let (claim, old) = (claim.clone(), old.clone());
-            Box::pin(async move {
-                claim.ledger.begin_write(node.position);
-                let reply = node.replace(&claim, &old, ttl, timeout).await;
-                if let Ok(AcquireReply::Granted) = reply {
-                    old.ledger.replaced(node.position);
-                }
-                finish_write(&node, &claim, reply)
-            })
-        })
+    ) -> FanOut {
+        self.ask(None, claim, Action::Replace(old.clone(), ttl), timeout)
     }
 
     /// Removes the claim's keys on all nodes. It is retried in the background on nodes that fail.
-    pub(crate) fn release_all(&self, claim: &Arc<Claim>) -> FanOut<Result<ReleaseReply, BackendError>> {
-        self.release_from(claim, 0..self.len())
+    pub(crate) fn release_all(&self, claim: &Arc<Claim>) -> FanOut {
+        self.ask(None, claim, Action::Release, self.timeout(claim.ledger.ttl())).run_on_drop()
     }
 
     /// As [`Nodes::release_all`], but on some nodes only.
-    pub(crate) fn release_from(
-        &self,
-        claim: &Arc<Claim>,
-        nodes: impl IntoIterator<Item = usize>,
-    ) -> FanOut<Result<ReleaseReply, BackendError>> {
-        let requests = nodes.into_iter().map(|node| (node, remove(self.nodes[node].clone(), claim.clone())));
-        FanOut::new(self.runtime().clone(), requests).run_on_drop()
+    pub(crate) fn release_from(&self, claim: &Arc<Claim>, nodes: Vec<usize>) -> FanOut {
+        self.ask(Some(nodes), claim, Action::Release, self.timeout(claim.ledger.ttl())).run_on_drop()
     }
 
-    fn fan_out<T: Send + 'static>(&self, request: impl Fn(Arc<Node>) -> BoxFuture<T>) -> FanOut<T> {
-        let requests = self.nodes.iter().map(|node| (node.position, request(node.clone())));
-        FanOut::new(self.runtime().clone(), requests)
+    fn ask(&self, only: Option<Vec<usize>>, claim: &Arc<Claim>, action: Action, timeout: Duration) -> FanOut {
+        let request = Request { claim: claim.clone(), action, timeout };
+        FanOut::new(self.runtime().clone(), self.nodes.clone(), only, request)
     }
 }
 
@@ -195,36 +151,4 @@ impl fmt::Debug for Nodes {
             .field("waiters", &self.waiters)
             .finish_non_exhaustive()
     }
-}
-
-async fn write(
-    node: &Arc<Node>,
-    claim: &Arc<Claim>,
-    ttl: Ttl,
-    timeout: Duration,
-) -> Result<AcquireReply, BackendError> {
-    let reply = node.acquire(claim, ttl, timeout).await;
-    finish_write(node, claim, reply)
-}
-
-fn finish_write(
-    node: &Arc<Node>,
-    claim: &Arc<Claim>,
-    reply: Result<AcquireReply, BackendError>,
-) -> Result<AcquireReply, BackendError> {
-    if claim.ledger.finish_write(node.position, &reply) {
-        schedule_release(node, claim);
-    }
-    reply
-}
-
-fn remove(node: Arc<Node>, claim: Arc<Claim>) -> BoxFuture<Result<ReleaseReply, BackendError>> {
-    Box::pin(async move {
-        claim.ledger.begin_removal(node.position);
-        let reply = node.release(&claim).await;
-        if claim.ledger.finish_removal(node.position, &reply) {
-            schedule_release(&node, &claim);
-        }
-        reply
-    })
 }

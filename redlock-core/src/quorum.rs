@@ -43,23 +43,24 @@ pub(crate) enum LossReason {
 /// The votes of one round, at most one for each node.
 #[derive(Clone, Debug)]
 pub(crate) struct Tally {
-    votes: Vec<Option<Vote>>,
+    nodes: usize,
+    /// How many of each vote, in the order of [`Vote`].
+    votes: [usize; 4],
 }
 
 impl Tally {
     pub(crate) fn new(nodes: usize) -> Self {
-        Self { votes: vec![None; nodes] }
+        Self { nodes, votes: [0; 4] }
     }
 
-    /// Counts a vote. Only a node's first vote counts.
-    pub(crate) fn count(&mut self, node: usize, vote: Vote) {
-        let seat = &mut self.votes[node];
-        debug_assert!(seat.is_none(), "node {node} voted twice in one round");
-        seat.get_or_insert(vote);
+    /// Counts a node's vote.
+    pub(crate) fn count(&mut self, vote: Vote) {
+        debug_assert!(self.missing() > 0, "a node voted twice in one round");
+        self.votes[vote as usize] += 1;
     }
 
     pub(crate) fn decision(&self) -> Decision {
-        let quorum = quorum(self.votes.len());
+        let quorum = quorum(self.nodes);
         let yes = self.number(Vote::Yes);
         if yes >= quorum {
             Decision::Won
@@ -70,20 +71,20 @@ impl Tally {
         }
     }
 
-    /// Whether to give up: another client wants the same resources, and only nodes that are `silent` could
-    /// still decide the round. Two clients that wait for them would only block each other.
-    pub(crate) fn should_give_up(&self, silent: impl Fn(usize) -> bool) -> bool {
-        let silence = |(node, vote): (usize, &Option<Vote>)| vote.is_some() || silent(node);
-        self.number(Vote::No) > 0 && self.votes.iter().enumerate().all(silence)
+    /// Whether to give up: another client wants the same resources, and only nodes that are silent could still
+    /// decide the round. Two clients that wait for them would only block each other. `silent`: how many of
+    /// the nodes without a vote are.
+    pub(crate) fn should_give_up(&self, silent: usize) -> bool {
+        self.number(Vote::No) > 0 && silent == self.missing()
     }
 
     /// Why the round was not won. A missing vote counts as a node that did not reply, so the next vote may
     /// change `NoQuorum` into another reason; the others are final.
     pub(crate) fn loss_reason(&self) -> LossReason {
-        let quorum = quorum(self.votes.len());
+        let quorum = quorum(self.nodes);
         let yes = self.number(Vote::Yes);
         let no = self.number(Vote::No);
-        if self.number(Vote::Rejected) > self.votes.len() - quorum {
+        if self.number(Vote::Rejected) > self.nodes - quorum {
             LossReason::Rejected
         } else if yes + no >= quorum {
             LossReason::Refused
@@ -94,7 +95,7 @@ impl Tally {
 
     /// Whether so many nodes refused that no quorum holds the keys, whatever the others hold.
     pub(crate) fn no_quorum_holds(&self) -> bool {
-        self.number(Vote::No) > self.votes.len() - quorum(self.votes.len())
+        self.number(Vote::No) > self.nodes - quorum(self.nodes)
     }
 
     /// Whether the decision and its reason are final. Too few replies are a final reason once all have been
@@ -104,11 +105,11 @@ impl Tally {
     }
 
     pub(crate) fn missing(&self) -> usize {
-        self.votes.iter().filter(|vote| vote.is_none()).count()
+        self.nodes - self.votes.iter().sum::<usize>()
     }
 
     pub(crate) fn number(&self, wanted: Vote) -> usize {
-        self.votes.iter().filter(|vote| **vote == Some(wanted)).count()
+        self.votes[wanted as usize]
     }
 }
 
@@ -130,8 +131,8 @@ mod tests {
                 .collect();
             let mut tally = Tally::new(nodes);
             let mut prefixes = vec![tally.clone()];
-            for (node, vote) in sequence.iter().enumerate() {
-                tally.count(node, *vote);
+            for vote in sequence.iter() {
+                tally.count(*vote);
                 prefixes.push(tally.clone());
             }
             check(&sequence, &prefixes);
@@ -177,10 +178,10 @@ mod tests {
     #[test]
     fn a_tie_is_lost_without_the_last_vote() {
         let mut tally = Tally::new(4);
-        tally.count(0, Vote::Yes);
-        tally.count(2, Vote::No);
+        tally.count(Vote::Yes);
+        tally.count(Vote::No);
         assert_eq!(tally.decision(), Decision::Open);
-        tally.count(3, Vote::No);
+        tally.count(Vote::No);
         assert_eq!(tally.decision(), Decision::Lost);
     }
 
@@ -217,8 +218,8 @@ mod tests {
             });
         }
         let mut tally = Tally::new(3);
-        tally.count(0, Vote::Failed);
-        tally.count(1, Vote::Failed);
+        tally.count(Vote::Failed);
+        tally.count(Vote::Failed);
         assert_eq!(tally.decision(), Decision::Lost);
         assert!(!tally.is_certain());
     }
@@ -226,16 +227,16 @@ mod tests {
     #[test]
     fn a_contended_round_is_given_up_when_only_silent_nodes_are_left() {
         let mut tally = Tally::new(5);
-        tally.count(0, Vote::Yes);
-        tally.count(1, Vote::Yes);
-        assert!(!tally.should_give_up(|_| true), "no other client wants it: a slow node may still grant");
-        tally.count(2, Vote::No);
-        assert!(!tally.should_give_up(|node| node == 4), "node 3 is not silent");
-        assert!(tally.should_give_up(|node| node >= 3));
-        tally.count(3, Vote::No);
+        tally.count(Vote::Yes);
+        tally.count(Vote::Yes);
+        assert!(!tally.should_give_up(3), "no other client wants it: a slow node may still grant");
+        tally.count(Vote::No);
+        assert!(!tally.should_give_up(1), "one node is not silent");
+        assert!(tally.should_give_up(2));
+        tally.count(Vote::No);
         assert_eq!(tally.decision(), Decision::Open);
-        assert!(tally.should_give_up(|node| node == 4));
-        assert!(!tally.should_give_up(|_| false));
+        assert!(tally.should_give_up(1));
+        assert!(!tally.should_give_up(0));
     }
 
     #[test]
@@ -263,9 +264,9 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "voted twice")]
-    fn a_second_vote_of_one_node_is_a_bug() {
-        let mut tally = Tally::new(3);
-        tally.count(1, Vote::No);
-        tally.count(1, Vote::Yes);
+    fn more_votes_than_nodes_are_a_bug() {
+        let mut tally = Tally::new(1);
+        tally.count(Vote::No);
+        tally.count(Vote::Yes);
     }
 }

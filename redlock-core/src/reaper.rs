@@ -9,6 +9,7 @@ use crate::{
     claim::Claim,
     cleanup::{PendingRelease, Queue},
     node::Node,
+    reply::NodeOutcome,
 };
 
 /// Schedules another release of the claim's keys on a node.
@@ -46,7 +47,7 @@ impl Reaper {
             let timeout = settings.timeout(pending.claim.ledger.ttl());
             with_queue(node, |queue| queue.go(self.shift, now + timeout));
             match node.release(&pending.claim).await {
-                Err(error) => {
+                NodeOutcome::Failed(error) => {
                     pause = match error.kind() {
                         // A person has to fix it, which takes time.
                         BackendErrorKind::Rejected => MAX_PAUSE,
@@ -60,7 +61,7 @@ impl Reaper {
                     with_queue(node, |queue| queue.postpone(pending));
                     settings.runtime.sleep(pause).await;
                 }
-                Ok(_) => {
+                _ => {
                     with_queue(node, |queue| queue.settle(&pending));
                     pause = Duration::ZERO;
                 }

@@ -1,6 +1,6 @@
 //! One node's reply in a round, and its vote.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use crate::{
     backend::{AcquireReply, BackendError, BackendErrorKind, ReleaseReply},
@@ -15,7 +15,7 @@ pub struct NodeReply {
     /// The node's position in the builder, from 0.
     pub node: usize,
     /// The node's [name](crate::LockBackend::name), if it has one.
-    pub name: Option<String>,
+    pub name: Option<Arc<str>>,
     /// Its outcome.
     pub outcome: NodeOutcome,
 }
@@ -97,7 +97,7 @@ mod tests {
             .with_source(std::io::Error::other("refused (os error 111)"));
         let reply = |name: Option<&str>| NodeReply {
             node: 1,
-            name: name.map(ToOwned::to_owned),
+            name: name.map(Arc::from),
             outcome: NodeOutcome::Failed(error.clone()),
         };
         let text = "indeterminate: connection failed: refused (os error 111)";

@@ -8,14 +8,12 @@ use std::{
 };
 
 use crate::{
-    backend::{AcquireReply, BackendError, ReleaseReply},
     claim::Claim,
     fan_out::FanOut,
     nodes::Nodes,
     quorum::{Decision, LossReason, Tally},
     reply::NodeReply,
     resources::Resources,
-    runtime::BoxFuture,
     telemetry::{self, Verb},
     ticket::Ticket,
     validity::Ttl,
@@ -29,7 +27,7 @@ pub(crate) struct AcquireRound {
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) claim: Arc<Claim>,
     pub(crate) valid_until: Instant,
-    pub(crate) fan_out: FanOut<Result<AcquireReply, BackendError>>,
+    pub(crate) fan_out: FanOut,
     pub(crate) votes: Votes,
     ticket: Ticket,
     settled: bool,
@@ -54,7 +52,7 @@ impl AcquireRound {
     pub(crate) fn with(
         nodes: &Arc<Nodes>,
         claim: Arc<Claim>,
-        fan_out: FanOut<Result<AcquireReply, BackendError>>,
+        fan_out: FanOut,
         ttl: Ttl,
         start: Instant,
         ticket: Ticket,
@@ -81,8 +79,14 @@ impl AcquireRound {
     pub(crate) fn accept(mut self, verb: Verb) -> WonRound {
         self.settled = true;
         telemetry::round(verb, &self.claim.token, None, self.votes.tally());
-        let (claim, replies) = (self.claim.clone(), self.votes.replies());
-        WonRound { claim, valid_until: self.valid_until, replies, ticket: self.ticket.take() }
+        let (claim, valid_until, decided) = (self.claim.clone(), self.valid_until, self.votes.decided());
+        WonRound {
+            claim,
+            valid_until,
+            decided,
+            replies: self.votes.take_replies(),
+            ticket: self.ticket.take(),
+        }
     }
 
     /// Removes the keys of a lost round: on all nodes, behind the acquires that are still under way.
@@ -109,6 +113,7 @@ impl Drop for AcquireRound {
 pub(crate) struct WonRound {
     pub(crate) claim: Arc<Claim>,
     pub(crate) valid_until: Instant,
+    pub(crate) decided: Option<Instant>,
     pub(crate) replies: Vec<NodeReply>,
     pub(crate) ticket: Ticket,
 }
@@ -117,7 +122,7 @@ pub(crate) struct WonRound {
 #[derive(Debug)]
 pub(crate) struct Rollback {
     claim: Arc<Claim>,
-    fan_out: FanOut<Result<ReleaseReply, BackendError>>,
+    fan_out: FanOut,
     ticket: Ticket,
 }
 
@@ -128,7 +133,7 @@ impl Rollback {
 
     /// Sends the requests, and returns the ticket for another round.
     pub(crate) async fn begin(mut self) -> Ticket {
-        self.fan_out.start().await;
+        self.fan_out.start(&mut Vec::new()).await;
         self.ticket
     }
 
@@ -137,14 +142,11 @@ impl Rollback {
         self.fan_out = self.fan_out.then_pass_on(self.ticket);
         let mut open: Vec<usize> =
             (0..nodes.len()).filter(|node| self.claim.ledger.is_written(*node)).collect();
-        let mut replies = self.fan_out.start().await;
+        let mut replies = Vec::new();
+        self.fan_out.start(&mut replies).await;
         loop {
-            open.retain(|node| !replies.iter().any(|(replied, _)| replied == node));
-            if open.is_empty() {
-                return;
-            }
-            replies = self.fan_out.next().await;
-            if replies.is_empty() {
+            open.retain(|node| replies.iter().all(|reply| reply.node != *node));
+            if open.is_empty() || !self.fan_out.next(&mut replies).await {
                 return;
             }
         }
@@ -174,23 +176,14 @@ pub(crate) async fn extend(
         telemetry::round(Verb::Extend, &claim.token, Some(lost.reason), votes.tally());
         return Err(lost);
     }
-    let mut put_back: Vec<(usize, BoxFuture<()>)> = Vec::new();
-    for node in votes.refused() {
-        put_back.push((node, nodes.put_back(node, claim, ttl, timeout)));
+    fan_out.put_back_where_refused();
+    let refused = votes.refused();
+    if !refused.is_empty() {
+        // Sent here, so that a later release is behind it; it completes in the background.
+        nodes.put_back(refused, claim, ttl, timeout).start(&mut Vec::new()).await;
     }
-    for (node, request) in fan_out.take_pending() {
-        let back = nodes.put_back(node, claim, ttl, timeout);
-        let when_refused = async move {
-            if let Ok(AcquireReply::Refused) = request.await {
-                back.await;
-            }
-        };
-        put_back.push((node, Box::pin(when_refused)));
-    }
-    // Sent here, so that a later release is behind it; it completes in the background.
-    FanOut::new(nodes.runtime().clone(), put_back).start().await;
     telemetry::round(Verb::Extend, &claim.token, None, votes.tally());
-    Ok((valid_until, votes.replies()))
+    Ok((valid_until, votes.take_replies()))
 }
 
 /// Returns `true` if a quorum removed the claim's keys, and `false` if no quorum held them any more.

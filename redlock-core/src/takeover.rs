@@ -7,7 +7,6 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     claim::Claim,
     error::Error,
-    fan_out::FanOut,
     nodes::Nodes,
     quorum::Decision,
     resources::Resources,
@@ -68,11 +67,9 @@ impl Takeover {
     async fn clear_up(&mut self) {
         let Self { old, round, ttl, timeout } = self;
         let nodes = &round.nodes;
-        let refused: Vec<usize> = round.votes.refused().collect();
+        let refused = round.votes.refused();
         let old_ones: Vec<usize> = (0..nodes.len()).filter(|node| old.ledger.may_be_written(*node)).collect();
-        nodes.release_from(old, old_ones).start().await;
-        let put_back =
-            refused.into_iter().map(|node| (node, nodes.put_back(node, &round.claim, *ttl, *timeout)));
-        FanOut::new(nodes.runtime().clone(), put_back).start().await;
+        nodes.release_from(old, old_ones).start(&mut Vec::new()).await;
+        nodes.put_back(refused, &round.claim, *ttl, *timeout).start(&mut Vec::new()).await;
     }
 }

@@ -21,8 +21,8 @@ pub(crate) use self::{
     labels::{Label, Loss, Verb},
 };
 use crate::{
-    backend::BackendError,
     quorum::{LossReason, Tally},
+    reply::NodeOutcome,
     resources::Resources,
     runtime::Runtime,
     token::Token,
@@ -111,6 +111,7 @@ impl NodesTelemetry {
 }
 
 /// One request to one node.
+#[derive(Clone, Copy)]
 pub(crate) struct Request<'a> {
     nodes: &'a NodesTelemetry,
     clock: &'a dyn Runtime,
@@ -123,14 +124,12 @@ pub(crate) struct Request<'a> {
 impl Request<'_> {
     /// `informative`: whether the answer says something about the node. A timeout that was cut short does
     /// not.
-    pub(crate) fn answered<T: Label>(self, answer: &Result<T, BackendError>, informative: bool) {
+    pub(crate) fn answered(self, answer: &NodeOutcome, informative: bool) {
         let Self { nodes, clock, node, verb, token, start } = self;
         let now = Moment::now(clock);
         let took = now.since(start);
-        let (outcome, error) = match answer {
-            Ok(reply) => (reply.label(), None),
-            Err(error) => (error.kind().label(), Some(error)),
-        };
+        let outcome = answer.label();
+        let error = if let NodeOutcome::Failed(error) = answer { Some(error) } else { None };
         nodes.metrics.answered(node, verb, outcome, took);
         nodes.events.answered(node, verb, outcome, took, error, token);
         if informative {

@@ -2,7 +2,7 @@
 
 // Tests: quorum.rs and reply.rs for what decides; tests/tests/it/sim/locking.rs, sim/one_server.rs.
 
-use std::{sync::Arc, time::Instant};
+use std::{mem, sync::Arc, time::Instant};
 
 use crate::{
     backend::{BackendError, BackendErrorKind},
@@ -19,16 +19,19 @@ use crate::{
 pub(crate) struct Votes {
     nodes: Arc<Nodes>,
     tally: Tally,
-    outcomes: Vec<Option<NodeOutcome>>,
+    /// In the order in which they came.
+    replies: Vec<NodeReply>,
     /// Whether a contended round gives up when only silent nodes could still decide it: another round is
     /// cheap then, and clients that block each other are not.
     yields_early: bool,
+    /// The clock at the last replies, if there is a deadline.
+    read: Option<Instant>,
 }
 
 impl Votes {
     pub(crate) fn new(nodes: &Arc<Nodes>) -> Self {
-        let (tally, outcomes) = (Tally::new(nodes.len()), vec![None; nodes.len()]);
-        Self { nodes: nodes.clone(), tally, outcomes, yields_early: false }
+        let tally = Tally::new(nodes.len());
+        Self { nodes: nodes.clone(), tally, replies: Vec::new(), yields_early: false, read: None }
     }
 
     pub(crate) fn yield_early(&mut self, yes: bool) {
@@ -38,29 +41,25 @@ impl Votes {
     /// Waits until the round is decided, and for a lost one until its replies are `enough`. A grant that
     /// arrives at the deadline or later does not count, and ends the round: the clock is read again for every
     /// reply, and never before it.
-    pub(crate) async fn collect<T>(
+    pub(crate) async fn collect(
         &mut self,
-        fan_out: &mut FanOut<Result<T, BackendError>>,
+        fan_out: &mut FanOut,
         deadline: Option<Instant>,
         enough: impl Fn(&Tally) -> bool,
-    ) -> Decision
-    where
-        T: Into<NodeOutcome> + Send + 'static,
-    {
+    ) -> Decision {
         while self.tally.decision() != Decision::Lost || !enough(&self.tally) {
-            let replies = fan_out.next().await;
-            let late = deadline.is_some_and(|deadline| self.nodes.now() >= deadline);
-            let none_left = replies.is_empty();
-            for (node, reply) in replies {
-                let outcome = match reply.map_or_else(NodeOutcome::Failed, Into::into) {
-                    NodeOutcome::Granted if late => NodeOutcome::Late,
-                    NodeOutcome::Granted => self.one_vote_for_each_server(node),
-                    outcome => outcome,
-                };
-                if let Some(vote) = outcome.vote() {
-                    self.tally.count(node, vote);
+            let counted = self.replies.len();
+            let none_left = !fan_out.next(&mut self.replies).await;
+            self.read = deadline.map(|_| self.nodes.now());
+            let late = self.read.zip(deadline).is_some_and(|(now, deadline)| now >= deadline);
+            for reply in counted..self.replies.len() {
+                if let NodeOutcome::Granted = self.replies[reply].outcome {
+                    self.replies[reply].outcome =
+                        if late { NodeOutcome::Late } else { self.one_vote_for_each_server(reply) };
                 }
-                self.outcomes[node] = Some(outcome);
+                if let Some(vote) = self.replies[reply].outcome.vote() {
+                    self.tally.count(vote);
+                }
             }
             match self.tally.decision() {
                 Decision::Won => return Decision::Won,
@@ -75,62 +74,62 @@ impl Votes {
         &self.tally
     }
 
+    /// The clock at the decision, if there was a deadline.
+    pub(crate) fn decided(&self) -> Option<Instant> {
+        self.read
+    }
+
     /// The nodes that refused.
-    pub(crate) fn refused(&self) -> impl Iterator<Item = usize> {
-        let refused = |(node, outcome): (usize, &Option<NodeOutcome>)| {
-            matches!(outcome, Some(NodeOutcome::Refused)).then_some(node)
-        };
-        self.outcomes.iter().enumerate().filter_map(refused)
+    pub(crate) fn refused(&self) -> Vec<usize> {
+        let refused = |reply: &&NodeReply| matches!(reply.outcome, NodeOutcome::Refused);
+        self.replies.iter().filter(refused).map(|reply| reply.node).collect()
     }
 
-    /// The replies for the user; nodes without a reply are pending.
-    pub(crate) fn replies(&self) -> Vec<NodeReply> {
-        let reply = |(node, outcome): (usize, &Option<NodeOutcome>)| NodeReply {
-            node,
-            name: self.nodes.get(node).name().map(ToOwned::to_owned),
-            outcome: outcome.clone().unwrap_or(NodeOutcome::Pending),
-        };
-        self.outcomes.iter().enumerate().map(reply).collect()
+    /// The replies for the user, by node; nodes without a reply are pending.
+    pub(crate) fn take_replies(&mut self) -> Vec<NodeReply> {
+        let mut replies = mem::take(&mut self.replies);
+        for node in 0..self.nodes.len() {
+            if replies.iter().all(|reply| reply.node != node) {
+                let name = self.nodes.get(node).name.clone();
+                replies.push(NodeReply { node, name, outcome: NodeOutcome::Pending });
+            }
+        }
+        replies.sort_unstable_by_key(|reply| reply.node);
+        replies
     }
 
-    pub(crate) fn lost(&self) -> LostRound {
+    pub(crate) fn lost(&mut self) -> LostRound {
         LostRound {
             reason: self.tally.loss_reason(),
             no_quorum_holds: self.tally.no_quorum_holds(),
             attempts: 1,
-            replies: self.replies(),
+            replies: self.take_replies(),
         }
     }
 
     fn should_give_up(&self) -> bool {
-        self.yields_early && self.tally.should_give_up(|node| self.nodes.get(node).is_silent())
+        let is_missing = |node: &usize| self.replies.iter().all(|reply| reply.node != *node);
+        let is_silent = |node: &usize| is_missing(node) && self.nodes.get(*node).is_silent();
+        self.yields_early && self.tally.should_give_up((0..self.nodes.len()).filter(is_silent).count())
     }
 
     /// The vote of a node that grants. Of the nodes that lead to one server, the first to grant has its vote:
     /// with two votes, a majority of nodes could be a minority of servers. Keys on the others are removed as
     /// if they had voted.
-    fn one_vote_for_each_server(&self, node: usize) -> NodeOutcome {
+    fn one_vote_for_each_server(&self, reply: usize) -> NodeOutcome {
+        let node = self.replies[reply].node;
         let Some(server) = self.nodes.get(node).server_id() else { return NodeOutcome::Granted };
-        let has_voted = |other: &usize| {
-            matches!(self.outcomes[*other], Some(NodeOutcome::Granted))
-                && self.nodes.get(*other).server_id().as_ref() == Some(&server)
+        let has_voted = |other: &&NodeReply| {
+            matches!(other.outcome, NodeOutcome::Granted)
+                && self.nodes.get(other.node).server_id().as_ref() == Some(&server)
         };
-        match (0..self.nodes.len()).find(has_voted) {
+        match self.replies[..reply].iter().find(has_voted) {
             Some(other) => {
-                self.nodes.telemetry().shares_server(node, other);
-                NodeOutcome::Failed(self.same_server(other))
+                self.nodes.telemetry().shares_server(node, other.node);
+                NodeOutcome::Failed(same_server(other))
             }
             None => NodeOutcome::Granted,
         }
-    }
-
-    /// Why a node has no vote when its server has voted over another node.
-    fn same_server(&self, other: usize) -> BackendError {
-        let name = self.nodes.get(other).name();
-        let other = name.map_or_else(|| format!("node {other}"), ToOwned::to_owned);
-        let message =
-            format!("the same server as {other}, which has voted: each node needs a server of its own");
-        BackendError::new(BackendErrorKind::Rejected, message)
     }
 }
 
@@ -173,6 +172,13 @@ impl LostRound {
             LossReason::Refused | LossReason::NoQuorum => Error::NoQuorum(self.report(claim)),
         }
     }
+}
+
+/// Why a node has no vote when its server has voted over another node.
+fn same_server(other: &NodeReply) -> BackendError {
+    let other = other.name.as_deref().map_or_else(|| format!("node {}", other.node), ToOwned::to_owned);
+    let message = format!("the same server as {other}, which has voted: each node needs a server of its own");
+    BackendError::new(BackendErrorKind::Rejected, message)
 }
 
 /// Whether a lost round is conclusive for a holder, who has to know whether the lock is lost. The last reply

@@ -2,10 +2,7 @@
 
 // Tests: tests/tests/it/telemetry/calls.rs, telemetry/metrics.rs.
 
-use crate::{
-    backend::{AcquireReply, BackendErrorKind, ReleaseReply},
-    error::Error,
-};
+use crate::{backend::BackendErrorKind, error::Error, reply::NodeOutcome};
 
 /// A value that is a label: one of a few words.
 pub(crate) trait Label {
@@ -50,20 +47,16 @@ impl Label for Loss {
     }
 }
 
-impl Label for AcquireReply {
+impl Label for NodeOutcome {
     fn label(&self) -> &'static str {
         match self {
             Self::Granted => "granted",
             Self::Refused => "refused",
-        }
-    }
-}
-
-impl Label for ReleaseReply {
-    fn label(&self) -> &'static str {
-        match self {
             Self::Removed => "removed",
             Self::NotHeld => "not_held",
+            Self::Failed(error) => error.kind().label(),
+            Self::Late => "late",
+            Self::Pending => "pending",
         }
     }
 }
