@@ -8,6 +8,7 @@
 //!   (`AUTH`, `HELLO`, `SELECT`).
 //! * [`ServerId`] asks each connection which server it leads to, so that one server behind two nodes has one
 //!   vote.
+//! * [`Watcher`] waits for keys to be free, over a connection of its own that the backend makes.
 //!
 //! The conformance suite (the module `conformance`, behind the feature of this name) checks the resulting
 //! backend.
@@ -20,6 +21,8 @@ mod error;
 mod reply;
 mod scripts;
 mod server_id;
+mod watched_keys;
+mod watcher;
 
 pub use self::{
     command::{Argument, Command},
@@ -27,4 +30,5 @@ pub use self::{
     error::{Connection, ServerError, classify, classify_setup, of_single_server},
     reply::{Reply, key_state},
     server_id::ServerId,
+    watcher::{Reports, TrackedConnection, Watcher},
 };

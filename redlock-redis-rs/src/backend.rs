@@ -14,7 +14,7 @@ use redis::cluster_async::ClusterConnection;
 use redis::{RedisError, Value, aio::ConnectionLike};
 use redlock_core::{
     Acquire, AcquireReply, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, Release,
-    ReleaseReply, Replace, Resources,
+    ReleaseReply, Replace, Resources, Watch,
     redis::{Command, Dialect, Reply, ServerId, of_single_server},
 };
 
@@ -125,8 +125,8 @@ where
         let ask = || async move {
             let question = self.ask(Command::server_id(resources));
             let answer = self.within(patience.saturating_sub(start.elapsed()), question).await?;
-            Ok(match answer {
-                Value::BulkString(id) => ServerId::of_answer(&id),
+            Ok(match without_attributes(&answer) {
+                Value::BulkString(id) => ServerId::of_answer(id),
                 _ => None,
             })
         };
@@ -160,7 +160,7 @@ where
     async fn ask(&self, command: Command<'_>) -> Result<Value, BackendError> {
         let mut connection = self.connection.clone();
         let answer = to_command(&command).query_async(&mut connection).await;
-        answer.map(without_attributes).map_err(|error| self.classify(error))
+        answer.map_err(|error| self.classify(error))
     }
 
     fn classify(&self, error: RedisError) -> BackendError {
@@ -238,9 +238,18 @@ where
         let Inspect { resources, timeout, .. } = request;
         let looking = async {
             let answer = self.ask(Command::inspect(&request)).await?;
-            key_states(&answer, resources).ok_or_else(|| self.unexpected())
+            key_states(without_attributes(&answer), resources).ok_or_else(|| self.unexpected())
         };
         self.count(self.within(timeout, looking), resources, timeout).await
+    }
+
+    /// Rejected over a connection that is not of this crate, and to a Cluster.
+    async fn watch(&self, request: Watch<'_>) -> Result<(), BackendError> {
+        let cannot = |why| BackendError::new(BackendErrorKind::Rejected, why);
+        let watcher = self.line.own().and_then(LazyConnection::watcher);
+        let watcher = watcher.ok_or_else(|| cannot("this connection cannot watch keys"))?;
+        let runtime = executor::current().ok_or_else(|| cannot("called outside of a tokio runtime"))?;
+        watcher.watch(&runtime, request).await
     }
 
     fn name(&self) -> Option<&str> {

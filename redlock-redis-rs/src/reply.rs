@@ -12,6 +12,7 @@ pub(crate) fn to_reply(answer: Value) -> Reply {
         Value::Nil => Reply::Nil,
         Value::Int(number) => Reply::Number(number),
         Value::BulkString(text) => Reply::Text(text),
+        Value::Attribute { data, .. } => to_reply(*data),
         _ => Reply::Other,
     }
 }
@@ -35,9 +36,9 @@ fn key_state(key: &Value) -> Option<KeyState> {
 }
 
 /// The reply without attributes, which a server may send before it.
-pub(crate) fn without_attributes(mut answer: Value) -> Value {
+pub(crate) fn without_attributes(mut answer: &Value) -> &Value {
     while let Value::Attribute { data, .. } = answer {
-        answer = *data;
+        answer = data;
     }
     answer
 }

@@ -60,6 +60,7 @@ mod servers {
     mod stopped;
     mod tls;
     mod urls;
+    mod watching;
 }
 
 /// Nodes in memory and a simulated clock: time, order and the faults of nodes.
@@ -77,9 +78,10 @@ mod sim {
     pub(crate) mod odd_nodes;
     mod one_server;
     mod panics;
-    mod queue;
+    pub(crate) mod queue;
     mod random;
     mod releasing;
+    mod turns;
     mod using;
     mod waiting;
 }
