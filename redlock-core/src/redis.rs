@@ -7,6 +7,7 @@
 //!   (`AUTH`, `HELLO`, `SELECT`).
 //! * [`ServerId`] asks each connection which server it leads to, so that one server behind two nodes has one
 //!   vote.
+//! * [`Watcher`] waits for keys to be free, over a connection of its own that the backend makes.
 //!
 //! The conformance suite (the module `conformance`, behind the feature of this name) checks the resulting
 //! backend.
@@ -16,9 +17,12 @@
 mod error;
 mod eval;
 mod server_id;
+mod watched_keys;
+mod watcher;
 
 pub use self::{
     error::{Connection, ServerError, classify, classify_setup, of_single_server},
     eval::{Argument, Eval, FIRST_KEY, is_done, key_state},
     server_id::ServerId,
+    watcher::{Reports, TrackedConnection, Watcher},
 };

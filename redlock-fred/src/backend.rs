@@ -18,9 +18,9 @@ use fred::{
 };
 use redlock_core::{
     Acquire, AcquireReply, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend,
-    PerRuntime, Release, ReleaseReply, Replace, Resources, Runtime as _, TokioRuntime,
+    PerRuntime, Release, ReleaseReply, Replace, Resources, Runtime as _, TokioRuntime, Watch,
     node_url::OpenError,
-    redis::{Eval, ServerId, of_single_server},
+    redis::{Eval, ServerId, Watcher, of_single_server},
 };
 use tokio::{runtime::Handle, time::Instant};
 
@@ -31,7 +31,7 @@ use crate::{
     error::{classify, classify_setup},
     given::Given,
     reply::{as_bool, key_states},
-    url,
+    url, watch,
 };
 
 /// A Redis or Valkey server as a node, over a client of fred.
@@ -65,7 +65,7 @@ pub struct FredBackend {
 enum Connection {
     /// One for each current-thread runtime: a connection, and fred's task for it, make no progress while
     /// nobody drives their runtime.
-    Own(Arc<PerRuntime<LazyConnection>>),
+    Own(Arc<PerRuntime<LazyConnection>>, Arc<PerRuntime<Watcher>>),
     Given(Arc<Given>),
 }
 
@@ -88,8 +88,12 @@ impl FredBackend {
     pub fn open(url: &str) -> Result<Self, OpenError> {
         let config = url::config(url)?;
         let name = url::name(&config);
+        let watcher = {
+            let config = config.clone();
+            PerRuntime::new(move || watch::watcher(config.clone()))
+        };
         let lazy = PerRuntime::new(move || LazyConnection::new(config.clone()));
-        Ok(Self { connection: Connection::Own(Arc::new(lazy)), name })
+        Ok(Self { connection: Connection::Own(Arc::new(lazy), Arc::new(watcher)), name })
     }
 
     /// A node by a client that has been initialized, and stays so while the node is in use. It keeps its
@@ -130,7 +134,7 @@ impl FredBackend {
             Ok(if granted { AcquireReply::Granted } else { AcquireReply::Refused })
         };
         let lazy = match &self.connection {
-            Connection::Own(lazy) => lazy.get(),
+            Connection::Own(lazy, _) => lazy.get(),
             Connection::Given(_) => return request.await,
         };
         let Some(server) = lazy.server() else { return request.await };
@@ -167,7 +171,7 @@ impl FredBackend {
                 }
                 client::start(client::eval(&given.client, arguments, timeout.min(LONGEST))).answer().await
             }
-            Connection::Own(lazy) => match lazy.get().send(arguments, deadline) {
+            Connection::Own(lazy, _) => match lazy.get().send(arguments, deadline) {
                 Ok(sent) => sent.answer().await,
                 Err(waiting) => match within(timeout, waiting).await {
                     Some(Ok(Ok(sent))) => sent.answer().await,
@@ -189,7 +193,7 @@ impl FredBackend {
 
     fn leads_to_one_server(&self) -> bool {
         match &self.connection {
-            Connection::Own(lazy) => lazy.get().server().is_some(),
+            Connection::Own(lazy, _) => lazy.get().server().is_some(),
             Connection::Given(given) => !given.client.is_clustered(),
         }
     }
@@ -198,7 +202,7 @@ impl FredBackend {
     /// after the script has run. The next answers on this connection may belong to other requests, too.
     fn unexpected(&self) -> BackendError {
         match &self.connection {
-            Connection::Own(lazy) => lazy.get().replace(),
+            Connection::Own(lazy, _) => lazy.get().replace(),
             Connection::Given(given) => given.reconnect(),
         }
         BackendError::new(BackendErrorKind::Indeterminate, "an answer of another type")
@@ -208,7 +212,7 @@ impl FredBackend {
     fn why_not_sent(&self, error: Error) -> BackendError {
         match &self.connection {
             Connection::Given(given) => given.why_not_connected().unwrap_or_else(|| classify(error)),
-            Connection::Own(_) => classify(error),
+            Connection::Own(..) => classify(error),
         }
     }
 }
@@ -241,6 +245,19 @@ impl LockBackend for FredBackend {
         self.run(asked, request.timeout, |answer| key_states(answer, request.resources)).await
     }
 
+    /// Rejected over a client of the user, and to a Cluster.
+    async fn watch(&self, request: Watch<'_>) -> Result<(), BackendError> {
+        let cannot = |why| BackendError::new(BackendErrorKind::Rejected, why);
+        let Connection::Own(lazy, watcher) = &self.connection else {
+            return Err(cannot("this client cannot watch keys"));
+        };
+        let runtime = watch::runtime().ok_or_else(|| cannot("fred runs on tokio only"))?;
+        if lazy.get().server().is_none() {
+            return Err(cannot("a Cluster cannot watch keys"));
+        }
+        watcher.get().watch(&runtime, request).await
+    }
+
     fn name(&self) -> Option<&str> {
         Some(&self.name)
     }
@@ -248,7 +265,7 @@ impl LockBackend for FredBackend {
     /// Known for a connection that this crate makes to a server, if the user may call `INFO`.
     fn server_id(&self) -> Option<Arc<str>> {
         match &self.connection {
-            Connection::Own(lazy) => lazy.get().server()?.get(),
+            Connection::Own(lazy, _) => lazy.get().server()?.get(),
             Connection::Given(_) => None,
         }
     }

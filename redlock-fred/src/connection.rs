@@ -328,7 +328,7 @@ fn is_broken(error: &Error) -> bool {
 }
 
 /// The options that a lock needs.
-fn connection_config() -> ConnectionConfig {
+pub(crate) fn connection_config() -> ConnectionConfig {
     ConnectionConfig {
         connection_timeout: STEP,
         internal_command_timeout: STEP,

@@ -12,6 +12,7 @@ pub mod fuzzing;
 mod given;
 mod reply;
 mod url;
+mod watch;
 
 pub use fred;
 #[cfg(feature = "conformance")]
@@ -21,7 +22,7 @@ pub use redlock_core::{
     InvalidRequest, InvalidToken, KeepAlive, KeyState, Lease, Lock, LockBackend, LockParts, LockRequest,
     MAX_TTL, MemoryBackend, NoRuntime, NodeOutcome, NodeReply, PerRuntime, Redlock, RedlockBuilder, Release,
     ReleaseReply, Replace, Resources, RoundReport, Runtime, Token, TokioRuntime, UnlockOutcome, Using,
-    UsingFuture, async_trait, node_url,
+    UsingFuture, Watch, async_trait, node_url,
 };
 
 pub use self::backend::FredBackend;

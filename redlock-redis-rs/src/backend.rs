@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use redis::{Cmd, RedisError, Value, aio::ConnectionLike};
 use redlock_core::{
     Acquire, AcquireReply, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, Release,
-    ReleaseReply, Replace, Resources,
+    ReleaseReply, Replace, Resources, Watch,
     redis::{Eval, ServerId, of_single_server},
 };
 
@@ -200,6 +200,15 @@ where
         let asked = to_command(&Eval::inspect(&request));
         let looking = self.run(asked, timeout, |answer| key_states(answer, resources));
         self.count(looking, resources, timeout).await
+    }
+
+    /// Rejected over a connection that is not of this crate, and to a Cluster.
+    async fn watch(&self, request: Watch<'_>) -> Result<(), BackendError> {
+        let cannot = |why| BackendError::new(BackendErrorKind::Rejected, why);
+        let watcher = self.own.as_ref().and_then(LazyConnection::watcher);
+        let watcher = watcher.ok_or_else(|| cannot("this connection cannot watch keys"))?;
+        let runtime = executor::current().ok_or_else(|| cannot("called outside of a tokio runtime"))?;
+        watcher.watch(&runtime, request).await
     }
 
     fn name(&self) -> Option<&str> {

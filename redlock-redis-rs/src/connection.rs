@@ -13,12 +13,17 @@ use std::{
 };
 
 use redis::{Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value, aio::ConnectionLike};
-use redlock_core::{PerRuntime, Runtime, reconnect::Reconnect, redis::ServerId};
+use redlock_core::{
+    PerRuntime, Runtime,
+    reconnect::Reconnect,
+    redis::{ServerId, Watcher},
+};
 use tokio::sync::oneshot;
 
 use crate::{
     connector::{Connection, Connector},
     executor::{self, unconstrained},
+    watch,
 };
 
 /// One connection to one node. The first command makes it; the first command after it broke replaces it.
@@ -43,6 +48,7 @@ use crate::{
 pub struct LazyConnection {
     connector: Arc<Connector>,
     shared: Arc<PerRuntime<Shared>>,
+    watcher: Arc<PerRuntime<Watcher>>,
 }
 
 /// The connection of one current-thread runtime, or of all other runtimes.
@@ -106,7 +112,11 @@ impl LazyConnection {
             let connector = connector.clone();
             PerRuntime::new(move || Shared::new(connector.clone()))
         };
-        Self { connector, shared: Arc::new(shared) }
+        let watcher = {
+            let connector = connector.clone();
+            PerRuntime::new(move || watch::watcher(connector.clone()))
+        };
+        Self { connector, shared: Arc::new(shared), watcher: Arc::new(watcher) }
     }
 
     /// What errors call the node.
@@ -122,6 +132,11 @@ impl LazyConnection {
     /// The part for the caller's runtime.
     pub(crate) fn shared(&self) -> Arc<Shared> {
         self.shared.get()
+    }
+
+    /// What watches keys, over a connection of its own; `None` for a Cluster.
+    pub(crate) fn watcher(&self) -> Option<Arc<Watcher>> {
+        self.connector.is_one_server().then(|| self.watcher.get())
     }
 
     /// Why the last attempt to connect failed, when there has been no connection since.

@@ -16,7 +16,7 @@ use redis::TlsCertificates;
 use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType};
 use redis::{
     AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value,
-    aio::{ConnectionLike, MultiplexedConnection},
+    aio::{AsyncPushSender, ConnectionLike, MultiplexedConnection},
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
 #[cfg(feature = "cluster")]
@@ -190,6 +190,29 @@ impl Connector {
                 let client = clients();
                 let mut client = client.lock().await;
                 connect_to_server(&client.async_get_client().await?, runtime).await
+            }
+        }
+    }
+
+    /// Connects for watching keys, with RESP3; what the server pushes goes to `pushes`. Not for a Cluster, whose
+    /// servers would each have to be watched.
+    pub(crate) async fn connect_to_watch(
+        &self,
+        pushes: impl AsyncPushSender,
+    ) -> RedisResult<MultiplexedConnection> {
+        tls::prepare(self);
+        let config = config().set_push_sender(pushes);
+        match self {
+            Self::Server(client) => login::connect_to_watch(client, &config).await,
+            #[cfg(feature = "cluster")]
+            Self::Cluster(_) => {
+                Err((redis::ErrorKind::InvalidClientConfig, "A Cluster is not watched").into())
+            }
+            #[cfg(feature = "sentinel")]
+            Self::Sentinel(clients) => {
+                let client = clients();
+                let client = client.lock().await.async_get_client().await?;
+                login::connect_to_watch(&client, &config).await
             }
         }
     }

@@ -29,6 +29,8 @@ mod reply;
 mod tls;
 #[cfg(any(feature = "smol", feature = "tokio"))]
 mod url;
+#[cfg(any(feature = "smol", feature = "tokio"))]
+mod watch;
 
 pub use ::redis;
 #[cfg(feature = "smol")]
@@ -39,7 +41,7 @@ pub use redlock_core::{
     Acquire, AcquireReply, BackendError, BackendErrorKind, BoxFuture, ConfigError, Error, Extend, Inspect,
     InvalidRequest, InvalidToken, KeepAlive, KeyState, Lease, Lock, LockBackend, LockParts, LockRequest,
     MAX_TTL, MemoryBackend, NodeOutcome, NodeReply, PerRuntime, Redlock, RedlockBuilder, Release,
-    ReleaseReply, Replace, Resources, RoundReport, Runtime, Token, UnlockOutcome, Using, UsingFuture,
+    ReleaseReply, Replace, Resources, RoundReport, Runtime, Token, UnlockOutcome, Using, UsingFuture, Watch,
     async_trait, node_url,
 };
 #[cfg(feature = "tokio")]

@@ -30,6 +30,17 @@ pub(crate) async fn connect(
     }
 }
 
+/// Connects with RESP3. redis-rs takes pushes only over a connection that it has set up itself.
+pub(crate) async fn connect_to_watch(
+    client: &Client,
+    config: &AsyncConnectionConfig,
+) -> RedisResult<MultiplexedConnection> {
+    let info = client.get_connection_info().clone();
+    let settings = info.redis_settings().clone().set_skip_set_lib_name().set_protocol(ProtocolVersion::RESP3);
+    let client = Client::open(info.set_redis_settings(settings))?;
+    client.get_multiplexed_async_connection_with_config(config).await
+}
+
 /// A connection without a login.
 async fn open(
     info: &ConnectionInfo,

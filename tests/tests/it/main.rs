@@ -60,6 +60,7 @@ mod servers {
     mod stopped;
     mod tls;
     mod urls;
+    mod watching;
 }
 
 /// Nodes in memory and a simulated clock: time, order and the faults of nodes.
