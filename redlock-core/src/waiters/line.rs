@@ -10,6 +10,7 @@ use std::{
 /// and no room for any.
 pub(super) struct Line {
     pub(super) first: Place,
+    #[allow(clippy::box_collection, reason = "nearly every line has none, and there are many")]
     rest: Option<Box<VecDeque<Place>>>,
     /// How many locks in a row were handed over within the process, and since when it has the resource.
     pub(super) turns: u32,
