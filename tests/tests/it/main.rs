@@ -83,6 +83,7 @@ mod sim {
     mod releasing;
     mod using;
     mod waiting;
+    mod watching;
 }
 
 mod simulation;
