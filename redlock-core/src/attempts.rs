@@ -1,6 +1,6 @@
 //! The attempts of one call: round after round, until one is won or none may follow.
 
-// Tests: patience.rs and waiters.rs for what decides; tests/tests/it/sim/waiting.rs, sim/queue.rs, sim/bounds.rs.
+// Tests: patience.rs, waiters.rs; tests/tests/it/sim/waiting.rs, sim/queue.rs, sim/turns.rs, sim/bounds.rs.
 
 use std::{
     future::pending,
@@ -55,8 +55,8 @@ pub(crate) async fn acquire(
     } else {
         nodes.waiters.join(resources, begun + longest)
     };
-    if !its_turn {
-        until_next(nodes, &ticket, &mut patience, pending()).await;
+    if !its_turn && let Some(due) = delay(nodes, &mut patience, begun) {
+        until_next(nodes, &ticket, &mut patience, due, pending()).await;
         begun = nodes.now();
         ticket.stay(begun + longest);
     }
@@ -94,14 +94,14 @@ pub(crate) async fn acquire(
             LossReason::Rejected => None,
             LossReason::Refused | LossReason::NoQuorum => delay(nodes, &mut patience, now),
         };
-        if delay.is_some() {
+        if let Some(due) = delay {
             ticket = rollback.begin().await;
             let rivals = wait.get_or_insert_with(|| nodes.usual_rivals.of(resources));
             if woken && lost.reason == LossReason::Refused {
                 rivals.won();
             }
             let woken_again = until_free(nodes, resources, &lost.replies, rivals, now - begun);
-            woken = until_next(nodes, &ticket, &mut patience, woken_again).await;
+            woken = until_next(nodes, &ticket, &mut patience, due, woken_again).await;
             begun = nodes.now();
             ticket.stay(begun + longest);
             // A timer that fired too late has left no time for another round.
@@ -116,29 +116,33 @@ pub(crate) async fn acquire(
     }
 }
 
-/// Waits until the next round: for the end of the delay if it is this call's turn, unless it is `woken` before,
-/// else for the turn. Who is not at its turn when no delay is left makes a last round all the same: the nodes
-/// know best, and nobody waits longer than without a queue. Returns whether it was woken.
+/// Waits until the next round: until `due`, the end of the delay, if it is this call's turn, unless it is `woken`
+/// before, else for the turn. Who is not at its turn when no delay is left makes a last round all the same: the
+/// nodes know best, and nobody waits longer than without a queue. Returns whether it was woken.
 async fn until_next(
     nodes: &Nodes,
     ticket: &Ticket,
     patience: &mut Patience,
+    mut due: Instant,
     woken: impl Future<Output = ()>,
 ) -> bool {
     let mut woken = pin!(woken);
-    while let Some(due) = delay(nodes, patience, nodes.now()) {
+    loop {
         match until_turn(nodes, ticket, due, woken.as_mut()).await {
             None => return true,
             Some(View::Turn { pause: false } | View::StillFirst) => return false,
             Some(View::Turn { pause: true }) => {
                 let pause = nodes.with_entropy(|rng| rng.random_range(SHORTEST_PAUSE..=LONGEST_PAUSE));
-                nodes.runtime().sleep(pause).await;
+                let left = due.saturating_duration_since(nodes.now());
+                nodes.runtime().sleep(pause.min(left)).await;
                 return false;
             }
-            Some(View::Behind(_)) => {}
+            Some(View::Behind(_)) => match delay(nodes, patience, nodes.now()) {
+                Some(next) => due = next,
+                None => return false,
+            },
         }
     }
-    false
 }
 
 /// Waits for a turn until `due`. `None` when it was woken at its turn.
