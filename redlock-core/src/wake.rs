@@ -84,7 +84,7 @@ impl Rivals {
     /// In which time to pick a moment, if a request takes `trip`: none without rivals.
     pub(crate) fn window(&self, trip: Duration) -> Duration {
         let rivals = self.usual.div_ceil(SCALE).max(self.seen).min(MOST);
-        trip.clamp(SHORTEST_TRIP, LONGEST_TRIP) * rivals * 4
+        trip.clamp(SHORTEST_TRIP, LONGEST_TRIP) * rivals * SPREAD
     }
 
     fn learnt(&self) -> u32 {
@@ -129,6 +129,10 @@ impl Default for UsualRivals {
 }
 
 const SCALE: u32 = 16;
+/// How many trips the window has for each rival. Two clients try together when they pick moments within one
+/// trip; a longer window costs time. In the simulation 16 clients need 2.3 rounds for each success with 4, and 3.4
+/// with 1.
+const SPREAD: u32 = 4;
 /// So many rivals at most count.
 const MOST: u32 = 64;
 const PLACES: usize = 64;
@@ -202,29 +206,30 @@ mod tests {
     fn the_window_follows_the_number_of_rivals_and_there_is_none_without_them() {
         let (usual, resources) = (UsualRivals::default(), Resources::from("a"));
         let trip = Duration::from_millis(1);
+        let each = SPREAD * trip;
         let wait = |others: u32| {
             let mut rivals = usual.of(&resources);
             let before = rivals.window(trip);
             (0..others).for_each(|_| rivals.won());
-            assert!(rivals.window(trip) >= trip * others);
+            assert!(rivals.window(trip) >= each * others);
             usual.learn(&resources, &rivals);
             before
         };
         assert_eq!(wait(0), Duration::ZERO);
-        (0..20).for_each(|_| assert!(wait(15) <= trip * 15));
-        assert!((trip * 14..=trip * 15).contains(&wait(15)));
-        (0..40).for_each(|_| assert!(wait(0) <= trip * 15));
+        (0..20).for_each(|_| assert!(wait(15) <= each * 15));
+        assert!((each * 14..=each * 15).contains(&wait(15)));
+        (0..40).for_each(|_| assert!(wait(0) <= each * 15));
         assert_eq!(wait(0), Duration::ZERO);
         assert_eq!(usual.of(&resources).window(trip), Duration::ZERO);
-        (0..40).for_each(|_| assert!(wait(1) <= trip * 15));
-        assert_eq!(wait(1), trip);
+        (0..40).for_each(|_| assert!(wait(1) <= each));
+        assert_eq!(wait(1), each);
     }
 
     #[test]
     fn the_window_is_bounded() {
         let rivals = Rivals { usual: u32::MAX, seen: u32::MAX };
-        assert_eq!(rivals.window(Duration::MAX), LONGEST_TRIP * MOST);
-        assert_eq!(Rivals { usual: 0, seen: 1 }.window(Duration::ZERO), SHORTEST_TRIP);
+        assert_eq!(rivals.window(Duration::MAX), LONGEST_TRIP * MOST * SPREAD);
+        assert_eq!(Rivals { usual: 0, seen: 1 }.window(Duration::ZERO), SHORTEST_TRIP * SPREAD);
         assert_eq!(Rivals { usual: 0, seen: u32::MAX }.learnt(), MOST * SCALE / 4);
     }
 }
