@@ -9,15 +9,20 @@ use clap::Parser;
 use tokio::runtime::{Builder, Runtime};
 
 pub use self::allocations::Count;
-use self::table::{Line, Results, between_markers, markdown, plain};
+use self::table::{Line, Results, between_markers, headlines, markdown, plain};
 
 mod allocations;
 mod contender;
 mod cycles;
 mod fleet;
 mod floor;
+mod held;
+mod plot;
+mod processes;
+mod queue;
 mod stats;
 mod table;
+mod worker;
 
 /// Measures the library against the same requests written by hand.
 #[derive(Debug, Parser)]
@@ -31,6 +36,9 @@ struct Arguments {
     /// Writes the results to docs/performance, as a whole run does
     #[arg(long)]
     write: bool,
+    /// Only writes the page anew, from the results that are there
+    #[arg(long, conflicts_with_all = ["rows", "write"])]
+    render: bool,
     /// What cargo adds
     #[arg(long, hide = true)]
     bench: bool,
@@ -66,11 +74,15 @@ pub fn measure() {
 }
 
 fn run(here: impl Fn(&str) -> bool, count: Option<Count>) {
+    worker::work_if_told();
     let arguments = Arguments::parse();
     if let Some(unknown) = arguments.rows.iter().find(|name| ROWS.iter().all(|row| row.0 != *name)) {
         let names: Vec<&str> = ROWS.iter().map(|row| row.0).collect();
         println!("There is no row `{unknown}`; the rows are: {}.", names.join(", "));
         return;
+    }
+    if arguments.render {
+        return write(Results::new());
     }
     let all = arguments.rows.is_empty();
     let wanted = |name: &str| here(name) && (all || arguments.rows.iter().any(|row| row == name));
@@ -101,8 +113,11 @@ fn write(measured: Results) {
 
     let titles: Vec<(&str, &str)> = ROWS.iter().map(|row| (row.0, row.1)).collect();
     let text = fs::read_to_string(&page).expect("docs/performance.md");
-    let text = between_markers(&text, &markdown(&results, &titles)).expect("the page's markers");
+    let text = between_markers(&text, "headlines", &headlines(&results, &titles));
+    let text = text.and_then(|text| between_markers(&text, "measured", &markdown(&results, &titles)));
+    let text = text.expect("the page's markers");
     fs::write(&page, text).expect("a file of our own");
+    plot::draw(&results, &folder).expect("plots of our own");
     println!("written to docs/performance.md and docs/performance");
 }
 
@@ -119,6 +134,14 @@ const ROWS: &[Row] = &[
     }),
     ("bytes", "Bytes to a node for a lock and its unlock", |plan, _| allocations::bytes(plan)),
     ("faults", "A node that is killed, or stopped", |plan, _| cycles::faults(plan)),
+    ("turns", "Tasks of one process that want one resource", |plan, _| queue::turns(plan)),
+    ("quickstart", "The workers of the quickstart", |plan, _| queue::quickstart(plan)),
+    ("processes", "Processes that want one resource", |plan, _| processes::sharing(plan)),
+    ("hand-over", "From one process to another", |plan, _| processes::hand_over(plan)),
+    ("expiry", "A holder that is killed", |plan, _| processes::expiry(plan)),
+    ("held", "Very many locks that are held", |_, _| held::many()),
+    ("waiters", "By the number of tasks that wait", |plan, _| queue::waiters(plan)),
+    ("limit", "What a core can do", |plan, _| cycles::limit(plan)),
     ("growth", "By the number of nodes and tasks", |plan, _| cycles::growth(plan)),
 ];
 /// Those of the bench with the allocator that counts.

@@ -234,6 +234,13 @@ impl Server {
         line.map_or(0, |line| line.split(',').next().expect("a part").parse().expect("a number"))
     }
 
+    /// A number that `INFO` reports.
+    pub fn info(&self, section: &str, field: &str) -> f64 {
+        let info: String = self.command(&["INFO", section]);
+        let value = |line: &str| line.strip_prefix(field)?.strip_prefix(':')?.trim().parse().ok();
+        info.lines().find_map(value).unwrap_or_else(|| panic!("no number `{field}` in {info}"))
+    }
+
     /// Records the commands of clients from now on.
     pub fn monitor(&self) -> Monitor {
         let mut stream = TcpStream::connect(self.address()).expect("a connection");

@@ -104,9 +104,7 @@ fn cycles(runtime: &Runtime, contender: &Contender, number: u32) {
 
 /// Bytes that a server has received since it started, those of this question included.
 fn received(server: &Server) -> f64 {
-    let info: String = server.command(&["INFO", "stats"]);
-    let line = info.lines().find_map(|line| line.strip_prefix("total_net_input_bytes:"));
-    line.and_then(|number| number.trim().parse().ok()).expect("a number of bytes")
+    server.info("stats", "total_net_input_bytes")
 }
 
 fn current_thread() -> Runtime {

@@ -33,6 +33,10 @@ impl Contender {
         Self::Floor(Floor::connect(servers, release).await)
     }
 
+    pub(crate) async fn floor_without_delay(servers: &[Server]) -> Self {
+        Self::Floor(Floor::connect_without_delay(servers, Release::Script).await)
+    }
+
     pub(crate) async fn fred_floor(servers: &[Server]) -> Self {
         Self::FredFloor(FredFloor::connect(servers).await)
     }
@@ -87,6 +91,7 @@ impl Contender {
 }
 
 /// What a block of cycles took.
+#[derive(Default)]
 pub(crate) struct Block {
     /// Each cycle, in microseconds.
     took: Vec<f64>,
@@ -95,18 +100,28 @@ pub(crate) struct Block {
 }
 
 impl Block {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.took.extend(other.took);
+        self.wall += other.wall;
+        self.cpu += other.cpu;
+    }
+
     /// In microseconds; for a block without a cycle, all of its time.
     pub(crate) fn percentile(&mut self, percent: f64) -> f64 {
         if self.took.is_empty() { micros(self.wall) } else { percentile(&mut self.took, percent) }
     }
 
+    pub(crate) fn cycles(&self) -> f64 {
+        self.took.len() as f64
+    }
+
     pub(crate) fn per_second(&self) -> f64 {
-        self.took.len() as f64 / self.wall.as_secs_f64()
+        self.cycles() / self.wall.as_secs_f64()
     }
 
     /// Microseconds of this process' CPU time; the servers are other processes.
     pub(crate) fn cpu_per_cycle(&self) -> f64 {
-        micros(self.cpu) / self.took.len() as f64
+        micros(self.cpu) / self.cycles()
     }
 }
 
@@ -114,7 +129,8 @@ pub(crate) fn micros(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e6
 }
 
-fn cpu() -> Duration {
+/// The CPU time that this process has spent.
+pub(crate) fn cpu() -> Duration {
     let spent = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(spent.tv_sec.unsigned_abs(), u32::try_from(spent.tv_nsec).unwrap_or(0))
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{
     Plan,
-    contender::Contender,
+    contender::{Block, Contender},
     fleet::Program,
     floor::Release,
     stats::Samples,
@@ -23,7 +23,9 @@ pub(crate) fn one_task(plan: &Plan) -> Vec<Line> {
     });
     let ratio = |over: &str, under: &str, percent| samples.ratio(&key(over, percent), &key(under, percent));
     let mut lines = vec![
-        Line::new(&work, "ours over the floor, p50", Unit::Ratio, ratio(OURS, FLOOR, "p50")).at_most(1.05),
+        Line::new(&work, "ours over the floor, p50", Unit::Ratio, ratio(OURS, FLOOR, "p50"))
+            .at_most(1.05)
+            .headline("lock and unlock, one task, three nodes: p50 over that of the floor"),
         Line::new(&work, "ours over the floor, p99", Unit::Ratio, ratio(OURS, FLOOR, "p99")).at_most(1.2),
         Line::new(
             &work,
@@ -34,6 +36,9 @@ pub(crate) fn one_task(plan: &Plan) -> Vec<Line> {
         .at_most(1.05),
         Line::new(&work, "rslock over the floor, p50", Unit::Ratio, ratio(RSLOCK, FLOOR, "p50")),
         Line::new(&work, "rslock over the floor, p99", Unit::Ratio, ratio(RSLOCK, FLOOR, "p99")),
+        Line::new(&work, "the floor with TCP_NODELAY over the floor, p50", Unit::Ratio, {
+            ratio(NO_DELAY, FLOOR, "p50")
+        }),
         Line::new(&work, "ours, p50", Unit::Micros, samples.of(&key(OURS, "p50"))),
         Line::new(&work, "the floor, p50", Unit::Micros, samples.of(&key(FLOOR, "p50"))),
     ];
@@ -58,10 +63,15 @@ pub(crate) fn many_tasks(plan: &Plan) -> Vec<Line> {
     let rate = |over: &str, under: &str| samples.ratio(&key(over, "rate"), &key(under, "rate"));
     let cpu = |over: &str, under: &str| samples.ratio(&key(over, "cpu"), &key(under, "cpu"));
     let mut lines = vec![
-        Line::new(&work, "throughput, ours over the floor", Unit::Ratio, rate(OURS, FLOOR)).at_least(0.95),
+        Line::new(&work, "throughput, ours over the floor", Unit::Ratio, rate(OURS, FLOOR))
+            .at_least(0.95)
+            .headline("64 tasks, a resource each: throughput over that of the floor"),
         Line::new(&work, "throughput, ours with fred over fred's floor", Unit::Ratio, rate(FRED, FRED_FLOOR))
             .at_least(0.95),
         Line::new(&work, "throughput, rslock over the floor", Unit::Ratio, rate(RSLOCK, FLOOR)),
+        Line::new(&work, "throughput, the floor with TCP_NODELAY over the floor", Unit::Ratio, {
+            rate(NO_DELAY, FLOOR)
+        }),
         Line::new(&work, "client CPU a cycle, ours over the floor", Unit::Ratio, cpu(OURS, FLOOR))
             .at_most(1.15),
         Line::new(&work, "client CPU a cycle, rslock over the floor", Unit::Ratio, cpu(RSLOCK, FLOOR)),
@@ -96,7 +106,11 @@ pub(crate) fn growth(plan: &Plan) -> Vec<Line> {
         let work = format!("one task, N = {nodes}");
         for who in [OURS, FLOOR] {
             let p50 = samples.of(&key(who, "p50"));
-            lines.push(Line::new(&work, format!("{who}, p50"), Unit::Micros, p50).at(who, nodes as f64));
+            lines.push(Line::new(&work, format!("{who}, p50"), Unit::Micros, p50).at(
+                "nodes",
+                who,
+                nodes as f64,
+            ));
         }
     }
     for tasks in [1, 4, 16, 64, 256] {
@@ -104,10 +118,52 @@ pub(crate) fn growth(plan: &Plan) -> Vec<Line> {
         let work = format!("tasks: {tasks}, N = 3");
         for who in [OURS, FLOOR] {
             let rate = samples.of(&key(who, "rate"));
-            lines.push(Line::new(&work, who, Unit::PerSecond, rate).at(who, tasks as f64));
+            lines.push(Line::new(&work, who, Unit::PerSecond, rate).at("tasks", who, tasks as f64));
         }
     }
     lines
+}
+
+/// What a lock and its unlock cost a server and a client, and so how many of them a core can do.
+pub(crate) fn limit(plan: &Plan) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for program in [Ok(Program::of_the_tests()), Program::valkey()] {
+        let program = match program {
+            Ok(program) => program,
+            Err(why) => {
+                lines.push(Line::missing("Valkey 9.1", why));
+                continue;
+            }
+        };
+        let samples = plan.block_on(async {
+            let servers = program.start(3);
+            let ours = Contender::ours(Adapter::RedisRs, &servers);
+            ours.block(MANY, WARM_UP).await;
+            let mut samples = Samples::default();
+            for _ in 0..plan.rounds {
+                let before = server_cpu(&servers[0]);
+                let block = ours.block(MANY, WARM_UP).await;
+                let server = (server_cpu(&servers[0]) - before) * 1e6 / block.cycles();
+                samples.add("server", server);
+                samples.add("server core", 1e6 / server);
+                samples.add("client core", 1e6 / block.cpu_per_cycle());
+            }
+            samples
+        });
+        let work = format!("{MANY} tasks, N = 3, {}", program.name);
+        let figure = "locks and unlocks that a core of each node can do";
+        lines.extend([
+            Line::new(&work, "CPU of a node for a cycle", Unit::Micros, samples.of("server")),
+            Line::new(&work, figure, Unit::PerSecond, samples.of("server core")),
+            Line::new(&work, "that a core of a client can do", Unit::PerSecond, samples.of("client core")),
+        ]);
+    }
+    lines
+}
+
+/// In seconds.
+fn server_cpu(server: &Server) -> f64 {
+    server.info("cpu", "used_cpu_user") + server.info("cpu", "used_cpu_sys")
 }
 
 /// One of three nodes killed, or stopped.
@@ -157,6 +213,7 @@ async fn all(servers: &[Server]) -> Vec<(&'static str, Contender)> {
     vec![
         (OURS, Contender::ours(Adapter::RedisRs, servers)),
         (FLOOR, Contender::floor(servers, Release::Script).await),
+        (NO_DELAY, Contender::floor_without_delay(servers).await),
         (FRED, Contender::ours(Adapter::Fred, servers)),
         (FRED_FLOOR, Contender::fred_floor(servers).await),
         (RSLOCK, Contender::rslock(servers)),
@@ -192,16 +249,20 @@ fn of_two(plan: &Plan, program: &Program, nodes: usize, tasks: usize) -> Samples
     })
 }
 
-/// Lets them compete, each in every round; another one begins each time.
+/// Lets them compete. A round is a few short blocks of each in turn, as a busy machine is not equally busy
+/// for long; another one begins each time.
 async fn rounds(plan: &Plan, contenders: &[(&str, Contender)], tasks: usize) -> Samples {
     for (_, contender) in contenders {
         contender.block(tasks, WARM_UP).await;
     }
     let mut samples = Samples::default();
     for round in 0..plan.rounds {
-        for place in 0..contenders.len() {
-            let (who, contender) = &contenders[(place + round) % contenders.len()];
-            let mut block = contender.block(tasks, BLOCK).await;
+        let mut blocks: Vec<Block> = contenders.iter().map(|_| Block::default()).collect();
+        for turn in 0..TURNS * contenders.len() {
+            let place = (turn + round) % contenders.len();
+            blocks[place].add(contenders[place].1.block(tasks, BLOCK).await);
+        }
+        for ((who, _), block) in contenders.iter().zip(&mut blocks) {
             samples.add(key(who, "p50"), block.percentile(50.0));
             samples.add(key(who, "p99"), block.percentile(99.0));
             samples.add(key(who, "rate"), block.per_second());
@@ -217,6 +278,7 @@ fn key(who: &str, what: &str) -> String {
 
 const OURS: &str = "ours";
 const FLOOR: &str = "the floor";
+const NO_DELAY: &str = "the floor with TCP_NODELAY";
 const NATIVE: &str = "the native floor";
 const FRED: &str = "ours with fred";
 const FRED_FLOOR: &str = "fred's floor";
@@ -224,5 +286,6 @@ const RSLOCK: &str = "rslock";
 const KILLED: [&str; 3] = ["ours, killed", "the floor, killed", "rslock, killed"];
 const STOPPED: [&str; 3] = ["ours, stopped", "the floor, stopped", "rslock, stopped"];
 const MANY: usize = 64;
-const BLOCK: Duration = Duration::from_millis(350);
+const BLOCK: Duration = Duration::from_millis(70);
+const TURNS: usize = 5;
 const WARM_UP: Duration = Duration::from_millis(300);

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use redis::{Cmd, Value, aio::MultiplexedConnection};
+use redis::{Cmd, Value, aio::MultiplexedConnection, io::tcp::TcpSettings};
 use redlock_fred::fred::{
     clients::Client,
     interfaces::ClientLike,
@@ -40,10 +40,22 @@ pub(crate) struct Floor {
 }
 
 impl Floor {
+    /// With the client's defaults.
     pub(crate) async fn connect(servers: &[Server], release: Release) -> Self {
+        Self::connect_with(servers, release, TcpSettings::default()).await
+    }
+
+    /// Sends each write at once, as the library's own connections do.
+    pub(crate) async fn connect_without_delay(servers: &[Server], release: Release) -> Self {
+        Self::connect_with(servers, release, TcpSettings::default().set_nodelay(true)).await
+    }
+
+    async fn connect_with(servers: &[Server], release: Release, tcp: TcpSettings) -> Self {
         let (mut nodes, script) = (Vec::new(), load_script(servers));
         for server in servers {
-            let connection = server.client().get_multiplexed_async_connection().await;
+            let address = server.client().get_connection_info().clone().set_tcp_settings(tcp.clone());
+            let client = redis::Client::open(address).expect("the test's own URL");
+            let connection = client.get_multiplexed_async_connection().await;
             nodes.push(connection.expect("a server that runs"));
         }
         Self { nodes: nodes.into(), release, script, tokens: Tokens::default() }

@@ -67,6 +67,18 @@ pub(crate) fn percentile(numbers: &mut [f64], percent: f64) -> f64 {
     numbers.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }
 
+/// The same of counted numbers: `counts` has for each number how often it was measured. 0 when there are
+/// none.
+pub(crate) fn counted_percentile(counts: &[usize], percent: f64) -> f64 {
+    let rank = (counts.iter().sum::<usize>() as f64 * percent / 100.0).ceil() as usize;
+    let mut seen = 0;
+    let reaches = |count: &usize| {
+        seen += count;
+        seen >= rank
+    };
+    counts.iter().position(reaches).unwrap_or(0) as f64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,6 +92,15 @@ mod tests {
         assert_eq!(percentile(&mut numbers, 0.0), 1.0);
         assert_eq!(percentile(&mut [7.0], 1.0), 7.0);
         assert!(percentile(&mut [], 50.0).is_nan());
+    }
+
+    #[test]
+    fn a_percentile_of_counted_numbers_is_that_of_the_numbers() {
+        let counts = [0, 0, 990, 9, 0, 1];
+        assert_eq!(counted_percentile(&counts, 50.0), 2.0);
+        assert_eq!(counted_percentile(&counts, 99.9), 3.0);
+        assert_eq!(counted_percentile(&counts, 100.0), 5.0);
+        assert_eq!(counted_percentile(&[], 50.0), 0.0);
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub(crate) struct Line {
     pub(crate) missing: Option<String>,
     /// Its place in a plot.
     pub(crate) point: Option<Point>,
+    /// What it is called at the top of the page, if it is one of the figures there.
+    pub(crate) headline: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,9 +41,10 @@ pub(crate) enum Goal {
     AtLeast(f64),
 }
 
-/// A point of a curve.
+/// A point of a curve in a plot.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Point {
+    pub(crate) plot: String,
     pub(crate) curve: String,
     pub(crate) at: f64,
 }
@@ -57,7 +60,7 @@ impl Line {
         rounds: Spread,
     ) -> Self {
         let (work, figure) = (work.into(), figure.into());
-        Self { work, figure, unit, rounds, goal: None, missing: None, point: None }
+        Self { work, figure, unit, rounds, goal: None, missing: None, point: None, headline: None }
     }
 
     /// For what could not be measured.
@@ -74,8 +77,13 @@ impl Line {
         Self { goal: Some(Goal::AtLeast(goal)), ..self }
     }
 
-    pub(crate) fn at(self, curve: &str, at: f64) -> Self {
-        Self { point: Some(Point { curve: curve.to_owned(), at }), ..self }
+    pub(crate) fn at(self, plot: &str, curve: &str, at: f64) -> Self {
+        let (plot, curve) = (plot.to_owned(), curve.to_owned());
+        Self { point: Some(Point { plot, curve, at }), ..self }
+    }
+
+    pub(crate) fn headline(self, headline: &str) -> Self {
+        Self { headline: Some(headline.to_owned()), ..self }
     }
 
     /// The cells of the table: work, figure, median, least to most, goal.
@@ -104,8 +112,9 @@ impl Line {
 impl Unit {
     fn show(self, number: f64) -> String {
         match self {
-            Self::Ratio => format!("{number:.2}"),
-            Self::Count => digits(number),
+            Self::Ratio if number < 100.0 => format!("{number:.2}"),
+            Self::Ratio | Self::Count => digits(number),
+            Self::Micros if number >= 10_000.0 => Self::Millis.show(number / 1e3),
             Self::Micros => format!("{} µs", digits(number)),
             Self::Millis => format!("{} ms", digits(number)),
             Self::Bytes => format!("{} B", digits(number)),
@@ -140,6 +149,19 @@ pub(crate) fn markdown(results: &Results, order: &[(&str, &str)]) -> String {
     text
 }
 
+/// The figures at the top of the page, with the command of each.
+pub(crate) fn headlines(results: &Results, order: &[(&str, &str)]) -> String {
+    let mut text = String::from("| | median | least to most | repeat it |\n|---|---|---|---|\n");
+    for (name, _) in order {
+        for line in results.get(*name).into_iter().flatten() {
+            let Some(headline) = &line.headline else { continue };
+            let [_, _, median, range, _] = line.cells();
+            let _ = writeln!(text, "| {headline} | {median} | {range} | `{COMMAND} -- {name}` |");
+        }
+    }
+    text
+}
+
 /// A table for a terminal.
 pub(crate) fn plain(lines: &[Line]) -> String {
     let cells: Vec<[String; 5]> = lines.iter().map(Line::cells).collect();
@@ -154,15 +176,16 @@ pub(crate) fn plain(lines: &[Line]) -> String {
     text
 }
 
-/// The page with the text between its markers replaced; `None` when it does not have both.
-pub(crate) fn between_markers(page: &str, text: &str) -> Option<String> {
-    let (head, rest) = page.split_once(BEGIN)?;
-    let (_, tail) = rest.split_once(END)?;
-    Some(format!("{head}{BEGIN}\n\n{}\n\n{END}{tail}", text.trim()))
+/// The page with the text between two markers replaced, `<!-- name: begin -->` and `<!-- name: end -->`;
+/// `None` when it does not have both.
+pub(crate) fn between_markers(page: &str, name: &str, text: &str) -> Option<String> {
+    let [begin, end] = ["begin", "end"].map(|which| format!("<!-- {name}: {which} -->"));
+    let (head, rest) = page.split_once(&begin)?;
+    let (_, tail) = rest.split_once(&end)?;
+    Some(format!("{head}{begin}\n\n{}\n\n{end}{tail}", text.trim()))
 }
 
-const BEGIN: &str = "<!-- measured: begin -->";
-const END: &str = "<!-- measured: end -->";
+const COMMAND: &str = "cargo bench -p redlock-tests";
 
 #[cfg(test)]
 mod tests {
@@ -208,18 +231,34 @@ mod tests {
     }
 
     #[test]
+    fn headlines_are_the_marked_lines_with_their_commands() {
+        let lines = vec![line(&[1.0]), line(&[3.0, 2.0, 4.0]).headline("a lock takes")];
+        let text = headlines(&[("a".to_owned(), lines)].into(), &[("a", "First")]);
+        let last: Vec<&str> = text.lines().skip(2).collect();
+        assert_eq!(last, ["| a lock takes | 3.00 | 2.00 to 4.00 | `cargo bench -p redlock-tests -- a` |"]);
+    }
+
+    #[test]
+    fn large_times_and_ratios_are_shown_shorter() {
+        assert_eq!(Unit::Micros.show(9_876.0), "9876 µs");
+        assert_eq!(Unit::Micros.show(173_388.4), "173 ms");
+        assert_eq!([Unit::Ratio.show(1.0), Unit::Ratio.show(6_321.8)], ["1.00", "6322"]);
+    }
+
+    #[test]
     fn only_the_text_between_the_markers_is_replaced() {
-        let page = format!("before\n{BEGIN}\nold\n{END}\nafter\n");
-        let new = between_markers(&page, "new\n").unwrap();
-        assert_eq!(new, format!("before\n{BEGIN}\n\nnew\n\n{END}\nafter\n"));
-        assert_eq!(between_markers(&new, "new").unwrap(), new);
-        assert_eq!(between_markers("no markers", "new"), None);
-        assert_eq!(between_markers(&format!("{END} {BEGIN}"), "new"), None);
+        let page = "before\n<!-- a: begin -->\nold\n<!-- a: end -->\nafter\n";
+        let new = between_markers(page, "a", "new\n").unwrap();
+        assert_eq!(new, "before\n<!-- a: begin -->\n\nnew\n\n<!-- a: end -->\nafter\n");
+        assert_eq!(between_markers(&new, "a", "new").unwrap(), new);
+        assert_eq!(between_markers(page, "b", "new"), None);
+        assert_eq!(between_markers("<!-- a: end --> <!-- a: begin -->", "a", "new"), None);
     }
 
     #[test]
     fn results_survive_json() {
-        let results: Results = [("a".to_owned(), vec![line(&[1.5]).at_most(2.0).at("ours", 3.0)])].into();
+        let results: Results =
+            [("a".to_owned(), vec![line(&[1.5]).at_most(2.0).at("nodes", "ours", 3.0)])].into();
         let json = serde_json::to_string(&results).unwrap();
         assert_eq!(serde_json::from_str::<Results>(&json).unwrap(), results);
     }
