@@ -105,10 +105,10 @@ where
         &self,
         command: Command<'_>,
         resources: &Resources,
-        timeout: Duration,
+        timeout: Timeout,
     ) -> Result<AcquireReply, BackendError> {
         let request = self.within(timeout, async { self.send(command).await?.vote() });
-        self.count(request, resources, timeout).await
+        self.count(request, resources, timeout.after).await
     }
 
     /// Runs a request whose answer counts together with those of other nodes, so the server has to be known.
@@ -124,7 +124,8 @@ where
         let (start, patience) = (Instant::now(), ServerId::patience(timeout));
         let ask = || async move {
             let question = self.ask(Command::server_id(resources));
-            let answer = self.within(patience.saturating_sub(start.elapsed()), question).await?;
+            let timeout = Timeout { after: patience.saturating_sub(start.elapsed()), by_caller: false };
+            let answer = self.within(timeout, question).await?;
             Ok(match without_attributes(&answer) {
                 Value::BulkString(id) => ServerId::of_answer(id),
                 _ => None,
@@ -136,18 +137,22 @@ where
     /// Runs a request until the timeout, or until something ends it from outside.
     async fn within<T>(
         &self,
-        timeout: Duration,
+        timeout: Timeout,
         request: impl Future<Output = Result<T, BackendError>>,
     ) -> Result<T, BackendError> {
-        let runtime = executor::current().ok_or_else(|| {
-            BackendError::new(BackendErrorKind::Rejected, "called outside of a tokio runtime")
-        })?;
+        let outside = || BackendError::new(BackendErrorKind::Rejected, "called outside of a tokio runtime");
         // Unconstrained: a task that has used up its budget would find redis-rs' queue "full", and a later
         // request would overtake this one.
-        match unconstrained(executor::within(&*runtime, timeout, request)).await {
-            Some(result) => result,
-            None => Err(self.timed_out(timeout)),
+        if timeout.by_caller {
+            return if executor::is_there() { unconstrained(request).await } else { Err(outside()) };
         }
+        // Boxed, since it is seldom needed, and would take its room in each request.
+        let timed = Box::pin(async {
+            let runtime = executor::current().ok_or_else(outside)?;
+            let answered = executor::within(&*runtime, timeout.after, request).await;
+            answered.unwrap_or_else(|| Err(self.timed_out(timeout.after)))
+        });
+        unconstrained(timed).await
     }
 
     /// Sends a command, once, and checks that the answer is one to it.
@@ -158,8 +163,11 @@ where
 
     /// Sends a command, once.
     async fn ask(&self, command: Command<'_>) -> Result<Value, BackendError> {
-        let mut connection = self.connection.clone();
-        let answer = to_command(&command).query_async(&mut connection).await;
+        let command = to_command(&command);
+        let answer = match &self.line {
+            Line::Own(own) => own.shared().send(&command).await.and_then(Value::extract_error),
+            Line::Given(_) => command.query_async(&mut self.connection.clone()).await,
+        };
         answer.map_err(|error| self.classify(error))
     }
 
@@ -198,7 +206,8 @@ where
     C: ConnectionLike + Clone + Send + Sync + 'static,
 {
     async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
-        let Acquire { resources, timeout, .. } = request;
+        let Acquire { resources, timeout, caller_enforces_timeout, .. } = request;
+        let timeout = Timeout { after: timeout, by_caller: caller_enforces_timeout };
         let asked = async {
             match &self.line {
                 Line::Given(dialect) => dialect.acquire(request, || 0, |command| self.send(command)).await,
@@ -209,11 +218,12 @@ where
                 }
             }
         };
-        self.count(self.within(timeout, asked), resources, timeout).await
+        self.count(self.within(timeout, asked), resources, timeout.after).await
     }
 
     async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
-        self.ask_for_vote(Command::extend(&request), request.resources, request.timeout).await
+        let timeout = Timeout { after: request.timeout, by_caller: request.caller_enforces_timeout };
+        self.ask_for_vote(Command::extend(&request), request.resources, timeout).await
     }
 
     async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
@@ -227,20 +237,23 @@ where
                 }
             }
         };
-        self.within(request.timeout, asked).await
+        let timeout = Timeout { after: request.timeout, by_caller: request.caller_enforces_timeout };
+        self.within(timeout, asked).await
     }
 
     async fn replace(&self, request: Replace<'_>) -> Result<AcquireReply, BackendError> {
-        self.ask_for_vote(Command::replace(&request), request.resources, request.timeout).await
+        let timeout = Timeout { after: request.timeout, by_caller: request.caller_enforces_timeout };
+        self.ask_for_vote(Command::replace(&request), request.resources, timeout).await
     }
 
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
         let Inspect { resources, timeout, .. } = request;
+        let own = Timeout { after: timeout, by_caller: false };
         let looking = async {
             let answer = self.ask(Command::inspect(&request)).await?;
             key_states(without_attributes(&answer), resources).ok_or_else(|| self.unexpected())
         };
-        self.count(self.within(timeout, looking), resources, timeout).await
+        self.count(self.within(own, looking), resources, timeout).await
     }
 
     /// Rejected over a connection that is not of this crate, and to a Cluster.
@@ -252,6 +265,10 @@ where
         watcher.watch(&runtime, request).await
     }
 
+    fn timed_out(&self, timeout: Duration) -> BackendError {
+        self.timed_out(timeout)
+    }
+
     fn name(&self) -> Option<&str> {
         self.name.as_deref()
     }
@@ -260,6 +277,14 @@ where
     fn server_id(&self) -> Option<Arc<str>> {
         self.line.own()?.shared().server()?.get()
     }
+}
+
+/// When a request ends.
+#[derive(Clone, Copy)]
+struct Timeout {
+    after: Duration,
+    /// Whether the caller drops it then.
+    by_caller: bool,
 }
 
 impl Line {

@@ -7,7 +7,10 @@ use std::{
     fmt,
     future::Future,
     io, mem, slice,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Waker},
     time::{Duration, Instant},
 };
@@ -55,6 +58,8 @@ pub struct LazyConnection {
 pub(crate) struct Shared {
     connector: Arc<Connector>,
     inner: Mutex<Inner>,
+    /// As `made` there, to be read by each request.
+    made: AtomicU64,
     server: ServerId,
     dialect: Dialect,
 }
@@ -159,7 +164,8 @@ impl Shared {
         };
         // The servers of a Cluster may differ, and a connection to it is to all of them.
         let dialect = if connector.is_one_server() { Dialect::new() } else { Dialect::scripts() };
-        Self { connector, inner: Mutex::new(inner), server: ServerId::new(), dialect }
+        let made = AtomicU64::new(inner.made);
+        Self { connector, inner: Mutex::new(inner), made, server: ServerId::new(), dialect }
     }
 
     /// What is known of the server, unless it leads to a whole Cluster.
@@ -174,7 +180,7 @@ impl Shared {
 
     /// How many connections have been made.
     pub(crate) fn made(&self) -> u64 {
-        self.inner().made
+        self.made.load(Ordering::Acquire)
     }
 
     /// Drops the connection: each of its answers, also of those still to come, may belong to the command
@@ -330,6 +336,7 @@ impl Connecting {
         match made {
             Ok(connection) => {
                 inner.made += 1;
+                self.shared.made.store(inner.made, Ordering::Release);
                 inner.reconnect.connected();
                 inner.failure = None;
                 let number = inner.made;
@@ -414,22 +421,26 @@ impl Values for Vec<Value> {
     }
 }
 
+impl Shared {
+    /// Sends a command once it has been polled. The connection's own way to do so is [`ConnectionLike`], which
+    /// boxes what it returns.
+    pub(crate) async fn send(self: &Arc<Self>, command: &Cmd) -> RedisResult<Value> {
+        let in_flight = InFlight::on(self);
+        let owned = || {
+            let command = command.clone();
+            |mut connection: Connection| async move { connection.send(&command).await }
+        };
+        in_flight.end(match self.connection_or_answer(owned) {
+            Ok(mut checkout) => self.note(checkout.number, checkout.connection.send(command).await),
+            Err(answer) => self.answered(answer).await,
+        })
+    }
+}
+
 impl ConnectionLike for LazyConnection {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
-        Box::pin(async move {
-            let shared = self.shared.get();
-            let in_flight = InFlight::on(&shared);
-            let owned = || {
-                let command = command.clone();
-                |mut connection: Connection| async move { connection.req_packed_command(&command).await }
-            };
-            in_flight.end(match shared.connection_or_answer(owned) {
-                Ok(mut checkout) => {
-                    shared.note(checkout.number, checkout.connection.req_packed_command(command).await)
-                }
-                Err(answer) => shared.answered(answer).await,
-            })
-        })
+        let shared = self.shared.get();
+        Box::pin(async move { shared.send(command).await })
     }
 
     fn req_packed_commands<'a>(

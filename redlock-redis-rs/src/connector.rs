@@ -261,6 +261,17 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// As [`ConnectionLike`] does, without a box to a server.
+    pub(crate) async fn send(&mut self, command: &Cmd) -> RedisResult<Value> {
+        match self {
+            Self::Server(connection) => connection.send_packed_command(command).await,
+            #[cfg(feature = "cluster")]
+            Self::Cluster(connection) => connection.req_packed_command(command).await,
+        }
+    }
+}
+
 impl ConnectionLike for Connection {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         match self {

@@ -27,6 +27,14 @@ pub(crate) fn current() -> Option<Arc<dyn Runtime>> {
     elsewhere
 }
 
+/// Whether there is a [`current`] one.
+pub(crate) fn is_there() -> bool {
+    #[cfg(feature = "smol")]
+    return true;
+    #[cfg(not(feature = "smol"))]
+    return Handle::try_current().is_ok();
+}
+
 /// One of tokio's runtimes. Unlike with [`TokioRuntime`], its tasks end with it, as the sockets of their
 /// connections do.
 #[cfg(feature = "tokio")]
