@@ -1,6 +1,6 @@
 //! The attempts of one call: round after round, until one is won or none may follow.
 
-// Tests: patience.rs and waiters.rs for what decides; tests/tests/it/sim/waiting.rs, sim/queue.rs, sim/bounds.rs.
+// Tests: patience.rs, waiters.rs; tests/tests/it/sim/waiting.rs, sim/queue.rs, sim/turns.rs, sim/bounds.rs.
 
 use std::{
     pin::pin,
@@ -53,8 +53,8 @@ pub(crate) async fn acquire(
     } else {
         nodes.waiters.join(resources, begun + longest)
     };
-    if !its_turn {
-        until_next(nodes, &ticket, &mut patience).await;
+    if !its_turn && let Some(due) = delay(nodes, &mut patience, begun) {
+        until_next(nodes, &ticket, &mut patience, due).await;
         begun = nodes.now();
         ticket.stay(begun + longest);
     }
@@ -88,9 +88,9 @@ pub(crate) async fn acquire(
             LossReason::Rejected => None,
             LossReason::Refused | LossReason::NoQuorum => delay(nodes, &mut patience, now),
         };
-        if delay.is_some() {
+        if let Some(due) = delay {
             ticket = rollback.begin().await;
-            until_next(nodes, &ticket, &mut patience).await;
+            until_next(nodes, &ticket, &mut patience, due).await;
             begun = nodes.now();
             ticket.stay(begun + longest);
             // A timer that fired too late has left no time for another round.
@@ -105,19 +105,22 @@ pub(crate) async fn acquire(
     }
 }
 
-/// Waits until the next round: for the end of the delay if it is this call's turn, else for the turn. Who is
-/// not at its turn when no delay is left makes a last round all the same: the nodes know best, and nobody
-/// waits longer than without a queue.
-async fn until_next(nodes: &Nodes, ticket: &Ticket, patience: &mut Patience) {
-    while let Some(due) = delay(nodes, patience, nodes.now()) {
+/// Waits until the next round: until `due`, the end of the delay, if it is this call's turn, else for the
+/// turn. Who is not at its turn when no delay is left makes a last round all the same: the nodes know best, and
+/// nobody waits longer than without a queue.
+async fn until_next(nodes: &Nodes, ticket: &Ticket, patience: &mut Patience, mut due: Instant) {
+    loop {
         match until_turn(nodes, ticket, due).await {
             View::Turn { pause: false } | View::StillFirst => return,
             View::Turn { pause: true } => {
                 let pause = nodes.with_entropy(|rng| rng.random_range(SHORTEST_PAUSE..=LONGEST_PAUSE));
-                nodes.runtime().sleep(pause).await;
-                return;
+                let left = due.saturating_duration_since(nodes.now());
+                return nodes.runtime().sleep(pause.min(left)).await;
             }
-            View::Behind(_) => {}
+            View::Behind(_) => match delay(nodes, patience, nodes.now()) {
+                Some(next) => due = next,
+                None => return,
+            },
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A place in the queue of a process, for those who want a lock and for those who hold it.
 
-// Tests: waiters.rs for the queue; tests/tests/it/sim/queue.rs.
+// Tests: waiters.rs for the queue; tests/tests/it/sim/queue.rs, sim/turns.rs.
 
 use std::{
     fmt,

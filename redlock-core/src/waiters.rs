@@ -1,6 +1,6 @@
 //! Who of one process goes to the nodes next: a line for each resource, first come, first served.
 
-// Tests: below; ticket.rs for its owners; tests/tests/it/sim/queue.rs.
+// Tests: below; tests/tests/it/sim/queue.rs, sim/turns.rs.
 
 use std::{
     collections::{HashMap, hash_map::Entry},

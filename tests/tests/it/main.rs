@@ -78,9 +78,10 @@ mod sim {
     pub(crate) mod odd_nodes;
     mod one_server;
     mod panics;
-    mod queue;
+    pub(crate) mod queue;
     mod random;
     mod releasing;
+    mod turns;
     mod using;
     mod waiting;
 }
