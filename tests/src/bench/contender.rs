@@ -64,14 +64,14 @@ impl Contender {
         }
     }
 
-    /// Lets `tasks` tasks lock and unlock resources of their own for `time`.
-    pub(crate) async fn block(&self, tasks: usize, time: Duration) -> Block {
+    /// Lets `tasks` tasks lock and unlock resources of their own for `time`. No other contender may have the
+    /// same `name`: its last requests could still be under way.
+    pub(crate) async fn block(&self, name: &str, tasks: usize, time: Duration) -> Block {
         let (start, cpu) = (Instant::now(), cpu());
         let mut running = JoinSet::new();
         for task in 0..tasks {
-            let contender = self.clone();
+            let (contender, resource) = (self.clone(), format!("{name}:{task}"));
             running.spawn(async move {
-                let resource = format!("bench:{task}");
                 let mut took = Vec::new();
                 while start.elapsed() < time {
                     let begin = Instant::now();
