@@ -3,12 +3,13 @@
 // Tests: patience.rs, waiters.rs; tests/tests/it/sim/waiting.rs, sim/queue.rs, sim/turns.rs, sim/bounds.rs.
 
 use std::{
-    pin::pin,
+    future::pending,
+    pin::{Pin, pin},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use futures_util::future::select;
+use futures_util::future::{Either, select};
 use rand::RngExt;
 
 use crate::{
@@ -25,6 +26,7 @@ use crate::{
     ticket::Ticket,
     votes::LostRound,
     waiters::{GRACE, View},
+    wakeup::until_free,
 };
 
 /// The options of one call.
@@ -54,11 +56,12 @@ pub(crate) async fn acquire(
         nodes.waiters.join(resources, begun + longest)
     };
     if !its_turn && let Some(due) = delay(nodes, &mut patience, begun) {
-        until_next(nodes, &ticket, &mut patience, due).await;
+        until_next(nodes, &ticket, &mut patience, due, pending()).await;
         begun = nodes.now();
         ticket.stay(begun + longest);
     }
     let mut attempts: u32 = 0;
+    let (mut wait, mut woken) = (None, false);
     loop {
         attempts = attempts.saturating_add(1);
         let timeout = patience.for_a_round(begun);
@@ -74,6 +77,9 @@ pub(crate) async fn acquire(
             let keep_until = options.max_hold.and_then(|max_hold| start.checked_add(max_hold));
             let took = won.decided.map_or(Duration::ZERO, |decided| decided.saturating_duration_since(start));
             won.ticket.hold(start, won.valid_until);
+            if let Some(wait) = &wait {
+                nodes.usual_rivals.learn(resources, wait);
+            }
             let state = LeaseState::new(nodes.clone(), won.claim, won.valid_until, won.ticket);
             let replies = won.replies;
             return Ok(Lock::new(state, ttl, Acquisition { attempts, took, replies, keep_until }));
@@ -90,7 +96,12 @@ pub(crate) async fn acquire(
         };
         if let Some(due) = delay {
             ticket = rollback.begin().await;
-            until_next(nodes, &ticket, &mut patience, due).await;
+            let rivals = wait.get_or_insert_with(|| nodes.usual_rivals.of(resources));
+            if woken && lost.reason == LossReason::Refused {
+                rivals.won();
+            }
+            let woken_again = until_free(nodes, resources, &lost.replies, rivals, now - begun);
+            woken = until_next(nodes, &ticket, &mut patience, due, woken_again).await;
             begun = nodes.now();
             ticket.stay(begun + longest);
             // A timer that fired too late has left no time for another round.
@@ -105,41 +116,63 @@ pub(crate) async fn acquire(
     }
 }
 
-/// Waits until the next round: until `due`, the end of the delay, if it is this call's turn, else for the
-/// turn. Who is not at its turn when no delay is left makes a last round all the same: the nodes know best, and
-/// nobody waits longer than without a queue.
-async fn until_next(nodes: &Nodes, ticket: &Ticket, patience: &mut Patience, mut due: Instant) {
+/// Waits until the next round: until `due`, the end of the delay, if it is this call's turn, unless it is `woken`
+/// before, else for the turn. Who is not at its turn when no delay is left makes a last round all the same: the
+/// nodes know best, and nobody waits longer than without a queue. Returns whether it was woken.
+async fn until_next(
+    nodes: &Nodes,
+    ticket: &Ticket,
+    patience: &mut Patience,
+    mut due: Instant,
+    woken: impl Future<Output = ()>,
+) -> bool {
+    let mut woken = pin!(woken);
     loop {
-        match until_turn(nodes, ticket, due).await {
-            View::Turn { pause: false } | View::StillFirst => return,
-            View::Turn { pause: true } => {
+        match until_turn(nodes, ticket, due, woken.as_mut()).await {
+            None => return true,
+            Some(View::Turn { pause: false } | View::StillFirst) => return false,
+            Some(View::Turn { pause: true }) => {
                 let pause = nodes.with_entropy(|rng| rng.random_range(SHORTEST_PAUSE..=LONGEST_PAUSE));
                 let left = due.saturating_duration_since(nodes.now());
-                return nodes.runtime().sleep(pause.min(left)).await;
+                nodes.runtime().sleep(pause.min(left)).await;
+                return false;
             }
-            View::Behind(_) => match delay(nodes, patience, nodes.now()) {
+            Some(View::Behind(_)) => match delay(nodes, patience, nodes.now()) {
                 Some(next) => due = next,
-                None => return,
+                None => return false,
             },
         }
     }
 }
 
-/// Waits for a turn until `due`.
-async fn until_turn(nodes: &Nodes, ticket: &Ticket, due: Instant) -> View {
+/// Waits for a turn until `due`. `None` when it was woken at its turn.
+async fn until_turn(
+    nodes: &Nodes,
+    ticket: &Ticket,
+    due: Instant,
+    mut woken: Pin<&mut impl Future<Output = ()>>,
+) -> Option<View> {
     loop {
         let now = nodes.now();
         let view = ticket.look(now, due + GRACE);
         let next = match view {
-            View::Turn { .. } => return view,
+            View::Turn { .. } => return Some(view),
             View::Behind(Some(look_again)) => due.min(look_again),
             View::Behind(None) | View::StillFirst => due,
         };
         if now >= due {
-            return view;
+            return Some(view);
         }
         let sleep = nodes.runtime().sleep(next.saturating_duration_since(now));
-        select(pin!(ticket.news()), sleep).await;
+        let mut news = pin!(ticket.news());
+        let news = select(news.as_mut(), sleep);
+        if matches!(view, View::StillFirst) {
+            if let Either::Left(_) = select(woken.as_mut(), news).await {
+                return None;
+            }
+        } else {
+            news.await;
+        }
     }
 }
 

@@ -189,9 +189,15 @@ pub enum ReleaseReply {
 /// Why a node did not serve a request.
 ///
 /// Its text is one line that a person can act on. It does not repeat the text of the source.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct BackendError {
     kind: BackendErrorKind,
+    // Apart: each reply that a lock keeps has room for an error, and hardly one has any.
+    cause: Box<Cause>,
+}
+
+#[derive(Clone)]
+struct Cause {
     message: String,
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
@@ -199,13 +205,13 @@ pub struct BackendError {
 impl BackendError {
     /// An error of a kind, with a message for people.
     pub fn new(kind: BackendErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), source: None }
+        Self { kind, cause: Box::new(Cause { message: message.into(), source: None }) }
     }
 
     /// Adds the error that caused this one. The message should then add to it, not repeat it.
     #[must_use]
     pub fn with_source(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
-        self.source = Some(Arc::new(source));
+        self.cause.source = Some(Arc::new(source));
         self
     }
 
@@ -216,15 +222,15 @@ impl BackendError {
     /// that, such as a backend that wraps another.
     #[must_use]
     pub fn redact(mut self, token: &Token) -> Self {
-        if let Some(cut) = token.cut_in(&self.message) {
-            self.message = cut;
+        if let Some(cut) = token.cut_in(&self.cause.message) {
+            self.cause.message = cut;
         }
-        if let Some(source) = &self.source {
+        if let Some(source) = &self.cause.source {
             let text = with_sources(&**source);
             let cut = token.cut_in(&text);
             // `Debug` may show more than the text.
             if cut.is_some() || token.cut_in(&format!("{source:?}")).is_some() {
-                self.source = Some(Arc::new(Redacted(cut.unwrap_or(text))));
+                self.cause.source = Some(Arc::new(Redacted(cut.unwrap_or(text))));
             }
         }
         self
@@ -251,19 +257,29 @@ impl BackendError {
     /// The message, without the kind.
     #[must_use]
     pub fn message(&self) -> &str {
-        &self.message
+        &self.cause.message
     }
 }
 
 impl fmt::Display for BackendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.kind, self.message)
+        write!(f, "{}: {}", self.kind, self.cause.message)
+    }
+}
+
+impl fmt::Debug for BackendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BackendError")
+            .field("kind", &self.kind)
+            .field("message", &self.cause.message)
+            .field("source", &self.cause.source)
+            .finish()
     }
 }
 
 impl StdError for BackendError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.source.as_deref().map(|source| source as _)
+        self.cause.source.as_deref().map(|source| source as _)
     }
 }
 

@@ -89,6 +89,9 @@ impl RedlockBuilder {
     }
 
     /// How long to wait after a failed attempt, before jitter; 1 ms at least. The default is 200 ms.
+    ///
+    /// The wait ends early when nodes that can [watch](crate::LockBackend::watch) report that the resources may
+    /// be free. The attempt that follows is an additional one, not one of the [count](Self::retry_count).
     pub fn retry_delay(mut self, delay: Duration) -> Self {
         self.retry.delay.set_delay(delay);
         self

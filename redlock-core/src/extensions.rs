@@ -23,7 +23,7 @@ pub(crate) struct Extensions<L> {
     later: BTreeSet<(Instant, u64)>,
     /// Those whose extension is due, by deadline.
     waiting: BTreeSet<(Instant, u64)>,
-    under_way: usize,
+    under_way: BTreeMap<u64, UnderWay>,
     pace: Pace,
     last_id: u64,
     /// The driver. There is at most one, and none without a lock.
@@ -40,11 +40,18 @@ struct Entry<L> {
     phase: Phase,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Phase {
     Later(Instant),
     Waiting,
-    UnderWay { since: Instant, stop: AbortHandle },
+    UnderWay,
+}
+
+/// An extension under way.
+#[derive(Debug)]
+struct UnderWay {
+    since: Instant,
+    stop: AbortHandle,
 }
 
 /// Which driver's turn it is.
@@ -142,10 +149,7 @@ impl<L: Clone> Extensions<L> {
                 self.waiting.remove(&(deadline, id));
                 None
             }
-            Phase::UnderWay { stop, .. } => {
-                self.under_way -= 1;
-                Some(stop)
-            }
+            Phase::UnderWay => self.under_way.remove(&id).map(|under_way| under_way.stop),
         };
         Some(Removed { lock, under_way })
     }
@@ -172,7 +176,7 @@ impl<L: Clone> Extensions<L> {
         };
         let wakes = [&self.later, &self.waiting].into_iter().filter_map(|locks| Some(locks.first()?.0)).min();
         if let Some(shift) = &mut self.shift {
-            let ends = (self.under_way > 0).then(|| now + max_timeout);
+            let ends = (!self.under_way.is_empty()).then(|| now + max_timeout);
             shift.wakes = wakes;
             shift.back = wakes.into_iter().chain(ends).min().unwrap_or(now).max(now) + MAX_ABSENCE;
         }
@@ -184,13 +188,12 @@ impl<L: Clone> Extensions<L> {
     pub(crate) fn finish(&mut self, shift: u64, id: u64, now: Instant, end: End) -> Option<L> {
         self.shift.as_ref().filter(|current| current.number == shift)?;
         let entry = self.locks.get_mut(&id)?;
-        let Phase::UnderWay { since, .. } = entry.phase else { return None };
+        let UnderWay { since, .. } = self.under_way.remove(&id)?;
         if let Some(Next { due, deadline }) = end.next {
             entry.phase = Phase::Later(due);
             entry.deadline = deadline;
             self.later.insert((due, id));
         }
-        self.under_way -= 1;
         self.pace.record(now.saturating_duration_since(since), end.replied);
         if end.next.is_some() { None } else { self.locks.remove(&id).map(|entry| entry.lock) }
     }
@@ -204,13 +207,8 @@ impl<L: Clone> Extensions<L> {
 
     /// Gives up the extensions that are under way: nobody drives them any more.
     fn abandon(&mut self) {
-        let stuck: Vec<u64> = self
-            .locks
-            .iter()
-            .filter_map(|(id, entry)| matches!(entry.phase, Phase::UnderWay { .. }).then_some(*id))
-            .collect();
-        stuck.into_iter().for_each(|id| self.wait(id));
-        self.under_way = 0;
+        let stuck = mem::take(&mut self.under_way);
+        stuck.into_keys().for_each(|id| self.wait(id));
     }
 
     fn wait(&mut self, id: u64) {
@@ -227,7 +225,7 @@ impl<L: Clone> Extensions<L> {
         if nearest.0 <= now {
             return Some(nearest.1);
         }
-        if self.under_way >= self.pace.limit() {
+        if self.under_way.len() >= self.pace.limit() {
             return None;
         }
         let can_be_met = (now + self.pace.took(), 0);
@@ -237,9 +235,9 @@ impl<L: Clone> Extensions<L> {
     fn begin(&mut self, id: u64, now: Instant) -> Option<Step<L>> {
         let entry = self.locks.get_mut(&id)?;
         let (stop, stopped) = AbortHandle::new_pair();
-        entry.phase = Phase::UnderWay { since: now, stop };
+        entry.phase = Phase::UnderWay;
         self.waiting.remove(&(entry.deadline, id));
-        self.under_way += 1;
+        self.under_way.insert(id, UnderWay { since: now, stop });
         Some(Step::Extend(id, entry.lock.clone(), stopped))
     }
 }
@@ -250,7 +248,7 @@ impl<L> Default for Extensions<L> {
             locks: BTreeMap::new(),
             later: BTreeSet::new(),
             waiting: BTreeSet::new(),
-            under_way: 0,
+            under_way: BTreeMap::new(),
             pace: Pace::default(),
             last_id: 0,
             shift: None,
@@ -354,7 +352,7 @@ mod tests {
         locks.pace.record(s(100), None);
         end(&mut locks, under_way[2], now);
         assert_eq!(begin(&mut locks, now), [waiting[1]], "when none can, the nearest");
-        assert_eq!(locks.under_way, under_way.len());
+        assert_eq!(locks.under_way.len(), under_way.len());
     }
 
     #[test]
@@ -364,7 +362,7 @@ mod tests {
         assert_eq!(wait(&mut locks, now), Some(s(1)), "until the first one passes");
         assert_eq!(begin(&mut locks, now + s(2)), ids[..2]);
         assert_eq!(wait(&mut locks, now + s(2)), Some(s(7)));
-        assert_eq!(locks.under_way, under_way.len() + 2);
+        assert_eq!(locks.under_way.len(), under_way.len() + 2);
     }
 
     #[test]
@@ -383,7 +381,7 @@ mod tests {
         assert!(stopped.is_some());
         assert_eq!(begin(&mut locks, now), [next], "its place is free");
         assert!(locks.finish(SHIFT, under_way[0], now, OVER).is_none());
-        assert_eq!(locks.under_way, under_way.len());
+        assert_eq!(locks.under_way.len(), under_way.len());
         under_way[1..].iter().for_each(|id| drop(locks.remove(*id)));
         assert!(!locks.is_empty() && locks.remove(next).is_some());
         assert!(locks.is_empty());
@@ -425,7 +423,7 @@ mod tests {
             assert!(matches!(locks.step(SHIFT, again, s(1)), Step::Leave));
             locks.leave(SHIFT);
             assert!(locks.finish(SHIFT, first, again, OVER).is_none());
-            assert_eq!(locks.under_way, 1);
+            assert_eq!(locks.under_way.len(), 1);
             assert!(locks.finish(SHIFT + 1, first, again, OVER).is_some());
             assert_eq!(ask(&mut locks, 4), Need::Nothing);
         }

@@ -160,8 +160,8 @@ async fn send(
     inbox: Arc<Inbox>,
 ) {
     let wanted = |node: &&Arc<Node>| only.as_ref().is_none_or(|only| only.contains(&node.position));
-    let mut under_way: Vec<_> =
-        nodes.iter().filter(wanted).map(|node| Tracked::new(node, &request)).collect();
+    let mut under_way = Vec::with_capacity(nodes.len());
+    under_way.extend(nodes.iter().filter(wanted).map(|node| Tracked::new(node, &request)));
     let receive = |node: &Arc<Node>, outcome: NodeOutcome| {
         let refused = matches!(outcome, NodeOutcome::Refused);
         let put_back = {

@@ -146,7 +146,7 @@ impl LeaseState {
     pub(crate) async fn extend_within(&self, ttl: Ttl, timeout: Duration) -> Result<(), Error> {
         let Claim { resources, token, .. } = &*self.claim;
         let call = Call::begin(Kind::Extend, &**self.nodes.runtime(), resources, Some(token));
-        call.watch(self.confirm(ttl, timeout), |()| Outcome::Extended).await
+        call.watch(|| self.confirm(ttl, timeout), |()| Outcome::Extended).await
     }
 
     /// Reports a loss to operators, once.

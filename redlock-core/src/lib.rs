@@ -62,6 +62,8 @@ mod using;
 mod validity;
 mod votes;
 mod waiters;
+mod wake;
+mod wakeup;
 mod watch;
 
 pub use async_trait::async_trait;

@@ -248,7 +248,7 @@ impl From<Lock> for LockParts {
 
 async fn release(state: &LeaseState) -> Result<UnlockOutcome, Error> {
     let LeaseState { nodes, claim, .. } = state;
-    let release = async {
+    let release = || async {
         state.end();
         match rounds::release(nodes, claim, state.take_ticket()).await {
             Ok(true) => Ok(UnlockOutcome::Released),

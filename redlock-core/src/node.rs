@@ -14,7 +14,10 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::{Either, select};
+use futures_util::{
+    FutureExt as _,
+    future::{Either, select},
+};
 
 use crate::{
     backend::{
@@ -24,9 +27,11 @@ use crate::{
     claim::Claim,
     cleanup::CleanupQueue,
     reply::NodeOutcome,
+    resources::Resources,
     settings::Settings,
     telemetry::{self, NodesTelemetry, Verb},
     token::Token,
+    watch::Watch,
 };
 
 #[derive(Debug)]
@@ -76,6 +81,13 @@ impl Node {
     pub(crate) fn ask<'a>(&'a self, ask: Ask<'a>) -> Asked<'a> {
         let logged = self.telemetry.request(&*self.settings.runtime, self.position, ask.verb(), ask.token());
         Asked { node: self, ask, call: None, logged, replied_before: self.replied.load(Ordering::Relaxed) }
+    }
+
+    /// Completes when the keys may be free. Returns whether the node says so: one that cannot tell has failed,
+    /// and so has one that panics.
+    pub(crate) async fn watch(&self, resources: &Resources, timeout: Duration) -> bool {
+        let watching = async { self.backend.watch(Watch::new(resources, timeout)).await };
+        AssertUnwindSafe(watching).catch_unwind().await.is_ok_and(|watched| watched.is_ok())
     }
 
     /// Releases the claim's keys once more.

@@ -25,6 +25,7 @@ use crate::{
     token::Token,
     tracked::{Action, Request},
     validity::{Drift, Ttl},
+    wake::UsualRivals,
 };
 
 /// Everything that the locks of one manager share.
@@ -35,6 +36,7 @@ pub(crate) struct Nodes {
     nodes: Arc<[Arc<Node>]>,
     pub(crate) extenders: PerRuntime<Extender>,
     pub(crate) waiters: Arc<Waiters>,
+    pub(crate) usual_rivals: UsualRivals,
 }
 
 impl Nodes {
@@ -49,7 +51,7 @@ impl Nodes {
             PerRuntime::for_each(move || Extender::new(settings.clone()))
         };
         let (entropy, waiters) = (Mutex::new(entropy), Arc::default());
-        Self { settings, telemetry, entropy, nodes, extenders, waiters }
+        Self { settings, telemetry, entropy, nodes, extenders, waiters, usual_rivals: UsualRivals::default() }
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -194,7 +194,7 @@ impl Redlock {
         };
         let takeover = Takeover::new(nodes, resources, parts.token.clone(), asked, longest);
         let claim = takeover.claim();
-        let take_over = async {
+        let take_over = move || async move {
             let mut won = takeover.decide().await?;
             won.ticket.hold(start, won.valid_until);
             let took = nodes.now().saturating_duration_since(start);

@@ -108,7 +108,7 @@ impl LockRequest {
     async fn run(self) -> Result<Lock, Error> {
         let Self { nodes, resources, ttl, options, routine: () } = &self;
         let call = Call::begin(Kind::Lock, &**nodes.runtime(), resources, None);
-        let acquire = attempts::acquire(nodes, resources, *ttl, options);
+        let acquire = || attempts::acquire(nodes, resources, *ttl, options);
         call.watch(acquire, |lock| Outcome::Granted { attempts: lock.attempts(), token: lock.token() }).await
     }
 }

@@ -10,7 +10,9 @@ pub const MAX_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// A TTL as nodes count it: whole milliseconds, at most [`MAX_TTL`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Ttl(Duration);
+pub(crate) struct Ttl {
+    millis: u64,
+}
 
 impl Ttl {
     /// Rounds down to whole milliseconds: a node must not keep the key for less than the client counts on.
@@ -18,7 +20,7 @@ impl Ttl {
         if ttl > MAX_TTL {
             return Err(InvalidRequest::TtlTooLong { ttl, max: MAX_TTL });
         }
-        let whole = Self(Duration::new(ttl.as_secs(), ttl.subsec_millis() * 1_000_000));
+        let whole = Self::from_millis(ttl.as_millis());
         if drift.validity(whole).is_zero() {
             return Err(InvalidRequest::TtlTooShort { ttl, drift: drift.of(whole) });
         }
@@ -26,7 +28,11 @@ impl Ttl {
     }
 
     pub(crate) fn get(self) -> Duration {
-        self.0
+        Duration::from_millis(self.millis)
+    }
+
+    fn from_millis(millis: u128) -> Self {
+        Self { millis: u64::try_from(millis).unwrap_or(u64::MAX) }
     }
 }
 
@@ -51,7 +57,7 @@ impl Drift {
     /// milliseconds.
     pub(crate) fn of(self, ttl: Ttl) -> Duration {
         // At most 100 years x 1e9, well within 128 bits; the quotient is at most the TTL, plus one.
-        let nanos = (ttl.0.as_nanos() * u128::from(self.billionths)).div_ceil(1_000_000_000);
+        let nanos = (ttl.get().as_nanos() * u128::from(self.billionths)).div_ceil(1_000_000_000);
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)) + EXPIRY_PRECISION
     }
 
@@ -61,13 +67,12 @@ impl Drift {
         // One nanosecond more, for the rounding of the drift.
         let parts = (validity + EXPIRY_PRECISION).as_nanos().saturating_add(1).saturating_mul(1_000_000_000);
         let millis = parts.checked_div(kept).unwrap_or(u128::MAX) / 1_000_000 + 1;
-        let millis = u64::try_from(millis).unwrap_or(u64::MAX);
-        Ttl(Duration::from_millis(millis)).min(longest)
+        Ttl::from_millis(millis).min(longest)
     }
 
     /// The rest of a TTL after the drift; zero when the drift takes all of it.
     pub(crate) fn validity(self, ttl: Ttl) -> Duration {
-        ttl.0.saturating_sub(self.of(ttl))
+        ttl.get().saturating_sub(self.of(ttl))
     }
 }
 

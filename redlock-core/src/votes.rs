@@ -31,7 +31,13 @@ pub(crate) struct Votes {
 impl Votes {
     pub(crate) fn new(nodes: &Arc<Nodes>) -> Self {
         let tally = Tally::new(nodes.len());
-        Self { nodes: nodes.clone(), tally, replies: Vec::new(), yields_early: false, read: None }
+        Self {
+            nodes: nodes.clone(),
+            tally,
+            replies: Vec::with_capacity(nodes.len()),
+            yields_early: false,
+            read: None,
+        }
     }
 
     pub(crate) fn yield_early(&mut self, yes: bool) {

@@ -61,7 +61,7 @@ impl Queue {
                     line.insert(Line::new(Place { ticket, until: Some(until), held: false }));
                 }
                 Entry::Occupied(mut line) => {
-                    line.get_mut().rest.push_back(Place { ticket, until: None, held: false });
+                    line.get_mut().rest().push_back(Place { ticket, until: None, held: false });
                     first = false;
                 }
             }
@@ -96,7 +96,7 @@ impl Queue {
                 continue;
             }
             first = false;
-            if line.rest.front().is_some_and(|next| next.ticket == ticket) {
+            if line.next() == Some(ticket) {
                 watched = [watched, line.first.until].into_iter().flatten().min();
             }
         }
@@ -160,8 +160,8 @@ impl Queue {
             let Some(line) = self.lines.get_mut(name) else { continue };
             if line.first.ticket == ticket {
                 self.remove_first(*name);
-            } else if let Some(place) = line.rest.iter().position(|place| place.ticket == ticket) {
-                line.rest.remove(place);
+            } else if let Some(place) = line.rest().iter().position(|place| place.ticket == ticket) {
+                line.rest().remove(place);
                 // Somebody has to watch the one in front.
                 let next = (place == 0).then(|| line.next()).flatten();
                 self.tell(next);
@@ -198,7 +198,7 @@ impl Queue {
 
     fn remove_first(&mut self, name: u64) {
         let Entry::Occupied(mut line) = self.lines.entry(name) else { return };
-        let Some(next) = line.get_mut().rest.pop_front() else {
+        let Some(next) = line.get_mut().pop() else {
             line.remove();
             return;
         };

@@ -38,21 +38,24 @@ impl<'a> Call<'a> {
         Self { kind, clock, resources, start, span, ended: false }
     }
 
-    /// Runs the work of the call in its span; `done` returns the outcome of a success.
-    pub(crate) async fn watch<T>(
+    /// Runs the work of the call in its span; `done` returns the outcome of a success. The work is made where
+    /// it runs: each future that it moves through would have room for it.
+    pub(crate) async fn watch<T, F>(
         self,
-        work: impl Future<Output = Result<T, Error>>,
+        work: impl FnOnce() -> F,
         done: impl FnOnce(&T) -> Outcome<'_>,
-    ) -> Result<T, Error> {
-        let span = self.span.clone();
-        let watched = async move {
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        events::inside(self.span.clone(), async move {
             let mut call = self;
             events::begun(call.resources);
-            let result = work.await;
+            let result = work().await;
             call.end(result.as_ref().map_or_else(Outcome::Failed, done));
             result
-        };
-        events::inside(span, watched).await
+        })
+        .await
     }
 
     fn end(&mut self, outcome: Outcome<'_>) {

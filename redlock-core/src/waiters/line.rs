@@ -6,10 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The line of one resource. The first place is apart from the others: without contention there is no other.
+/// The line of one resource. The first place is apart from the others: without contention there is no other,
+/// and no room for any.
 pub(super) struct Line {
     pub(super) first: Place,
-    pub(super) rest: VecDeque<Place>,
+    #[allow(clippy::box_collection, reason = "nearly every line has none, and there are many")]
+    rest: Option<Box<VecDeque<Place>>>,
     /// How many locks in a row were handed over within the process, and since when it has the resource.
     pub(super) turns: u32,
     pub(super) since: Option<Instant>,
@@ -25,18 +27,28 @@ pub(super) struct Place {
 
 impl Line {
     pub(super) fn new(first: Place) -> Self {
-        Self { first, rest: VecDeque::new(), turns: 0, since: None }
+        Self { first, rest: None, turns: 0, since: None }
     }
 
     pub(super) fn next(&self) -> Option<u64> {
-        self.rest.front().map(|place| place.ticket)
+        self.rest.as_ref()?.front().map(|place| place.ticket)
+    }
+
+    /// Takes out the next one.
+    pub(super) fn pop(&mut self) -> Option<Place> {
+        self.rest.as_mut()?.pop_front()
+    }
+
+    /// All but the first.
+    pub(super) fn rest(&mut self) -> &mut VecDeque<Place> {
+        self.rest.get_or_insert_default()
     }
 
     pub(super) fn put_first(&mut self, place: Place) {
         if self.first.ticket != place.ticket {
-            self.rest.retain(|other| other.ticket != place.ticket);
+            self.rest().retain(|other| other.ticket != place.ticket);
             let displaced = mem::replace(&mut self.first, place);
-            self.rest.push_front(displaced);
+            self.rest().push_front(displaced);
         } else {
             self.first = place;
         }

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    future::pending,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -14,7 +15,7 @@ use std::{
 use rand::RngExt;
 use redlock_core::{
     Acquire, AcquireReply, BackendError, BackendErrorKind, BoxFuture, Extend, LockBackend, MemoryBackend,
-    Release, ReleaseReply, Replace, Resources, Runtime, Token, async_trait,
+    Release, ReleaseReply, Replace, Resources, Runtime, Token, Watch, async_trait,
 };
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -420,6 +421,26 @@ impl LockBackend for Wire {
 
     async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
         self.ask(Verb::Release, request.resources, request.token, request.timeout).await?.released()
+    }
+
+    /// Over a connection of its own. A report can be lost, or come late, or for nothing.
+    async fn watch(&self, request: Watch<'_>) -> Result<(), BackendError> {
+        let shared = &self.network.0;
+        let (is_lost, is_wrong, mut latency) = {
+            let mut state = self.network.state();
+            let is_lost = state.strikes(Fault::LoseReply, 0.1);
+            let is_wrong = state.strikes(Fault::Duplicate, 0.1);
+            (is_lost, is_wrong, state.latency())
+        };
+        if self.network.state().strikes(Fault::Delay, 0.1) {
+            latency *= 100;
+        }
+        let reported = if is_wrong { Ok(()) } else { shared.nodes[self.node].watch(request).await };
+        if is_lost {
+            pending::<()>().await;
+        }
+        self.process.sleep(latency).await;
+        reported
     }
 
     fn name(&self) -> Option<&str> {

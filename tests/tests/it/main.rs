@@ -84,6 +84,7 @@ mod sim {
     mod turns;
     mod using;
     mod waiting;
+    mod watching;
 }
 
 mod simulation;

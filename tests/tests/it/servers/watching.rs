@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use redlock_core::{BackendErrorKind, LockBackend, Resources, Watch};
+use redlock_core::{BackendErrorKind, LockBackend, Redlock, Resources, Watch};
 use redlock_redis_rs::redis::Value;
 use redlock_tests::{
     adapter::Adapter::{self, Fred, RedisRs},
@@ -249,4 +249,61 @@ async fn a_lock_that_is_extended_and_released_wakes_a_watch() {
     lock.extend(2 * TTL).await.unwrap();
     lock.unlock().await.unwrap();
     assert_eq!(watching.await.unwrap(), Ok(()));
+}
+
+/// A manager of another process, which waits for a report and no delay.
+fn patient(adapter: Adapter, servers: &[Server]) -> Redlock {
+    adapter.manager(servers).retry_delay(24 * 60 * LONG).retry_count(1).build().unwrap()
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lock_is_had_as_soon_as_another_library_releases_it_or_its_holder_is_dead(
+    #[values(RedisRs, Fred)] adapter: Adapter,
+) {
+    let servers = Server::start_some(3);
+    let redlock = patient(adapter, &servers);
+    for dies in [false, true] {
+        let ttl = if dies { "1500" } else { "600000" };
+        for server in &servers {
+            server.command::<()>(&["SET", "a", "theirs", "PX", ttl]);
+        }
+        let before: Vec<u64> = servers.iter().map(|server| server.calls("get")).collect();
+        let waiting = {
+            let redlock = redlock.clone();
+            tokio::spawn(async move { redlock.lock("a", TTL).await })
+        };
+        if !dies {
+            let watched = || {
+                servers.iter().zip(&before).filter(|(server, before)| server.calls("get") > **before).count()
+            };
+            assert!(eventually(LONG, || watched() >= 2).await);
+            for server in &servers {
+                server.command::<Value>(&["EVAL", THEIR_RELEASE, "1", "a", "theirs"]);
+            }
+        }
+        let lock = waiting.await.unwrap().unwrap();
+        assert!(lock.attempts() > 1);
+        lock.unlock().await.unwrap();
+        let gone = || servers.iter().all(|server| server.get("a").is_none());
+        assert!(eventually(LONG, gone).await);
+    }
+}
+
+/// The user of the README may not watch.
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_permission_to_watch_the_delay_serves(#[values(RedisRs, Fred)] adapter: Adapter) {
+    let servers = Server::start_some(3);
+    let rights = ["+eval", "+get", "+set", "+del", "+pexpire", "+pttl", "+ping"];
+    for server in &servers {
+        let user = ["ACL", "SETUSER", "locker", "reset", "on", ">secret", "~a"];
+        server.command::<()>(&[&user[..], &rights].concat());
+        server.command::<()>(&["SET", "a", "theirs", "PX", "1000"]);
+    }
+    let urls = servers.iter().map(|server| format!("redis://locker:secret@{}", server.address()));
+    let redlock = adapter.manager_of(urls).build().unwrap();
+    let lock = redlock.lock("a", TTL).retry_forever().retry_delay(Duration::from_millis(100)).await.unwrap();
+    assert!(lock.attempts() > 1);
+    lock.unlock().await.unwrap();
 }
