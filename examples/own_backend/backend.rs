@@ -1,4 +1,4 @@
-//! One node. `redlock_core::redis` has the scripts, and the meaning of a server's errors.
+//! One node. `redlock_core::redis` has the commands, and the meaning of a server's replies and errors.
 
 use std::time::Duration;
 
@@ -6,33 +6,35 @@ use redis::{RedisError, Value, aio::MultiplexedConnection};
 use redlock_core::{
     Acquire, AcquireReply, BackendError, BackendErrorKind, Extend, LockBackend, Release, ReleaseReply,
     async_trait,
-    redis::{Argument, Eval, classify, is_done},
+    redis::{Argument, Command, Dialect, Reply, classify},
 };
 
 /// A node over one connection, which stays broken when it breaks.
 #[derive(Debug)]
-pub(crate) struct OwnBackend(pub(crate) MultiplexedConnection);
+pub(crate) struct OwnBackend {
+    pub(crate) connection: MultiplexedConnection,
+    /// The commands that its server has.
+    pub(crate) dialect: Dialect,
+}
 
 impl OwnBackend {
-    /// Sends a request once, and waits for its reply until the timeout.
-    async fn run(&self, eval: Eval<'_>, timeout: Duration) -> Result<bool, BackendError> {
-        let mut command = redis::cmd("EVAL");
-        command.arg(eval.script()).arg(eval.keys().iter().len());
-        for key in eval.keys() {
-            command.arg(key);
-        }
-        for argument in eval.arguments() {
+    /// Sends a command once, and waits for its reply until the timeout.
+    async fn send(&self, command: Command<'_>, timeout: Duration) -> Result<Reply, BackendError> {
+        let mut to_send = redis::cmd(command.name());
+        for argument in command.arguments() {
             match argument {
-                Argument::Text(text) => command.arg(text),
-                Argument::Number(number) => command.arg(number),
+                Argument::Text(text) => to_send.arg(text),
+                Argument::Number(number) => to_send.arg(number),
             };
         }
-        let mut connection = self.0.clone();
+        let mut connection = self.connection.clone();
         // Without this, a busy task's requests could overtake one another.
-        let reply = tokio::task::unconstrained(command.query_async::<Value>(&mut connection));
+        let reply = tokio::task::unconstrained(to_send.query_async::<Value>(&mut connection));
         match tokio::time::timeout(timeout, reply).await {
-            Ok(Ok(Value::Int(number))) => is_done(number).ok_or_else(unknown),
-            Ok(Ok(_)) => Err(unknown()),
+            Ok(Ok(Value::Nil)) => Ok(Reply::Nil),
+            Ok(Ok(Value::Int(number))) => Ok(Reply::Number(number)),
+            Ok(Ok(Value::BulkString(text))) => Ok(Reply::Text(text)),
+            Ok(Ok(_)) => Ok(Reply::Other),
             Ok(Err(error)) => Err(meaning(&error)),
             Err(_) => Err(BackendError::timed_out(timeout)),
         }
@@ -47,24 +49,17 @@ fn meaning(error: &RedisError) -> BackendError {
     }
 }
 
-fn unknown() -> BackendError {
-    BackendError::new(BackendErrorKind::Indeterminate, "a reply of another type")
-}
-
 #[async_trait]
 impl LockBackend for OwnBackend {
     async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
-        let granted = self.run(Eval::acquire(&request), request.timeout).await?;
-        Ok(if granted { AcquireReply::Granted } else { AcquireReply::Refused })
+        self.dialect.acquire(request, || 0, |command| self.send(command, request.timeout)).await
     }
 
     async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
-        let granted = self.run(Eval::extend(&request), request.timeout).await?;
-        Ok(if granted { AcquireReply::Granted } else { AcquireReply::Refused })
+        self.send(Command::extend(&request), request.timeout).await?.vote()
     }
 
     async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
-        let removed = self.run(Eval::release(&request), request.timeout).await?;
-        Ok(if removed { ReleaseReply::Removed } else { ReleaseReply::NotHeld })
+        self.dialect.release(request, || 0, |command| self.send(command, request.timeout)).await
     }
 }

@@ -13,7 +13,7 @@ mod tests;
 use std::{env, error::Error, time::Duration};
 
 use redis::{AsyncConnectionConfig, Client, RedisError};
-use redlock_core::{Redlock, TokioRuntime};
+use redlock_core::{Redlock, TokioRuntime, redis::Dialect};
 
 use self::backend::OwnBackend;
 
@@ -37,5 +37,6 @@ async fn connect(url: &str) -> Result<OwnBackend, RedisError> {
     // The buffer is far larger than the number of requests under way: when it is full, redis-rs may reorder
     // them.
     let config = AsyncConnectionConfig::new().set_response_timeout(None).set_pipeline_buffer_size(1 << 16);
-    Client::open(url)?.get_multiplexed_async_connection_with_config(&config).await.map(OwnBackend)
+    let connection = Client::open(url)?.get_multiplexed_async_connection_with_config(&config).await?;
+    Ok(OwnBackend { connection, dialect: Dialect::new() })
 }

@@ -39,7 +39,9 @@ pub use self::requests::{Acquire, Extend, Release, Replace};
 ///    never take effect; one that was never polled does not.) So a release comes behind the acquire whose
 ///    keys it removes.
 /// 6. **One round trip, at most once.** A request is one command, sent at most once. The backend does not
-///    retry: it never sends a command again that may have been sent.
+///    retry: it never sends a command again that may have been executed. (A `release` that the server refuses
+///    as a command that it does not know may follow in another form. An `acquire` may not, as its own release
+///    may be behind it.)
 /// 7. **Bounded by the timeout.** The client library gets the `timeout`, which includes connecting. It waits
 ///    for a reply until then, and sends nothing later. Dropping the future also ends a request, but not every
 ///    client stops for it. Where `caller_enforces_timeout` is set, the caller drops the future at the timeout:

@@ -1,7 +1,8 @@
 //! The protocol of Redis and Valkey, for authors of a backend over a client of their own.
 //!
-//! * [`Eval`] is a request as one `EVAL`. The backend sends it once, and passes the reply to [`is_done`] or
-//!   [`key_state`]. Any other reply is [`Indeterminate`](crate::BackendErrorKind::Indeterminate).
+//! * [`Dialect`] runs an acquire or a release, in the form that the server has: a native command, or a
+//!   script. Any other request is a [`Command`] that the backend sends once. It turns each reply into a
+//!   [`Reply`], which has the [vote](Reply::vote); for an inspection see [`key_state`].
 //! * [`classify`] accepts an error line of a server, without the leading `-`, and returns its meaning for the
 //!   vote and for the connection. [`classify_setup`] does so for the replies to a connection's set-up
 //!   (`AUTH`, `HELLO`, `SELECT`).
@@ -14,15 +15,20 @@
 
 // Tests: in its modules; tests/tests/it/servers/conformance.rs.
 
+mod command;
+mod dialect;
 mod error;
-mod eval;
+mod reply;
+mod scripts;
 mod server_id;
 mod watched_keys;
 mod watcher;
 
 pub use self::{
+    command::{Argument, Command},
+    dialect::Dialect,
     error::{Connection, ServerError, classify, classify_setup, of_single_server},
-    eval::{Argument, Eval, FIRST_KEY, is_done, key_state},
+    reply::{Reply, key_state},
     server_id::ServerId,
     watcher::{Reports, TrackedConnection, Watcher},
 };

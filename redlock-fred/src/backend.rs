@@ -20,17 +20,17 @@ use redlock_core::{
     Acquire, AcquireReply, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend,
     PerRuntime, Release, ReleaseReply, Replace, Resources, Runtime as _, TokioRuntime, Watch,
     node_url::OpenError,
-    redis::{Eval, ServerId, Watcher, of_single_server},
+    redis::{Command, Reply, ServerId, Watcher, of_single_server},
 };
 use tokio::{runtime::Handle, time::Instant};
 
 use crate::{
-    client,
+    client::{self, Request},
     command::to_arguments,
     connection::LazyConnection,
     error::{classify, classify_setup},
     given::Given,
-    reply::{as_bool, key_states},
+    reply::{key_states, to_reply},
     url, watch,
 };
 
@@ -122,17 +122,24 @@ impl FredBackend {
         self
     }
 
-    /// Runs a script whose reply is a vote, so the server has to be known.
+    /// Runs a script whose reply is a vote.
     async fn ask_for_vote(
         &self,
-        arguments: Vec<Value>,
+        command: Command<'_>,
         resources: &Resources,
         timeout: Duration,
     ) -> Result<AcquireReply, BackendError> {
-        let request = async {
-            let granted = self.run(arguments, timeout, as_bool).await?;
-            Ok(if granted { AcquireReply::Granted } else { AcquireReply::Refused })
-        };
+        let request = async { self.send(command, Deadline::after(timeout)).await?.vote() };
+        self.count(request, resources, timeout).await
+    }
+
+    /// Runs a request whose answer counts together with those of other nodes, so the server has to be known.
+    async fn count(
+        &self,
+        request: impl Future<Output = Result<AcquireReply, BackendError>> + Send,
+        resources: &Resources,
+        timeout: Duration,
+    ) -> Result<AcquireReply, BackendError> {
         let lazy = match &self.connection {
             Connection::Own(lazy, _) => lazy.get(),
             Connection::Given(_) => return request.await,
@@ -140,40 +147,40 @@ impl FredBackend {
         let Some(server) = lazy.server() else { return request.await };
         let (start, patience) = (Instant::now(), ServerId::patience(timeout));
         let ask = || async move {
-            let question = to_arguments(&Eval::server_id(resources));
             let left = patience.saturating_sub(start.elapsed());
-            let read = |answer: &Value| Some(answer.as_bytes().and_then(ServerId::of_answer));
-            self.run(question, left, read).await
+            let answer = self.ask(Command::server_id(resources), Deadline::after(left)).await?;
+            Ok(answer.as_bytes().and_then(ServerId::of_answer))
         };
         server.along_with(|| lazy.made(), ask, request).await
     }
 
-    /// Sends an `EVAL`, once, and reads its answer.
-    async fn run<T>(
-        &self,
-        arguments: Vec<Value>,
-        timeout: Duration,
-        read: impl FnOnce(&Value) -> Option<T>,
-    ) -> Result<T, BackendError> {
-        let answer = self.ask(arguments, timeout).await?;
-        read(&answer).ok_or_else(|| self.unexpected())
+    /// Sends a command, once, and checks that the answer is one to it.
+    async fn send(&self, command: Command<'_>, deadline: Deadline) -> Result<Reply, BackendError> {
+        let reply = to_reply(&self.ask(command, deadline).await?);
+        if command.accepts(&reply) { Ok(reply) } else { Err(self.unexpected()) }
     }
 
-    async fn ask(&self, arguments: Vec<Value>, timeout: Duration) -> Result<Value, BackendError> {
+    async fn ask(&self, command: Command<'_>, deadline: Deadline) -> Result<Value, BackendError> {
         if Handle::try_current().is_err() {
             return Err(BackendError::new(BackendErrorKind::Rejected, "fred runs on tokio only"));
         }
-        let deadline = Instant::now() + timeout.min(LONGEST);
+        let request = Request {
+            name: command.name(),
+            arguments: to_arguments(&command),
+            first_key: command.first_key(),
+        };
+        let Deadline { timeout, end } = deadline;
+        let left = end.saturating_duration_since(Instant::now());
         let answer = match &self.connection {
             Connection::Given(given) => {
                 if let Some(why_not) = given.why_not_connected() {
                     return Err(why_not);
                 }
-                client::start(client::eval(&given.client, arguments, timeout.min(LONGEST))).answer().await
+                client::start(client::command(&given.client, request, left)).answer().await
             }
-            Connection::Own(lazy, _) => match lazy.get().send(arguments, deadline) {
+            Connection::Own(lazy, _) => match lazy.get().send(request, end) {
                 Ok(sent) => sent.answer().await,
-                Err(waiting) => match within(timeout, waiting).await {
+                Err(waiting) => match within(left, waiting).await {
                     Some(Ok(Ok(sent))) => sent.answer().await,
                     Some(Ok(Err(error))) => return Err(classify_setup(error)),
                     Some(Err(_)) => {
@@ -198,14 +205,14 @@ impl FredBackend {
         }
     }
 
-    /// The answer is not one of our scripts: it may belong to another request, come from a proxy, or come
-    /// after the script has run. The next answers on this connection may belong to other requests, too.
+    /// The answer is none to the command. The next answers on this connection may belong to other requests,
+    /// too.
     fn unexpected(&self) -> BackendError {
         match &self.connection {
             Connection::Own(lazy, _) => lazy.get().replace(),
             Connection::Given(given) => given.reconnect(),
         }
-        BackendError::new(BackendErrorKind::Indeterminate, "an answer of another type")
+        Reply::unexpected()
     }
 
     /// fred cancels what it has not sent. It reported the reason before, if at all.
@@ -220,29 +227,42 @@ impl FredBackend {
 #[async_trait]
 impl LockBackend for FredBackend {
     async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
-        let asked = to_arguments(&Eval::acquire(&request));
-        self.ask_for_vote(asked, request.resources, request.timeout).await
+        let Acquire { resources, timeout, .. } = request;
+        let deadline = Deadline::after(timeout);
+        let send = |command| self.send(command, deadline);
+        match &self.connection {
+            Connection::Given(given) => given.dialect.acquire(request, || 0, send).await,
+            Connection::Own(lazy, _) => {
+                let lazy = lazy.get();
+                let asked = lazy.dialect().acquire(request, || lazy.made(), send);
+                self.count(asked, resources, timeout).await
+            }
+        }
     }
 
     async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
-        let asked = to_arguments(&Eval::extend(&request));
-        self.ask_for_vote(asked, request.resources, request.timeout).await
+        self.ask_for_vote(Command::extend(&request), request.resources, request.timeout).await
     }
 
     async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
-        let asked = to_arguments(&Eval::release(&request));
-        let removed = self.run(asked, request.timeout, as_bool).await?;
-        Ok(if removed { ReleaseReply::Removed } else { ReleaseReply::NotHeld })
+        let deadline = Deadline::after(request.timeout);
+        let send = |command| self.send(command, deadline);
+        match &self.connection {
+            Connection::Given(given) => given.dialect.release(request, || 0, send).await,
+            Connection::Own(lazy, _) => {
+                let lazy = lazy.get();
+                lazy.dialect().release(request, || lazy.made(), send).await
+            }
+        }
     }
 
     async fn replace(&self, request: Replace<'_>) -> Result<AcquireReply, BackendError> {
-        let asked = to_arguments(&Eval::replace(&request));
-        self.ask_for_vote(asked, request.resources, request.timeout).await
+        self.ask_for_vote(Command::replace(&request), request.resources, request.timeout).await
     }
 
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
-        let asked = to_arguments(&Eval::inspect(&request));
-        self.run(asked, request.timeout, |answer| key_states(answer, request.resources)).await
+        let answer = self.ask(Command::inspect(&request), Deadline::after(request.timeout)).await?;
+        key_states(&answer, request.resources).ok_or_else(|| self.unexpected())
     }
 
     /// Rejected over a client of the user, and to a Cluster.
@@ -274,6 +294,19 @@ impl LockBackend for FredBackend {
 impl fmt::Debug for FredBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FredBackend").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// When a request ends, and how long it had for all of its commands.
+#[derive(Clone, Copy)]
+struct Deadline {
+    timeout: Duration,
+    end: Instant,
+}
+
+impl Deadline {
+    fn after(timeout: Duration) -> Self {
+        Self { timeout, end: Instant::now() + timeout.min(LONGEST) }
     }
 }
 

@@ -10,13 +10,28 @@ use fred::{
     clients::Client,
     error::{Error, ErrorKind},
     interfaces::{ClientLike, FredResult},
-    types::{ClusterHash, CustomCommand, Value, config::Options},
+    types::{
+        ClusterHash, CustomCommand, Value,
+        config::{Config, Options},
+    },
 };
+use redlock_core::redis::Dialect;
 use tokio::task::JoinHandle;
 
-use redlock_core::redis::FIRST_KEY;
+/// A command with its arguments, for fred.
+pub(crate) struct Request {
+    pub(crate) name: &'static str,
+    pub(crate) arguments: Vec<Value>,
+    /// The position of the first key among the arguments.
+    pub(crate) first_key: usize,
+}
 
-/// An `EVAL` that is in the client's queue, or further.
+/// The forms of requests for a client. The servers of a Cluster may differ.
+pub(crate) fn dialect(config: &Config) -> Dialect {
+    if config.server.is_clustered() { Dialect::scripts() } else { Dialect::new() }
+}
+
+/// A command that is in the client's queue, or further.
 pub(crate) enum Sent {
     Answered(FredResult<Value>),
     Waiting(JoinHandle<FredResult<Value>>),
@@ -31,10 +46,10 @@ impl Sent {
     }
 }
 
-/// An `EVAL` that is put into the client's queue by the first poll.
-pub(crate) fn eval(
+/// A command that is put into the client's queue by the first poll.
+pub(crate) fn command(
     client: &Client,
-    arguments: Vec<Value>,
+    request: Request,
     timeout: Duration,
 ) -> impl Future<Output = FredResult<Value>> + Send + 'static {
     let options = Options {
@@ -48,28 +63,28 @@ pub(crate) fn eval(
         // Never resent after the connection is lost, nor kept for the next connection.
         fail_fast: true,
         // fred does not look for it in a custom command.
-        cluster_hash: Some(ClusterHash::Offset(FIRST_KEY)),
+        cluster_hash: Some(ClusterHash::Offset(request.first_key)),
         ..Options::default()
     };
     let client = client.with_options(&options);
     // The only way of fred to run a script that respects the options.
-    let command = CustomCommand::new_static("EVAL", ClusterHash::FirstKey, false);
+    let command = CustomCommand::new_static(request.name, ClusterHash::FirstKey, false);
     async move {
         if timeout.is_zero() {
             // fred reads that as "wait forever".
             return Err(Error::new(ErrorKind::Timeout, "Not sent before the deadline."));
         }
-        client.custom::<Value, Value>(command, arguments).await
+        client.custom::<Value, Value>(command, request.arguments).await
     }
 }
 
-/// Polls an [`eval`] once, now, so that its place in the queue is taken when this returns. Must be called on
+/// Polls a [`command`] once, now, so that its place in the queue is taken when this returns. Must be called on
 /// a tokio runtime.
-pub(crate) fn start(eval: impl Future<Output = FredResult<Value>> + Send + 'static) -> Sent {
-    let mut eval = Box::pin(eval);
-    match eval.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+pub(crate) fn start(command: impl Future<Output = FredResult<Value>> + Send + 'static) -> Sent {
+    let mut command = Box::pin(command);
+    match command.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(answer) => Sent::Answered(answer),
         // In a task of its own, so that the timeout takes effect even when the caller has gone.
-        Poll::Pending => Sent::Waiting(tokio::spawn(eval)),
+        Poll::Pending => Sent::Waiting(tokio::spawn(command)),
     }
 }

@@ -21,7 +21,10 @@ use fred::{
         config::{Config, ConnectionConfig, TcpConfig},
     },
 };
-use redlock_core::{reconnect::Reconnect, redis::ServerId};
+use redlock_core::{
+    reconnect::Reconnect,
+    redis::{Dialect, ServerId},
+};
 use socket2::TcpKeepalive;
 use tokio::{
     sync::{oneshot, watch},
@@ -30,7 +33,7 @@ use tokio::{
 };
 
 use crate::{
-    client::{self, Sent},
+    client::{self, Request, Sent},
     error::asks_for_another_connection,
 };
 
@@ -50,6 +53,7 @@ pub(crate) struct LazyConnection {
     /// Separate from the state, which is locked while answers are recorded; always locked after it.
     reconnect: Mutex<Reconnect>,
     server: ServerId,
+    dialect: Dialect,
 }
 
 enum State {
@@ -60,7 +64,7 @@ enum State {
 
 /// A command that waits for a connection.
 struct Waiting {
-    arguments: Vec<Value>,
+    request: Request,
     deadline: Instant,
     sender: oneshot::Sender<FredResult<Sent>>,
 }
@@ -85,18 +89,25 @@ impl LazyConnection {
     pub(crate) fn new(mut config: Config) -> Self {
         // The one attempt to connect reports its failure.
         config.fail_fast = true;
+        let dialect = client::dialect(&config);
         Self {
             config,
             state: Mutex::new(State::Closed),
             made: AtomicU64::new(0),
             reconnect: Mutex::default(),
             server: ServerId::new(),
+            dialect,
         }
     }
 
     /// What is known of the server, unless it leads to a whole Cluster.
     pub(crate) fn server(&self) -> Option<&ServerId> {
         (!self.config.server.is_clustered()).then_some(&self.server)
+    }
+
+    /// The forms of requests that the server has.
+    pub(crate) fn dialect(&self) -> &Dialect {
+        &self.dialect
     }
 
     /// How many connections have been made.
@@ -113,11 +124,11 @@ impl LazyConnection {
         }
     }
 
-    /// Sends an `EVAL`. While there is no connection, returns a receiver, which gets the `EVAL` once it has
+    /// Sends a command. While there is no connection, returns a receiver, which gets the command once it has
     /// been sent, or the error of connecting. Must be called on a tokio runtime.
     pub(crate) fn send(
         self: &Arc<Self>,
-        arguments: Vec<Value>,
+        request: Request,
         deadline: Instant,
     ) -> Result<Sent, oneshot::Receiver<FredResult<Sent>>> {
         let now = Instant::now().into_std();
@@ -130,10 +141,10 @@ impl LazyConnection {
         {
             let connected = connected.clone();
             drop(state);
-            return Ok(connected.send(self, arguments, deadline));
+            return Ok(connected.send(self, request, deadline));
         }
         let (sender, receiver) = oneshot::channel();
-        let waiting = Waiting { arguments, deadline, sender };
+        let waiting = Waiting { request, deadline, sender };
         if let State::Connecting(queue) = &mut *state {
             if queue.len() == queue.capacity() {
                 // Before it grows: callers come and go while the server is away.
@@ -203,11 +214,11 @@ impl Connected {
         })
     }
 
-    fn send(self: Arc<Self>, lazy: &Arc<LazyConnection>, arguments: Vec<Value>, deadline: Instant) -> Sent {
+    fn send(self: Arc<Self>, lazy: &Arc<LazyConnection>, request: Request, deadline: Instant) -> Sent {
         let timeout = deadline.saturating_duration_since(Instant::now());
-        let eval = client::eval(&self.client, arguments, timeout);
+        let command = client::command(&self.client, request, timeout);
         let number = lazy.made.load(Ordering::Acquire);
-        client::start(self.attend(lazy.clone(), number, eval))
+        client::start(self.attend(lazy.clone(), number, command))
     }
 
     /// Ends it, with the commands in flight.
@@ -220,12 +231,12 @@ impl Connected {
         self: Arc<Self>,
         lazy: Arc<LazyConnection>,
         number: u64,
-        eval: impl Future<Output = FredResult<Value>>,
+        command: impl Future<Output = FredResult<Value>>,
     ) -> FredResult<Value> {
         let mut ended = self.ended.clone();
         let mut ended = pin!(ended.changed());
-        let mut eval = pin!(eval);
-        let answer = poll_fn(|cx| match eval.as_mut().poll(cx) {
+        let mut command = pin!(command);
+        let answer = poll_fn(|cx| match command.as_mut().poll(cx) {
             Poll::Ready(answer) => Poll::Ready(answer),
             Poll::Pending => {
                 ended.as_mut().poll(cx).map(|_| Err(Error::new(ErrorKind::IO, "Connection closed.")))
@@ -289,9 +300,9 @@ impl Connecting {
                 self.lazy.made.fetch_add(1, Ordering::AcqRel);
                 self.lazy.reconnect().connected();
                 // Under the lock, so that later commands come after these.
-                for Waiting { arguments, deadline, sender } in queue {
+                for Waiting { request, deadline, sender } in queue {
                     if !sender.is_closed() {
-                        drop(sender.send(Ok(connected.clone().send(&self.lazy, arguments, deadline))));
+                        drop(sender.send(Ok(connected.clone().send(&self.lazy, request, deadline))));
                     }
                 }
                 *state = State::Open(connected);

@@ -2,16 +2,19 @@
 #![allow(missing_docs, clippy::must_use_candidate, reason = "nobody reads about it")]
 
 use fred::{error::Error, types::Value};
-use redlock_core::{BackendError, KeyState, Resources, redis::Eval};
+use redlock_core::{
+    BackendError, KeyState, Resources,
+    redis::{Command, Reply},
+};
 
 use crate::{command, error, reply};
 
-pub fn to_arguments(eval: &Eval<'_>) -> Vec<Value> {
-    command::to_arguments(eval)
+pub fn to_arguments(command: &Command<'_>) -> Vec<Value> {
+    command::to_arguments(command)
 }
 
-pub fn as_bool(answer: &Value) -> Option<bool> {
-    reply::as_bool(answer)
+pub fn to_reply(answer: &Value) -> Reply {
+    reply::to_reply(answer)
 }
 
 pub fn key_states(answer: &Value, resources: &Resources) -> Option<Vec<KeyState>> {

@@ -12,17 +12,18 @@ use fred::{
     interfaces::{ClientLike, EventInterface},
     types::config::Server,
 };
-use redlock_core::{BackendError, BackendErrorKind, reconnect::Reconnect};
+use redlock_core::{BackendError, BackendErrorKind, reconnect::Reconnect, redis::Dialect};
 use tokio::{
     sync::broadcast::{Receiver, error::TryRecvError},
     time::Instant,
 };
 
-use crate::error::classify;
+use crate::{client, error::classify};
 
 /// A client that the user has made and initializes.
 pub(crate) struct Given {
     pub(crate) client: Client,
+    pub(crate) dialect: Dialect,
     events: Mutex<Events>,
 }
 
@@ -47,7 +48,8 @@ impl Given {
             has_connected: client.is_connected(),
             reconnect: Reconnect::new(),
         };
-        Self { client, events: Mutex::new(events) }
+        let dialect = client::dialect(&client.client_config());
+        Self { client, dialect, events: Mutex::new(events) }
     }
 
     /// Why a request would fail, or would be sent only after a reconnect: fred accepts requests until its

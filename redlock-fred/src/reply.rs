@@ -1,16 +1,19 @@
-//! Reading the replies of the scripts.
+//! Reading the replies to commands.
 
 use fred::types::Value;
 use redlock_core::{
     KeyState, Resources,
-    redis::{is_done, key_state as state},
+    redis::{Reply, key_state as state},
 };
 
-/// Whether a script succeeded. `None` for any other reply.
-pub(crate) fn as_bool(answer: &Value) -> Option<bool> {
+/// The reply to a command.
+pub(crate) fn to_reply(answer: &Value) -> Reply {
     match answer {
-        Value::Integer(number) => is_done(*number),
-        _ => None,
+        Value::Null => Reply::Nil,
+        Value::Integer(number) => Reply::Number(*number),
+        Value::String(text) => Reply::Text(text.as_bytes().to_vec()),
+        Value::Bytes(text) => Reply::Text(text.to_vec()),
+        _ => Reply::Other,
     }
 }
 
@@ -37,13 +40,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_one_and_zero_are_replies() {
-        assert_eq!(as_bool(&Value::Integer(1)), Some(true));
-        assert_eq!(as_bool(&Value::Integer(0)), Some(false));
-        for answer in
-            [Value::Integer(2), Value::Boolean(true), Value::from("1"), Value::from("OK"), Value::Null]
-        {
-            assert_eq!(as_bool(&answer), None, "{answer:?}");
+    fn a_reply_is_read_as_what_it_is() {
+        assert_eq!(to_reply(&Value::Integer(1)), Reply::Number(1));
+        assert_eq!(to_reply(&Value::Null), Reply::Nil);
+        assert_eq!(to_reply(&Value::from("1")), Reply::Text(b"1".to_vec()));
+        assert_eq!(to_reply(&Value::Bytes(b"\xff"[..].into())), Reply::Text(b"\xff".to_vec()));
+        for answer in [Value::Boolean(true), Value::Double(1.0), Value::Queued, Value::Array(Vec::new())] {
+            assert_eq!(to_reply(&answer), Reply::Other, "{answer:?}");
         }
     }
 

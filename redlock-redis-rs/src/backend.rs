@@ -1,5 +1,7 @@
 //! The backend: one request, one command.
 
+#[cfg(feature = "cluster")]
+use std::any::TypeId;
 use std::{
     fmt,
     sync::Arc,
@@ -7,11 +9,13 @@ use std::{
 };
 
 use async_trait::async_trait;
-use redis::{Cmd, RedisError, Value, aio::ConnectionLike};
+#[cfg(feature = "cluster")]
+use redis::cluster_async::ClusterConnection;
+use redis::{RedisError, Value, aio::ConnectionLike};
 use redlock_core::{
     Acquire, AcquireReply, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, Release,
     ReleaseReply, Replace, Resources, Watch,
-    redis::{Eval, ServerId, of_single_server},
+    redis::{Command, Dialect, Reply, ServerId, of_single_server},
 };
 
 use crate::{
@@ -19,7 +23,7 @@ use crate::{
     connection::LazyConnection,
     error::classify,
     executor::{self, unconstrained},
-    reply::{as_bool, key_states, without_attributes},
+    reply::{key_states, to_reply, without_attributes},
 };
 
 mod open;
@@ -50,8 +54,16 @@ mod open;
 pub struct RedisBackend<C = LazyConnection> {
     connection: C,
     name: Option<String>,
-    /// The same connection, if it is one of this crate.
-    own: Option<LazyConnection>,
+    line: Line,
+}
+
+/// What is known about the connection beside it.
+#[derive(Clone)]
+enum Line {
+    /// The same connection, as it is one of this crate.
+    Own(LazyConnection),
+    /// One of the user.
+    Given(Arc<Dialect>),
 }
 
 impl<C> RedisBackend<C>
@@ -69,11 +81,15 @@ where
     /// The node does not ask which server is behind the connection, since that may change at any time: see
     /// [`LockBackend::server_id`]. So the lock manager cannot detect two nodes that lead to one server.
     ///
+    /// It learns from the first requests which commands the server has, and learns it anew when the server no
+    /// longer knows one: the acquire that finds this out fails as [`BackendErrorKind::Transient`].
+    ///
     /// The connection must keep commands for a key in order, write them to one server, and send none twice.
     /// If it does send one twice, the node still never takes its own key for another client's, and no key
     /// lives longer; but an acquire that is resent after its release leaves its key for a whole TTL.
     pub fn new(connection: C) -> Self {
-        Self { connection, name: None, own: None }
+        let dialect = if is_cluster::<C>() { Dialect::scripts() } else { Dialect::new() };
+        Self { connection, name: None, line: Line::Given(Arc::new(dialect)) }
     }
 
     /// What errors call this node. The default is the address for a URL or a client, and nothing for a
@@ -84,17 +100,14 @@ where
         self
     }
 
-    /// Runs a command whose reply is a vote.
+    /// Runs a script whose reply is a vote.
     async fn ask_for_vote(
         &self,
-        command: Cmd,
+        command: Command<'_>,
         resources: &Resources,
         timeout: Duration,
     ) -> Result<AcquireReply, BackendError> {
-        let request = async {
-            let granted = self.run(command, timeout, as_bool).await?;
-            Ok(if granted { AcquireReply::Granted } else { AcquireReply::Refused })
-        };
+        let request = self.within(timeout, async { self.send(command).await?.vote() });
         self.count(request, resources, timeout).await
     }
 
@@ -105,64 +118,74 @@ where
         resources: &Resources,
         timeout: Duration,
     ) -> Result<T, BackendError> {
-        let Some(shared) = self.own.as_ref().map(LazyConnection::shared) else { return request.await };
+        let Line::Own(own) = &self.line else { return request.await };
+        let shared = own.shared();
         let Some(server) = shared.server() else { return request.await };
         let (start, patience) = (Instant::now(), ServerId::patience(timeout));
         let ask = || async move {
-            let question = to_command(&Eval::server_id(resources));
-            let read = |answer: &Value| match answer {
-                Value::BulkString(id) => Some(ServerId::of_answer(id)),
-                _ => Some(None),
-            };
-            self.run(question, patience.saturating_sub(start.elapsed()), read).await
+            let question = self.ask(Command::server_id(resources));
+            let answer = self.within(patience.saturating_sub(start.elapsed()), question).await?;
+            Ok(match without_attributes(&answer) {
+                Value::BulkString(id) => ServerId::of_answer(id),
+                _ => None,
+            })
         };
         server.along_with(|| shared.made(), ask, request).await
     }
 
-    /// Sends a command, once, and reads its answer.
-    async fn run<T>(
+    /// Runs a request until the timeout, or until something ends it from outside.
+    async fn within<T>(
         &self,
-        command: Cmd,
         timeout: Duration,
-        read: impl FnOnce(&Value) -> Option<T>,
+        request: impl Future<Output = Result<T, BackendError>>,
     ) -> Result<T, BackendError> {
         let runtime = executor::current().ok_or_else(|| {
             BackendError::new(BackendErrorKind::Rejected, "called outside of a tokio runtime")
         })?;
         // Unconstrained: a task that has used up its budget would find redis-rs' queue "full", and a later
         // request would overtake this one.
-        let mut connection = self.connection.clone();
-        let asked = executor::within(&*runtime, timeout, command.query_async(&mut connection));
-        match unconstrained(asked).await {
-            Some(Ok(answer)) => read(without_attributes(&answer)).ok_or_else(|| self.unexpected()),
-            Some(Err(error)) => Err(self.classify(error)),
+        match unconstrained(executor::within(&*runtime, timeout, request)).await {
+            Some(result) => result,
             None => Err(self.timed_out(timeout)),
         }
     }
 
+    /// Sends a command, once, and checks that the answer is one to it.
+    async fn send(&self, command: Command<'_>) -> Result<Reply, BackendError> {
+        let reply = to_reply(self.ask(command).await?);
+        if command.accepts(&reply) { Ok(reply) } else { Err(self.unexpected()) }
+    }
+
+    /// Sends a command, once.
+    async fn ask(&self, command: Command<'_>) -> Result<Value, BackendError> {
+        let mut connection = self.connection.clone();
+        let answer = to_command(&command).query_async(&mut connection).await;
+        answer.map_err(|error| self.classify(error))
+    }
+
     fn classify(&self, error: RedisError) -> BackendError {
         let error = classify(error);
-        if self.own.as_ref().is_some_and(LazyConnection::leads_to_one_server) {
+        if self.line.own().is_some_and(LazyConnection::leads_to_one_server) {
             of_single_server(error, "`RedisBackend::open_cluster`")
         } else {
             error
         }
     }
 
-    /// The answer is not one of our scripts: it may belong to another request, come from a proxy, or come
-    /// after the script has run. The next answers on this connection may belong to other requests, too.
+    /// The answer is none to the command. The next answers on this connection may belong to other requests,
+    /// too.
     fn unexpected(&self) -> BackendError {
-        if let Some(own) = &self.own {
+        if let Some(own) = self.line.own() {
             own.shared().replace();
         }
-        BackendError::new(BackendErrorKind::Indeterminate, "an answer of another type")
+        Reply::unexpected()
     }
 
     /// A request that waited in vain for a connection fails with the reason: the pause before the next
     /// attempt may be longer than the timeout.
     fn timed_out(&self, timeout: Duration) -> BackendError {
         let error = BackendError::timed_out(timeout);
-        match self.own.as_ref().and_then(LazyConnection::failure) {
+        match self.line.own().and_then(LazyConnection::failure) {
             Some(failure) => error.with_source(failure),
             None => error,
         }
@@ -175,37 +198,55 @@ where
     C: ConnectionLike + Clone + Send + Sync + 'static,
 {
     async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
-        let asked = to_command(&Eval::acquire(&request));
-        self.ask_for_vote(asked, request.resources, request.timeout).await
+        let Acquire { resources, timeout, .. } = request;
+        let asked = async {
+            match &self.line {
+                Line::Given(dialect) => dialect.acquire(request, || 0, |command| self.send(command)).await,
+                Line::Own(own) => {
+                    let shared = own.shared();
+                    let dialect = shared.dialect();
+                    dialect.acquire(request, || shared.made(), |command| self.send(command)).await
+                }
+            }
+        };
+        self.count(self.within(timeout, asked), resources, timeout).await
     }
 
     async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
-        let asked = to_command(&Eval::extend(&request));
-        self.ask_for_vote(asked, request.resources, request.timeout).await
+        self.ask_for_vote(Command::extend(&request), request.resources, request.timeout).await
     }
 
     async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
-        let asked = to_command(&Eval::release(&request));
-        let removed = self.run(asked, request.timeout, as_bool).await?;
-        Ok(if removed { ReleaseReply::Removed } else { ReleaseReply::NotHeld })
+        let asked = async {
+            match &self.line {
+                Line::Given(dialect) => dialect.release(request, || 0, |command| self.send(command)).await,
+                Line::Own(own) => {
+                    let shared = own.shared();
+                    let dialect = shared.dialect();
+                    dialect.release(request, || shared.made(), |command| self.send(command)).await
+                }
+            }
+        };
+        self.within(request.timeout, asked).await
     }
 
     async fn replace(&self, request: Replace<'_>) -> Result<AcquireReply, BackendError> {
-        let asked = to_command(&Eval::replace(&request));
-        self.ask_for_vote(asked, request.resources, request.timeout).await
+        self.ask_for_vote(Command::replace(&request), request.resources, request.timeout).await
     }
 
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
         let Inspect { resources, timeout, .. } = request;
-        let asked = to_command(&Eval::inspect(&request));
-        let looking = self.run(asked, timeout, |answer| key_states(answer, resources));
-        self.count(looking, resources, timeout).await
+        let looking = async {
+            let answer = self.ask(Command::inspect(&request)).await?;
+            key_states(without_attributes(&answer), resources).ok_or_else(|| self.unexpected())
+        };
+        self.count(self.within(timeout, looking), resources, timeout).await
     }
 
     /// Rejected over a connection that is not of this crate, and to a Cluster.
     async fn watch(&self, request: Watch<'_>) -> Result<(), BackendError> {
         let cannot = |why| BackendError::new(BackendErrorKind::Rejected, why);
-        let watcher = self.own.as_ref().and_then(LazyConnection::watcher);
+        let watcher = self.line.own().and_then(LazyConnection::watcher);
         let watcher = watcher.ok_or_else(|| cannot("this connection cannot watch keys"))?;
         let runtime = executor::current().ok_or_else(|| cannot("called outside of a tokio runtime"))?;
         watcher.watch(&runtime, request).await
@@ -217,7 +258,16 @@ where
 
     /// Known for a connection that this crate makes to a server, if the user may call `INFO`.
     fn server_id(&self) -> Option<Arc<str>> {
-        self.own.as_ref()?.shared().server()?.get()
+        self.line.own()?.shared().server()?.get()
+    }
+}
+
+impl Line {
+    fn own(&self) -> Option<&LazyConnection> {
+        match self {
+            Self::Own(own) => Some(own),
+            Self::Given(_) => None,
+        }
     }
 }
 
@@ -225,6 +275,15 @@ impl<C> fmt::Debug for RedisBackend<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisBackend").field("name", &self.name).finish_non_exhaustive()
     }
+}
+
+/// Whether commands may go to servers that differ.
+fn is_cluster<C: 'static>() -> bool {
+    #[cfg(feature = "cluster")]
+    let is_cluster = TypeId::of::<C>() == TypeId::of::<ClusterConnection>();
+    #[cfg(not(feature = "cluster"))]
+    let is_cluster = false;
+    is_cluster
 }
 
 #[cfg(all(test, feature = "tokio"))]
@@ -237,7 +296,7 @@ mod tests {
         },
     };
 
-    use redis::{Pipeline, RedisFuture, RedisResult, Value};
+    use redis::{Cmd, Pipeline, RedisFuture, RedisResult};
 
     use super::*;
 
@@ -304,11 +363,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_one_and_zero_are_replies() {
+    async fn only_small_numbers_are_replies() {
         assert_eq!(results_of(&Value::Int(1)).await, [Ok(true); 3]);
         assert_eq!(results_of(&Value::Int(0)).await, [Ok(false); 3]);
         for answer in [
-            Value::Int(2),
+            Value::Int(6),
             Value::Int(-1),
             Value::Okay,
             Value::Nil,

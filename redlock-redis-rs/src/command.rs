@@ -1,31 +1,25 @@
 //! A request as a command of redis-rs.
 
 use redis::Cmd;
-use redlock_core::redis::{Argument, Eval};
+use redlock_core::redis::{Argument, Command};
 
-pub(crate) fn to_command(eval: &Eval<'_>) -> Cmd {
-    let keys = eval.keys().iter();
-    let arguments = keys.len() + 6;
-    // Each argument brings its length and four line ends.
-    let text: usize =
-        eval.keys().iter().map(str::len).sum::<usize>() + eval.arguments().map(len).sum::<usize>();
-    let mut command = Cmd::with_capacity(arguments, eval.script().len() + text + 16 * arguments);
-    command.arg("EVAL").arg(eval.script()).arg(keys.len());
-    for key in keys {
-        command.arg(key);
-    }
-    for argument in eval.arguments() {
+pub(crate) fn to_command(command: &Command<'_>) -> Cmd {
+    let text: usize = command.arguments().map(len).sum();
+    let mut to_send = Cmd::with_capacity(command.len() + 1, command.name().len() + text);
+    to_send.arg(command.name());
+    for argument in command.arguments() {
         match argument {
-            Argument::Text(text) => command.arg(text),
-            Argument::Number(number) => command.arg(number),
+            Argument::Text(text) => to_send.arg(text),
+            Argument::Number(number) => to_send.arg(number),
         };
     }
-    command
+    to_send
 }
 
+/// At most how long it is.
 fn len(argument: Argument<'_>) -> usize {
     match argument {
         Argument::Text(text) => text.len(),
-        Argument::Number(_) => 0,
+        Argument::Number(_) => 20,
     }
 }

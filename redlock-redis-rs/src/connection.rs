@@ -16,7 +16,7 @@ use redis::{Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value, aio::Con
 use redlock_core::{
     PerRuntime, Runtime,
     reconnect::Reconnect,
-    redis::{ServerId, Watcher},
+    redis::{Dialect, ServerId, Watcher},
 };
 use tokio::sync::oneshot;
 
@@ -56,6 +56,7 @@ pub(crate) struct Shared {
     connector: Arc<Connector>,
     inner: Mutex<Inner>,
     server: ServerId,
+    dialect: Dialect,
 }
 
 struct Inner {
@@ -156,12 +157,19 @@ impl Shared {
             in_flight: 0,
             idle_since: None,
         };
-        Self { connector, inner: Mutex::new(inner), server: ServerId::new() }
+        // The servers of a Cluster may differ, and a connection to it is to all of them.
+        let dialect = if connector.is_one_server() { Dialect::new() } else { Dialect::scripts() };
+        Self { connector, inner: Mutex::new(inner), server: ServerId::new(), dialect }
     }
 
     /// What is known of the server, unless it leads to a whole Cluster.
     pub(crate) fn server(&self) -> Option<&ServerId> {
         self.connector.is_one_server().then_some(&self.server)
+    }
+
+    /// The forms of requests that the server has.
+    pub(crate) fn dialect(&self) -> &Dialect {
+        &self.dialect
     }
 
     /// How many connections have been made.

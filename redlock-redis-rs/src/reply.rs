@@ -1,16 +1,19 @@
-//! Reading the replies of the scripts.
+//! Reading the replies to commands.
 
 use redis::Value;
 use redlock_core::{
     KeyState, Resources,
-    redis::{is_done, key_state as state},
+    redis::{Reply, key_state as state},
 };
 
-/// Whether a script succeeded. `None` for any other reply: redis-rs would read many of them as `true`.
-pub(crate) fn as_bool(answer: &Value) -> Option<bool> {
+/// The reply to a command. Any type that is not named here, redis-rs would read as one of these.
+pub(crate) fn to_reply(answer: Value) -> Reply {
     match answer {
-        Value::Int(number) => is_done(*number),
-        _ => None,
+        Value::Nil => Reply::Nil,
+        Value::Int(number) => Reply::Number(number),
+        Value::BulkString(text) => Reply::Text(text),
+        Value::Attribute { data, .. } => to_reply(*data),
+        _ => Reply::Other,
     }
 }
 

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use redlock_core::redis::Eval;
+use redlock_core::redis::{Argument, Command as Request};
 
 /// A listener on loopback, with a thread for each connection.
 pub struct Fake {
@@ -46,7 +46,12 @@ impl Command {
     /// Whether it is a request of a lock: not a part of a handshake, and not the question for the server's
     /// id.
     pub fn is_request(&self) -> bool {
-        self.words[0] == "EVAL" && self.words[1] != Eval::server_id(&"any".into()).script()
+        let any = "any".into();
+        let is_script = |argument| matches!(argument, Argument::Text(script) if script == self.words[1]);
+        match &*self.words[0] {
+            "EVAL" => !Request::server_id(&any).arguments().next().is_some_and(is_script),
+            name => NATIVE.contains(&name),
+        }
     }
 }
 
@@ -190,6 +195,8 @@ fn read_number(from: &mut impl BufRead) -> io::Result<usize> {
     number.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
+/// The requests that are no scripts.
+const NATIVE: [&str; 3] = ["SET", "DELIFEQ", "DELEX"];
 /// More words than any command of the library has.
 const WORDS: usize = 1_000;
 const SILENCE: Duration = Duration::from_secs(60);

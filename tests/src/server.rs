@@ -234,6 +234,16 @@ impl Server {
         line.map_or(0, |line| line.split(',').next().expect("a part").parse().expect("a number"))
     }
 
+    /// The commands that acquire and release one key on this server, once a node has learnt what it has.
+    pub fn forms(&self) -> [&'static str; 2] {
+        let has = |command: &[&str]| self.try_command::<Option<String>>(command).is_ok();
+        let acquire = has(&["SET", "forms", "x", "NX", "GET", "PX", "1000"]);
+        let release =
+            [("DELIFEQ", vec!["DELIFEQ", "forms", "x"]), ("DELEX", vec!["DELEX", "forms", "IFEQ", "x"])];
+        let release = release.into_iter().find(|(_, command)| has(command)).map(|(name, _)| name);
+        [if acquire { "SET" } else { "EVAL" }, release.unwrap_or("EVAL")]
+    }
+
     /// A number that `INFO` reports.
     pub fn info(&self, section: &str, field: &str) -> f64 {
         let info: String = self.command(&["INFO", section]);

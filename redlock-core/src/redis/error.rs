@@ -147,8 +147,9 @@ const TRANSIENT: [&str; 13] = [
 ];
 /// Codes of errors that last until the configuration or the request changes.
 const PERMANENT: [&str; 6] = ["NOAUTH", "WRONGPASS", "NOPERM", "CROSSSLOT", "WRONGTYPE", "NOPROTO"];
-const PERMANENT_TEXTS: [&str; 11] = [
+const PERMANENT_TEXTS: [&str; 12] = [
     "unknown command",
+    "syntax error",
     "wrong number of arguments",
     "invalid db index",
     "db index is out of range",

@@ -44,7 +44,7 @@ impl ServerId {
         self.known().id.clone()
     }
 
-    /// The identity in a reply to [`Eval::server_id`](super::Eval::server_id); `None` if that is no `run_id`,
+    /// The identity in a reply to [`Command::server_id`](super::Command::server_id); `None` if that is no `run_id`,
     /// such as the zeros of some services.
     #[must_use]
     pub fn of_answer(text: &[u8]) -> Option<Arc<str>> {
@@ -66,7 +66,7 @@ impl ServerId {
     /// meanwhile.
     ///
     /// `connection` is the number of connections that have been made. `ask` runs
-    /// [`Eval::server_id`](super::Eval::server_id), and ends within the [`patience`](Self::patience) that the
+    /// [`Command::server_id`](super::Command::server_id), and ends within the [`patience`](Self::patience) that the
     /// request has for it. A server that does not reveal it keeps its vote, and is not asked again over this
     /// connection.
     ///

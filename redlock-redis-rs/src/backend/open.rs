@@ -9,7 +9,7 @@ use redis::cluster::ClusterClient;
 use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo};
 use redlock_core::node_url::OpenError;
 
-use super::RedisBackend;
+use super::{Line, RedisBackend};
 use crate::{connection::LazyConnection, connector::Connector};
 
 impl RedisBackend {
@@ -132,6 +132,6 @@ impl RedisBackend {
     fn lazy(connector: Connector) -> Self {
         let connection = LazyConnection::new(connector);
         let name = connection.name();
-        Self { own: Some(connection.clone()), connection, name }
+        Self { line: Line::Own(connection.clone()), connection, name }
     }
 }

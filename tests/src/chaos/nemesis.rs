@@ -250,7 +250,7 @@ impl super::Node {
             Fault::Cut => proxy.cut(),
             Fault::Refuse => proxy.refuse(),
             Fault::Hold => proxy.hold(),
-            Fault::Eat => proxy.eat_replies("EVAL", 8, Then::Cut),
+            Fault::Eat => proxy.eat_replies(OF_REQUESTS, 8, Then::Cut),
             Fault::Memory => server.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]),
             Fault::ReadOnly => {
                 // A master that never replies: so the data stays.
@@ -279,7 +279,7 @@ impl super::Node {
             Fault::Delay => proxy.delay_replies(Duration::ZERO),
             Fault::Refuse => proxy.accept(),
             Fault::Hold => proxy.release(),
-            Fault::Eat => proxy.eat_replies("EVAL", 0, Then::Cut),
+            Fault::Eat => proxy.eat_replies(OF_REQUESTS, 0, Then::Cut),
             Fault::Memory => server.command::<()>(&["CONFIG", "SET", "maxmemory", "0"]),
             Fault::ReadOnly => server.command::<()>(&["REPLICAOF", "NO", "ONE"]),
             Fault::Password => server.set_password(""),
@@ -302,6 +302,9 @@ impl super::Node {
         drop(lasting);
     }
 }
+
+/// In each request: the length of its token.
+const OF_REQUESTS: &str = "$40\r\n";
 
 /// Makes a node run a script that ends when it is killed.
 fn endless_script(server: &Server) -> io::Result<TcpStream> {

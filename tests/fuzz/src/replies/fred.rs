@@ -10,7 +10,7 @@ use fred::{
     error::{Error, ErrorKind},
     types::{Key as FredKey, Map, Value},
 };
-use redlock_core::{Acquire, BackendErrorKind, Extend, Inspect, Release, redis::Eval};
+use redlock_core::{Acquire, BackendErrorKind, Extend, Inspect, Release, redis::{Command, Reply}};
 use redlock_fred::fuzzing;
 
 use super::{Answer, Exchange, Key, Outcome, Shape, Verb, failed, token};
@@ -85,13 +85,13 @@ impl Failure {
 
 pub(super) fn check(exchange: &Exchange) {
     let (resources, token, any) = (exchange.resources(), token(), Duration::from_secs(1));
-    let eval = match exchange.verb {
-        Verb::Acquire => Eval::acquire(&Acquire::new(&resources, &token, exchange.ttl, any)),
-        Verb::Extend => Eval::extend(&Extend::new(&resources, &token, exchange.ttl, any)),
-        Verb::Release => Eval::release(&Release::new(&resources, &token, any)),
-        Verb::Inspect => Eval::inspect(&Inspect::new(&resources, any)),
+    let command = match exchange.verb {
+        Verb::Acquire => Command::acquire(&Acquire::new(&resources, &token, exchange.ttl, any)),
+        Verb::Extend => Command::extend(&Extend::new(&resources, &token, exchange.ttl, any)),
+        Verb::Release => Command::release(&Release::new(&resources, &token, any)),
+        Verb::Inspect => Command::inspect(&Inspect::new(&resources, any)),
     };
-    let sent = fuzzing::to_arguments(&eval);
+    let sent = fuzzing::to_arguments(&command);
     let sent = sent[1..].iter().map(|value| value.as_bytes_str().expect("text").as_bytes().to_vec());
     assert_eq!(sent.collect::<Vec<_>>(), exchange.arguments());
     match &exchange.answer {
@@ -99,7 +99,12 @@ pub(super) fn check(exchange: &Exchange) {
             let value = tree.value();
             let outcome = match exchange.verb {
                 Verb::Inspect => fuzzing::key_states(&value, &resources).map(Outcome::Keys),
-                _ => fuzzing::as_bool(&value).map(|done| if done { Outcome::Yes } else { Outcome::No }),
+                _ => match fuzzing::to_reply(&value) {
+                    Reply::Number(number) if (0..=exchange.most()).contains(&number) => {
+                        Some(if number % 2 == 1 { Outcome::Yes } else { Outcome::No })
+                    }
+                    _ => None,
+                },
             };
             // The adapter returns this for a reply of another type.
             let outcome = outcome.unwrap_or(Outcome::Failed(BackendErrorKind::Indeterminate));

@@ -143,7 +143,8 @@ pub(super) fn check(exchange: &Exchange) {
     let outcome = RUNTIME.with(|runtime| runtime.block_on(exchange.ask(&node)));
 
     let received = connection.received.lock().expect("nobody panicked");
-    let [arguments] = &received[..] else { panic!("{} requests", received.len()) };
+    // A command that is denied may be followed by others.
+    let Some(arguments) = received.first() else { panic!("nothing was sent") };
     assert_eq!(arguments[0], b"EVAL");
     assert_eq!(arguments[2..], exchange.arguments());
     match (&exchange.answer, &answer) {

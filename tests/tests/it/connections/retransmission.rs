@@ -42,8 +42,8 @@ async fn acquire(node: &(impl LockBackend + ?Sized)) -> Result<AcquireReply, Bac
 /// later acquire with the same token is granted.
 async fn acquire_once(proxies: &[Proxy], node: &(impl LockBackend + ?Sized)) {
     assert_eq!(acquire(node).await.unwrap(), AcquireReply::Granted);
-    eat_one(proxies, "EVAL");
-    let before = (sent(proxies), eaten(proxies));
+    eat_one(proxies, TOKEN);
+    let before = (sent(proxies, TOKEN), eaten(proxies));
     // The reply is held back, so that the connection does not break before we wait for the reply.
     proxies.iter().for_each(Proxy::hold);
     let release = async {
@@ -52,7 +52,7 @@ async fn acquire_once(proxies: &[Proxy], node: &(impl LockBackend + ?Sized)) {
     };
     let failed = tokio::join!(acquire(node), release).0.unwrap_err();
     assert_eq!(failed.kind(), BackendErrorKind::Indeterminate, "{failed}");
-    assert_eq!((sent(proxies), eaten(proxies)), (before.0 + 1, before.1 + 1), "{node:?}");
+    assert_eq!((sent(proxies, TOKEN), eaten(proxies)), (before.0 + 1, before.1 + 1), "{node:?}");
     let start = Instant::now();
     while let Err(error) = acquire(node).await {
         assert!(start.elapsed() < SOON, "{node:?}: {error}");
@@ -68,8 +68,8 @@ async fn go_on_asking(mut connection: ClusterConnection) {
     }
 }
 
-fn sent(proxies: &[Proxy]) -> usize {
-    proxies.iter().map(|proxy| proxy.sent("EVAL")).sum()
+fn sent(proxies: &[Proxy], word: &str) -> usize {
+    proxies.iter().map(|proxy| proxy.sent(word)).sum()
 }
 
 /// The next reply to a command with this word is lost with its connection.
@@ -98,7 +98,7 @@ async fn a_command_retransmitted_by_a_cluster_client_neither_conflicts_with_our_
         redlock.lock("a", TTL).await.unwrap().unlock().await.unwrap();
 
         // The reply comes too late.
-        let before = sent(&proxies);
+        let before = sent(&proxies, "EVAL");
         let start = Instant::now();
         proxies.iter().for_each(|proxy| proxy.delay_replies(3 * PATIENCE / 2));
         let asked = tokio::spawn(redlock.try_lock("a", TTL).into_future());
@@ -106,7 +106,7 @@ async fn a_command_retransmitted_by_a_cluster_client_neither_conflicts_with_our_
         proxies.iter().for_each(|proxy| proxy.delay_replies(Duration::ZERO));
         let lock = asked.await.unwrap().expect("ours, and not taken");
         assert!(start.elapsed() >= PATIENCE, "{:?}", start.elapsed());
-        assert!(sent(&proxies) > before + 1, "not sent again");
+        assert!(sent(&proxies, "EVAL") > before + 1, "not sent again");
         assert_eq!(cluster.get("a").as_deref(), Some(lock.token().as_str()));
         let left = cluster.servers[cluster.owner("a")].ttl("a").unwrap();
         assert!(left <= TTL - PATIENCE / 2, "extended by the retransmission: {left:?}");
@@ -116,13 +116,13 @@ async fn a_command_retransmitted_by_a_cluster_client_neither_conflicts_with_our_
         // first.
         let owner = &proxies[cluster.owner("a")..][..1];
         eat_one(owner, "EVAL");
-        let before = sent(owner);
+        let before = sent(owner, "EVAL");
         let mut lock = redlock.try_lock("a", TTL).await.expect("ours, and not taken");
         eat_one(owner, "PEXPIRE");
         lock.extend(2 * TTL).await.expect("ours still");
         eat_one(owner, "DEL");
         assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::NotHeld, "the reply to the retransmission");
-        assert_eq!((eaten(owner), sent(owner)), (3, before + 6), "each was sent twice");
+        assert_eq!((eaten(owner), sent(owner, "EVAL")), (3, before + 6), "each was sent twice");
         assert_eq!(cluster.get("a"), None);
         others.abort();
     }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use redlock_redis_rs::{
-    Acquire, AcquireReply, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, RedisBackend, Redlock,
-    Release, ReleaseReply, Resources, Token, TokioRuntime, UnlockOutcome,
+    Acquire, AcquireReply, BackendErrorKind, Error, Extend, Inspect, KeyState, LockBackend, RedisBackend,
+    Redlock, Release, ReleaseReply, Resources, Token, TokioRuntime, UnlockOutcome,
     redis::{self, Client},
 };
 use redlock_tests::server::{Server, eventually, everywhere};
@@ -91,6 +91,32 @@ async fn each_permission_of_the_readme_is_needed_and_a_missing_one_is_reported_w
             let known = ["NOPERM", "can't run this command", "no permissions to run"];
             assert!(known.iter().any(|known| text.contains(known)), "{missing}: {text}");
         }
+    }
+}
+
+/// Where a removal has a command of its own, `SET` and that are enough for one resource.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_without_scripts_locks_where_the_server_has_native_commands() {
+    let servers = Server::start_some(3);
+    let release = servers[0].forms()[1];
+    let removal = format!("+{release}");
+    let allowed = if release == "EVAL" { &["+set"][..] } else { &["+set", &removal] };
+    servers.iter().for_each(|server| allow(server, allowed));
+    let redlock = Redlock::builder(TokioRuntime::current()).nodes(servers.iter().map(node)).build().unwrap();
+    for _ in 0..2 {
+        let locked = redlock.lock("locks:a", TTL).await;
+        if release == "EVAL" {
+            let error = locked.unwrap_err();
+            assert!(matches!(error, Error::Rejected(_)), "{error}");
+            assert!(error.to_string().contains("NOPERM") && error.to_string().contains("DELIFEQ"), "{error}");
+            assert!(everywhere(&servers, "locks:a", None), "it cannot be released");
+            continue;
+        }
+        let mut lock = locked.unwrap();
+        assert!(eventually(SOON, || everywhere(&servers, "locks:a", Some(lock.token().as_str()))).await);
+        assert!(matches!(lock.extend(TTL).await, Err(Error::Rejected(_))), "only a script extends");
+        assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
+        assert!(eventually(SOON, || everywhere(&servers, "locks:a", None)).await);
     }
 }
 

@@ -25,7 +25,10 @@ use redlock_redis_rs::{
         aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection},
     },
 };
-use redlock_tests::{cluster::Cluster, server::Server};
+use redlock_tests::{
+    cluster::Cluster,
+    server::{Monitor, Server},
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_backend_in_memory_keeps_the_contract_on_a_real_clock() {
@@ -168,13 +171,16 @@ async fn keeps_the_contract_on(
 #[derive(Debug)]
 struct RealNode {
     server: Mutex<Server>,
+    /// What reports the commands, and how many requests there have been.
+    counted: Mutex<Option<(Monitor, u64)>>,
     breaks: bool,
     can_watch: bool,
 }
 
 impl RealNode {
     fn start() -> Self {
-        Self { server: Mutex::new(Server::start()), breaks: true, can_watch: true }
+        let (server, counted) = (Mutex::new(Server::start()), Mutex::new(None));
+        Self { server, counted, breaks: true, can_watch: true }
     }
 
     /// For a connection of the user.
@@ -195,7 +201,13 @@ impl RealNode {
 #[async_trait]
 impl NodeControl for RealNode {
     async fn commands(&self) -> Option<u64> {
-        Some(self.server().calls("eval"))
+        let server = self.server();
+        let mut counted = self.counted.lock().unwrap();
+        let (monitor, count) = counted.get_or_insert_with(|| (server.monitor(), 0));
+        server.command::<()>(&["ECHO", MARK]);
+        let requests = |name: &String| REQUESTS.contains(&&**name);
+        *count += monitor.until(MARK).iter().filter(|name| requests(name)).count() as u64;
+        Some(*count)
     }
 
     async fn stop(&self) -> FaultOutcome {
@@ -211,6 +223,7 @@ impl NodeControl for RealNode {
         if !self.breaks {
             return FaultOutcome::NotPossible;
         }
+        *self.counted.lock().unwrap() = None;
         self.server().kill();
         FaultOutcome::Done
     }
@@ -231,5 +244,8 @@ impl NodeControl for Masters<'_> {
     }
 }
 
+/// The commands of requests.
+const REQUESTS: [&str; 4] = ["EVAL", "SET", "DELIFEQ", "DELEX"];
+const MARK: &str = "so far";
 /// More commands than the suite has in flight at a time.
 const QUEUE: usize = 1000;

@@ -125,6 +125,11 @@ impl Recording {
         // The connections are made first, because that takes commands, too.
         redlock.lock("warm up", TTL).await.expect("healthy nodes").forget();
         assert!(eventually(SOON, || servers.iter().all(|server| server.get("warm up").is_some())).await);
+        // And the node learns from a release, too, what the server has.
+        let lock = redlock.lock("released", TTL).await.expect("healthy nodes");
+        assert!(eventually(SOON, || servers.iter().all(|server| server.get("released").is_some())).await);
+        lock.unlock().await.expect("healthy nodes");
+        assert!(eventually(SOON, || everywhere(servers, "released", None)).await);
         let monitors = servers.iter().map(Server::monitor).collect();
         Self { redlock: redlock.clone(), monitors, marks: 0 }
     }
@@ -147,6 +152,7 @@ async fn locking_extending_and_unlocking_are_one_command_each_on_every_node(
     #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
 ) {
     let servers = Server::start_some(3);
+    let [acquire, release] = servers[0].forms();
     let redlock = adapter.manager(&servers).build().unwrap();
     let mut recording = Recording::start(&redlock, &servers).await;
     recording.commands().await;
@@ -157,10 +163,14 @@ async fn locking_extending_and_unlocking_are_one_command_each_on_every_node(
     assert_eq!(recording.commands().await, [["EVAL"]; 3]);
     assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::Released);
     assert_eq!(recording.commands().await, [["EVAL"]; 3]);
-    drop(redlock.lock("c", TTL).await.unwrap());
+    let mut lock = redlock.lock("c", TTL).await.unwrap();
+    assert_eq!(recording.commands().await, [[acquire]; 3]);
+    lock.extend(TTL).await.unwrap();
+    assert_eq!(recording.commands().await, [["EVAL"]; 3]);
+    drop(lock);
     assert!(eventually(SOON, || everywhere(&servers, "c", None)).await);
-    let evals = |names: &Vec<String>| names.iter().filter(|name| *name == "EVAL").count();
-    assert_eq!(recording.commands().await.iter().map(evals).collect::<Vec<_>>(), [2; 3], "one to release it");
+    let requests = |names: &Vec<String>| names.iter().filter(|name| **name == release).count();
+    assert_eq!(recording.commands().await.iter().map(requests).collect::<Vec<_>>(), [1; 3]);
 }
 
 #[rstest]
@@ -169,6 +179,7 @@ async fn unlocking_a_lock_that_is_gone_reports_it_after_one_command_on_every_nod
     #[values(Adapter::RedisRs, Adapter::Fred)] adapter: Adapter,
 ) {
     let servers = Server::start_some(3);
+    let [_, release] = servers[0].forms();
     let redlock = adapter.manager(&servers).build().unwrap();
     let mut recording = Recording::start(&redlock, &servers).await;
 
@@ -179,7 +190,7 @@ async fn unlocking_a_lock_that_is_gone_reports_it_after_one_command_on_every_nod
     }
     recording.commands().await;
     assert_eq!(lock.unlock().await.unwrap(), UnlockOutcome::NotHeld);
-    assert_eq!(recording.commands().await, [["EVAL"]; 3]);
+    assert_eq!(recording.commands().await, [[release]; 3]);
     assert_eq!(recording.commands().await, [[""; 0]; 3], "nothing in the background either");
 }
 

@@ -1,0 +1,120 @@
+//! What the replies to commands mean.
+
+// Tests: below; dialect/reading.rs.
+
+use std::{fmt, time::Duration};
+
+use crate::{
+    backend::{AcquireReply, BackendError, BackendErrorKind},
+    inspect::KeyState,
+};
+
+/// A server's reply to a [`Command`](super::Command), if it is no error line.
+#[derive(Clone, PartialEq, Eq)]
+#[allow(clippy::exhaustive_enums, reason = "whoever makes one has to know each kind")]
+pub enum Reply {
+    /// Nil, of RESP2 or RESP3.
+    Nil,
+    /// An integer.
+    Number(i64),
+    /// A string of bytes.
+    Text(Vec<u8>),
+    /// Anything else.
+    Other,
+}
+
+/// The replies that a command can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// Integers from 0 to this one.
+    UpTo(i64),
+    /// What a key holds.
+    Value,
+    /// Whoever sends the command reads the reply.
+    Any,
+}
+
+impl Reply {
+    /// The vote in a reply to [`Command::extend`](super::Command::extend),
+    /// [`Command::replace`](super::Command::replace), or [`Command::acquire`](super::Command::acquire).
+    ///
+    /// # Errors
+    ///
+    /// [`Reply::unexpected`], for any other reply.
+    pub fn vote(&self) -> Result<AcquireReply, BackendError> {
+        match self {
+            Self::Number(1) => Ok(AcquireReply::Granted),
+            Self::Number(0) => Ok(AcquireReply::Refused),
+            _ => Err(Self::unexpected()),
+        }
+    }
+
+    /// The error for a reply that is none to the command: it may belong to another request, come from a
+    /// proxy, or come after the command has taken effect.
+    #[must_use]
+    pub fn unexpected() -> BackendError {
+        BackendError::new(BackendErrorKind::Indeterminate, "an answer of another type")
+    }
+}
+
+/// Without the text, which may be a token.
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nil => f.write_str("Nil"),
+            Self::Number(number) => f.debug_tuple("Number").field(number).finish(),
+            Self::Text(_) => f.write_str("Text(..)"),
+            Self::Other => f.write_str("Other"),
+        }
+    }
+}
+
+impl Shape {
+    pub(super) fn has(self, reply: &Reply) -> bool {
+        match (self, reply) {
+            (Self::UpTo(most), Reply::Number(number)) => (0..=most).contains(number),
+            (Self::Value, Reply::Nil | Reply::Text(_)) | (Self::Any, _) => true,
+            (Self::UpTo(_) | Self::Value, _) => false,
+        }
+    }
+}
+
+/// The state of a key, from the beginning of its value, if it has one, and its TTL in ms (negative without an
+/// expiry).
+#[must_use]
+pub fn key_state(value: Option<&[u8]>, ttl: i64) -> KeyState {
+    match value {
+        None => KeyState::Free,
+        Some(value) => KeyState::held(value, u64::try_from(ttl).ok().map(Duration::from_millis)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_one_and_zero_are_votes() {
+        assert_eq!(Reply::Number(1).vote().ok(), Some(AcquireReply::Granted));
+        assert_eq!(Reply::Number(0).vote().ok(), Some(AcquireReply::Refused));
+        for reply in
+            [Reply::Number(2), Reply::Number(-1), Reply::Nil, Reply::Text(b"1".to_vec()), Reply::Other]
+        {
+            let kind = reply.vote().map_err(|error| error.kind());
+            assert_eq!(kind, Err(BackendErrorKind::Indeterminate), "{reply:?}");
+        }
+    }
+
+    #[test]
+    fn a_printed_reply_has_no_token() {
+        assert_eq!(format!("{:?}", Reply::Text(b"0123".to_vec())), "Text(..)");
+    }
+
+    #[test]
+    fn a_key_has_a_holder_and_a_remaining_ttl() {
+        let held = |left| KeyState::held(b"ab", left);
+        assert_eq!(key_state(None, -2), KeyState::Free);
+        assert_eq!(key_state(Some(b"ab"), 5), held(Some(Duration::from_millis(5))));
+        assert_eq!(key_state(Some(b"ab"), -1), held(None));
+    }
+}

@@ -1,0 +1,108 @@
+//! The scripts. Each runs at one instant, all or nothing.
+//!
+//! They are sent whole, by `EVAL`. `EVALSHA` would save the server the hash of a text this short, but needs
+//! state there, which a restart, a failover or `SCRIPT FLUSH` could take away from a release.
+
+// Tests: tests/tests/it/servers/conformance.rs, on real servers; command.rs.
+
+/// KEYS: the resources. ARGV: token, TTL in ms.
+///
+/// `NX` leaves keys alone that already hold the token, so a second execution does not extend them.
+pub(super) const ACQUIRE: &str = "\
+for _, key in ipairs(KEYS) do
+  local value = redis.call('GET', key)
+  if value and value ~= ARGV[1] then return 0 end
+end
+for _, key in ipairs(KEYS) do
+  redis.call('SET', key, ARGV[1], 'NX', 'PX', ARGV[2])
+end
+return 1";
+
+/// As [`ACQUIRE`], for one resource.
+pub(super) const ACQUIRE_ONE: &str = "\
+local v=redis.call('GET',KEYS[1]) \
+if v then return v==ARGV[1] and 1 or 0 end \
+redis.call('SET',KEYS[1],ARGV[1],'PX',ARGV[2]) \
+return 1";
+
+/// As [`ACQUIRE_ONE`]. The reply is 2 more where `SET` with `NX`, `GET` and `PX` does the same. The second one
+/// shows it: on a server that has this form, it returns what the key holds.
+pub(super) const ACQUIRE_AND_TELL: &str = "\
+local function set() return redis.pcall('SET',KEYS[1],ARGV[1],'NX','GET','PX',ARGV[2]) end \
+set() local r=set() \
+if type(r)=='string' then return r==ARGV[1] and 3 or 2 end \
+local v=redis.call('GET',KEYS[1]) \
+if v then return v==ARGV[1] and 1 or 0 end \
+redis.call('SET',KEYS[1],ARGV[1],'PX',ARGV[2]) \
+return 1";
+
+/// KEYS: the resources. ARGV: token, TTL in ms.
+///
+/// A key that already lives longer is left alone: a late extension must not shorten a newer one.
+pub(super) const EXTEND: &str = "\
+for _, key in ipairs(KEYS) do
+  if redis.call('GET', key) ~= ARGV[1] then return 0 end
+end
+for _, key in ipairs(KEYS) do
+  if redis.call('PTTL', key) < tonumber(ARGV[2]) then redis.call('PEXPIRE', key, ARGV[2]) end
+end
+return 1";
+
+/// As [`EXTEND`], for one resource.
+pub(super) const EXTEND_ONE: &str = "\
+if redis.call('GET',KEYS[1])~=ARGV[1] then return 0 end \
+if redis.call('PTTL',KEYS[1])<tonumber(ARGV[2]) then redis.call('PEXPIRE',KEYS[1],ARGV[2]) end \
+return 1";
+
+/// KEYS: the resources. ARGV: token.
+///
+/// When one key does not hold the token, those that do are removed all the same. An error (a key of another
+/// type) is the reply only after that.
+pub(super) const RELEASE: &str = "\
+local reply = 1
+for _, key in ipairs(KEYS) do
+  local value = redis.pcall('GET', key)
+  if type(value) == 'table' then reply = value
+  elseif value == ARGV[1] then redis.call('DEL', key)
+  elseif reply == 1 then reply = 0 end
+end
+return reply";
+
+/// As [`RELEASE`], for one resource.
+pub(super) const RELEASE_ONE: &str = "\
+if redis.call('GET',KEYS[1])==ARGV[1] then return redis.call('DEL',KEYS[1]) end \
+return 0";
+
+/// As [`RELEASE_ONE`]. The reply is 2 more where the server has `DELIFEQ` and the user may call it, and 4
+/// more where that is so for `DELEX`. What a server has not, or refuses, is an error with no effect.
+pub(super) const RELEASE_AND_TELL: &str = "\
+local r=redis.pcall('DELIFEQ',KEYS[1],ARGV[1]) if type(r)=='number' then return r+2 end \
+r=redis.pcall('DELEX',KEYS[1],'IFEQ',ARGV[1]) if type(r)=='number' then return r+4 end \
+if redis.call('GET',KEYS[1])==ARGV[1] then return redis.call('DEL',KEYS[1]) end \
+return 0";
+
+/// KEYS: the resources. ARGV: the new token, TTL in ms, the old token.
+pub(super) const REPLACE: &str = "\
+for _, key in ipairs(KEYS) do
+  local value = redis.call('GET', key)
+  if value ~= ARGV[1] and value ~= ARGV[3] then return 0 end
+end
+for _, key in ipairs(KEYS) do
+  redis.call('SET', key, ARGV[1], 'KEEPTTL')
+  if redis.call('PTTL', key) < tonumber(ARGV[2]) then redis.call('PEXPIRE', key, ARGV[2]) end
+end
+return 1";
+
+/// KEYS: the resources. ARGV: how many bytes of a value to return.
+pub(super) const INSPECT: &str = "\
+local reply = {}
+for i, key in ipairs(KEYS) do
+  local value = redis.call('GET', key)
+  reply[i] = {value and string.sub(value, 1, ARGV[1]), redis.call('PTTL', key)}
+end
+return reply";
+
+/// KEYS: those of a request.
+pub(super) const SERVER_ID: &str = "\
+local info = redis.pcall('INFO', 'server')
+return type(info) == 'string' and string.match(info, 'run_id:(%x+)') or false";
