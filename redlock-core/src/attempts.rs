@@ -130,9 +130,9 @@ async fn until_next(
     loop {
         match until_turn(nodes, ticket, due, woken.as_mut()).await {
             None => return true,
-            Some(View::Turn { pause: false } | View::StillFirst) => return false,
-            Some(View::Turn { pause: true }) => {
-                let pause = nodes.with_entropy(|rng| rng.random_range(SHORTEST_PAUSE..=LONGEST_PAUSE));
+            Some(View::Turn { after: None } | View::StillFirst) => return false,
+            Some(View::Turn { after: Some(had) }) => {
+                let pause = pause(had, |width| nodes.with_entropy(|rng| rng.random_range(0..=width)));
                 let left = due.saturating_duration_since(nodes.now());
                 nodes.runtime().sleep(pause.min(left)).await;
                 return false;
@@ -180,7 +180,26 @@ fn delay(nodes: &Nodes, patience: &mut Patience, now: Instant) -> Option<Instant
     patience.delay(now, |width| nodes.with_entropy(|rng| rng.random_range(0..=width)))
 }
 
-/// How long a process waits that has handed a lock over to itself for long, so that others can get it ...
-const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
-/// ... or up to this long.
-const LONGEST_PAUSE: Duration = Duration::from_millis(8);
+/// How long a process waits that has handed a lock over to itself, and so had it for long: about a sixteenth of
+/// that time. This is the chance of clients that only poll, and it is what the pauses cost.
+fn pause(had: Duration, draw: impl FnOnce(u64) -> u64) -> Duration {
+    let share = (had / 16).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+    share / 2 + Duration::from_nanos(draw(u64::try_from(share.as_nanos()).unwrap_or(u64::MAX)))
+}
+
+const SHORTEST_PAUSE: Duration = Duration::from_millis(4);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_is_a_share_of_the_time_before_within_bounds() {
+        let ms = Duration::from_millis;
+        for (had, shortest, longest) in [(0, 2, 6), (64, 2, 6), (160, 5, 15), (1_000_000, 50, 150)] {
+            assert_eq!(pause(ms(had), |_| 0), ms(shortest), "{had}");
+            assert_eq!(pause(ms(had), |width| width), ms(longest), "{had}");
+        }
+    }
+}

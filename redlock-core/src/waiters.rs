@@ -6,7 +6,7 @@ use std::{
     collections::{HashMap, hash_map::Entry},
     mem,
     task::{Poll, Waker},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 pub(crate) use self::line::GRACE;
@@ -42,8 +42,8 @@ struct Waiting {
 /// What a ticket sees of its lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum View {
-    /// Its turn has come. `pause`: others than this process should have a chance first.
-    Turn { pause: bool },
+    /// Its turn has come. If other processes should have a chance first: how long this one has had the lock.
+    Turn { after: Option<Duration> },
     /// It is still its turn.
     StillFirst,
     /// It is behind others. The time is when to look again, if it is next in line.
@@ -103,7 +103,7 @@ impl Queue {
         let news = self.waiting.get_mut(&ticket).is_some_and(|waiting| mem::take(&mut waiting.news));
         match (first, news) {
             (false, _) => View::Behind(watched),
-            (true, true) => View::Turn { pause: self.owes_a_pause(lines, now) },
+            (true, true) => View::Turn { after: self.owes_a_pause(lines, now) },
             (true, false) => {
                 // Another process has the lock.
                 self.lines_of(lines, Line::begin_anew);
@@ -218,13 +218,13 @@ impl Queue {
         }
     }
 
-    fn owes_a_pause(&mut self, lines: &[u64], now: Instant) -> bool {
-        let mut owes = false;
-        self.lines_of(lines, |line| owes |= line.owes_a_pause(now));
-        if owes {
+    fn owes_a_pause(&mut self, lines: &[u64], now: Instant) -> Option<Duration> {
+        let mut had = None;
+        self.lines_of(lines, |line| had = had.max(line.owes_a_pause(now)));
+        if had.is_some() {
             self.lines_of(lines, Line::begin_anew);
         }
-        owes
+        had
     }
 
     fn lines_of(&mut self, names: &[u64], mut change: impl FnMut(&mut Line)) {
@@ -238,12 +238,9 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::{
-            Arc,
-            atomic::{AtomicUsize, Ordering},
-        },
-        time::Duration,
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
     };
 
     use futures_util::task::ArcWake;
@@ -254,7 +251,7 @@ mod tests {
     const A: &[u64] = &[1];
     const B: &[u64] = &[2];
     const BOTH: &[u64] = &[1, 2];
-    const TURN: View = View::Turn { pause: false };
+    const TURN: View = View::Turn { after: None };
 
     struct Queued {
         queue: Queue,

@@ -54,9 +54,10 @@ impl Line {
         }
     }
 
-    pub(super) fn owes_a_pause(&self, now: Instant) -> bool {
-        let long = self.since.is_some_and(|since| now.saturating_duration_since(since) >= MAX_LOCAL_TIME);
-        self.turns >= MAX_LOCAL_TURNS || self.turns > 0 && long
+    /// How long the process has had the resource, if that was so long or so often that it owes a pause.
+    pub(super) fn owes_a_pause(&self, now: Instant) -> Option<Duration> {
+        let had = now.saturating_duration_since(self.since?);
+        (self.turns >= MAX_LOCAL_TURNS || self.turns > 0 && had >= MAX_LOCAL_TIME).then_some(had)
     }
 
     pub(super) fn begin_anew(&mut self) {
@@ -90,14 +91,15 @@ mod tests {
     #[test]
     fn a_process_that_hands_a_lock_over_to_itself_for_long_owes_the_others_a_pause() {
         let now = some_instant();
-        assert!(!line(MAX_LOCAL_TURNS - 1, now).owes_a_pause(now));
-        assert!(line(MAX_LOCAL_TURNS, now).owes_a_pause(now));
+        let soon = now + Duration::from_millis(9);
+        assert_eq!(line(MAX_LOCAL_TURNS - 1, now).owes_a_pause(soon), None);
+        assert_eq!(line(MAX_LOCAL_TURNS, now).owes_a_pause(soon), Some(Duration::from_millis(9)));
         let long = now + MAX_LOCAL_TIME;
-        assert!(!line(1, now).owes_a_pause(long - Duration::from_nanos(1)));
-        assert!(line(1, now).owes_a_pause(long));
-        assert!(!line(0, now).owes_a_pause(long), "it was not handed over");
+        assert_eq!(line(1, now).owes_a_pause(long - Duration::from_nanos(1)), None);
+        assert_eq!(line(1, now).owes_a_pause(long), Some(MAX_LOCAL_TIME));
+        assert_eq!(line(0, now).owes_a_pause(long), None, "it was not handed over");
         let mut anew = line(MAX_LOCAL_TURNS, now);
         anew.begin_anew();
-        assert!(!anew.owes_a_pause(long));
+        assert_eq!(anew.owes_a_pause(long), None);
     }
 }

@@ -338,3 +338,31 @@ fn locks_dropped_on_a_plain_thread_while_their_runtime_is_idle_are_released(
         assert!(harness.becomes_free("a"));
     });
 }
+
+/// The next in line is a call on a runtime that nobody drives: it has its turn, and does nothing.
+#[rstest]
+fn a_waiter_on_an_idle_runtime_does_not_keep_others_from_the_lock(
+    #[values(Nodes::Memory, Nodes::Servers(Adapter::RedisRs), Nodes::Servers(Adapter::Fred))] nodes: Nodes,
+    #[values(false, true)] ended: bool,
+) {
+    bounded(move || {
+        let (idle, driven) = (current_thread(), current_thread());
+        let harness = Harness::on(&driven, nodes);
+        let held = driven.block_on(harness.redlock.lock("a", TTL).into_future()).unwrap();
+        let mut stuck = harness.redlock.lock("a", TTL).retry_forever().into_future();
+        idle.block_on(async { assert!(poll_once(&mut stuck).await.is_pending()) });
+        let idle = (!ended).then_some(idle);
+        let waiter = harness.redlock.lock("a", TTL).retry_forever().into_future();
+        let lock = driven.block_on(async {
+            let waiter = tokio::spawn(waiter);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            assert_eq!(held.unlock().await.unwrap(), UnlockOutcome::Released);
+            waiter.await.unwrap().unwrap()
+        });
+        driven.block_on(lock.unlock()).unwrap();
+        // It goes on where it is polled again.
+        let lock = current_thread().block_on(stuck).unwrap();
+        driven.block_on(lock.unlock()).unwrap();
+        drop(idle);
+    });
+}
