@@ -4,6 +4,7 @@
 use std::any::TypeId;
 use std::{
     fmt,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -109,7 +110,8 @@ where
         caller_enforces_timeout: bool,
     ) -> Result<AcquireReply, BackendError> {
         let limit = (!caller_enforces_timeout).then_some(timeout);
-        let request = self.within(limit, async { self.send(command).await?.vote() });
+        let asked = pin!(async { self.send(command).await?.vote() });
+        let request = pin!(self.within(limit, asked));
         self.count(request, resources, timeout).await
     }
 
@@ -135,7 +137,8 @@ where
         server.along_with(|| shared.made(), ask, request).await
     }
 
-    /// Runs a request for as long as its caller does, or until the limit.
+    /// Runs a request for as long as its caller does, or until the limit. Requests are pinned where they are
+    /// made: each future that they move through would have room for them.
     async fn within<T>(
         &self,
         limit: Option<Duration>,
@@ -192,7 +195,7 @@ where
     async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
         let Acquire { resources, timeout, caller_enforces_timeout, .. } = request;
         let limit = (!caller_enforces_timeout).then_some(timeout);
-        let asked = async {
+        let asked = pin!(async {
             match &self.line {
                 Line::Given(dialect) => dialect.acquire(request, || 0, |command| self.send(command)).await,
                 Line::Own(own) => {
@@ -201,8 +204,9 @@ where
                     dialect.acquire(request, || shared.made(), |command| self.send(command)).await
                 }
             }
-        };
-        self.count(self.within(limit, asked), resources, timeout).await
+        });
+        let request = pin!(self.within(limit, asked));
+        self.count(request, resources, timeout).await
     }
 
     async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
@@ -211,7 +215,7 @@ where
     }
 
     async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
-        let asked = async {
+        let asked = pin!(async {
             match &self.line {
                 Line::Given(dialect) => dialect.release(request, || 0, |command| self.send(command)).await,
                 Line::Own(own) => {
@@ -220,7 +224,7 @@ where
                     dialect.release(request, || shared.made(), |command| self.send(command)).await
                 }
             }
-        };
+        });
         let limit = (!request.caller_enforces_timeout).then_some(request.timeout);
         self.within(limit, asked).await
     }
