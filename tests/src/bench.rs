@@ -9,7 +9,7 @@ use clap::Parser;
 use tokio::runtime::{Builder, Runtime};
 
 pub use self::allocations::Count;
-use self::table::{Line, Results, between_markers, headlines, markdown, plain};
+use self::table::{Line, Results, between_markers, headlines, json, markdown, plain};
 
 mod allocations;
 mod contender;
@@ -108,8 +108,7 @@ fn write(measured: Results) {
     let kept = fs::read_to_string(&file).ok().and_then(|json| serde_json::from_str(&json).ok());
     let mut results: Results = kept.unwrap_or_default();
     results.extend(measured);
-    let json = serde_json::to_string_pretty(&results).expect("numbers and text");
-    fs::write(&file, json + "\n").expect("a file of our own");
+    fs::write(&file, json(&results)).expect("a file of our own");
 
     let titles: Vec<(&str, &str)> = ROWS.iter().map(|row| (row.0, row.1)).collect();
     let text = fs::read_to_string(&page).expect("docs/performance.md");

@@ -64,22 +64,25 @@ impl Contender {
         }
     }
 
-    /// Lets `tasks` tasks lock and unlock resources of their own for `time`.
-    pub(crate) async fn block(&self, tasks: usize, time: Duration) -> Block {
+    /// Lets `tasks` tasks lock and unlock resources of their own for `time`. No other contender may have the
+    /// same `name`: its last requests could still be under way.
+    pub(crate) async fn block(&self, name: &str, tasks: usize, time: Duration) -> Block {
         let (start, cpu) = (Instant::now(), cpu());
         let mut running = JoinSet::new();
         for task in 0..tasks {
-            let contender = self.clone();
+            let (contender, name) = (self.clone(), format!("{name}:{task}"));
             running.spawn(async move {
-                let resource = format!("bench:{task}");
-                let mut took = Vec::new();
+                let (mut took, mut resource, mut failures) = (Vec::new(), name.clone(), 0);
                 while start.elapsed() < time {
                     let begin = Instant::now();
                     // One that hangs is cut off: it has no place among the numbers.
                     match tokio::time::timeout(HANGS, contender.cycle(&resource)).await {
                         Ok(true) => took.push(micros(begin.elapsed())),
-                        Ok(false) => tokio::task::yield_now().await,
-                        Err(_) => {}
+                        // A floor leaves its keys behind, and would be in its own way.
+                        Ok(false) | Err(_) => {
+                            failures += 1;
+                            resource = format!("{name}:{failures}");
+                        }
                     }
                 }
                 took

@@ -138,11 +138,11 @@ pub(crate) fn limit(plan: &Plan) -> Vec<Line> {
         let samples = plan.block_on(async {
             let servers = program.start(3);
             let ours = Contender::ours(Adapter::RedisRs, &servers);
-            ours.block(MANY, WARM_UP).await;
+            ours.block(OURS, MANY, WARM_UP).await;
             let mut samples = Samples::default();
             for _ in 0..plan.rounds {
                 let before = server_cpu(&servers[0]);
-                let block = ours.block(MANY, WARM_UP).await;
+                let block = ours.block(OURS, MANY, WARM_UP).await;
                 let server = (server_cpu(&servers[0]) - before) * 1e6 / block.cycles();
                 samples.add("server", server);
                 samples.add("server core", 1e6 / server);
@@ -179,8 +179,8 @@ pub(crate) fn faults(plan: &Plan) -> Vec<Line> {
             contenders.push((rslock, Contender::rslock(servers)));
         }
         // They connect while all is well.
-        for (_, contender) in &contenders {
-            contender.block(1, WARM_UP).await;
+        for (who, contender) in &contenders {
+            contender.block(who, 1, WARM_UP).await;
         }
         broken[0][2].kill();
         broken[1][2].pause();
@@ -252,15 +252,16 @@ fn of_two(plan: &Plan, program: &Program, nodes: usize, tasks: usize) -> Samples
 /// Lets them compete. A round is a few short blocks of each in turn, as a busy machine is not equally busy
 /// for long; another one begins each time.
 async fn rounds(plan: &Plan, contenders: &[(&str, Contender)], tasks: usize) -> Samples {
-    for (_, contender) in contenders {
-        contender.block(tasks, WARM_UP).await;
+    for (who, contender) in contenders {
+        contender.block(who, tasks, WARM_UP).await;
     }
     let mut samples = Samples::default();
     for round in 0..plan.rounds {
         let mut blocks: Vec<Block> = contenders.iter().map(|_| Block::default()).collect();
         for turn in 0..TURNS * contenders.len() {
             let place = (turn + round) % contenders.len();
-            blocks[place].add(contenders[place].1.block(tasks, BLOCK).await);
+            let (who, contender) = &contenders[place];
+            blocks[place].add(contender.block(who, tasks, BLOCK).await);
         }
         for ((who, _), block) in contenders.iter().zip(&mut blocks) {
             samples.add(key(who, "p50"), block.percentile(50.0));

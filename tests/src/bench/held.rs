@@ -167,15 +167,16 @@ impl Record {
         Self { start, ttl: many.ttl, last, intervals, extensions: AtomicUsize::new(0) }
     }
 
-    fn taken(&self, name: &str) -> Option<Duration> {
+    /// A lock of the run is taken or extended, so long after the start. Returns the time since the last time.
+    fn taken(&self, name: &str, now: Duration) -> Option<Duration> {
         let number: usize = name.strip_prefix("lock:")?.parse().ok()?;
-        let now = self.start.elapsed().as_micros() as u64;
+        let now = now.as_micros() as u64;
         let before = self.last.get(number)?.swap(now, Ordering::Relaxed);
         Some(Duration::from_micros(now.saturating_sub(before)))
     }
 
-    fn extended(&self, name: &str) {
-        let Some(interval) = self.taken(name) else { return };
+    fn extended(&self, name: &str, now: Duration) {
+        let Some(interval) = self.taken(name, now) else { return };
         let part = (interval.as_secs_f64() / self.ttl.as_secs_f64() * PARTS as f64) as usize;
         self.intervals[part.min(self.intervals.len() - 1)].fetch_add(1, Ordering::Relaxed);
         self.extensions.fetch_add(1, Ordering::Relaxed);
@@ -201,7 +202,7 @@ impl LockBackend for Recorded {
         };
         if let Some(record) = &self.record {
             for name in request.resources.iter() {
-                record.taken(name);
+                record.taken(name, record.start.elapsed());
             }
         }
         reply
@@ -213,7 +214,7 @@ impl LockBackend for Recorded {
             None => Ok(AcquireReply::Granted),
         };
         if let Some(record) = &self.record {
-            request.resources.iter().for_each(|name| record.extended(name));
+            request.resources.iter().for_each(|name| record.extended(name, record.start.elapsed()));
         }
         reply
     }
@@ -238,3 +239,24 @@ const LATEST_SHARE: f64 = 0.5;
 const PARTS: usize = 1000;
 const WARM_UP: usize = 1000;
 const AT_ONCE: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_are_counted_in_thousandths_of_the_ttl() {
+        let seconds = Duration::from_secs;
+        let record = Record::new(&Many { locks: 2, ttl: seconds(30), watch: seconds(30) });
+        record.taken("lock:000001", seconds(1));
+        record.extended("lock:000001", seconds(13));
+        record.extended("lock:000001", seconds(28));
+        record.extended("lock:000001", seconds(100));
+        record.extended("warm-up:000001", seconds(5));
+        record.extended("lock:000002", seconds(5));
+        let counted: Vec<usize> =
+            (0..).zip(record.counts()).filter(|(_, n)| *n > 0).map(|(at, _)| at).collect();
+        assert_eq!(counted, [400, 500, 2 * PARTS], "and what is longer than twice the TTL");
+        assert_eq!(record.extensions.load(Ordering::Relaxed), 3);
+    }
+}

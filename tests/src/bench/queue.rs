@@ -30,8 +30,8 @@ pub(crate) fn turns(plan: &Plan) -> Vec<Line> {
         for round in 0..plan.rounds {
             for place in 0..contenders.len() {
                 let (who, contender) = &contenders[(place + round) % contenders.len()];
-                let alone = race(contender, &format!("alone:{round}"), 1).await;
-                let race = race(contender, &format!("race:{round}"), TASKS).await;
+                let alone = race(contender, &format!("{who}, alone:{round}"), 1).await;
+                let race = race(contender, &format!("{who}, race:{round}"), TASKS).await;
                 samples.add(format!("{who}: alone"), alone.millis);
                 samples.add(format!("{who}: wall"), race.millis);
                 samples.add(format!("{who}: least"), race.least() as f64);

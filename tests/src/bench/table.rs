@@ -134,6 +134,17 @@ fn digits(number: f64) -> String {
     format!("{number:.decimals$}")
 }
 
+/// The results as JSON, with a line of text for each line.
+pub(crate) fn json(results: &Results) -> String {
+    let line = |line: &Line| serde_json::to_string(line).expect("numbers and text");
+    let row = |(name, lines): (&String, &Vec<Line>)| {
+        let lines: Vec<String> = lines.iter().map(line).collect();
+        format!("{name:?}: [\n{}\n]", lines.join(",\n"))
+    };
+    let rows: Vec<String> = results.iter().map(row).collect();
+    format!("{{\n{}\n}}\n", rows.join(",\n"))
+}
+
 /// A table of Markdown for each row of `order` that has lines.
 pub(crate) fn markdown(results: &Results, order: &[(&str, &str)]) -> String {
     let mut text = String::new();
@@ -259,7 +270,8 @@ mod tests {
     fn results_survive_json() {
         let results: Results =
             [("a".to_owned(), vec![line(&[1.5]).at_most(2.0).at("nodes", "ours", 3.0)])].into();
-        let json = serde_json::to_string(&results).unwrap();
+        let json = json(&results);
         assert_eq!(serde_json::from_str::<Results>(&json).unwrap(), results);
+        assert_eq!(json.lines().count(), 5, "{json}");
     }
 }
