@@ -4,6 +4,7 @@
 use std::any::TypeId;
 use std::{
     fmt,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -105,10 +106,13 @@ where
         &self,
         command: Command<'_>,
         resources: &Resources,
-        timeout: Timeout,
+        timeout: Duration,
+        caller_enforces_timeout: bool,
     ) -> Result<AcquireReply, BackendError> {
-        let request = self.within(timeout, async { self.send(command).await?.vote() });
-        self.count(request, resources, timeout.after).await
+        let limit = (!caller_enforces_timeout).then_some(timeout);
+        let asked = pin!(async { self.send(command).await?.vote() });
+        let request = pin!(self.within(limit, asked));
+        self.count(request, resources, timeout).await
     }
 
     /// Runs a request whose answer counts together with those of other nodes, so the server has to be known.
@@ -124,8 +128,7 @@ where
         let (start, patience) = (Instant::now(), ServerId::patience(timeout));
         let ask = || async move {
             let question = self.ask(Command::server_id(resources));
-            let timeout = Timeout { after: patience.saturating_sub(start.elapsed()), by_caller: false };
-            let answer = self.within(timeout, question).await?;
+            let answer = self.within(Some(patience.saturating_sub(start.elapsed())), question).await?;
             Ok(match without_attributes(&answer) {
                 Value::BulkString(id) => ServerId::of_answer(id),
                 _ => None,
@@ -134,25 +137,22 @@ where
         server.along_with(|| shared.made(), ask, request).await
     }
 
-    /// Runs a request until the timeout, or until something ends it from outside.
+    /// Runs a request for as long as its caller does, or until the limit. Requests are pinned where they are
+    /// made: each future that they move through would have room for them.
     async fn within<T>(
         &self,
-        timeout: Timeout,
+        limit: Option<Duration>,
         request: impl Future<Output = Result<T, BackendError>>,
     ) -> Result<T, BackendError> {
-        let outside = || BackendError::new(BackendErrorKind::Rejected, "called outside of a tokio runtime");
+        if !executor::is_there() {
+            let message = "called outside of a tokio runtime";
+            return Err(BackendError::new(BackendErrorKind::Rejected, message));
+        }
         // Unconstrained: a task that has used up its budget would find redis-rs' queue "full", and a later
         // request would overtake this one.
-        if timeout.by_caller {
-            return if executor::is_there() { unconstrained(request).await } else { Err(outside()) };
-        }
-        // Boxed, since it is seldom needed, and would take its room in each request.
-        let timed = Box::pin(async {
-            let runtime = executor::current().ok_or_else(outside)?;
-            let answered = executor::within(&*runtime, timeout.after, request).await;
-            answered.unwrap_or_else(|| Err(self.timed_out(timeout.after)))
-        });
-        unconstrained(timed).await
+        let request = unconstrained(request);
+        let (Some(limit), Some(runtime)) = (limit, executor::current()) else { return request.await };
+        executor::within(&*runtime, limit, request).await.unwrap_or_else(|| Err(self.timed_out(limit)))
     }
 
     /// Sends a command, once, and checks that the answer is one to it.
@@ -188,16 +188,6 @@ where
         }
         Reply::unexpected()
     }
-
-    /// A request that waited in vain for a connection fails with the reason: the pause before the next
-    /// attempt may be longer than the timeout.
-    fn timed_out(&self, timeout: Duration) -> BackendError {
-        let error = BackendError::timed_out(timeout);
-        match self.line.own().and_then(LazyConnection::failure) {
-            Some(failure) => error.with_source(failure),
-            None => error,
-        }
-    }
 }
 
 #[async_trait]
@@ -207,8 +197,8 @@ where
 {
     async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
         let Acquire { resources, timeout, caller_enforces_timeout, .. } = request;
-        let timeout = Timeout { after: timeout, by_caller: caller_enforces_timeout };
-        let asked = async {
+        let limit = (!caller_enforces_timeout).then_some(timeout);
+        let asked = pin!(async {
             match &self.line {
                 Line::Given(dialect) => dialect.acquire(request, || 0, |command| self.send(command)).await,
                 Line::Own(own) => {
@@ -217,17 +207,18 @@ where
                     dialect.acquire(request, || shared.made(), |command| self.send(command)).await
                 }
             }
-        };
-        self.count(self.within(timeout, asked), resources, timeout.after).await
+        });
+        let request = pin!(self.within(limit, asked));
+        self.count(request, resources, timeout).await
     }
 
     async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
-        let timeout = Timeout { after: request.timeout, by_caller: request.caller_enforces_timeout };
-        self.ask_for_vote(Command::extend(&request), request.resources, timeout).await
+        let Extend { resources, timeout, caller_enforces_timeout, .. } = request;
+        self.ask_for_vote(Command::extend(&request), resources, timeout, caller_enforces_timeout).await
     }
 
     async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
-        let asked = async {
+        let asked = pin!(async {
             match &self.line {
                 Line::Given(dialect) => dialect.release(request, || 0, |command| self.send(command)).await,
                 Line::Own(own) => {
@@ -236,24 +227,23 @@ where
                     dialect.release(request, || shared.made(), |command| self.send(command)).await
                 }
             }
-        };
-        let timeout = Timeout { after: request.timeout, by_caller: request.caller_enforces_timeout };
-        self.within(timeout, asked).await
+        });
+        let limit = (!request.caller_enforces_timeout).then_some(request.timeout);
+        self.within(limit, asked).await
     }
 
     async fn replace(&self, request: Replace<'_>) -> Result<AcquireReply, BackendError> {
-        let timeout = Timeout { after: request.timeout, by_caller: request.caller_enforces_timeout };
-        self.ask_for_vote(Command::replace(&request), request.resources, timeout).await
+        let Replace { resources, timeout, caller_enforces_timeout, .. } = request;
+        self.ask_for_vote(Command::replace(&request), resources, timeout, caller_enforces_timeout).await
     }
 
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
         let Inspect { resources, timeout, .. } = request;
-        let own = Timeout { after: timeout, by_caller: false };
         let looking = async {
             let answer = self.ask(Command::inspect(&request)).await?;
             key_states(without_attributes(&answer), resources).ok_or_else(|| self.unexpected())
         };
-        self.count(self.within(own, looking), resources, timeout).await
+        self.count(self.within(Some(timeout), looking), resources, timeout).await
     }
 
     /// Rejected over a connection that is not of this crate, and to a Cluster.
@@ -265,8 +255,14 @@ where
         watcher.watch(&runtime, request).await
     }
 
+    /// A request that waited in vain for a connection fails with the reason: the pause before the next
+    /// attempt may be longer than the timeout.
     fn timed_out(&self, timeout: Duration) -> BackendError {
-        self.timed_out(timeout)
+        let error = BackendError::timed_out(timeout);
+        match self.line.own().and_then(LazyConnection::failure) {
+            Some(failure) => error.with_source(failure),
+            None => error,
+        }
     }
 
     fn name(&self) -> Option<&str> {
@@ -277,14 +273,6 @@ where
     fn server_id(&self) -> Option<Arc<str>> {
         self.line.own()?.shared().server()?.get()
     }
-}
-
-/// When a request ends.
-#[derive(Clone, Copy)]
-struct Timeout {
-    after: Duration,
-    /// Whether the caller drops it then.
-    by_caller: bool,
 }
 
 impl Line {
