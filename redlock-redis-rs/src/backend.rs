@@ -4,6 +4,7 @@
 use std::any::TypeId;
 use std::{
     fmt,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -106,8 +107,11 @@ where
         command: Command<'_>,
         resources: &Resources,
         timeout: Duration,
+        caller_enforces_timeout: bool,
     ) -> Result<AcquireReply, BackendError> {
-        let request = self.within(timeout, async { self.send(command).await?.vote() });
+        let limit = (!caller_enforces_timeout).then_some(timeout);
+        let asked = pin!(async { self.send(command).await?.vote() });
+        let request = pin!(self.within(limit, asked));
         self.count(request, resources, timeout).await
     }
 
@@ -124,7 +128,7 @@ where
         let (start, patience) = (Instant::now(), ServerId::patience(timeout));
         let ask = || async move {
             let question = self.ask(Command::server_id(resources));
-            let answer = self.within(patience.saturating_sub(start.elapsed()), question).await?;
+            let answer = self.within(Some(patience.saturating_sub(start.elapsed())), question).await?;
             Ok(match without_attributes(&answer) {
                 Value::BulkString(id) => ServerId::of_answer(id),
                 _ => None,
@@ -133,21 +137,22 @@ where
         server.along_with(|| shared.made(), ask, request).await
     }
 
-    /// Runs a request until the timeout, or until something ends it from outside.
+    /// Runs a request for as long as its caller does, or until the limit. Requests are pinned where they are
+    /// made: each future that they move through would have room for them.
     async fn within<T>(
         &self,
-        timeout: Duration,
+        limit: Option<Duration>,
         request: impl Future<Output = Result<T, BackendError>>,
     ) -> Result<T, BackendError> {
-        let runtime = executor::current().ok_or_else(|| {
-            BackendError::new(BackendErrorKind::Rejected, "called outside of a tokio runtime")
-        })?;
+        if !executor::is_there() {
+            let message = "called outside of a tokio runtime";
+            return Err(BackendError::new(BackendErrorKind::Rejected, message));
+        }
         // Unconstrained: a task that has used up its budget would find redis-rs' queue "full", and a later
         // request would overtake this one.
-        match unconstrained(executor::within(&*runtime, timeout, request)).await {
-            Some(result) => result,
-            None => Err(self.timed_out(timeout)),
-        }
+        let request = unconstrained(request);
+        let (Some(limit), Some(runtime)) = (limit, executor::current()) else { return request.await };
+        executor::within(&*runtime, limit, request).await.unwrap_or_else(|| Err(self.timed_out(limit)))
     }
 
     /// Sends a command, once, and checks that the answer is one to it.
@@ -180,16 +185,6 @@ where
         }
         Reply::unexpected()
     }
-
-    /// A request that waited in vain for a connection fails with the reason: the pause before the next
-    /// attempt may be longer than the timeout.
-    fn timed_out(&self, timeout: Duration) -> BackendError {
-        let error = BackendError::timed_out(timeout);
-        match self.line.own().and_then(LazyConnection::failure) {
-            Some(failure) => error.with_source(failure),
-            None => error,
-        }
-    }
 }
 
 #[async_trait]
@@ -198,8 +193,9 @@ where
     C: ConnectionLike + Clone + Send + Sync + 'static,
 {
     async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
-        let Acquire { resources, timeout, .. } = request;
-        let asked = async {
+        let Acquire { resources, timeout, caller_enforces_timeout, .. } = request;
+        let limit = (!caller_enforces_timeout).then_some(timeout);
+        let asked = pin!(async {
             match &self.line {
                 Line::Given(dialect) => dialect.acquire(request, || 0, |command| self.send(command)).await,
                 Line::Own(own) => {
@@ -208,16 +204,18 @@ where
                     dialect.acquire(request, || shared.made(), |command| self.send(command)).await
                 }
             }
-        };
-        self.count(self.within(timeout, asked), resources, timeout).await
+        });
+        let request = pin!(self.within(limit, asked));
+        self.count(request, resources, timeout).await
     }
 
     async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
-        self.ask_for_vote(Command::extend(&request), request.resources, request.timeout).await
+        let Extend { resources, timeout, caller_enforces_timeout, .. } = request;
+        self.ask_for_vote(Command::extend(&request), resources, timeout, caller_enforces_timeout).await
     }
 
     async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
-        let asked = async {
+        let asked = pin!(async {
             match &self.line {
                 Line::Given(dialect) => dialect.release(request, || 0, |command| self.send(command)).await,
                 Line::Own(own) => {
@@ -226,12 +224,14 @@ where
                     dialect.release(request, || shared.made(), |command| self.send(command)).await
                 }
             }
-        };
-        self.within(request.timeout, asked).await
+        });
+        let limit = (!request.caller_enforces_timeout).then_some(request.timeout);
+        self.within(limit, asked).await
     }
 
     async fn replace(&self, request: Replace<'_>) -> Result<AcquireReply, BackendError> {
-        self.ask_for_vote(Command::replace(&request), request.resources, request.timeout).await
+        let Replace { resources, timeout, caller_enforces_timeout, .. } = request;
+        self.ask_for_vote(Command::replace(&request), resources, timeout, caller_enforces_timeout).await
     }
 
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
@@ -240,7 +240,7 @@ where
             let answer = self.ask(Command::inspect(&request)).await?;
             key_states(without_attributes(&answer), resources).ok_or_else(|| self.unexpected())
         };
-        self.count(self.within(timeout, looking), resources, timeout).await
+        self.count(self.within(Some(timeout), looking), resources, timeout).await
     }
 
     /// Rejected over a connection that is not of this crate, and to a Cluster.
@@ -250,6 +250,16 @@ where
         let watcher = watcher.ok_or_else(|| cannot("this connection cannot watch keys"))?;
         let runtime = executor::current().ok_or_else(|| cannot("called outside of a tokio runtime"))?;
         watcher.watch(&runtime, request).await
+    }
+
+    /// A request that waited in vain for a connection fails with the reason: the pause before the next
+    /// attempt may be longer than the timeout.
+    fn timed_out(&self, timeout: Duration) -> BackendError {
+        let error = BackendError::timed_out(timeout);
+        match self.line.own().and_then(LazyConnection::failure) {
+            Some(failure) => error.with_source(failure),
+            None => error,
+        }
     }
 
     fn name(&self) -> Option<&str> {

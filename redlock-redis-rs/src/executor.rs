@@ -27,6 +27,15 @@ pub(crate) fn current() -> Option<Arc<dyn Runtime>> {
     elsewhere
 }
 
+/// Whether the caller has one.
+pub(crate) fn is_there() -> bool {
+    #[cfg(feature = "tokio")]
+    let is_there = Handle::try_current().is_ok() || cfg!(feature = "smol");
+    #[cfg(not(feature = "tokio"))]
+    let is_there = true;
+    is_there
+}
+
 /// One of tokio's runtimes. Unlike with [`TokioRuntime`], its tasks end with it, as the sockets of their
 /// connections do.
 #[cfg(feature = "tokio")]

@@ -81,7 +81,7 @@ enum Step {
 impl Watcher {
     /// Makes its connections with `connect`, which logs in, turns tracking on, and passes on what the server
     /// reports. An error of the kind [`BackendErrorKind::Rejected`] says that the server does not let this
-    /// client watch. `connect` may take a second.
+    /// client watch. It has two seconds.
     pub fn new(connect: impl Fn(Reports) -> Connecting + Send + Sync + 'static) -> Self {
         Self::with(Box::new(connect), None)
     }

@@ -3,11 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use redlock_core::{BackendErrorKind, LockBackend, Redlock, Resources, Watch};
-use redlock_redis_rs::redis::Value;
+use redlock_redis_rs::{
+    RedisBackend,
+    redis::{Value, sentinel::SentinelNodeConnectionInfo},
+};
 use redlock_tests::{
     adapter::Adapter::{self, Fred, RedisRs},
     fake::{Fake, Reply},
     proxy::Proxy,
+    sentinel,
     server::{Server, eventually, manager},
 };
 use rstest::rstest;
@@ -306,4 +310,18 @@ async fn without_the_permission_to_watch_the_delay_serves(#[values(RedisRs, Fred
     let lock = redlock.lock("a", TTL).retry_forever().retry_delay(Duration::from_millis(100)).await.unwrap();
     assert!(lock.attempts() > 1);
     lock.unlock().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_master_that_a_sentinel_names_is_watched() {
+    let group = sentinel::Watched::start(&[]);
+    let node = RedisBackend::open_sentinel(
+        [group.sentinel.url()],
+        sentinel::MASTER,
+        SentinelNodeConnectionInfo::default(),
+    );
+    let node: Arc<dyn LockBackend> = Arc::new(node.unwrap());
+    let watching = begun(&node, &group.servers[0]).await;
+    group.servers[0].command::<()>(&["DEL", "a"]);
+    assert_eq!(watching.await.unwrap(), Ok(()));
 }

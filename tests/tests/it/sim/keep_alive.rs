@@ -204,6 +204,21 @@ fn one_task_with_one_timer_extends_all_locks_and_ends_with_the_last() {
 }
 
 #[test]
+fn locks_that_lapse_together_are_lost_together_and_nothing_is_left_to_do() {
+    let harness = Harness::new(3);
+    harness.run(async {
+        let held = hold(&harness.redlock(), 1_000, s(10)).await;
+        let before = harness.requests();
+        // As when a machine is suspended.
+        harness.runtime.stall(s(60));
+        harness.sleep(1).await;
+        assert!(!held.iter().any(KeepAlive::is_valid));
+        harness.assert_at_rest();
+        assert_eq!(harness.requests(), before, "nothing is sent for a lock that has lapsed");
+    });
+}
+
+#[test]
 fn a_lock_with_a_short_ttl_is_extended_beside_one_with_a_long_ttl() {
     let harness = Harness::new(3);
     harness.run(async {

@@ -1,8 +1,18 @@
 //! Bounds on arguments, on memory, and on the rate of requests.
 
-use std::time::Duration;
+use std::{
+    future::pending,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
-use redlock_core::{BackendErrorKind, ConfigError, Error, InvalidRequest, MAX_TTL, MemoryBackend, Redlock};
+use redlock_core::{
+    Acquire, AcquireReply, BackendError, BackendErrorKind, ConfigError, Error, Extend, InvalidRequest,
+    LockBackend, MAX_TTL, MemoryBackend, Redlock, Release, ReleaseReply, Runtime, async_trait,
+};
 use redlock_tests::harness::{Harness, ms, s};
 
 #[test]
@@ -137,4 +147,56 @@ fn a_long_ttl_makes_neither_long_hangs_nor_many_tasks() {
         assert!(matches!(error, Err(Error::NoQuorum(_))));
         assert!(took < s(12), "{took:?}");
     });
+}
+
+#[test]
+fn one_timer_cuts_off_all_requests_of_a_round_and_the_backend_says_why() {
+    let harness = Harness::new(3);
+    harness.run(async {
+        let enforced = Arc::new(AtomicUsize::new(0));
+        let redlock = harness.redlock_over(|_| Hanging { enforced: enforced.clone() });
+        let request = redlock.try_lock("x", s(10)).into_future();
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        harness.runtime.spawn(Box::pin(async move { drop(sender.send(request.await)) }));
+        harness.sleep(499).await;
+        assert_eq!((harness.runtime.timers(), enforced.load(Ordering::Relaxed)), (1, 3));
+        let (result, took) = harness.timed(receiver).await;
+        let error = result.unwrap().unwrap_err();
+        assert_eq!(took, ms(1), "{error}");
+        for reply in &error.report().unwrap().replies {
+            assert_eq!(reply.to_string(), format!("node {}: indeterminate: no connection yet", reply.node));
+        }
+    });
+}
+
+/// A node whose requests never end. It counts those that the caller is to cut off.
+#[derive(Debug)]
+struct Hanging {
+    enforced: Arc<AtomicUsize>,
+}
+
+impl Hanging {
+    async fn hang<T>(&self, enforced: bool) -> T {
+        self.enforced.fetch_add(usize::from(enforced), Ordering::Relaxed);
+        pending().await
+    }
+}
+
+#[async_trait]
+impl LockBackend for Hanging {
+    async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
+        self.hang(request.caller_enforces_timeout).await
+    }
+
+    async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
+        self.hang(request.caller_enforces_timeout).await
+    }
+
+    async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
+        self.hang(request.caller_enforces_timeout).await
+    }
+
+    fn timed_out(&self, _: Duration) -> BackendError {
+        BackendError::new(BackendErrorKind::Indeterminate, "no connection yet")
+    }
 }
