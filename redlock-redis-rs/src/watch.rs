@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use redis::{
-    Cmd, ErrorKind, PushInfo, PushKind, RedisError, Value,
+    Cmd, PushInfo, PushKind, RedisError, Value,
     aio::{ConnectionLike, MultiplexedConnection},
     cmd,
 };
@@ -69,14 +69,7 @@ fn not_connected(error: RedisError) -> BackendError {
         return BackendError::new(BackendErrorKind::Rejected, "the connection for watching was closed")
             .with_source(error);
     }
-    let error = refusal(error);
-    let is_refusal = error.kind() == ErrorKind::Client;
-    let error = classify(error);
-    if is_refusal && error.kind() == BackendErrorKind::Indeterminate {
-        // Nothing was asked for that could have been executed.
-        return BackendError::new(BackendErrorKind::Rejected, error.message());
-    }
-    error
+    classify(refusal(error))
 }
 
 fn is_free(answer: &Value) -> Result<bool, BackendError> {
@@ -150,7 +143,7 @@ mod tests {
         for (line, expected) in [
             ("-ERR unknown command 'HELLO'\r\n", BackendErrorKind::Rejected),
             ("-NOPERM no permissions\r\n", BackendErrorKind::Rejected),
-            ("-NEWCODE what is this\r\n", BackendErrorKind::Rejected),
+            ("-NEWCODE what is this\r\n", BackendErrorKind::Transient),
             ("-LOADING Redis is loading\r\n", BackendErrorKind::Transient),
         ] {
             let error = parsed(line).extract_error().expect_err("an error");
