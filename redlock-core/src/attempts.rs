@@ -116,9 +116,9 @@ pub(crate) async fn acquire(
     }
 }
 
-/// Waits until the next round: until `due`, the end of the delay, if it is this call's turn, unless it is `woken`
-/// before, else for the turn. Who is not at its turn when no delay is left makes a last round all the same: the
-/// nodes know best, and nobody waits longer than without a queue. Returns whether it was woken.
+/// Waits until the next round: until `due`, the end of the delay, if it is this call's turn, unless it is
+/// `woken` before, else for the turn. Who is not at its turn when no delay is left makes a last round all the
+/// same: the nodes know best, and nobody waits longer than without a queue. Returns whether it was woken.
 async fn until_next(
     nodes: &Nodes,
     ticket: &Ticket,
@@ -180,8 +180,8 @@ fn delay(nodes: &Nodes, patience: &mut Patience, now: Instant) -> Option<Instant
     patience.delay(now, |width| nodes.with_entropy(|rng| rng.random_range(0..=width)))
 }
 
-/// How long a process waits that has handed a lock over to itself, and so had it for long: about a sixteenth of
-/// that time. This is the chance of clients that only poll, and it is what the pauses cost.
+/// How long a process waits that has handed a lock over to itself, and so had it for long: about a sixteenth
+/// of that time. This is the chance of clients that only poll, and it is what the pauses cost.
 fn pause(had: Duration, draw: impl FnOnce(u64) -> u64) -> Duration {
     let share = (had / 16).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
     share / 2 + Duration::from_nanos(draw(u64::try_from(share.as_nanos()).unwrap_or(u64::MAX)))

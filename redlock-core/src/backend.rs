@@ -44,14 +44,14 @@ pub use self::requests::{Acquire, Extend, Release, Replace};
 ///    may be behind it.)
 /// 7. **Bounded by the timeout.** The client library gets the `timeout`, which includes connecting. It waits
 ///    for a reply until then, and sends nothing later. Dropping the future also ends a request, but not every
-///    client stops for it. Where `caller_enforces_timeout` is set, the caller drops the future at the timeout:
-///    a backend whose requests end when they are dropped needs no timer of its own then.
+///    client stops for it. Where `caller_enforces_timeout` is set, the caller drops the future at the
+///    timeout: a backend whose requests end when they are dropped needs no timer of its own then.
 /// 8. **Classified errors.** The [`BackendErrorKind`] of an error states what is known about the request.
 /// 9. **One identity.** After a grant, a server has the same [`server_id`](Self::server_id) over every
 ///    connection, and no two servers share one. A backend that does not know it always returns `None`.
-/// 10. **A watch waits, and misses nothing.** A [`watch`](Self::watch) completes when its keys are free, or have
-///     become free since its first poll and stay so, whoever removed them and whether they expired. It does
-///     not complete again and again while they are held.
+/// 10. **A watch waits, and misses nothing.** A [`watch`](Self::watch) completes when its keys are free, or
+///     have become free since its first poll and stay so, whoever removed them and whether they expired. It
+///     does not complete again and again while they are held.
 ///
 /// A request that panics counts as [`BackendErrorKind::Indeterminate`], and is not polled again.
 ///

@@ -1,6 +1,6 @@
 //! A held lock: until when it is valid, how it ends, and a view of it for the code that it guards.
 
-// Tests: below for an extension that comes too late; tests/tests/it/sim/extending.rs, sim/keep_alive.rs, sim/using.rs.
+// Tests: below for late extensions; tests/tests/it/sim/extending.rs, sim/keep_alive.rs, sim/using.rs.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},

@@ -130,8 +130,8 @@ impl Default for UsualRivals {
 
 const SCALE: u32 = 16;
 /// How many trips the window has for each rival. Two clients try together when they pick moments within one
-/// trip; a longer window costs time. In the simulation 16 clients need 2.3 rounds for each success with 4, and 3.4
-/// with 1.
+/// trip; a longer window costs time. In the simulation 16 clients need 2.3 rounds for each success with 4,
+/// and 3.4 with 1.
 const SPREAD: u32 = 4;
 /// So many rivals at most count.
 const MOST: u32 = 64;

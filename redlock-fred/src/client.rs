@@ -78,8 +78,8 @@ pub(crate) fn command(
     }
 }
 
-/// Polls a [`command`] once, now, so that its place in the queue is taken when this returns. Must be called on
-/// a tokio runtime.
+/// Polls a [`command`] once, now, so that its place in the queue is taken when this returns. Must be called
+/// on a tokio runtime.
 pub(crate) fn start(command: impl Future<Output = FredResult<Value>> + Send + 'static) -> Sent {
     let mut command = Box::pin(command);
     match command.as_mut().poll(&mut Context::from_waker(Waker::noop())) {

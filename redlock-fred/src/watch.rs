@@ -149,8 +149,8 @@ fn is_free(answer: FredResult<Value>) -> Result<bool, BackendError> {
     }
 }
 
-/// Why there is no connection for watching. A server, or a proxy before it, that accepts a connection and closes
-/// it at the first command has refused that.
+/// Why there is no connection for watching. A server, or a proxy before it, that accepts a connection and
+/// closes it at the first command has refused that.
 fn not_connected(error: Error) -> BackendError {
     let is_unreachable = matches!(error.kind(), ErrorKind::Timeout)
         || matches!(error.kind(), ErrorKind::IO) && error.details().contains("efused");

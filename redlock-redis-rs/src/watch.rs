@@ -62,8 +62,8 @@ async fn turn_on(mut connection: MultiplexedConnection) -> Result<MultiplexedCon
     }
 }
 
-/// Why there is no connection for watching. A server, or a proxy before it, that accepts a connection and closes
-/// it at the first command has refused that.
+/// Why there is no connection for watching. A server, or a proxy before it, that accepts a connection and
+/// closes it at the first command has refused that.
 fn not_connected(error: RedisError) -> BackendError {
     if error.is_connection_dropped() && !error.is_connection_refusal() {
         return BackendError::new(BackendErrorKind::Rejected, "the connection for watching was closed")

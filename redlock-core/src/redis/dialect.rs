@@ -1,6 +1,6 @@
 //! Which commands a server has for a request, learnt from the requests themselves.
 
-// Tests: below; dialect/reading.rs; tests/tests/it/connections/dialect.rs, servers/acl.rs.
+// Tests: redis/dialect/tests.rs, redis/dialect/reading.rs; tests/tests/it/servers/acl.rs.
 
 mod reading;
 
@@ -16,9 +16,9 @@ use crate::{
     resources::Resources,
 };
 
-/// The forms in which a node acquires and releases one resource. A native command takes the server a quarter
-/// to a half of the time of a script: `SET` with `NX`, `GET` and `PX` (Redis from 7.0, Valkey), and `DELIFEQ`
-/// (Valkey from 9.0) or `DELEX` (Redis from 8.4, Valkey from 9.2). Several resources are always a script.
+/// The forms in which a node acquires and releases one resource. A native command takes the server less time
+/// than a script: `SET` with `NX`, `GET` and `PX` (Redis from 7.0, Valkey), and `DELIFEQ` (Valkey from 9.0)
+/// or `DELEX` (Redis from 8.4, Valkey from 9.2). Several resources are always a script.
 ///
 /// A backend keeps one for each node. What it knows holds for one connection, since another may lead to
 /// another server: the first acquire and the first release over a connection are scripts that also tell what
@@ -85,9 +85,9 @@ impl Dialect {
     ///
     /// # Errors
     ///
-    /// Those of `send`; [`Indeterminate`](crate::BackendErrorKind::Indeterminate) for a reply that is none to the
-    /// command; and [`Rejected`](crate::BackendErrorKind::Rejected), with the server's words, when the user may use
-    /// none of the forms.
+    /// Those of `send`; [`Indeterminate`](crate::BackendErrorKind::Indeterminate) for a reply that is none to
+    /// the command; and [`Rejected`](crate::BackendErrorKind::Rejected), with the server's words, when the
+    /// user may use none of the forms.
     pub async fn acquire<'a, F>(
         &self,
         request: Acquire<'a>,

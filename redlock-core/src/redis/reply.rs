@@ -1,6 +1,6 @@
 //! What the replies to commands mean.
 
-// Tests: below; dialect/reading.rs.
+// Tests: below; redis/dialect/reading.rs.
 
 use std::{fmt, time::Duration};
 

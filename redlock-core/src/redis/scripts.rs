@@ -3,7 +3,7 @@
 //! They are sent whole, by `EVAL`. `EVALSHA` would save the server the hash of a text this short, but needs
 //! state there, which a restart, a failover or `SCRIPT FLUSH` could take away from a release.
 
-// Tests: tests/tests/it/servers/conformance.rs, on real servers; command.rs.
+// Tests: tests/tests/it/servers/conformance.rs, on real servers; redis/command.rs.
 
 /// KEYS: the resources. ARGV: token, TTL in ms.
 ///
@@ -25,8 +25,8 @@ if v then return v==ARGV[1] and 1 or 0 end \
 redis.call('SET',KEYS[1],ARGV[1],'PX',ARGV[2]) \
 return 1";
 
-/// As [`ACQUIRE_ONE`]. The reply is 2 more where `SET` with `NX`, `GET` and `PX` does the same. The second one
-/// shows it: on a server that has this form, it returns what the key holds.
+/// As [`ACQUIRE_ONE`]. The reply is 2 more where `SET` with `NX`, `GET` and `PX` does the same. The second
+/// one shows it: on a server that has this form, it returns what the key holds.
 pub(super) const ACQUIRE_AND_TELL: &str = "\
 local function set() return redis.pcall('SET',KEYS[1],ARGV[1],'NX','GET','PX',ARGV[2]) end \
 set() local r=set() \

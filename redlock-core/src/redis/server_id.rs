@@ -44,8 +44,8 @@ impl ServerId {
         self.known().id.clone()
     }
 
-    /// The identity in a reply to [`Command::server_id`](super::Command::server_id); `None` if that is no `run_id`,
-    /// such as the zeros of some services.
+    /// The identity in a reply to [`Command::server_id`](super::Command::server_id); `None` if that is no
+    /// `run_id`, such as the zeros of some services.
     #[must_use]
     pub fn of_answer(text: &[u8]) -> Option<Arc<str>> {
         let text = std::str::from_utf8(text).ok()?;
@@ -66,9 +66,9 @@ impl ServerId {
     /// meanwhile.
     ///
     /// `connection` is the number of connections that have been made. `ask` runs
-    /// [`Command::server_id`](super::Command::server_id), and ends within the [`patience`](Self::patience) that the
-    /// request has for it. A server that does not reveal it keeps its vote, and is not asked again over this
-    /// connection.
+    /// [`Command::server_id`](super::Command::server_id), and ends within the [`patience`](Self::patience)
+    /// that the request has for it. A server that does not reveal it keeps its vote, and is not asked again
+    /// over this connection.
     ///
     /// # Errors
     ///

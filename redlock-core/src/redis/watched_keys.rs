@@ -1,5 +1,5 @@
-//! Which keys the watches of one connection wait for, which of them to read, and who is woken. There is no clock
-//! and no async.
+//! Which keys the watches of one connection wait for, which of them to read, and who is woken. There is no
+//! clock and no async.
 
 // Tests: below.
 

@@ -26,9 +26,9 @@ use crate::{
 /// server with RESP3 and client-side caching (Redis from 6.0, Valkey).
 ///
 /// The first watch makes the connection, with `HELLO 3` and `CLIENT TRACKING ON`. A watched key is read with
-/// `GET`. The server remembers that, and reports the next change of the key: its removal, its expiry, but also
-/// its extension, so the key is read again. All watches share the connection and the readings. It is closed 10
-/// seconds after the last watch.
+/// `GET`. The server remembers that, and reports the next change of the key: its removal, its expiry, but
+/// also its extension, so the key is read again. All watches share the connection and the readings. It is
+/// closed 10 seconds after the last watch.
 ///
 /// When the server refuses such a connection, watches are rejected for 30 seconds before it is asked again;
 /// when it cannot be reached, connections are made at the rate of [`Reconnect`].

@@ -171,9 +171,9 @@ fn has(removal: Removal) -> Lesson<Removal> {
     Lesson::Has(Form::Native(removal))
 }
 
-/// Whether the server refuses a command as such: it does not know it, or not in this form, or the user may not
-/// call it. Nothing was executed then. The user may also have no permission for a key, for a command inside of
-/// a script, or for one that sets up the connection.
+/// Whether the server refuses a command as such: it does not know it, or not in this form, or the user may
+/// not call it. Nothing was executed then. The user may also have no permission for a key, for a command
+/// inside of a script, or for one that sets up the connection.
 pub(super) fn is_denied(name: &str, error: &BackendError) -> bool {
     let text = error.message().to_ascii_lowercase();
     let no_permission =

@@ -37,7 +37,8 @@ fn begin(node: &Arc<dyn LockBackend>, name: &'static str) -> JoinHandle<Watched>
     tokio::spawn(async move { watch(&*node, name).await })
 }
 
-/// Begins a watch of the key "a", which another client holds, and returns when the server has been asked for it.
+/// Begins a watch of the key "a", which another client holds, and returns when the server has been asked for
+/// it.
 async fn begun(node: &Arc<dyn LockBackend>, server: &Server) -> JoinHandle<Watched> {
     server.command::<()>(&["SET", "a", "theirs", "PX", "600000"]);
     let before = server.calls("get");

@@ -172,8 +172,8 @@ impl LockBackend for Reporting {
     }
 }
 
-/// With such reports: how long a waiter took for a lock that was held for 1 s more, its attempts, and how often
-/// a node was asked to watch.
+/// With such reports: how long a waiter took for a lock that was held for 1 s more, its attempts, and how
+/// often a node was asked to watch.
 fn with_reports(reports: Reports) -> (Duration, u32, usize) {
     let harness = Harness::new(3);
     slow_down(&harness, ms(1));
@@ -209,8 +209,8 @@ fn reports_that_are_wrong_again_and_again_cost_a_bounded_number_of_rounds() {
     assert!(attempts < 60, "{attempts} in a second");
 }
 
-/// How many rounds `clients` of one resource need for each success, and in what time, on average, they pass it
-/// on. Each is a process of its own.
+/// How many rounds `clients` of one resource need for each success, and in what time, on average, they pass
+/// it on. Each is a process of its own.
 fn contention(seed: u64, clients: usize, hold: Duration, one_way: Duration) -> (f64, Duration) {
     let harness = Harness::seeded(seed, 3);
     slow_down(&harness, one_way);
