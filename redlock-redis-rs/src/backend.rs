@@ -1,8 +1,7 @@
 //! The backend: one request, one command.
 
-#[cfg(feature = "cluster")]
-use std::any::TypeId;
 use std::{
+    any::TypeId,
     fmt,
     pin::pin,
     sync::Arc,
@@ -89,7 +88,7 @@ where
     /// If it does send one twice, the node still never takes its own key for another client's, and no key
     /// lives longer; but an acquire that is resent after its release leaves its key for a whole TTL.
     pub fn new(connection: C) -> Self {
-        let dialect = if is_cluster::<C>() { Dialect::scripts() } else { Dialect::new() };
+        let dialect = if is_cluster(TypeId::of::<C>()) { Dialect::scripts() } else { Dialect::new() };
         Self { connection, name: None, line: Line::Given(Arc::new(dialect)) }
     }
 
@@ -290,13 +289,15 @@ impl<C> fmt::Debug for RedisBackend<C> {
     }
 }
 
-/// Whether commands may go to servers that differ.
-fn is_cluster<C: 'static>() -> bool {
-    #[cfg(feature = "cluster")]
-    let is_cluster = TypeId::of::<C>() == TypeId::of::<ClusterConnection>();
-    #[cfg(not(feature = "cluster"))]
-    let is_cluster = false;
-    is_cluster
+/// Whether commands over a connection of this type may go to servers that differ.
+#[cfg(feature = "cluster")]
+fn is_cluster(connection: TypeId) -> bool {
+    connection == TypeId::of::<ClusterConnection>()
+}
+
+#[cfg(not(feature = "cluster"))]
+fn is_cluster(_: TypeId) -> bool {
+    false
 }
 
 #[cfg(all(test, feature = "tokio"))]
