@@ -11,7 +11,8 @@ use std::{
 
 use redlock_redis_rs::{
     Acquire, AcquireReply, BackendError, BoxFuture, Extend, Inspect, KeyState, LockBackend, NodeOutcome,
-    NodeReply, RedisBackend, Redlock, Release, ReleaseReply, Runtime, Token, TokioRuntime, async_trait,
+    NodeReply, RedisBackend, Redlock, Release, ReleaseReply, Runtime, Token, TokioRuntime, Watch,
+    async_trait,
 };
 use tokio::time::{sleep, timeout};
 
@@ -202,7 +203,7 @@ impl MonitoredNode {
         outcome: impl FnOnce(&T) -> NodeOutcome,
     ) -> Result<T, BackendError> {
         let start = Instant::now();
-        let pending = PendingRequest::new(&self.monitor, self.position, verb, start);
+        let pending = PendingRequest::new(self, verb, start);
         let answer = request.await.map_err(|error| error.redact(token));
         let outcome = answer.as_ref().map_or_else(|error| NodeOutcome::Failed(error.clone()), outcome);
         pending.answered(&outcome);
@@ -232,6 +233,14 @@ impl LockBackend for MonitoredNode {
         self.node.inspect(request).await
     }
 
+    async fn watch(&self, request: Watch<'_>) -> Result<(), BackendError> {
+        self.node.watch(request).await
+    }
+
+    fn timed_out(&self, timeout: Duration) -> BackendError {
+        self.node.timed_out(timeout)
+    }
+
     fn name(&self) -> Option<&str> {
         self.node.name()
     }
@@ -243,22 +252,21 @@ impl LockBackend for MonitoredNode {
 
 /// A request under way. When it is dropped without an answer, it has timed out.
 struct PendingRequest<'a> {
-    monitor: &'a NodeMonitor,
-    node: usize,
+    node: &'a MonitoredNode,
     verb: &'a str,
     start: Instant,
     answered: bool,
 }
 
 impl<'a> PendingRequest<'a> {
-    fn new(monitor: &'a NodeMonitor, node: usize, verb: &'a str, start: Instant) -> Self {
-        monitor.under_way.fetch_add(1, Ordering::SeqCst);
-        Self { monitor, node, verb, start, answered: false }
+    fn new(node: &'a MonitoredNode, verb: &'a str, start: Instant) -> Self {
+        node.monitor.under_way.fetch_add(1, Ordering::SeqCst);
+        Self { node, verb, start, answered: false }
     }
 
     fn answered(mut self, answer: &NodeOutcome) {
         self.answered = true;
-        self.monitor.answered(self.node, self.verb, self.start.elapsed(), answer);
+        self.node.monitor.answered(self.node.position, self.verb, self.start.elapsed(), answer);
     }
 }
 
@@ -266,10 +274,10 @@ impl Drop for PendingRequest<'_> {
     fn drop(&mut self) {
         if !self.answered {
             let took = self.start.elapsed();
-            let answer = NodeOutcome::Failed(BackendError::timed_out(took));
-            self.monitor.answered(self.node, self.verb, took, &answer);
+            let answer = NodeOutcome::Failed(self.node.timed_out(took));
+            self.node.monitor.answered(self.node.position, self.verb, took, &answer);
         }
-        self.monitor.under_way.fetch_sub(1, Ordering::SeqCst);
+        self.node.monitor.under_way.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -145,6 +145,16 @@ fn an_unbounded_wait_lasts_until_the_lock_is_free() {
 }
 
 #[test]
+fn a_wait_ends_when_the_nodes_report_that_the_lock_is_free() {
+    let servers = Server::start_some(3);
+    for server in &servers {
+        server.command::<()>(&["SET", "x", OTHER, "PX", "1500"]);
+    }
+    let ended = CommandLine::new(&servers, "run --retry-delay 1h x").script("echo ran").finish();
+    assert_eq!((ended.code, ended.out.as_str()), (0, "ran\n"), "{}", ended.err);
+}
+
+#[test]
 fn without_a_quorum_the_error_names_each_node() {
     let mut servers = Server::start_some(3);
     servers[1].kill();
