@@ -97,21 +97,21 @@ return 1";
 /// unless they live forever.
 ///
 /// Replies with the highest counter, and 0 for a refusal. Everything is checked before the first write. The
-/// numbers are at most 2^53 - 1, so that a double has them exactly, and `%.0f` prints all of their digits. A
-/// counter that is missing counts as a free key: a grant without a number is none.
+/// numbers are at most 2^53 - 1, so that a double has them exactly, and `%.0f` prints all of their digits.
+/// Where the token is already stored but there is no counter any more, it counts: each grant has a number.
 pub(super) const ACQUIRE_FENCED: &str = "\
 local n, highest, free, seen = #KEYS / 2, 0, false, {}
 for i, key in ipairs(KEYS) do
   local value = redis.call('GET', key)
   if seen[key] then return redis.error_reply('FENCE ' .. key .. ' is a counter, too') end
   seen[key] = true
-  if not value then free = true
+  if not value then free = free or i <= n
   elseif i <= n then if value ~= ARGV[1] then return 0 end
   elseif not string.match(value, '^[1-9]%d*$') or #value > 16 or tonumber(value) > 9007199254740991 then
     return redis.error_reply('FENCE no counter is stored at ' .. key)
   else highest = math.max(highest, tonumber(value)) end
 end
-if not free then return highest end
+if not free and highest > 0 then return highest end
 local now = redis.call('TIME')
 local counter = math.max(highest + 1, math.min(tonumber(ARGV[3]), now[1] * 1000000 + now[2] + 1000000))
 if counter > 9007199254740991 then return redis.error_reply('FENCE no number is left') end
