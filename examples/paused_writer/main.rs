@@ -23,7 +23,7 @@ mod story;
 mod tests;
 mod timeline;
 
-use std::{env, error::Error, iter, process::ExitCode};
+use std::{env, error::Error, process::ExitCode};
 
 use redlock_redis_rs::{MemoryBackend, RedisBackend, Redlock, TokioRuntime};
 
@@ -128,6 +128,11 @@ async fn story(managers: &[Redlock; 2], store: &Store, fenced: bool) -> Result<S
 
 /// An error with its sources, which the errors of a database do not repeat.
 fn report(error: &(dyn Error + 'static)) {
-    let texts = iter::successors(Some(error), |error| error.source()).map(ToString::to_string);
-    eprintln!("paused_writer: {}", texts.collect::<Vec<_>>().join(": "));
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    eprintln!("paused_writer: {text}");
 }
