@@ -142,9 +142,9 @@ impl RedlockBuilder {
     /// [`LockRequest::fenced`](crate::LockRequest::fenced).
     ///
     /// The nodes count their grants, in counters beside the keys. As clients propose their wall clock, the
-    /// counters usually agree, and a lock takes one round trip, as one without a token. When they do not, it takes
-    /// a second one within the same validity, which raises them to the highest. A wrong clock costs round trips,
-    /// but never makes a token wrong.
+    /// counters usually agree, and a lock takes one round trip, as one without a token. When they do not, it
+    /// takes a second one within the same validity, which raises them to the highest. A wrong clock costs
+    /// round trips, but never makes a token wrong.
     ///
     /// Locks without a token exclude these, and the other way round, but only locks with a token count.
     ///

@@ -225,11 +225,13 @@ impl State {
                 if order.resources.iter().any(|name| held(&self.keys, name, token) != Some(true)) {
                     return Ok(Outcome::No);
                 }
+                if fence.get() > fence::MAX_FENCE {
+                    let message = "the fencing token is too high";
+                    return Err(BackendError::new(BackendErrorKind::Rejected, message));
+                }
                 for name in order.resources.iter() {
-                    if self.counters.get(name, now).is_none_or(|counter| counter.value() < fence) {
-                        self.counters.put(name, *fence, now + *counter_ttl);
-                    }
-                    self.counters.extend_to(name, now + *counter_ttl);
+                    let counter = self.counters.get(name, now).map_or(*fence, |counter| *counter.value());
+                    self.counters.put(name, counter.max(*fence), now + *counter_ttl);
                     if let Some(ttl) = ttl {
                         self.keys.extend_to(name, now + *ttl);
                     }
