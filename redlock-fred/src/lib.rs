@@ -19,10 +19,11 @@ pub use fred;
 pub use redlock_core::conformance;
 pub use redlock_core::{
     Acquire, AcquireFenced, AcquireReply, BackendError, BackendErrorKind, BoxFuture, ConfigError, Error,
-    Extend, FencedReply, Inspect, InvalidRequest, InvalidToken, KeepAlive, KeyState, Lease, Lock,
-    LockBackend, LockParts, LockRequest, MAX_TTL, MemoryBackend, NoRuntime, NodeOutcome, NodeReply,
+    Extend, FencedRegister, FencedReply, Inspect, InvalidRequest, InvalidToken, KeepAlive, KeyState, Lease,
+    Lock, LockBackend, LockParts, LockRequest, MAX_TTL, MemoryBackend, NoRuntime, NodeOutcome, NodeReply,
     PerRuntime, Raise, Redlock, RedlockBuilder, Release, ReleaseReply, Replace, Resources, RoundReport,
-    Runtime, Token, TokioRuntime, UnlockOutcome, Using, UsingFuture, Watch, async_trait, node_url,
+    Runtime, StaleFence, Token, TokioRuntime, UnlockOutcome, Using, UsingFuture, Watch, async_trait,
+    node_url,
 };
 
 pub use self::backend::FredBackend;
