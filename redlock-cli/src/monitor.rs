@@ -11,7 +11,7 @@ use std::{
 
 use redlock_redis_rs::{
     Acquire, AcquireReply, BackendError, BoxFuture, Extend, Inspect, KeyState, LockBackend, NodeOutcome,
-    NodeReply, RedisBackend, Redlock, Release, ReleaseReply, Runtime, Token, TokioRuntime, Watch,
+    NodeReply, RedisBackend, Redlock, Release, ReleaseReply, Runtime, ServerInfo, Token, TokioRuntime, Watch,
     async_trait,
 };
 use tokio::time::{sleep, timeout};
@@ -245,8 +245,12 @@ impl LockBackend for MonitoredNode {
         self.node.name()
     }
 
-    fn server_id(&self) -> Option<Arc<str>> {
-        self.node.server_id()
+    fn server(&self) -> Option<Arc<ServerInfo>> {
+        self.node.server()
+    }
+
+    fn uptime(&self) -> Result<Duration, BackendError> {
+        self.node.uptime()
     }
 }
 

@@ -28,6 +28,7 @@ use crate::{
     cleanup::CleanupQueue,
     reply::NodeOutcome,
     resources::Resources,
+    server::ServerInfo,
     settings::Settings,
     telemetry::{self, NodesTelemetry, Verb},
     token::Token,
@@ -69,8 +70,12 @@ impl Node {
         }
     }
 
-    pub(crate) fn server_id(&self) -> Option<Arc<str>> {
-        self.backend.server_id()
+    pub(crate) fn server(&self) -> Option<Arc<ServerInfo>> {
+        self.backend.server()
+    }
+
+    pub(crate) fn uptime(&self) -> Result<Duration, BackendError> {
+        self.backend.uptime()
     }
 
     pub(crate) fn is_silent(&self) -> bool {

@@ -57,7 +57,7 @@ impl AcquireRound {
         start: Instant,
         ticket: Ticket,
     ) -> Self {
-        let votes = Votes::new(nodes);
+        let votes = Votes::of_acquire(nodes);
         let valid_until = start + nodes.drift().validity(ttl);
         Self { nodes: nodes.clone(), claim, valid_until, fan_out, votes, ticket, settled: false }
     }

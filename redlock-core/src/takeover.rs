@@ -37,7 +37,10 @@ impl Takeover {
         let timeout = nodes.timeout(ttl);
         let ticket = nodes.waiters.outside(&claim.resources);
         let fan_out = nodes.replace_all(&claim, &old, ttl, timeout);
-        Self { old, round: AcquireRound::with(nodes, claim, fan_out, ttl, nodes.now(), ticket), ttl, timeout }
+        let mut round = AcquireRound::with(nodes, claim, fan_out, ttl, nodes.now(), ticket);
+        // Those that have the old token.
+        round.votes.admit_all();
+        Self { old, round, ttl, timeout }
     }
 
     pub(crate) fn claim(&self) -> Arc<Claim> {

@@ -41,7 +41,7 @@ pub use redlock_core::{
     Acquire, AcquireReply, BackendError, BackendErrorKind, BoxFuture, ConfigError, Error, Extend, Inspect,
     InvalidRequest, InvalidToken, KeepAlive, KeyState, Lease, Lock, LockBackend, LockParts, LockRequest,
     MAX_TTL, MemoryBackend, NodeOutcome, NodeReply, PerRuntime, Redlock, RedlockBuilder, Release,
-    ReleaseReply, Replace, Resources, RoundReport, Runtime, Token, UnlockOutcome, Using, UsingFuture, Watch,
+    ReleaseReply, Replace, Resources, RoundReport, Runtime, ServerClock, ServerInfo, ServerRisk, ServerRole, Token, UnlockOutcome, Using, UsingFuture, Watch,
     async_trait, node_url,
 };
 #[cfg(feature = "tokio")]

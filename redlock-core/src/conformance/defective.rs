@@ -19,7 +19,8 @@ use async_trait::async_trait;
 use super::{Asked, FaultOutcome, NodeControl, defects::Defect};
 use crate::{
     Acquire, AcquireReply, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, MAX_TTL,
-    MemoryBackend, Release, ReleaseReply, Replace, Resources, Token, TokioRuntime, Watch,
+    MemoryBackend, Release, ReleaseReply, Replace, Resources, ServerInfo, Token,
+    TokioRuntime, Watch,
 };
 
 mod verbs;
@@ -205,9 +206,10 @@ impl LockBackend for Defective {
         Box::pin(self.watched(request))
     }
 
-    fn server_id(&self) -> Option<Arc<str>> {
+    fn server(&self) -> Option<Arc<ServerInfo>> {
         let by_instance = self.is_second && self.defect == Defect::IdentityIsTheInstances;
-        if by_instance { Some("the second".into()) } else { self.node.server_id() }
+        let instance = ServerInfo { id: Some("the second".into()), ..ServerInfo::default() };
+        if by_instance { Some(instance.into()) } else { self.node.server() }
     }
 }
 
