@@ -10,7 +10,8 @@ use std::{
 };
 
 use redlock_redis_rs::{
-    Acquire, AcquireReply, BackendError, Extend, LockBackend, NodeOutcome, Release, ReleaseReply, ServerInfo, async_trait,
+    Acquire, AcquireReply, BackendError, Extend, LockBackend, NodeOutcome, Release, ReleaseReply, ServerInfo,
+    async_trait,
 };
 
 use crate::timeline::Timeline;

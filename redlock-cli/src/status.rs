@@ -48,7 +48,11 @@ pub(crate) async fn status(arguments: &Status) -> Result<u8, Failure> {
 fn count_each_server_once(nodes: &[RedisBackend], answers: &mut [Answers]) {
     let mut servers = BTreeMap::new();
     for (node, answers) in nodes.iter().zip(answers) {
-        let Some(server) = node.server().and_then(|server| server.id.clone()).filter(|_| answers.iter().any(Result::is_ok)) else { continue };
+        let Some(server) =
+            node.server().and_then(|server| server.id.clone()).filter(|_| answers.iter().any(Result::is_ok))
+        else {
+            continue;
+        };
         if let Some(other) = servers.get(&server) {
             let error = BackendError::new(BackendErrorKind::Rejected, format!("the same server as {other}"));
             answers.fill(Err(error));

@@ -84,7 +84,9 @@ impl Admission {
     fn check_server(&self, server: Option<&ServerInfo>) -> Result<(), BackendError> {
         let rejected = |message| Err(BackendError::new(BackendErrorKind::Rejected, message));
         let Some(server) = server.filter(|server| server.role.is_some()) else {
-            return rejected("it is not known whether its server is safe: it does not reveal its role".into());
+            return rejected(
+                "it is not known whether its server is safe: it does not reveal its role".into(),
+            );
         };
         match self.risks(server).next() {
             Some(risk) => rejected(risk.to_string()),

@@ -303,7 +303,12 @@ mod tests {
 
     fn extender() -> Arc<Extender> {
         let (runtime, drift) = (Arc::new(TokioRuntime::current()), Drift::new(0.01).unwrap());
-        Arc::new(Extender::new(Arc::new(Settings { runtime, drift, node_timeout: None, admission: Admission::default() })))
+        Arc::new(Extender::new(Arc::new(Settings {
+            runtime,
+            drift,
+            node_timeout: None,
+            admission: Admission::default(),
+        })))
     }
 
     fn tasks() -> usize {

@@ -205,16 +205,16 @@ impl LeaseState {
 mod tests {
     use super::*;
     use crate::{
-        admission::Admission,
-        entropy::Entropy, memory::MemoryBackend, runtime::tests::IdleRuntime, settings::Settings,
-        validity::Drift,
+        admission::Admission, entropy::Entropy, memory::MemoryBackend, runtime::tests::IdleRuntime,
+        settings::Settings, validity::Drift,
     };
 
     const TTL: Duration = Duration::from_secs(1);
 
     fn held(runtime: &Arc<IdleRuntime>) -> LeaseState {
         let drift = Drift::new(0.01).unwrap();
-        let settings = Settings { runtime: runtime.clone(), drift, node_timeout: None, admission: Admission::default() };
+        let settings =
+            Settings { runtime: runtime.clone(), drift, node_timeout: None, admission: Admission::default() };
         let backend = MemoryBackend::new(runtime.clone());
         let nodes = Arc::new(Nodes::new(settings, vec![Box::new(backend)], Entropy::of_system().unwrap()));
         let claim = nodes.claim("a".into(), nodes.ttl(TTL).unwrap());

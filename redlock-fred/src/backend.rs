@@ -295,11 +295,15 @@ impl LockBackend for FredBackend {
     fn uptime(&self) -> Result<Duration, BackendError> {
         let cannot = |why| BackendError::new(BackendErrorKind::Rejected, why);
         let Connection::Own(lazy, _) = &self.connection else {
-            return Err(cannot("it is not known how long the server of this client has been running: open the node by its URL"));
+            return Err(cannot(
+                "it is not known how long the server of this client has been running: open the node by its URL",
+            ));
         };
         let lazy = lazy.get();
         let server = lazy.server();
-        let server = server.ok_or_else(|| cannot("it is not known how long a Cluster's servers have been running: lock on single servers"))?;
+        let server = server.ok_or_else(|| {
+            cannot("it is not known how long a Cluster's servers have been running: lock on single servers")
+        })?;
         server.uptime(lazy.made(), now())
     }
 }

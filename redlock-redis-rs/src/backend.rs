@@ -284,7 +284,9 @@ where
         })?;
         let shared = own.shared();
         let server = shared.server();
-        let server = server.ok_or_else(|| cannot("it is not known how long a Cluster's servers have been running: lock on single servers"))?;
+        let server = server.ok_or_else(|| {
+            cannot("it is not known how long a Cluster's servers have been running: lock on single servers")
+        })?;
         server.uptime(shared.made(), Instant::now())
     }
 }

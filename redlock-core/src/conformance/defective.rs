@@ -11,7 +11,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Waker},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -19,8 +19,8 @@ use async_trait::async_trait;
 use super::{Asked, FaultOutcome, NodeControl, defects::Defect};
 use crate::{
     Acquire, AcquireReply, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, MAX_TTL,
-    MemoryBackend, Release, ReleaseReply, Replace, Resources, ServerInfo, Token,
-    TokioRuntime, Watch,
+    MemoryBackend, Release, ReleaseReply, Replace, Resources, Runtime as _, ServerInfo, Token, TokioRuntime,
+    Watch,
 };
 
 mod verbs;
@@ -32,6 +32,7 @@ pub(super) struct Defective {
     defect: Defect,
     is_second: bool,
     runtime: TokioRuntime,
+    made: Instant,
     node: MemoryBackend,
     down: Arc<AtomicBool>,
     stopped: Arc<AtomicBool>,
@@ -50,6 +51,7 @@ impl Defective {
             defect,
             is_second: false,
             runtime: runtime.clone(),
+            made: runtime.now(),
             node: MemoryBackend::new(runtime.clone()),
             down: Arc::default(),
             stopped: Arc::default(),
@@ -211,6 +213,16 @@ impl LockBackend for Defective {
         let instance = ServerInfo { id: Some("the second".into()), ..ServerInfo::default() };
         if by_instance { Some(instance.into()) } else { self.node.server() }
     }
+
+    fn uptime(&self) -> Result<Duration, BackendError> {
+        let age = self.runtime.now() - self.made;
+        match self.defect {
+            Defect::UptimeRunsFast => Ok(2 * age),
+            Defect::UptimeIsTransient => Err(BackendError::new(BackendErrorKind::Transient, "not yet")),
+            Defect::UptimeOutlivesARestart => Ok(age),
+            _ => self.node.uptime(),
+        }
+    }
 }
 
 impl fmt::Debug for Defective {
@@ -246,5 +258,10 @@ impl NodeControl for Defective {
     async fn start(&self) {
         self.node.start();
         self.down.store(false, Ordering::Relaxed);
+    }
+
+    async fn restart_empty(&self) -> FaultOutcome {
+        self.node.restart_empty();
+        FaultOutcome::Done
     }
 }

@@ -87,7 +87,8 @@ impl ServerProbe {
             Facts::Revealed(answer) => answer.uptime(now),
         };
         uptime.ok_or_else(|| {
-            let message = "its server does not reveal how long it has been running: allow its user to call INFO";
+            let message =
+                "its server does not reveal how long it has been running: allow its user to call INFO";
             BackendError::new(BackendErrorKind::Rejected, message)
         })
     }

@@ -217,12 +217,13 @@ impl Nodes {
 
     pub(super) fn risk(&self, node: usize, risk: &ServerRisk) {
         let node = &self.0[node];
-        let bit = 1 << match risk {
-            ServerRisk::Evicts { .. } => 0,
-            ServerRisk::IsReplica => 1,
-            ServerRisk::WasPromoted => 2,
-            ServerRisk::ForgetsAtRestart => 3,
-        };
+        let bit = 1
+            << match risk {
+                ServerRisk::Evicts { .. } => 0,
+                ServerRisk::IsReplica => 1,
+                ServerRisk::WasPromoted => 2,
+                ServerRisk::ForgetsAtRestart => 3,
+            };
         if node.risks.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
             warn!(target: "redlock", node = &*node.label, %risk, "server endangers locks");
         }

@@ -5,9 +5,7 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use super::{Kind, Verb, moment::Moment};
-use crate::{
-    backend::BackendError, quorum::Tally, resources::Resources, server::ServerRisk, token::Token,
-};
+use crate::{backend::BackendError, quorum::Tally, resources::Resources, server::ServerRisk, token::Token};
 
 #[derive(Clone, Debug)]
 pub(super) struct Span;

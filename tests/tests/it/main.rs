@@ -56,7 +56,9 @@ mod servers {
     mod one_server;
     mod ordering;
     mod queue;
+    mod restart_guard;
     mod sentinel;
+    mod server_info;
     mod stopped;
     mod tls;
     mod urls;

@@ -6,7 +6,7 @@ use redlock_core::{
     Acquire, AcquireReply, BackendError, ConfigError, Error, Extend, InvalidRequest, LockBackend,
     MemoryBackend, Redlock, Release, ReleaseReply, Replace, ServerInfo, ServerRole, async_trait,
 };
-use redlock_tests::harness::{Harness, answers, attempts, ms, s};
+use redlock_tests::harness::{Harness, answers, attempts, ms};
 
 const TTL: Duration = Duration::from_secs(30);
 
@@ -233,7 +233,7 @@ impl LockBackend for Playing {
     }
 
     fn server(&self) -> Option<Arc<ServerInfo>> {
-        let mut server = ServerInfo::clone(&self.node.server()?);
+        let mut server = ServerInfo::clone(&*self.node.server()?);
         server.role = self.role;
         Some(Arc::new(server))
     }
