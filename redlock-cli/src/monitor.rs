@@ -297,6 +297,10 @@ impl Runtime for CountingRuntime {
         self.runtime.now()
     }
 
+    fn unix_time(&self) -> Duration {
+        self.runtime.unix_time()
+    }
+
     fn sleep(&self, duration: Duration) -> BoxFuture<()> {
         self.runtime.sleep(duration)
     }

@@ -2,7 +2,7 @@
 
 // Tests: below for its errors; conformance/tests.rs for the contract.
 
-use std::{any::Any, error::Error as StdError, fmt, sync::Arc, time::Duration};
+use std::{any::Any, error::Error as StdError, fmt, num::NonZeroU64, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
@@ -16,7 +16,7 @@ use crate::{
 
 mod requests;
 
-pub use self::requests::{Acquire, Extend, Release, Replace};
+pub use self::requests::{Acquire, AcquireFenced, Extend, Raise, Release, Replace};
 
 /// One node: a server that grants, extends and releases keys, independent of all other nodes.
 ///
@@ -53,7 +53,10 @@ pub use self::requests::{Acquire, Extend, Release, Replace};
 /// 10. **A watch waits, and misses nothing.** A [`watch`](Self::watch) completes when its keys are free, or
 ///     have become free since its first poll and stay so, whoever removed them and whether they expired. It
 ///     does not complete again and again while they are held.
-/// 11. **An uptime is never too long.** After a grant, the server that granted has been running for at least
+/// 11. **Counters only grow.** A node that [can fence](Self::can_fence) has a counter for each resource, from
+///     1 to 2^53 - 1, which outlives the key. `acquire_fenced` and `raise` change it as they say, at one
+///     instant with the keys, and nothing else does.
+/// 12. **An uptime is never too long.** After a grant, the server that granted has been running for at least
 ///     [`uptime`](Self::uptime). Whatever may forget keys begins a new one.
 ///
 /// A request that panics counts as [`BackendErrorKind::Indeterminate`], and is not polled again.
@@ -81,6 +84,36 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     async fn replace(&self, request: Replace<'_>) -> Result<AcquireReply, BackendError> {
         let _ = request;
         Err(BackendError::new(BackendErrorKind::Rejected, "this backend cannot take over locks"))
+    }
+
+    /// Whether the node has counters for fencing tokens: [`acquire_fenced`](Self::acquire_fenced) and
+    /// [`raise`](Self::raise). The default is `false`.
+    fn can_fence(&self) -> bool {
+        false
+    }
+
+    /// As [`acquire`](Self::acquire), and counts the grant. When a key was free, every resource's counter
+    /// becomes `max(highest + 1, proposal)`, where `highest` is the highest of them (0 for one that is not
+    /// there). When all keys already hold the token, the counters stay. The reply is the highest counter.
+    ///
+    /// The node limits the proposal to its own wall clock and one second more, in microseconds since 1970, so
+    /// that one client whose clock is ahead does not use up the numbers. No number ever exceeds 2^53 - 1: a
+    /// grant that would need a higher one is [`BackendErrorKind::Rejected`], and changes nothing.
+    ///
+    /// This ability is optional. The default returns [`BackendErrorKind::Rejected`].
+    async fn acquire_fenced(&self, request: AcquireFenced<'_>) -> Result<FencedReply, BackendError> {
+        let _ = request;
+        Err(BackendError::new(BackendErrorKind::Rejected, "this backend has no fencing tokens"))
+    }
+
+    /// Sets every resource's counter that is lower than `fence` to it, if all of their keys hold the token;
+    /// with a TTL, it extends them, too, as [`extend`](Self::extend) does. A counter that is higher stays.
+    /// The reply is the highest counter: when that is `fence`, all of them are.
+    ///
+    /// This ability is optional. The default returns [`BackendErrorKind::Rejected`].
+    async fn raise(&self, request: Raise<'_>) -> Result<FencedReply, BackendError> {
+        let _ = request;
+        Err(BackendError::new(BackendErrorKind::Rejected, "this backend has no fencing tokens"))
     }
 
     /// Returns what is stored at each resource's key, in their order, and changes nothing. It is for people
@@ -166,6 +199,18 @@ impl<B: LockBackend + ?Sized> LockBackend for Arc<B> {
         (**self).replace(request).await
     }
 
+    fn can_fence(&self) -> bool {
+        (**self).can_fence()
+    }
+
+    async fn acquire_fenced(&self, request: AcquireFenced<'_>) -> Result<FencedReply, BackendError> {
+        (**self).acquire_fenced(request).await
+    }
+
+    async fn raise(&self, request: Raise<'_>) -> Result<FencedReply, BackendError> {
+        (**self).raise(request).await
+    }
+
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
         (**self).inspect(request).await
     }
@@ -198,6 +243,19 @@ pub enum AcquireReply {
     /// Every key holds the token, for the TTL.
     Granted,
     /// Nothing was changed: a key holds another token, or, for `extend` and `replace`, none.
+    Refused,
+}
+
+/// The reply of a node to [`LockBackend::acquire_fenced`] and [`LockBackend::raise`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FencedReply {
+    /// Every key holds the token.
+    Granted {
+        /// The highest counter of the resources.
+        counter: NonZeroU64,
+    },
+    /// Nothing was changed: a key holds another token, or, for `raise`, none.
     Refused,
 }
 

@@ -256,6 +256,10 @@ mod tests {
             Instant::now()
         }
 
+        fn unix_time(&self) -> Duration {
+            Duration::ZERO
+        }
+
         fn sleep(&self, _: Duration) -> BoxFuture<()> {
             Box::pin(pending())
         }

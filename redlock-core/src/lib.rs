@@ -28,6 +28,8 @@ mod error_text;
 mod extender;
 mod extensions;
 mod fan_out;
+#[cfg_attr(not(test), expect(dead_code, reason = "its users follow"))]
+mod fence;
 mod inspect;
 mod invalid;
 mod keep_alive;
@@ -76,8 +78,8 @@ pub use self::runtime::SmolRuntime;
 pub use self::runtime::{NoRuntime, TokioRuntime};
 pub use self::{
     backend::{
-        Acquire, AcquireReply, BackendError, BackendErrorKind, Extend, LockBackend, Release, ReleaseReply,
-        Replace,
+        Acquire, AcquireFenced, AcquireReply, BackendError, BackendErrorKind, Extend, FencedReply,
+        LockBackend, Raise, Release, ReleaseReply, Replace,
     },
     builder::RedlockBuilder,
     error::{Error, RoundReport},

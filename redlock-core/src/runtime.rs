@@ -44,6 +44,10 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// The current time of the monotonic clock.
     fn now(&self) -> Instant;
 
+    /// The wall clock: the time since 1970 in UTC. Only the proposals for fencing tokens come from it, so it
+    /// may be wrong, jump, and go back: then tokens take more round trips, but stay unique and in order.
+    fn unix_time(&self) -> Duration;
+
     /// Completes after `duration`, counted from the call.
     fn sleep(&self, duration: Duration) -> BoxFuture<()>;
 
@@ -56,6 +60,10 @@ impl<R: Runtime + ?Sized> Runtime for Arc<R> {
         (**self).now()
     }
 
+    fn unix_time(&self) -> Duration {
+        (**self).unix_time()
+    }
+
     fn sleep(&self, duration: Duration) -> BoxFuture<()> {
         (**self).sleep(duration)
     }
@@ -65,13 +73,20 @@ impl<R: Runtime + ?Sized> Runtime for Arc<R> {
     }
 }
 
+/// The wall clock of the system. One that is set to a time before 1970 shows 1970.
+#[cfg(any(feature = "smol", feature = "tokio"))]
+#[allow(clippy::disallowed_methods, reason = "it decides nothing: see `Runtime::unix_time`")]
+fn unix_time() -> Duration {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use std::{future::ready, sync::Mutex};
 
     use super::*;
 
-    /// Keeps its tasks, and runs none. Its clock can be set ahead.
+    /// Keeps its tasks, and runs none. Its clocks can be set ahead.
     #[derive(Default)]
     pub(crate) struct IdleRuntime {
         pub(crate) tasks: Mutex<Vec<BoxFuture<()>>>,
@@ -82,6 +97,10 @@ pub(crate) mod tests {
         #[allow(clippy::disallowed_methods)]
         fn now(&self) -> Instant {
             Instant::now() + *self.ahead.lock().unwrap()
+        }
+
+        fn unix_time(&self) -> Duration {
+            *self.ahead.lock().unwrap()
         }
 
         fn sleep(&self, _: Duration) -> BoxFuture<()> {

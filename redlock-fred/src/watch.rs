@@ -59,6 +59,10 @@ impl Runtime for OnTokio {
         TokioRuntime::new(self.0.clone()).now()
     }
 
+    fn unix_time(&self) -> Duration {
+        TokioRuntime::new(self.0.clone()).unix_time()
+    }
+
     fn sleep(&self, duration: Duration) -> BoxFuture<()> {
         TokioRuntime::new(self.0.clone()).sleep(duration)
     }

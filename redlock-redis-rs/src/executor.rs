@@ -48,6 +48,10 @@ impl Runtime for OnTokio {
         TokioRuntime::new(self.0.clone()).now()
     }
 
+    fn unix_time(&self) -> Duration {
+        TokioRuntime::new(self.0.clone()).unix_time()
+    }
+
     /// Not with a timer of tokio itself, which fires only while its runtime is driven: a request may move to
     /// another runtime.
     fn sleep(&self, duration: Duration) -> BoxFuture<()> {

@@ -66,6 +66,8 @@ struct Process {
     /// Tasks that could run if the process were not stopped.
     parked: Vec<u64>,
     clock: Clock,
+    /// How many milliseconds its wall clock is ahead.
+    wall_clock_skew: i64,
     /// New tasks start late, by up to this time.
     spawn_delay: Duration,
 }
@@ -230,6 +232,11 @@ impl SimRuntime {
         self.state().processes[self.process].clock.ahead += by;
     }
 
+    /// Sets the process' wall clock so many milliseconds ahead of the true time, or behind it.
+    pub fn skew_wall_clock(&self, millis: i64) {
+        self.state().processes[self.process].wall_clock_skew = millis;
+    }
+
     /// The true time that passes while the process' clock counts `duration`.
     #[must_use]
     pub fn in_true_time(&self, duration: Duration) -> Duration {
@@ -308,6 +315,14 @@ impl Runtime for SimRuntime {
     fn now(&self) -> Instant {
         let state = self.state();
         self.shared.origin + state.processes[self.process].clock.read(state.elapsed)
+    }
+
+    fn unix_time(&self) -> Duration {
+        let state = self.state();
+        let Process { clock, wall_clock_skew, .. } = &state.processes[self.process];
+        let true_time = WALL_CLOCK_START + clock.read(state.elapsed);
+        let skew = Duration::from_millis(wall_clock_skew.unsigned_abs());
+        if *wall_clock_skew < 0 { true_time.saturating_sub(skew) } else { true_time + skew }
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<()> {
@@ -411,6 +426,8 @@ pub async fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
 }
 
 const MAIN: u64 = 0;
+/// What a true wall clock shows at the start.
+const WALL_CLOCK_START: Duration = Duration::from_secs(1_700_000_000);
 const MAIN_PROCESS: usize = 0;
 const MAX_POLLS: u64 = 5_000_000;
 

@@ -1,4 +1,4 @@
-//! Clause 11: an uptime is never too long.
+//! Clause 12: an uptime is never too long.
 
 // Tests: conformance/tests.rs.
 

@@ -28,8 +28,8 @@ pub enum Clause {
     OneIdentity,
     /// 10: a watch waits, and misses nothing.
     WatchMissesNothing,
-    /// 11: an uptime is never too long.
-    UptimeNeverTooLong,
+    /// 12: an uptime is never too long.
+    UptimeNeverTooLong = 12,
 }
 
 impl Clause {

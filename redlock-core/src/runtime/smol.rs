@@ -39,6 +39,10 @@ impl Runtime for SmolRuntime {
         now
     }
 
+    fn unix_time(&self) -> Duration {
+        super::unix_time()
+    }
+
     fn sleep(&self, duration: Duration) -> BoxFuture<()> {
         // A timer that is too far away for the clock never fires.
         let timer = Timer::after(duration);

@@ -77,6 +77,10 @@ impl Runtime for TokioRuntime {
         now
     }
 
+    fn unix_time(&self) -> Duration {
+        super::unix_time()
+    }
+
     fn sleep(&self, duration: Duration) -> BoxFuture<()> {
         timer::sleep(&self.handle, duration)
     }

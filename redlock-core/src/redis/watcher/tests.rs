@@ -282,6 +282,10 @@ impl Runtime for NoTimers {
         self.0.now()
     }
 
+    fn unix_time(&self) -> Duration {
+        self.0.unix_time()
+    }
+
     fn sleep(&self, _: Duration) -> BoxFuture<()> {
         Box::pin(pending())
     }

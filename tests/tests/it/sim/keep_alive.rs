@@ -139,6 +139,10 @@ impl Runtime for Moving {
         self.here().now()
     }
 
+    fn unix_time(&self) -> Duration {
+        self.here().unix_time()
+    }
+
     fn sleep(&self, duration: Duration) -> BoxFuture<()> {
         self.here().sleep(duration)
     }

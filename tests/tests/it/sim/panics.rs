@@ -303,6 +303,10 @@ impl Runtime for Surviving {
         self.runtime.now()
     }
 
+    fn unix_time(&self) -> Duration {
+        self.runtime.unix_time()
+    }
+
     fn sleep(&self, duration: Duration) -> BoxFuture<()> {
         self.runtime.sleep(duration)
     }
