@@ -22,8 +22,8 @@ pub struct ServerInfo {
     pub version: Option<String>,
     /// Whether it is a replica of another server.
     pub role: Option<ServerRole>,
-    /// Whether this primary was a replica before, as far as it remembers: Redis forgets it after an hour
-    /// without replicas of its own.
+    /// Whether this primary was a replica before, as far as it remembers: Redis and Valkey forget it when they
+    /// have had no replica for an hour (`repl-backlog-ttl`).
     pub was_promoted: Option<bool>,
     /// Which keys it removes when its memory is full. `noeviction` means none.
     pub eviction_policy: Option<String>,
