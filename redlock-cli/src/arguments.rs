@@ -129,9 +129,9 @@ pub(crate) struct Run {
 
 /// Shows how the nodes are, and which of them hold a key, for whom and for how long.
 ///
-/// One line for each node says what its server is, whether it votes, and how far its clock is from the local
-/// one. Warnings say what endangers locks there. The answer may be out of date when it is printed. To do something
-/// only while nobody else does it, use `run`.
+/// One line for each node says what its server is, whether it votes, and how far its clock is from the
+/// local one. Warnings say what endangers locks there. The answer may be out of date when it is printed.
+/// To do something only while nobody else does it, use `run`.
 #[derive(Debug, Args)]
 #[command(after_help = help::long(&help::STATUS))]
 pub(crate) struct Status {

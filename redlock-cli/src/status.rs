@@ -164,8 +164,8 @@ fn count_each_server_once(nodes: &[RedisBackend], answers: &mut [Answer]) -> Vec
     shared.collect()
 }
 
-/// First whether the node answers. Then all resources at once; when that is rejected, each by itself, as one of
-/// the keys may have another type.
+/// First whether the node answers. Then all resources at once; when that is rejected, each by itself, as
+/// one of the keys may have another type.
 async fn ask(node: &RedisBackend, resources: &Resources, timeout: Duration) -> Answer {
     let number = resources.iter().count();
     let none: [&str; 0] = [];

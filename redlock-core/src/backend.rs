@@ -48,8 +48,8 @@ pub use self::requests::{Acquire, AcquireFenced, Extend, Raise, Release, Replace
 ///    client stops for it. Where `caller_enforces_timeout` is set, the caller drops the future at the
 ///    timeout: a backend whose requests end when they are dropped needs no timer of its own then.
 /// 8. **Classified errors.** The [`BackendErrorKind`] of an error states what is known about the request.
-/// 9. **One identity.** After a grant, a server has the same [`id`](ServerInfo::id) over every connection, and
-///    no two servers share one. A backend that does not know it always returns `None`.
+/// 9. **One identity.** After a grant, a server has the same [`id`](ServerInfo::id) over every connection,
+///    and no two servers share one. A backend that does not know it always returns `None`.
 /// 10. **A watch waits, and misses nothing.** A [`watch`](Self::watch) completes when its keys are free, or
 ///     have become free since its first poll and stay so, whoever removed them and whether they expired. It
 ///     does not complete again and again while they are held.
@@ -173,8 +173,9 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`Transient`](BackendErrorKind::Transient) if it is not known yet. [`Rejected`](BackendErrorKind::Rejected),
-    /// with what to do about it, if it will never be known; that is the default.
+    /// [`Transient`](BackendErrorKind::Transient) if it is not known yet.
+    /// [`Rejected`](BackendErrorKind::Rejected), with what to do about it, if it will never be known; that is
+    /// the default.
     fn uptime(&self) -> Result<Duration, BackendError> {
         let message = "this backend cannot tell how long its server has been running: use another one";
         Err(BackendError::new(BackendErrorKind::Rejected, message))

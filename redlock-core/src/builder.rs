@@ -147,7 +147,8 @@ impl RedlockBuilder {
     ///   so, as [`Transient`](crate::BackendErrorKind::Transient). It still extends and releases locks: it
     ///   cannot have forgotten those.
     /// * A node that does not reveal how long its server has been running is
-    ///   [`Rejected`](crate::BackendErrorKind::Rejected): see [`unknown_uptime_votes`](Self::unknown_uptime_votes).
+    ///   [`Rejected`](crate::BackendErrorKind::Rejected): see
+    ///   [`unknown_uptime_votes`](Self::unknown_uptime_votes).
     ///
     /// Every client of the nodes has to use the same `max_ttl`, or shorter TTLs. While nodes are restarted all
     /// at once, nobody can lock anything for that time.

@@ -8,10 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What the server behind a node reveals about itself, for [`LockBackend::server`](crate::LockBackend::server).
+/// What the server behind a node reveals about itself, for
+/// [`LockBackend::server`](crate::LockBackend::server).
 ///
-/// A field is `None` where the server does not reveal it, or the backend cannot read it. A backend starts from
-/// the default, in which all are.
+/// A field is `None` where the server does not reveal it, or the backend cannot read it. A backend starts
+/// from the default, in which all are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerInfo {

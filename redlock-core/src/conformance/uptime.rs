@@ -12,8 +12,8 @@ use super::{
 };
 use crate::backend::{AcquireReply, BackendErrorKind};
 
-/// After a grant, the uptime is known, and then grows no faster than time passes. A backend without this ability
-/// rejects it.
+/// After a grant, the uptime is known, and then grows no faster than time passes. A backend without this
+/// ability rejects it.
 pub async fn an_uptime_grows_no_faster_than_time(suite: &Suite<'_>) -> Outcome {
     suite
         .case(Clause::UptimeNeverTooLong, "an_uptime_grows_no_faster_than_time", |case| async move {

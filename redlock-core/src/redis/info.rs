@@ -64,8 +64,8 @@ fn role(text: &str) -> ServerRole {
     if matches!(text, "master" | "primary") { ServerRole::Primary } else { ServerRole::Replica }
 }
 
-/// At least so long: the server subtracts two times of day, each without its part of a second. The time of day
-/// may have been set back since its start.
+/// At least so long: the server subtracts two times of day, each without its part of a second. The time of
+/// day may have been set back since its start.
 fn uptime(seconds: &str) -> Option<Duration> {
     let seconds: i64 = seconds.parse().ok()?;
     Some(Duration::from_secs(u64::try_from(seconds - 1).unwrap_or(0)))

@@ -1,5 +1,5 @@
-//! The question about the server behind a connection: so that one server behind two nodes has one vote, and one
-//! that has just restarted none.
+//! The question about the server behind a connection: so that one server behind two nodes has one vote,
+//! and one that has just restarted none.
 
 // Tests: below; tests/tests/it/servers/one_server.rs, servers/server_info.rs.
 
@@ -21,8 +21,9 @@ use crate::{
 };
 
 /// What the server behind the present connection of a backend reveals about itself, for
-/// [`LockBackend::server`](crate::LockBackend::server) and [`LockBackend::uptime`](crate::LockBackend::uptime).
-/// The backend asks once for each connection, beside the first request, which takes no longer for it.
+/// [`LockBackend::server`](crate::LockBackend::server) and
+/// [`LockBackend::uptime`](crate::LockBackend::uptime). The backend asks once for each connection, beside
+/// the first request, which takes no longer for it.
 ///
 /// A connection has a number: how many have been made so far. 0 is none.
 #[derive(Debug)]
