@@ -15,6 +15,7 @@
 
 // Tests: the examples of README.md, as doctests; for the whole of it, tests/tests/it.
 
+mod admission;
 mod attempts;
 mod backend;
 mod builder;
@@ -55,6 +56,7 @@ mod resources;
 mod retry;
 mod rounds;
 mod runtime;
+mod server;
 mod settings;
 mod takeover;
 mod telemetry;
@@ -93,6 +95,7 @@ pub use self::{
     request::LockRequest,
     resources::Resources,
     runtime::{BoxFuture, PerRuntime, Runtime},
+    server::{ServerClock, ServerInfo, ServerRisk, ServerRole},
     token::{InvalidToken, Token},
     using::{Using, UsingFuture},
     validity::MAX_TTL,

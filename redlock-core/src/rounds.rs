@@ -65,8 +65,11 @@ impl AcquireRound {
         fence: Fence,
         ticket: Ticket,
     ) -> Self {
-        let votes =
-            if let Fence::Wanted { .. } = fence { Votes::of_fenced(nodes) } else { Votes::new(nodes) };
+        let votes = if let Fence::Wanted { .. } = fence {
+            Votes::of_fenced_acquire(nodes)
+        } else {
+            Votes::of_acquire(nodes)
+        };
         let valid_until = start + nodes.drift().validity(ttl);
         Self { nodes: nodes.clone(), claim, valid_until, fan_out, votes, fence, ticket, settled: false }
     }
@@ -214,8 +217,8 @@ impl Rollback {
 /// confirm it before `deadline`; each node has at most `timeout`.
 ///
 /// Nodes that no longer have the keys (for example, because they lost their data) get them back, but have no
-/// vote. Counters that are lower than the fencing token are raised to it. A quorum had it once, so whether one
-/// has it now does not matter for the vote.
+/// vote. Counters that are lower than the fencing token are raised to it. A quorum had it once, so the vote
+/// does not depend on how many have it now.
 pub(crate) async fn extend(
     nodes: &Arc<Nodes>,
     claim: &Arc<Claim>,

@@ -144,8 +144,8 @@ fn a_node_that_fails_between_the_trips_is_made_up_for_by_one_that_has_not_voted(
     });
 }
 
-/// What the raise of a round meets, whose two fast nodes disagree: the keys are gone on `gone` nodes, and `down`
-/// nodes have failed.
+/// What the raise of a round meets, whose two fast nodes disagree: others have the keys of the `gone` nodes,
+/// and the `down` ones have failed.
 async fn raised(harness: &Harness, gone: &[usize], down: &[usize]) -> Result<Option<NonZeroU64>, Error> {
     let redlock = with_a_slow_node(harness);
     let changing = async {
