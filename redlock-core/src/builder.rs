@@ -12,17 +12,19 @@ use std::{
 };
 
 use crate::{
+    admission::Admission,
     backend::LockBackend,
     entropy::Entropy,
     error_text::panic_text,
-    invalid::ConfigError,
+    fencing::Fencing,
+    invalid::{ConfigError, InvalidRequest},
     nodes::Nodes,
     redlock::Redlock,
     retry::{DelaySource, RetryPolicy},
     runtime::Runtime,
     settings::Settings,
     telemetry,
-    validity::Drift,
+    validity::{Drift, Ttl},
 };
 
 /// Builds a [`Redlock`]; from [`Redlock::builder`].
@@ -34,6 +36,8 @@ pub struct RedlockBuilder {
     node_timeout: Option<Duration>,
     retry: RetryPolicy,
     entropy: Option<Entropy>,
+    fencing: Fencing,
+    admission: Admission,
 }
 
 impl Redlock {
@@ -52,6 +56,8 @@ impl RedlockBuilder {
             node_timeout: None,
             retry: RetryPolicy::default(),
             entropy: None,
+            fencing: Fencing::default(),
+            admission: Admission::default(),
         }
     }
 
@@ -134,6 +140,94 @@ impl RedlockBuilder {
         self
     }
 
+    /// Gives each lock a fencing token, [`Lock::fence`](crate::Lock::fence): a number that is higher than that of
+    /// every lock before on the same resources. The default is none; a single call can ask for one with
+    /// [`LockRequest::fenced`](crate::LockRequest::fenced).
+    ///
+    /// The nodes count their grants, in counters beside the keys. As clients propose their wall clock, the
+    /// counters usually agree, and a lock takes one round trip, as one without a token. When they do not, it
+    /// takes a second one within the same validity, which raises them to the highest. A wrong clock costs
+    /// round trips, but never makes a token wrong.
+    ///
+    /// Locks without a token exclude these, and the other way round, but only locks with a token count.
+    ///
+    /// * The nodes must not lose their counters, unless [`fence_quorum`](Self::fence_quorum) allows for it. The
+    ///   proposals make up for lost counters as far as the wall clocks of all clients and nodes agree.
+    /// * Counters expire when they have not been used for a day: see
+    ///   [`fence_counter_ttl`](Self::fence_counter_ttl).
+    pub fn fenced(mut self) -> Self {
+        self.fencing.always = true;
+        self
+    }
+
+    /// How many nodes have to grant a lock with a fencing token, and to have the token, from a majority to all
+    /// of them. The default is a majority.
+    ///
+    /// Tokens of a quorum of `q` of `n` nodes stay unique and in order when fewer than `2q - n` nodes lose their
+    /// counters between two grants: with 5 nodes, none for a quorum of 3, 2 for a quorum of 4, and 4 for all 5.
+    /// In return, fewer nodes may be unreachable when a lock is acquired. Extending and releasing it need a
+    /// majority, as ever.
+    pub fn fence_quorum(mut self, nodes: usize) -> Self {
+        self.fencing.set_quorum(nodes);
+        self
+    }
+
+    /// How long the nodes keep a resource's counter for fencing tokens after its last use, from a minute to
+    /// [`MAX_TTL`](crate::MAX_TTL). The default is a day.
+    ///
+    /// Once a counter has expired, the next token is the proposal: the client's wall clock. So tokens stay in
+    /// order if no wall clock, of a client or a node, is wrong by half of this time or more, less a few
+    /// seconds. If yours may be, choose a longer time or [keep them](Self::fence_counters_forever).
+    pub fn fence_counter_ttl(mut self, ttl: Duration) -> Self {
+        self.fencing.counter_ttl = Some(ttl);
+        self
+    }
+
+    /// Lets the nodes keep the counters for fencing tokens forever: a key on each node for each resource that
+    /// has ever been locked with one.
+    pub fn fence_counters_forever(mut self) -> Self {
+        self.fencing.counter_ttl = None;
+        self
+    }
+
+    /// The longest TTL of any lock, and with it the guard against nodes that restart without their data. The
+    /// default is none: no guard, and TTLs up to [`MAX_TTL`](crate::MAX_TTL).
+    ///
+    /// * A longer TTL is [`InvalidRequest::TtlTooLong`](crate::InvalidRequest::TtlTooLong), also of an
+    ///   extension or a hand-over.
+    /// * A node whose server has been running for less than `max_ttl` has no vote when a lock is acquired: it may
+    ///   have forgotten a lock from before its restart, and by then all of those have ended. Its reply says
+    ///   so, as [`Transient`](crate::BackendErrorKind::Transient). It still extends and releases locks: it
+    ///   cannot have forgotten those.
+    /// * A node that does not reveal how long its server has been running is
+    ///   [`Rejected`](crate::BackendErrorKind::Rejected): see
+    ///   [`unknown_uptime_votes`](Self::unknown_uptime_votes).
+    ///
+    /// Every client of the nodes has to use the same `max_ttl`, or shorter TTLs. While nodes are restarted all
+    /// at once, nobody can lock anything for that time.
+    pub fn max_ttl(mut self, max_ttl: Duration) -> Self {
+        self.admission.max_ttl = Some(max_ttl);
+        self
+    }
+
+    /// Lets nodes vote that cannot tell how long their server has been running, which leaves them without the
+    /// guard of [`max_ttl`](Self::max_ttl): a node over a connection of your own, a Cluster, a server that does
+    /// not allow `INFO`. The default is that they have no vote in a lock manager with a guard.
+    pub fn unknown_uptime_votes(mut self) -> Self {
+        self.admission.unknown_uptime_votes = true;
+        self
+    }
+
+    /// Lets only those servers vote when a lock is acquired that reveal their role and have none of the
+    /// [risks](crate::ServerRisk) to locks: no replica or promoted replica, no eviction, and unless there is a
+    /// [`max_ttl`](Self::max_ttl) an append-only file. The others are
+    /// [`Rejected`](crate::BackendErrorKind::Rejected). The default is that they vote, and that the telemetry
+    /// warns of them.
+    pub fn safe_servers_only(mut self) -> Self {
+        self.admission.safe_servers_only = true;
+        self
+    }
+
     /// The source of tokens and jitter: a function that fills a slice with random bytes, good enough for
     /// secrets. The default is the operating system's, which two processes never share, not even after a fork
     /// or when a virtual machine is cloned. Use a seeded one to replay a test.
@@ -146,16 +240,20 @@ impl RedlockBuilder {
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] when there are no nodes, two nodes have the same name, a value is out of its range, or
-    /// the runtime has no working timer.
+    /// [`ConfigError`] when there are no nodes, two nodes have the same name, a value is out of its range, a
+    /// node cannot do what is required of it, or the runtime has no working timer.
     pub fn build(self) -> Result<Redlock, ConfigError> {
         let drift = Drift::new(self.drift_factor)?;
         if self.node_timeout.is_some_and(|timeout| timeout.is_zero()) {
             return Err(ConfigError::ZeroNodeTimeout);
         }
+        if let Some(max_ttl) = self.admission.max_ttl {
+            Ttl::new(max_ttl, drift).map_err(ConfigError::InvalidMaxTtl)?;
+        }
         if self.backends.is_empty() {
             return Err(ConfigError::NoNodes);
         }
+        self.fencing.check(self.backends.len())?;
         let mut names = BTreeSet::new();
         for name in self.backends.iter().filter_map(|backend| backend.name()) {
             if !names.insert(name) {
@@ -167,8 +265,14 @@ impl RedlockBuilder {
             Some(entropy) => entropy,
             None => Entropy::of_system().map_err(|reason| ConfigError::RandomSource { reason })?,
         };
-        let settings = Settings { runtime: self.runtime, drift, node_timeout: self.node_timeout };
+        let Self { runtime, node_timeout, admission, fencing, .. } = self;
+        let settings = Settings { runtime, drift, node_timeout, admission, fencing };
         let nodes = Nodes::new(settings, self.backends, entropy);
+        if fencing.always
+            && let Err(InvalidRequest::FencingUnsupported { node }) = nodes.check_fencing()
+        {
+            return Err(ConfigError::FencingUnsupported { node });
+        }
         telemetry::built();
         Ok(Redlock::new(Arc::new(nodes), self.retry))
     }
@@ -182,6 +286,8 @@ impl fmt::Debug for RedlockBuilder {
             .field("drift_factor", &self.drift_factor)
             .field("node_timeout", &self.node_timeout)
             .field("retry", &self.retry)
+            .field("admission", &self.admission)
+            .field("fencing", &self.fencing)
             .finish_non_exhaustive()
     }
 }

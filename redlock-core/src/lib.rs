@@ -7,6 +7,7 @@
 //! |---|---|
 //! | lock something | [`Redlock::builder`], [`Redlock::lock`], [`Redlock::using`], [`Lock`], [`KeepAlive`] |
 //! | handle errors | [`Error`] |
+//! | refuse late writes | [`RedlockBuilder::fenced`], [`Lock::fence`], [`FencedRegister`] for tests |
 //! | hand a lock to another process | [`Lock::into_parts`], [`Redlock::from_parts`] |
 //! | test code that locks | [`MemoryBackend`] |
 //! | write a backend | [`LockBackend`], the module [`redis`], [`PerRuntime`] |
@@ -14,6 +15,7 @@
 
 // Tests: the examples of README.md, as doctests; for the whole of it, tests/tests/it.
 
+mod admission;
 mod attempts;
 mod backend;
 mod builder;
@@ -27,8 +29,8 @@ mod error_text;
 mod extender;
 mod extensions;
 mod fan_out;
-#[cfg_attr(not(test), expect(dead_code, reason = "its users follow"))]
 mod fence;
+mod fencing;
 mod inspect;
 mod invalid;
 mod keep_alive;
@@ -54,6 +56,7 @@ mod resources;
 mod retry;
 mod rounds;
 mod runtime;
+mod server;
 mod settings;
 mod takeover;
 mod telemetry;
@@ -86,12 +89,13 @@ pub use self::{
     keep_alive::KeepAlive,
     lease::Lease,
     lock::{Lock, LockParts, UnlockOutcome},
-    memory::MemoryBackend,
+    memory::{FencedRegister, MemoryBackend, StaleFence},
     redlock::Redlock,
     reply::{NodeOutcome, NodeReply},
     request::LockRequest,
     resources::Resources,
     runtime::{BoxFuture, PerRuntime, Runtime},
+    server::{ServerClock, ServerInfo, ServerRisk, ServerRole},
     token::{InvalidToken, Token},
     using::{Using, UsingFuture},
     validity::MAX_TTL,

@@ -21,10 +21,13 @@ pub(crate) use self::{
     labels::{Label, Loss, Verb},
 };
 use crate::{
+    backend::BackendError,
+    fence::Raised,
     quorum::{LossReason, Tally},
     reply::NodeOutcome,
     resources::Resources,
     runtime::Runtime,
+    server::ServerRisk,
     token::Token,
 };
 
@@ -60,6 +63,17 @@ pub(crate) fn round(verb: Verb, token: &Token, lost: Option<LossReason>, votes: 
     };
     events::round(verb, token, outcome, votes);
     metrics::round(verb, outcome);
+}
+
+/// The nodes were asked to raise their counters, in a second trip of a round.
+pub(crate) fn raised(token: &Token, raised: Raised, votes: &Tally) {
+    let outcome = match raised {
+        Raised::Done(_) => "done",
+        Raised::Again(_) => "again",
+        Raised::Open | Raised::Failed => "failed",
+    };
+    events::round(Verb::Raise, token, outcome, votes);
+    metrics::raised(outcome);
 }
 
 /// A round was given up half-way, since its call was dropped.
@@ -101,6 +115,16 @@ impl NodesTelemetry {
     /// The node has no vote, as `other` leads to the same server; reported once.
     pub(crate) fn shares_server(&self, node: usize, other: usize) {
         self.events.shares_server(node, other);
+    }
+
+    /// The node grants, on a server with these risks to locks; each is reported once.
+    pub(crate) fn runs_on(&self, node: usize, risks: impl Iterator<Item = ServerRisk>) {
+        risks.for_each(|risk| self.events.risk(node, &risk));
+    }
+
+    /// Whether the node, which grants, may vote; a change is reported.
+    pub(crate) fn admitted(&self, clock: &dyn Runtime, node: usize, why_not: Option<&BackendError>) {
+        self.events.admitted(node, Moment::now(clock), why_not);
     }
 
     /// The node has more pending releases than before, or fewer.

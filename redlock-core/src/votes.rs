@@ -1,14 +1,16 @@
 //! The votes of one round: this collects the replies, and [`Tally`] decides.
 
-// Tests: quorum.rs and reply.rs for what decides; tests/tests/it/sim/locking.rs, sim/one_server.rs.
+// Tests: quorum.rs and reply.rs for what decides; tests/tests/it/sim/locking.rs, sim/one_server.rs,
+// sim/restart_guard.rs.
 
-use std::{mem, sync::Arc, time::Instant};
+use std::{mem, num::NonZeroU64, sync::Arc, time::Instant};
 
 use crate::{
     backend::{BackendError, BackendErrorKind},
     claim::Claim,
     error::{Error, RoundReport},
     fan_out::FanOut,
+    fence::{RaiseTally, Raised},
     nodes::Nodes,
     quorum::{Decision, LossReason, Tally},
     reply::{NodeOutcome, NodeReply},
@@ -24,20 +26,38 @@ pub(crate) struct Votes {
     /// Whether a contended round gives up when only silent nodes could still decide it: another round is
     /// cheap then, and clients that block each other are not.
     yields_early: bool,
+    /// Whether a node has to be [admitted](Nodes::admission) to vote.
+    admits: bool,
     /// The clock at the last replies, if there is a deadline.
     read: Option<Instant>,
 }
 
 impl Votes {
     pub(crate) fn new(nodes: &Arc<Nodes>) -> Self {
-        let tally = Tally::new(nodes.len());
         Self {
             nodes: nodes.clone(),
-            tally,
+            tally: Tally::new(nodes.len()),
             replies: Vec::with_capacity(nodes.len()),
             yields_early: false,
+            admits: false,
             read: None,
         }
+    }
+
+    /// The votes of a round that acquires: a node may have forgotten that somebody else has the lock.
+    pub(crate) fn of_acquire(nodes: &Arc<Nodes>) -> Self {
+        Self { admits: true, ..Self::new(nodes) }
+    }
+
+    /// As [`Votes::of_acquire`], and it needs a fencing token.
+    pub(crate) fn of_fenced_acquire(nodes: &Arc<Nodes>) -> Self {
+        let tally = Tally::with_quorum(nodes.len(), nodes.fence_quorum());
+        Self { tally, ..Self::of_acquire(nodes) }
+    }
+
+    /// Lets every node vote, since a grant shows that it has not forgotten the lock.
+    pub(crate) fn admit_all(&mut self) {
+        self.admits = false;
     }
 
     pub(crate) fn yield_early(&mut self, yes: bool) {
@@ -54,26 +74,64 @@ impl Votes {
         enough: impl Fn(&Tally) -> bool,
     ) -> Decision {
         while self.tally.decision() != Decision::Lost || !enough(&self.tally) {
-            let counted = self.replies.len();
-            let none_left = !fan_out.next(&mut self.replies).await;
-            self.read = deadline.map(|_| self.nodes.now());
-            let late = self.read.zip(deadline).is_some_and(|(now, deadline)| now >= deadline);
-            for reply in counted..self.replies.len() {
-                if let NodeOutcome::Granted = self.replies[reply].outcome {
-                    self.replies[reply].outcome =
-                        if late { NodeOutcome::Late } else { self.one_vote_for_each_server(reply) };
-                }
-                if let Some(vote) = self.replies[reply].outcome.vote() {
-                    self.tally.count(vote);
-                }
-            }
+            let more = self.receive(fan_out, deadline).await;
             match self.tally.decision() {
                 Decision::Won => return Decision::Won,
-                Decision::Lost | Decision::Open if late || none_left || self.should_give_up() => break,
+                Decision::Lost | Decision::Open if !more || self.should_give_up() => break,
                 Decision::Lost | Decision::Open => {}
             }
         }
         Decision::Lost
+    }
+
+    /// Waits until it is decided whether the nodes have raised their counters to `to`, in place of the replies so
+    /// far. A reply counts here if it would count there.
+    pub(crate) async fn collect_raise(
+        &mut self,
+        fan_out: &mut FanOut,
+        deadline: Instant,
+        to: NonZeroU64,
+    ) -> Raised {
+        self.replies.clear();
+        self.tally = self.tally.again();
+        let mut raise = RaiseTally::new(to, self.nodes.len(), self.nodes.fence_quorum());
+        loop {
+            let counted = self.replies.len();
+            let more = self.receive(fan_out, Some(deadline)).await;
+            self.replies[counted..].iter().for_each(|reply| raise.count(reply.fence));
+            match raise.decision() {
+                Raised::Open if more => {}
+                Raised::Open => return Raised::Failed,
+                decided => return decided,
+            }
+        }
+    }
+
+    /// The counters of the nodes that granted, and have a vote.
+    pub(crate) fn counters(&self) -> Vec<NonZeroU64> {
+        self.replies.iter().filter_map(|reply| reply.fence).collect()
+    }
+
+    /// Waits for more replies, and counts their votes. Returns `false` when no other can count: none are left,
+    /// or the deadline has passed.
+    async fn receive(&mut self, fan_out: &mut FanOut, deadline: Option<Instant>) -> bool {
+        let counted = self.replies.len();
+        let none_left = !fan_out.next(&mut self.replies).await;
+        self.read = deadline.map(|_| self.nodes.now());
+        let late = self.read.zip(deadline).is_some_and(|(now, deadline)| now >= deadline);
+        for reply in counted..self.replies.len() {
+            if let NodeOutcome::Granted = self.replies[reply].outcome {
+                let outcome = if late { NodeOutcome::Late } else { self.vote_of_a_grant(reply) };
+                if !matches!(outcome, NodeOutcome::Granted) {
+                    self.replies[reply].fence = None;
+                }
+                self.replies[reply].outcome = outcome;
+            }
+            if let Some(vote) = self.replies[reply].outcome.vote() {
+                self.tally.count(vote);
+            }
+        }
+        !(late || none_left)
     }
 
     pub(crate) fn tally(&self) -> &Tally {
@@ -97,7 +155,7 @@ impl Votes {
         for node in 0..self.nodes.len() {
             if replies.iter().all(|reply| reply.node != node) {
                 let name = self.nodes.get(node).name.clone();
-                replies.push(NodeReply { node, name, outcome: NodeOutcome::Pending });
+                replies.push(NodeReply { node, name, outcome: NodeOutcome::Pending, fence: None });
             }
         }
         replies.sort_unstable_by_key(|reply| reply.node);
@@ -119,19 +177,38 @@ impl Votes {
         self.yields_early && self.tally.should_give_up((0..self.nodes.len()).filter(is_silent).count())
     }
 
-    /// The vote of a node that grants. Of the nodes that lead to one server, the first to grant has its vote:
-    /// with two votes, a majority of nodes could be a minority of servers. Keys on the others are removed as
-    /// if they had voted.
-    fn one_vote_for_each_server(&self, reply: usize) -> NodeOutcome {
-        let node = self.replies[reply].node;
-        let Some(server) = self.nodes.get(node).server_id() else { return NodeOutcome::Granted };
+    /// The vote of a node that grants. Where it has none, its keys are removed as if it had.
+    fn vote_of_a_grant(&self, reply: usize) -> NodeOutcome {
+        let node = self.nodes.get(self.replies[reply].node);
+        let server = node.server();
+        if self.admits {
+            let admission = self.nodes.admission();
+            if let Some(server) = &server {
+                self.nodes.telemetry().runs_on(node.position, admission.risks(server));
+            }
+            if admission.is_needed() {
+                let admitted = admission.check(|| node.uptime(), server.as_deref());
+                let failed = admitted.as_ref().err();
+                self.nodes.telemetry().admitted(&**self.nodes.runtime(), node.position, failed);
+                if let Err(error) = admitted {
+                    return NodeOutcome::Failed(error);
+                }
+            }
+        }
+        self.one_vote_for_each_server(reply, server.as_deref().and_then(|server| server.id.as_ref()))
+    }
+
+    /// Of the nodes that lead to one server, the first to grant has its vote: with two votes, a majority of nodes
+    /// could be a minority of servers.
+    fn one_vote_for_each_server(&self, reply: usize, id: Option<&Arc<str>>) -> NodeOutcome {
+        let Some(id) = id else { return NodeOutcome::Granted };
         let has_voted = |other: &&NodeReply| {
             matches!(other.outcome, NodeOutcome::Granted)
-                && self.nodes.get(other.node).server_id().as_ref() == Some(&server)
+                && self.nodes.get(other.node).server().is_some_and(|server| server.id.as_ref() == Some(id))
         };
         match self.replies[..reply].iter().find(has_voted) {
             Some(other) => {
-                self.nodes.telemetry().shares_server(node, other.node);
+                self.nodes.telemetry().shares_server(self.replies[reply].node, other.node);
                 NodeOutcome::Failed(same_server(other))
             }
             None => NodeOutcome::Granted,

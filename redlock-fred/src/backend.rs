@@ -17,10 +17,11 @@ use fred::{
     types::Value,
 };
 use redlock_core::{
-    Acquire, AcquireReply, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend,
-    PerRuntime, Release, ReleaseReply, Replace, Resources, Runtime as _, TokioRuntime, Watch,
+    Acquire, AcquireFenced, AcquireReply, BackendError, BackendErrorKind, Extend, FencedReply, Inspect,
+    KeyState, LockBackend, PerRuntime, Raise, Release, ReleaseReply, Replace, Resources, Runtime as _,
+    ServerInfo, TokioRuntime, Watch,
     node_url::OpenError,
-    redis::{Command, Reply, ServerId, Watcher, of_single_server},
+    redis::{Command, Reply, ServerAnswer, ServerProbe, Watcher, of_single_server},
 };
 use tokio::{runtime::Handle, time::Instant};
 
@@ -101,7 +102,8 @@ impl FredBackend {
     /// needs. While it is not connected, requests fail at once, with the reason.
     ///
     /// The node does not ask which server is behind the client, since that may change at any time: see
-    /// [`LockBackend::server_id`]. So the lock manager cannot detect two nodes that lead to one server.
+    /// [`LockBackend::server`]. So the lock manager cannot detect two nodes that lead to one server, and with
+    /// [`max_ttl`](redlock_core::RedlockBuilder::max_ttl) the node has no vote unless you choose so.
     ///
     /// # Errors
     ///
@@ -122,34 +124,36 @@ impl FredBackend {
         self
     }
 
-    /// Runs a script whose reply is a vote.
-    async fn ask_for_vote(
+    /// Runs a script whose reply counts together with those of other nodes.
+    async fn ask_for<T: Send>(
         &self,
         command: Command<'_>,
+        read: impl Fn(&Reply) -> Result<T, BackendError> + Send + Sync,
         resources: &Resources,
         timeout: Duration,
-    ) -> Result<AcquireReply, BackendError> {
-        let request = async { self.send(command, Deadline::after(timeout)).await?.vote() };
+    ) -> Result<T, BackendError> {
+        let request = async { read(&self.send(command, Deadline::after(timeout)).await?) };
         self.count(request, resources, timeout).await
     }
 
     /// Runs a request whose answer counts together with those of other nodes, so the server has to be known.
-    async fn count(
+    async fn count<T: Send>(
         &self,
-        request: impl Future<Output = Result<AcquireReply, BackendError>> + Send,
+        request: impl Future<Output = Result<T, BackendError>> + Send,
         resources: &Resources,
         timeout: Duration,
-    ) -> Result<AcquireReply, BackendError> {
+    ) -> Result<T, BackendError> {
         let lazy = match &self.connection {
             Connection::Own(lazy, _) => lazy.get(),
             Connection::Given(_) => return request.await,
         };
         let Some(server) = lazy.server() else { return request.await };
-        let (start, patience) = (Instant::now(), ServerId::patience(timeout));
+        let (start, patience) = (Instant::now(), ServerProbe::patience(timeout));
         let ask = || async move {
+            let asked = now();
             let left = patience.saturating_sub(start.elapsed());
-            let answer = self.ask(Command::server_id(resources), Deadline::after(left)).await?;
-            Ok(answer.as_bytes().and_then(ServerId::of_answer))
+            let answer = self.ask(Command::server_info(resources), Deadline::after(left)).await?;
+            Ok(answer.as_bytes().map(|text| ServerAnswer::parse(text, asked, now())))
         };
         server.along_with(|| lazy.made(), ask, request).await
     }
@@ -241,7 +245,7 @@ impl LockBackend for FredBackend {
     }
 
     async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
-        self.ask_for_vote(Command::extend(&request), request.resources, request.timeout).await
+        self.ask_for(Command::extend(&request), Reply::vote, request.resources, request.timeout).await
     }
 
     async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
@@ -257,7 +261,20 @@ impl LockBackend for FredBackend {
     }
 
     async fn replace(&self, request: Replace<'_>) -> Result<AcquireReply, BackendError> {
-        self.ask_for_vote(Command::replace(&request), request.resources, request.timeout).await
+        self.ask_for(Command::replace(&request), Reply::vote, request.resources, request.timeout).await
+    }
+
+    fn can_fence(&self) -> bool {
+        true
+    }
+
+    async fn acquire_fenced(&self, request: AcquireFenced<'_>) -> Result<FencedReply, BackendError> {
+        let command = Command::acquire_fenced(&request);
+        self.ask_for(command, Reply::fenced, request.resources, request.timeout).await
+    }
+
+    async fn raise(&self, request: Raise<'_>) -> Result<FencedReply, BackendError> {
+        self.ask_for(Command::raise(&request), Reply::fenced, request.resources, request.timeout).await
     }
 
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
@@ -282,12 +299,27 @@ impl LockBackend for FredBackend {
         Some(&self.name)
     }
 
+    /// Known for a connection that this crate makes to a server.
+    fn server(&self) -> Option<Arc<ServerInfo>> {
+        let Connection::Own(lazy, _) = &self.connection else { return None };
+        let lazy = lazy.get();
+        lazy.server()?.server(lazy.made())
+    }
+
     /// Known for a connection that this crate makes to a server, if the user may call `INFO`.
-    fn server_id(&self) -> Option<Arc<str>> {
-        match &self.connection {
-            Connection::Own(lazy, _) => lazy.get().server()?.get(),
-            Connection::Given(_) => None,
-        }
+    fn uptime(&self) -> Result<Duration, BackendError> {
+        let cannot = |why| BackendError::new(BackendErrorKind::Rejected, why);
+        let Connection::Own(lazy, _) = &self.connection else {
+            return Err(cannot(
+                "it is not known how long the server of this client has been running: open the node by its URL",
+            ));
+        };
+        let lazy = lazy.get();
+        let server = lazy.server();
+        let server = server.ok_or_else(|| {
+            cannot("it is not known how long a Cluster's servers have been running: lock on single servers")
+        })?;
+        server.uptime(lazy.made(), now())
     }
 }
 
@@ -295,6 +327,11 @@ impl fmt::Debug for FredBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FredBackend").field("name", &self.name).finish_non_exhaustive()
     }
+}
+
+/// The time of the server's uptime: the real one, also where tokio's is paused.
+fn now() -> std::time::Instant {
+    std::time::Instant::now()
 }
 
 /// When a request ends, and how long it had for all of its commands.

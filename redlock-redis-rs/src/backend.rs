@@ -13,9 +13,9 @@ use async_trait::async_trait;
 use redis::cluster_async::ClusterConnection;
 use redis::{RedisError, Value, aio::ConnectionLike};
 use redlock_core::{
-    Acquire, AcquireReply, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, Release,
-    ReleaseReply, Replace, Resources, Watch,
-    redis::{Command, Dialect, Reply, ServerId, of_single_server},
+    Acquire, AcquireFenced, AcquireReply, BackendError, BackendErrorKind, Extend, FencedReply, Inspect,
+    KeyState, LockBackend, Raise, Release, ReleaseReply, Replace, Resources, ServerInfo, Watch,
+    redis::{Command, Dialect, Reply, ServerAnswer, ServerProbe, of_single_server},
 };
 
 use crate::{
@@ -79,7 +79,8 @@ where
     /// redis-rs does not keep their order.
     ///
     /// The node does not ask which server is behind the connection, since that may change at any time: see
-    /// [`LockBackend::server_id`]. So the lock manager cannot detect two nodes that lead to one server.
+    /// [`LockBackend::server`]. So the lock manager cannot detect two nodes that lead to one server, and with
+    /// [`max_ttl`](redlock_core::RedlockBuilder::max_ttl) the node has no vote unless you choose so.
     ///
     /// It learns from the first requests which commands the server has, and learns it anew when the server no
     /// longer knows one: the acquire that finds this out fails as [`BackendErrorKind::Transient`].
@@ -100,16 +101,17 @@ where
         self
     }
 
-    /// Runs a script whose reply is a vote.
-    async fn ask_for_vote(
+    /// Runs a script whose reply counts together with those of other nodes.
+    async fn ask_for<T: Send>(
         &self,
         command: Command<'_>,
+        read: impl Fn(&Reply) -> Result<T, BackendError> + Send + Sync,
         resources: &Resources,
         timeout: Duration,
         caller_enforces_timeout: bool,
-    ) -> Result<AcquireReply, BackendError> {
+    ) -> Result<T, BackendError> {
         let limit = (!caller_enforces_timeout).then_some(timeout);
-        let asked = pin!(async { self.send(command).await?.vote() });
+        let asked = pin!(async { read(&self.send(command).await?) });
         let request = pin!(self.within(limit, asked));
         self.count(request, resources, timeout).await
     }
@@ -124,12 +126,13 @@ where
         let Line::Own(own) = &self.line else { return request.await };
         let shared = own.shared();
         let Some(server) = shared.server() else { return request.await };
-        let (start, patience) = (Instant::now(), ServerId::patience(timeout));
+        let (start, patience) = (Instant::now(), ServerProbe::patience(timeout));
         let ask = || async move {
-            let question = self.ask(Command::server_id(resources));
+            let asked = Instant::now();
+            let question = self.ask(Command::server_info(resources));
             let answer = self.within(Some(patience.saturating_sub(start.elapsed())), question).await?;
             Ok(match without_attributes(&answer) {
-                Value::BulkString(id) => ServerId::of_answer(id),
+                Value::BulkString(text) => Some(ServerAnswer::parse(text, asked, Instant::now())),
                 _ => None,
             })
         };
@@ -213,7 +216,8 @@ where
 
     async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
         let Extend { resources, timeout, caller_enforces_timeout, .. } = request;
-        self.ask_for_vote(Command::extend(&request), resources, timeout, caller_enforces_timeout).await
+        let command = Command::extend(&request);
+        self.ask_for(command, Reply::vote, resources, timeout, caller_enforces_timeout).await
     }
 
     async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
@@ -233,7 +237,24 @@ where
 
     async fn replace(&self, request: Replace<'_>) -> Result<AcquireReply, BackendError> {
         let Replace { resources, timeout, caller_enforces_timeout, .. } = request;
-        self.ask_for_vote(Command::replace(&request), resources, timeout, caller_enforces_timeout).await
+        let command = Command::replace(&request);
+        self.ask_for(command, Reply::vote, resources, timeout, caller_enforces_timeout).await
+    }
+
+    fn can_fence(&self) -> bool {
+        true
+    }
+
+    async fn acquire_fenced(&self, request: AcquireFenced<'_>) -> Result<FencedReply, BackendError> {
+        let AcquireFenced { resources, timeout, caller_enforces_timeout, .. } = request;
+        let command = Command::acquire_fenced(&request);
+        self.ask_for(command, Reply::fenced, resources, timeout, caller_enforces_timeout).await
+    }
+
+    async fn raise(&self, request: Raise<'_>) -> Result<FencedReply, BackendError> {
+        let Raise { resources, timeout, caller_enforces_timeout, .. } = request;
+        let command = Command::raise(&request);
+        self.ask_for(command, Reply::fenced, resources, timeout, caller_enforces_timeout).await
     }
 
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
@@ -268,9 +289,24 @@ where
         self.name.as_deref()
     }
 
+    /// Known for a connection that this crate makes to a server.
+    fn server(&self) -> Option<Arc<ServerInfo>> {
+        let shared = self.line.own()?.shared();
+        shared.server()?.server(shared.made())
+    }
+
     /// Known for a connection that this crate makes to a server, if the user may call `INFO`.
-    fn server_id(&self) -> Option<Arc<str>> {
-        self.line.own()?.shared().server()?.get()
+    fn uptime(&self) -> Result<Duration, BackendError> {
+        let cannot = |why| BackendError::new(BackendErrorKind::Rejected, why);
+        let own = self.line.own().ok_or_else(|| {
+            cannot("it is not known how long the server of this connection has been running: open the node by its URL")
+        })?;
+        let shared = own.shared();
+        let server = shared.server();
+        let server = server.ok_or_else(|| {
+            cannot("it is not known how long a Cluster's servers have been running: lock on single servers")
+        })?;
+        server.uptime(shared.made(), Instant::now())
     }
 }
 

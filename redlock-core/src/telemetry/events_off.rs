@@ -2,10 +2,10 @@
 
 // Tests: tests/tests/it/telemetry.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, num::NonZeroU64, sync::Arc, time::Duration};
 
 use super::{Kind, Verb, moment::Moment};
-use crate::{backend::BackendError, quorum::Tally, resources::Resources, token::Token};
+use crate::{backend::BackendError, quorum::Tally, resources::Resources, server::ServerRisk, token::Token};
 
 #[derive(Clone, Debug)]
 pub(super) struct Span;
@@ -20,7 +20,15 @@ pub(super) fn inside<F: Future>(_: Span, work: F) -> F {
 
 pub(super) fn begun(_: &Resources) {}
 
-pub(super) fn ended(_: &Span, _: &'static str, _: Option<u32>, _: Option<&Token>, _: Duration) {}
+pub(super) fn ended(
+    _: &Span,
+    _: &'static str,
+    _: Option<u32>,
+    _: Option<&Token>,
+    _: Option<NonZeroU64>,
+    _: Duration,
+) {
+}
 
 pub(super) fn round(_: Verb, _: &Token, _: &'static str, _: &Tally) {}
 
@@ -50,6 +58,10 @@ impl Nodes {
     pub(super) fn seen(&self, _: usize, _: Moment, _: Option<&BackendError>) {}
 
     pub(super) fn shares_server(&self, _: usize, _: usize) {}
+
+    pub(super) fn risk(&self, _: usize, _: &ServerRisk) {}
+
+    pub(super) fn admitted(&self, _: usize, _: Moment, _: Option<&BackendError>) {}
 
     pub(super) fn pending_releases(&self, _: usize, _: usize, _: usize) {}
 }

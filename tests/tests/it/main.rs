@@ -49,6 +49,7 @@ mod servers {
     mod conformance;
     mod errors;
     mod faults;
+    mod fencing;
     mod fred_cluster;
     mod handover;
     mod inspecting;
@@ -56,7 +57,9 @@ mod servers {
     mod one_server;
     mod ordering;
     mod queue;
+    mod restart_guard;
     mod sentinel;
+    mod server_info;
     mod stopped;
     mod tls;
     mod urls;
@@ -70,6 +73,7 @@ mod sim {
     mod cleanup;
     mod errors;
     mod extending;
+    mod fencing;
     mod handover;
     mod keep_alive;
     mod limits;
@@ -81,6 +85,7 @@ mod sim {
     pub(crate) mod queue;
     mod random;
     mod releasing;
+    mod restart_guard;
     mod turns;
     mod using;
     mod waiting;
