@@ -52,7 +52,8 @@ pub use self::requests::{Acquire, AcquireFenced, Extend, Raise, Release, Replace
 ///    and no two servers share one. A backend that does not know it always returns `None`.
 /// 10. **A watch waits, and misses nothing.** A [`watch`](Self::watch) completes when its keys are free, or
 ///     have become free since its first poll and stay so, whoever removed them and whether they expired. It
-///     does not complete again and again while they are held.
+///     does not complete again and again while they are held, unless it is [eager](Watch::eager), and they
+///     change.
 /// 11. **Counters only grow.** A node that [can fence](Self::can_fence) has a counter for each resource, from
 ///     1 to 2^53 - 1, which outlives the key. `acquire_fenced` and `raise` change it as they say, at one
 ///     instant with the keys, and nothing else does.

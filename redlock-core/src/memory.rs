@@ -215,21 +215,30 @@ impl MemoryBackend {
 
     async fn reply(&self, order: Order) -> Result<Outcome, BackendError> {
         let outcome = self.node.arrive(order)?.await.unwrap_or_else(|_| Err(unreachable("connection reset")));
+        self.on_its_way_back().await;
+        outcome
+    }
+
+    async fn on_its_way_back(&self) {
         let delay = self.node.state().reply_delay;
         if !delay.is_zero() {
             self.node.runtime.sleep(delay).await;
         }
-        outcome
     }
 
-    /// Looks at the keys, and again whenever they may have become free.
-    async fn until_free(&self, resources: &Resources) -> Result<(), BackendError> {
+    /// Looks at the keys, and again whenever they may have become free. Who is eager takes a change for that.
+    async fn until_free(&self, resources: &Resources, eager: bool) -> Result<(), BackendError> {
         loop {
             let order = Order { verb: Verb::Watch, resources: resources.clone() };
             let Outcome::Held(Armed { changed, expires }) = self.reply(order).await? else { return Ok(()) };
             let left = expires.saturating_duration_since(self.node.runtime.now());
-            if let Either::Left((Err(_), _)) = select(changed, self.node.runtime.sleep(left)).await {
-                return Err(unreachable("connection reset"));
+            match select(changed, self.node.runtime.sleep(left)).await {
+                Either::Left((Err(_), _)) => return Err(unreachable("connection reset")),
+                Either::Left((Ok(()), _)) if eager => {
+                    self.on_its_way_back().await;
+                    return Ok(());
+                }
+                _ => {}
             }
         }
     }
@@ -291,7 +300,7 @@ impl LockBackend for MemoryBackend {
     }
 
     async fn watch(&self, request: Watch<'_>) -> Result<(), BackendError> {
-        self.within(request.timeout, self.until_free(request.resources)).await
+        self.within(request.timeout, self.until_free(request.resources, request.eager)).await
     }
 
     fn name(&self) -> Option<&str> {

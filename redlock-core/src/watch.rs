@@ -14,12 +14,21 @@ pub struct Watch<'a> {
     pub resources: &'a Resources,
     /// How long to wait at most, connecting included.
     pub timeout: Duration,
+    /// Whether to complete as soon as the node reports a change of the keys, without reading them again. That
+    /// is a trip earlier, but the change may be an extension. A backend may ignore it.
+    pub eager: bool,
 }
 
 impl<'a> Watch<'a> {
-    /// A request with all of its fields.
+    /// A request that is not eager.
     #[must_use]
     pub fn new(resources: &'a Resources, timeout: Duration) -> Self {
-        Self { resources, timeout }
+        Self { resources, timeout, eager: false }
+    }
+
+    /// The same request, but eager.
+    #[must_use]
+    pub fn eager(self) -> Self {
+        Self { eager: true, ..self }
     }
 }

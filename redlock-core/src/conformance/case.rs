@@ -72,7 +72,15 @@ impl<'k> Case<'k> {
     pub(super) fn holder_with(&self, letter: char, token: &str) -> Holder<'k> {
         let token = token.parse().expect("hex digits that are made here");
         let timeout = self.suite.timeout;
-        Holder { case: self.clone(), backend: self.suite.backend, letter, token, timeout, quiet: false }
+        Holder {
+            case: self.clone(),
+            backend: self.suite.backend,
+            letter,
+            token,
+            timeout,
+            eager: false,
+            quiet: false,
+        }
     }
 
     pub(super) fn violation(&self, expected: impl Into<String>, seen: impl Into<String>) -> Violation {
@@ -208,6 +216,8 @@ pub(super) struct Holder<'k> {
     letter: char,
     pub(super) token: Token,
     timeout: Duration,
+    /// Whether its watches are eager.
+    eager: bool,
     quiet: bool,
 }
 
@@ -215,6 +225,11 @@ impl<'k> Holder<'k> {
     /// The same with another timeout.
     pub(super) fn within(&self, timeout: Duration) -> Self {
         Self { timeout, ..self.clone() }
+    }
+
+    /// The same, with eager watches or others.
+    pub(super) fn eager(&self, eager: bool) -> Self {
+        Self { eager, ..self.clone() }
     }
 
     /// The same through another instance of the backend.
@@ -277,6 +292,7 @@ impl<'k> Holder<'k> {
     pub(super) async fn watch(&self, names: impl Into<Resources> + Send) -> Seen<'k, ()> {
         let resources = names.into();
         let request = Watch::new(&resources, self.timeout);
+        let request = if self.eager { request.eager() } else { request };
         self.ask("watches", &resources, self.backend.watch(request)).await
     }
 

@@ -50,6 +50,7 @@ pub async fn a_release_beside_the_start_of_a_watch_is_not_missed(suite: &Suite<'
             let key = case.name(&format!("key {round}"));
             a.acquire(&key, LONG).await.must(AcquireReply::Granted)?;
             b.acquire(&key, LONG).await.must(AcquireReply::Refused)?;
+            let b = b.eager(round % 2 == 1);
             let (released, watched) = match round % 3 {
                 0 => (a.release(&key).await, b.watch(&key).await),
                 1 => join(a.release(&key), b.watch(&key)).await,
@@ -71,7 +72,7 @@ pub async fn a_watch_ends_at_a_release_by_anybody(suite: &Suite<'_>) -> Outcome 
     case(suite, "a_watch_ends_at_a_release_by_anybody", |case| async move {
         for round in 0..ROUNDS {
             let [a, b] = case.holders();
-            let a = a.through(suite.second.unwrap_or(suite.backend));
+            let (a, b) = (a.through(suite.second.unwrap_or(suite.backend)), b.eager(round % 2 == 1));
             let key = case.name(&format!("key {round}"));
             a.acquire(&key, LONG).await.must(AcquireReply::Granted)?;
             let pause = Duration::from_millis(round as u64);
@@ -100,7 +101,7 @@ pub async fn all_watches_of_a_key_end_at_its_release(suite: &Suite<'_>) -> Outco
                 if position % 2 == 0 {
                     begin_and_drop(Box::pin(holder.watch(key))).await;
                 }
-                holder.watch(key).await.must(())
+                holder.eager(position % 3 == 0).watch(key).await.must(())
             }
         }));
         let released = async {
@@ -122,7 +123,7 @@ pub async fn a_watch_ends_at_the_expiry(suite: &Suite<'_>) -> Outcome {
             let [a, b] = case.holders();
             let key = case.name(&format!("key {round}"));
             a.acquire(&key, suite.ttl).await.must(AcquireReply::Granted)?;
-            until_free(&case, &b, &[key]).await?;
+            until_free(&case, &b.eager(round == 1), &[key]).await?;
         }
         Ok(Verdict::Passed)
     })
@@ -134,6 +135,7 @@ pub async fn a_watch_of_several_waits_for_all(suite: &Suite<'_>) -> Outcome {
     case(suite, "a_watch_of_several_waits_for_all", |case| async move {
         for round in 0..4 {
             let [a, b, c] = case.holders();
+            let c = c.eager(round >= 2);
             let keys = ["first", "free", "last"].map(|label| case.name(&format!("{label} {round}")));
             // Which one stays until the end.
             let (early, late) = if round % 2 == 0 { (0, 2) } else { (2, 0) };
@@ -158,6 +160,7 @@ pub async fn a_watch_goes_on_after_an_extension(suite: &Suite<'_>) -> Outcome {
     case(suite, "a_watch_goes_on_after_an_extension", |case| async move {
         for round in 0..5 {
             let [a, b] = case.holders();
+            let b = b.eager(round % 2 == 1);
             let key = case.name(&format!("key {round}"));
             a.acquire(&key, LONG).await.must(AcquireReply::Granted)?;
             let released = async {

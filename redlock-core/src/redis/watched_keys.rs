@@ -43,12 +43,14 @@ enum Known {
 #[derive(Debug)]
 struct Watching<W> {
     names: Vec<Arc<str>>,
+    eager: bool,
     waker: W,
 }
 
 impl<W> WatchedKeys<W> {
-    /// A watch of all of these keys. Returns its number.
-    pub(super) fn add(&mut self, resources: &Resources, waker: W) -> u64 {
+    /// A watch of all of these keys, which ends when they are free; an eager one already when that is possible
+    /// after a report. Returns its number.
+    pub(super) fn add(&mut self, resources: &Resources, eager: bool, waker: W) -> u64 {
         let number = self.next;
         self.next += 1;
         let mut names = Vec::new();
@@ -64,9 +66,9 @@ impl<W> WatchedKeys<W> {
         }
         // If all of them are known to be free, nothing else would end it.
         if names.iter().all(|name| self.keys[name].known == Known::Free) {
-            names.iter().for_each(|name| self.changed(name));
+            names.iter().for_each(|name| self.read_again(name));
         }
-        self.watches.insert(number, Watching { names, waker });
+        self.watches.insert(number, Watching { names, eager, waker });
         number
     }
 
@@ -113,9 +115,9 @@ impl<W> WatchedKeys<W> {
         ended.retain(|number| {
             self.watches.get(number).is_some_and(|watching| watching.names.iter().all(is_free))
         });
-        let ended = ended.into_iter().filter_map(|number| self.remove(number)).collect();
+        let mut ended: Vec<W> = ended.into_iter().filter_map(|number| self.remove(number)).collect();
         if changed {
-            self.changed(&name);
+            ended.extend(self.changed(&name));
         }
         ended
     }
@@ -126,8 +128,30 @@ impl<W> WatchedKeys<W> {
         numbers.into_iter().filter_map(|number| self.remove(number)).collect()
     }
 
-    /// A key has been changed, has expired, or has been removed.
-    pub(super) fn changed(&mut self, name: &str) {
+    /// The server reports that a key has been changed, has expired, or has been removed. Returns the watches
+    /// that end with that: the eager ones, unless another of their keys is held. The others wait for what is
+    /// read now.
+    pub(super) fn changed(&mut self, name: &str) -> Vec<W> {
+        let was_held = self.keys.get(name).is_some_and(|key| key.known == Known::Held);
+        self.read_again(name);
+        let Some(key) = self.keys.get(name).filter(|_| was_held) else { return Vec::new() };
+        let is_held = |name: &Arc<str>| self.keys.get(name).is_some_and(|key| key.known == Known::Held);
+        let ends = |number: &u64| {
+            self.watches
+                .get(number)
+                .is_some_and(|watching| watching.eager && !watching.names.iter().any(is_held))
+        };
+        let ended: Vec<u64> = key.watches.iter().copied().filter(ends).collect();
+        ended.into_iter().filter_map(|number| self.remove(number)).collect()
+    }
+
+    /// Any key may have been changed.
+    pub(super) fn all_changed(&mut self) {
+        let names: Vec<_> = self.keys.keys().cloned().collect();
+        names.iter().for_each(|name| self.read_again(name));
+    }
+
+    fn read_again(&mut self, name: &str) {
         let Some((name, _)) = self.keys.get_key_value(name) else { return };
         let name = name.clone();
         let Some(key) = self.keys.get_mut(&name) else { return };
@@ -138,12 +162,6 @@ impl<W> WatchedKeys<W> {
                 self.unread.insert(name);
             }
         }
-    }
-
-    /// Any key may have been changed.
-    pub(super) fn all_changed(&mut self) {
-        let names: Vec<_> = self.keys.keys().cloned().collect();
-        names.iter().for_each(|name| self.changed(name));
     }
 
     /// Ends all watches.
@@ -179,15 +197,15 @@ mod tests {
     #[test]
     fn a_key_is_read_once_for_all_of_its_watches_and_again_after_each_change() {
         let mut keys = WatchedKeys::default();
-        keys.add(&"a".into(), 1);
-        keys.add(&"a".into(), 2);
+        keys.add(&"a".into(), false, 1);
+        keys.add(&"a".into(), false, 2);
         assert_eq!(unread(&mut keys), ["a"]);
         assert_eq!(keys.read("a", false), []);
-        keys.add(&"a".into(), 3);
+        keys.add(&"a".into(), false, 3);
         assert_eq!(unread(&mut keys), [""; 0], "the server reports the next change");
         keys.changed("a");
         keys.changed("a");
-        keys.changed("unknown");
+        assert_eq!(keys.changed("unknown"), []);
         assert_eq!(unread(&mut keys), ["a"]);
         assert_eq!(keys.read("a", false), [], "an extension, or another owner");
         keys.all_changed();
@@ -199,7 +217,7 @@ mod tests {
     #[test]
     fn a_change_that_is_reported_before_the_answer_is_read_counts() {
         let mut keys = WatchedKeys::default();
-        keys.add(&"a".into(), 1);
+        keys.add(&"a".into(), false, 1);
         assert_eq!(unread(&mut keys), ["a"]);
         keys.changed("a");
         assert_eq!(unread(&mut keys), [""; 0], "one question at a time");
@@ -212,8 +230,8 @@ mod tests {
     #[test]
     fn several_keys_have_to_be_free_at_one_time() {
         let mut keys = WatchedKeys::default();
-        keys.add(&["a", "b"].into(), 1);
-        keys.add(&"b".into(), 2);
+        keys.add(&["a", "b"].into(), false, 1);
+        keys.add(&"b".into(), false, 2);
         assert_eq!(unread(&mut keys), ["a", "b"]);
         assert_eq!(keys.read("a", true), []);
         assert_eq!(keys.read("b", false), []);
@@ -228,13 +246,51 @@ mod tests {
     }
 
     #[test]
+    fn an_eager_watch_ends_with_a_report_and_the_others_with_what_is_read_then() {
+        let mut keys = WatchedKeys::default();
+        keys.add(&"a".into(), true, 1);
+        assert_eq!(keys.changed("a"), [], "it has not been asked for");
+        assert_eq!(unread(&mut keys), ["a"]);
+        assert_eq!(keys.read("a", false), []);
+        keys.add(&"a".into(), false, 2);
+        keys.all_changed();
+        assert_eq!(unread(&mut keys), ["a"]);
+        assert_eq!(keys.read("a", false), [], "it was not reported");
+        assert_eq!(keys.changed("a"), [1]);
+        assert_eq!(unread(&mut keys), ["a"]);
+        keys.add(&"a".into(), true, 3);
+        assert_eq!(keys.changed("a"), [], "while it is asked for");
+        assert_eq!(keys.read("a", false), [3]);
+        assert_eq!(unread(&mut keys), ["a"]);
+        assert_eq!(keys.read("a", true), [2]);
+        keys.add(&"a".into(), true, 4);
+        unread(&mut keys);
+        assert_eq!(keys.read("a", false), []);
+        assert_eq!(keys.changed("a"), [4]);
+        assert!(keys.is_empty() && keys.keys.is_empty() && keys.unread.is_empty());
+    }
+
+    #[test]
+    fn an_eager_watch_of_several_keys_waits_while_another_one_is_held() {
+        let mut keys = WatchedKeys::default();
+        keys.add(&["a", "b"].into(), true, 1);
+        unread(&mut keys);
+        assert_eq!(keys.read("a", false), []);
+        assert_eq!(keys.read("b", false), []);
+        assert_eq!(keys.changed("a"), []);
+        assert_eq!(unread(&mut keys), ["a"]);
+        assert_eq!(keys.read("a", true), []);
+        assert_eq!(keys.changed("b"), [1]);
+    }
+
+    #[test]
     fn a_watch_of_keys_that_are_known_to_be_free_reads_them_again() {
         let mut keys = WatchedKeys::default();
-        keys.add(&["a", "b"].into(), 1);
+        keys.add(&["a", "b"].into(), false, 1);
         unread(&mut keys);
         assert_eq!(keys.read("a", true), []);
         assert_eq!(keys.read("b", false), []);
-        keys.add(&"a".into(), 2);
+        keys.add(&"a".into(), false, 2);
         assert_eq!(unread(&mut keys), ["a"]);
         assert_eq!(keys.read("a", true), [2]);
     }
@@ -242,18 +298,18 @@ mod tests {
     #[test]
     fn a_key_that_nobody_watches_any_more_is_forgotten_and_its_answer_is_nobodys() {
         let mut keys = WatchedKeys::default();
-        let first = keys.add(&"a".into(), 1);
-        let second = keys.add(&"a".into(), 2);
+        let first = keys.add(&"a".into(), false, 1);
+        let second = keys.add(&"a".into(), false, 2);
         unread(&mut keys);
         assert_eq!(keys.remove(first), Some(1));
         assert_eq!(keys.remove(first), None);
         keys.remove(second);
         assert!(keys.keys.is_empty());
-        keys.add(&"a".into(), 3);
+        keys.add(&"a".into(), false, 3);
         assert_eq!(keys.read("a", true), [], "the answer to the question before");
         assert_eq!(unread(&mut keys), ["a"]);
         assert_eq!(keys.give_up("a"), [3]);
-        keys.add(&"a".into(), 4);
+        keys.add(&"a".into(), false, 4);
         assert_eq!(keys.end_all(), [4]);
         assert!(keys.is_empty() && keys.unread.is_empty());
     }
@@ -283,7 +339,7 @@ mod tests {
                 2 | 3 => {
                     let both = Resources::from([NAMES[key], NAMES[(key + 1) % 3]]);
                     let names = if step == 2 { NAMES[key].into() } else { both };
-                    self.keys.add(&names, self.watches);
+                    self.keys.add(&names, self.watches % 2 == 1, self.watches);
                     self.live.insert(self.watches);
                     self.watches += 1;
                 }
@@ -296,16 +352,26 @@ mod tests {
                 }
                 5 => match self.wire.pop_front() {
                     Some((key, Some(is_free))) => self.answers.push_back((key, is_free)),
-                    Some((key, None)) => self.keys.changed(NAMES[key]),
+                    Some((key, None)) => {
+                        let ended = self.keys.changed(NAMES[key]);
+                        self.end(ended);
+                    }
                     None => {}
                 },
                 _ => {
                     if let Some((key, is_free)) = self.answers.pop_front() {
-                        for ended in self.keys.read(NAMES[key], is_free) {
-                            self.live.remove(&ended);
-                        }
+                        let ended = self.keys.read(NAMES[key], is_free);
+                        self.end(ended);
                     }
                 }
+            }
+        }
+    }
+
+    impl Model {
+        fn end(&mut self, ended: Vec<u32>) {
+            for watch in ended {
+                assert!(self.live.remove(&watch), "it ends twice");
             }
         }
     }

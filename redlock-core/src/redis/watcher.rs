@@ -27,8 +27,8 @@ use crate::{
 ///
 /// The first watch makes the connection, with `HELLO 3` and `CLIENT TRACKING ON`. A watched key is read with
 /// `GET`. The server remembers that, and reports the next change of the key: its removal, its expiry, but
-/// also its extension, so the key is read again. All watches share the connection and the readings. It is
-/// closed 10 seconds after the last watch.
+/// also its extension, so the key is read again, unless all of its watches are eager. All watches share the
+/// connection and the readings. It is closed 10 seconds after the last watch.
 ///
 /// When the server refuses such a connection, watches are rejected for 30 seconds before it is asked again;
 /// when it cannot be reached, connections are made at the rate of [`Reconnect`].
@@ -120,7 +120,7 @@ impl Watcher {
             {
                 return Err(error.clone());
             }
-            let number = state.keys.add(request.resources, sender);
+            let number = state.keys.add(request.resources, request.eager, sender);
             let driver = (!state.runs).then(|| state.begin(now));
             (number, driver)
         };
@@ -165,21 +165,29 @@ impl Reports {
 
     /// The server has reported that any key may have been changed, as after `FLUSHALL`; or reports were lost.
     pub fn all_changed(&self) {
-        self.report(|state| state.keys.all_changed());
+        self.report(|state| {
+            state.keys.all_changed();
+            Vec::new()
+        });
     }
 
     /// The connection is lost. Later reports over it have no effect.
     pub fn lost(&self) {
-        self.report(|state| state.is_lost = true);
+        self.report(|state| {
+            state.is_lost = true;
+            Vec::new()
+        });
     }
 
-    fn report(&self, note: impl FnOnce(&mut State)) {
+    /// `note` returns the watches that end at once.
+    fn report(&self, note: impl FnOnce(&mut State) -> Vec<Sender<Result<(), BackendError>>>) {
         let Some(watcher) = self.watcher.upgrade() else { return };
         let mut state = watcher.state();
         if state.connection == self.connection {
-            note(&mut state);
+            let ended = note(&mut state);
             let waker = state.waker.take();
             drop(state);
+            ended.into_iter().for_each(|ended| drop(ended.send(Ok(()))));
             waker.into_iter().for_each(Waker::wake);
         }
     }

@@ -105,6 +105,26 @@ fn watched(happens: impl Fn(&Harness)) -> (Result<(), BackendErrorKind>, Duratio
 }
 
 #[test]
+fn an_eager_watch_ends_with_a_change_and_any_other_with_what_is_there_then() {
+    for (eager, ended) in [(true, s(1)), (false, s(30))] {
+        let harness = Harness::new(1);
+        let node = &harness.nodes[0];
+        harness.run(async {
+            node.set("x", "another's", s(20));
+            let later = async {
+                harness.sleep(1_000).await;
+                node.set("x", "another's", s(29));
+            };
+            let names = "x".into();
+            let request = Watch::new(&names, s(100));
+            let request = if eager { request.eager() } else { request };
+            let ((watched, took), ()) = tokio::join!(harness.timed(node.watch(request)), later);
+            assert_eq!((watched.is_ok(), took), (true, ended));
+        });
+    }
+}
+
+#[test]
 fn a_watch_ends_with_whatever_frees_its_last_key() {
     assert_eq!(watched(|_| {}), (Ok(()), s(60)), "the expiry");
     assert_eq!(watched(|harness| harness.nodes[0].remove("x")), (Ok(()), s(1)));
