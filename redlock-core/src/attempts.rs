@@ -26,7 +26,7 @@ use crate::{
     ticket::Ticket,
     votes::LostRound,
     waiters::{GRACE, View},
-    wakeup::until_free,
+    wakeup::{after_others, others_first, until_free},
 };
 
 /// The options of one call.
@@ -60,13 +60,23 @@ pub(crate) async fn acquire(
     } else {
         nodes.waiters.join(resources, begun + longest)
     };
+    let (mut wait, mut woken) = (None, false);
     if !its_turn && let Some(due) = delay(nodes, &mut patience, begun) {
         until_next(nodes, &ticket, &mut patience, due, pending()).await;
         begun = nodes.now();
         ticket.stay(begun + longest);
+    } else if its_turn
+        && let Some((mut rivals, left)) = others_first(nodes, resources, begun)
+        && let Some(due) = delay(nodes, &mut patience, begun)
+    {
+        // A single attempt has no delay, and so does not come here.
+        let others_had_it = after_others(nodes, resources, &mut rivals, left);
+        woken = until_next(nodes, &ticket, &mut patience, due, others_had_it).await;
+        wait = Some(rivals);
+        begun = nodes.now();
+        ticket.stay(begun + longest);
     }
     let mut attempts: u32 = 0;
-    let (mut wait, mut woken) = (None, false);
     loop {
         attempts = attempts.saturating_add(1);
         let timeout = patience.for_a_round(begun);
@@ -83,8 +93,11 @@ pub(crate) async fn acquire(
             let keep_until = options.max_hold.and_then(|max_hold| start.checked_add(max_hold));
             let took = won.decided.map_or(Duration::ZERO, |decided| decided.saturating_duration_since(start));
             won.ticket.hold(start, won.valid_until);
-            if let Some(wait) = &wait {
-                nodes.usual_rivals.learn(resources, wait);
+            match &wait {
+                Some(rivals) => nodes.usual_rivals.learn(resources, rivals, took),
+                // A lock that was handed over within the process says nothing about others.
+                None if its_turn => nodes.usual_rivals.learn_of_none(resources, took),
+                None => {}
             }
             let state = LeaseState::new(nodes.clone(), won.claim, won.valid_until, won.ticket, won.fence);
             let replies = won.replies;
@@ -103,10 +116,11 @@ pub(crate) async fn acquire(
         if let Some(due) = delay {
             ticket = rollback.begin().await;
             let rivals = wait.get_or_insert_with(|| nodes.usual_rivals.of(resources));
+            rivals.took(now - begun);
             if woken && lost.reason == LossReason::Refused {
-                rivals.won();
+                rivals.collided();
             }
-            let woken_again = until_free(nodes, resources, &lost.replies, rivals, now - begun);
+            let woken_again = until_free(nodes, resources, &lost.replies, rivals);
             woken = until_next(nodes, &ticket, &mut patience, due, woken_again).await;
             begun = nodes.now();
             ticket.stay(begun + longest);

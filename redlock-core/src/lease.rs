@@ -117,7 +117,7 @@ impl LeaseState {
 
     /// Ends the lease in this process: it is released, lost, or handed over.
     pub(crate) fn end(&self) {
-        self.claim.ledger.close();
+        let disputed = self.claim.ledger.close();
         let before = {
             let mut state = self.state();
             let before = *state;
@@ -127,6 +127,7 @@ impl LeaseState {
         self.over.set();
         if !before.over {
             let Claim { resources, token, .. } = &*self.claim;
+            self.nodes.usual_rivals.release(resources, disputed, || self.nodes.now());
             self.telemetry.ended(&**self.nodes.runtime(), resources, token, before.valid_until);
         }
     }

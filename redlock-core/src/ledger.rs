@@ -27,6 +27,8 @@ struct NodeState {
     /// Whether the node confirmed the last extension. Then the keys were written, even if the reply to the
     /// write got lost.
     confirmed: bool,
+    /// Whether another client's keys were there.
+    refused: bool,
     removal: Removal,
 }
 
@@ -115,6 +117,7 @@ impl Ledger {
             NodeOutcome::Failed(error) if error.kind() == BackendErrorKind::Indeterminate => Write::Unknown,
             _ => state.before,
         };
+        state.refused |= matches!(outcome, NodeOutcome::Refused);
         state.needs_release()
     }
 
@@ -148,9 +151,12 @@ impl Ledger {
         state.needs_release()
     }
 
-    /// The lock has ended in this process: released, lost, or handed over.
-    pub(crate) fn close(&self) {
-        self.entries().closed = true;
+    /// The lock has ended in this process: released, lost, or handed over. Returns whether a node has refused
+    /// to write its keys, as another client tried for it, too.
+    pub(crate) fn close(&self) -> bool {
+        let mut entries = self.entries();
+        entries.closed = true;
+        entries.nodes.iter().any(|state| state.refused)
     }
 
     /// Whether the node is known to have written the keys.
@@ -305,6 +311,17 @@ mod tests {
         let ledger = ledger();
         ledger.close();
         assert!(!ledger.begin_rewrite(0));
+    }
+
+    #[test]
+    fn a_lock_that_a_node_refused_was_disputed() {
+        for outcome in acquired() {
+            let ledger = Ledger::new(ttl(), 2);
+            ledger.begin_write(0);
+            ledger.begin_write(1);
+            assert!(!ledger.finish_write(1, &outcome));
+            assert_eq!(ledger.close(), matches!(outcome, NodeOutcome::Refused), "{outcome:?}");
+        }
     }
 
     #[test]

@@ -54,6 +54,7 @@ mod reply;
 mod request;
 mod resources;
 mod retry;
+mod rivals;
 mod rounds;
 mod runtime;
 mod server;

@@ -101,8 +101,8 @@ impl Node {
 
     /// Completes when the keys may be free. Returns whether the node says so: one that cannot tell has failed,
     /// and so has one that panics.
-    pub(crate) async fn watch(&self, resources: &Resources, timeout: Duration) -> bool {
-        let watching = async { self.backend.watch(Watch::new(resources, timeout)).await };
+    pub(crate) async fn watch(&self, resources: &Resources, timeout: Duration, eager: bool) -> bool {
+        let watching = async { self.backend.watch(Watch { resources, timeout, eager }).await };
         AssertUnwindSafe(watching).catch_unwind().await.is_ok_and(|watched| watched.is_ok())
     }
 

@@ -20,6 +20,7 @@ use crate::{
     invalid::InvalidRequest,
     node::Node,
     resources::Resources,
+    rivals::UsualRivals,
     runtime::{PerRuntime, Runtime},
     settings::Settings,
     telemetry::NodesTelemetry,
@@ -27,7 +28,6 @@ use crate::{
     token::Token,
     tracked::{Action, Request},
     validity::{Drift, Ttl},
-    wake::UsualRivals,
 };
 
 /// Everything that the locks of one manager share.

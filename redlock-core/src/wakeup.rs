@@ -1,63 +1,90 @@
 //! Waiting for the nodes to report that a lost round is worth another one.
 
-// Tests: wake.rs for what decides; tests/tests/it/sim/watching.rs.
+// Tests: wake.rs and rivals.rs for what decides; tests/tests/it/sim/watching.rs, sim/rivals.rs.
 
-use std::{future::pending, time::Duration};
+use std::{
+    future::pending,
+    time::{Duration, Instant},
+};
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use rand::RngExt as _;
 
 use crate::{
-    nodes::Nodes,
-    reply::NodeReply,
-    resources::Resources,
-    validity::MAX_TTL,
-    wake::{Rivals, Wake},
+    nodes::Nodes, reply::NodeReply, resources::Resources, rivals::Rivals, validity::MAX_TTL, wake::Wake,
 };
 
 /// Completes when another round may be won, after one with these replies; never if the nodes cannot tell.
-/// `trip` is how long a round takes.
 ///
-/// All who wait are woken at once. So each picks a moment at random, listens until then, and does not try if
-/// another one was faster. Who has no rivals tries at once.
+/// All who wait are woken at once. So each has its moment, and does not try if another one was faster. Who
+/// has no rivals tries at once.
 pub(crate) async fn until_free(
     nodes: &Nodes,
     resources: &Resources,
     replies: &[NodeReply],
     rivals: &mut Rivals,
-    trip: Duration,
 ) {
     let Some(wake) = Wake::after(replies) else { return pending().await };
-    reported(nodes, resources, wake.clone()).await;
-    loop {
-        let window = rivals.window(trip);
-        if window.is_zero() {
-            return;
-        }
-        let nanos = u64::try_from(window.as_nanos()).unwrap_or(u64::MAX);
-        let moment = nodes.with_entropy(|rng| rng.random_range(0..=nanos));
-        nodes.runtime().sleep(Duration::from_nanos(moment)).await;
+    if !reported(nodes, resources, wake.clone(), rivals).await {
+        return pending().await;
+    }
+    rivals.released();
+    let moment = moment(nodes, rivals);
+    until_its_moment(nodes, resources, &wake, rivals, moment).await;
+}
+
+/// For a call that begins at `now`: its rivals, and for how long they come first, if this client has just
+/// released the lock. With its request right behind the release, it would win every time.
+pub(crate) fn others_first(nodes: &Nodes, resources: &Resources, now: Instant) -> Option<(Rivals, Duration)> {
+    let (rivals, released) = nodes.usual_rivals.after_release(resources)?;
+    let left = moment(nodes, &rivals).checked_sub(now.saturating_duration_since(released))?;
+    (!left.is_zero()).then_some((rivals, left))
+}
+
+/// Completes when a round may be won by a call that lets others go first for so long.
+pub(crate) async fn after_others(nodes: &Nodes, resources: &Resources, rivals: &mut Rivals, left: Duration) {
+    until_its_moment(nodes, resources, &Wake::unknown_of(nodes.len()), rivals, left).await;
+}
+
+async fn until_its_moment(
+    nodes: &Nodes,
+    resources: &Resources,
+    wake: &Wake,
+    rivals: &mut Rivals,
+    mut left: Duration,
+) {
+    while !left.is_zero() {
+        nodes.runtime().sleep(left).await;
         let looked = nodes.now();
-        reported(nodes, resources, wake.forget()).await;
-        if nodes.now().saturating_duration_since(looked) <= AT_ONCE.max(2 * trip) {
+        // Nodes that cannot tell are asked for the lock itself.
+        if !reported(nodes, resources, wake.forget(), rivals).await
+            || nodes.now().saturating_duration_since(looked) <= rivals.trip() * 3 / 2
+        {
             return;
         }
-        rivals.won();
+        rivals.overtaken();
+        rivals.released();
+        left = moment(nodes, rivals);
     }
 }
 
-async fn reported(nodes: &Nodes, resources: &Resources, mut wake: Wake) {
-    let watch = |node| async move { nodes.get(node).watch(resources, LONGEST).await.then_some(node) };
+/// Waits until enough nodes report that the keys may be free. Returns `false` if they cannot.
+async fn reported(nodes: &Nodes, resources: &Resources, mut wake: Wake, rivals: &mut Rivals) -> bool {
+    let eager = rivals.believes();
+    let watch = |node| async move { nodes.get(node).watch(resources, LONGEST, eager).await.then_some(node) };
     let mut watching: FuturesUnordered<_> = wake.unknown().map(watch).collect();
     while !wake.is_due() {
         match watching.next().await {
             Some(reported) => reported.into_iter().for_each(|node| wake.report(node)),
-            None => return pending().await,
+            None => return false,
         }
     }
+    true
 }
 
-/// A look that takes no longer finds the keys as they are.
-const AT_ONCE: Duration = Duration::from_millis(1);
+fn moment(nodes: &Nodes, rivals: &Rivals) -> Duration {
+    rivals.moment(|width| nodes.with_entropy(|rng| rng.random_range(0..=width)))
+}
+
 /// The wait ends before, with its delay.
 const LONGEST: Duration = MAX_TTL;

@@ -86,6 +86,7 @@ mod sim {
     mod random;
     mod releasing;
     mod restart_guard;
+    mod rivals;
     mod turns;
     mod using;
     mod waiting;

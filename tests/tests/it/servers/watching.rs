@@ -267,8 +267,9 @@ async fn a_lock_is_had_as_soon_as_another_library_releases_it_or_its_holder_is_d
     #[values(RedisRs, Fred)] adapter: Adapter,
 ) {
     let servers = Server::start_some(3);
-    let redlock = patient(adapter, &servers);
     for dies in [false, true] {
+        // One that has just released the lock would look before it tries.
+        let redlock = patient(adapter, &servers);
         let ttl = if dies { "1500" } else { "600000" };
         for server in &servers {
             server.command::<()>(&["SET", "a", "theirs", "PX", ttl]);
