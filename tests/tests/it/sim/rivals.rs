@@ -29,11 +29,13 @@ const ONE_WAY: Duration = Duration::from_micros(100);
 struct Uneven {
     node: MemoryBackend,
     runtime: SimRuntime,
-    entropy: Mutex<Box<dyn FnMut(&mut [u8]) + Send>>,
+    entropy: Mutex<Entropy>,
     /// When the last request has been sent: they keep their order.
     last: Mutex<Instant>,
     cannot_watch: Arc<AtomicBool>,
 }
+
+type Entropy = Box<dyn FnMut(&mut [u8]) + Send>;
 
 impl Uneven {
     /// Up to half of the time between a manager and a node.
