@@ -129,8 +129,9 @@ where
         let (start, patience) = (Instant::now(), ServerProbe::patience(timeout));
         let ask = || async move {
             let asked = Instant::now();
-            let question = self.ask(Command::server_info(resources));
-            let answer = self.within(Some(patience.saturating_sub(start.elapsed())), question).await?;
+            let command = Command::server_info(resources);
+            let left = patience.saturating_sub(start.elapsed());
+            let answer = self.within(Some(left), pin!(self.ask(&command))).await?;
             Ok(match without_attributes(&answer) {
                 Value::BulkString(text) => Some(ServerAnswer::parse(text, asked, Instant::now())),
                 _ => None,
@@ -159,13 +160,13 @@ where
 
     /// Sends a command, once, and checks that the answer is one to it.
     async fn send(&self, command: Command<'_>) -> Result<Reply, BackendError> {
-        let reply = to_reply(self.ask(command).await?);
+        let reply = to_reply(self.ask(&command).await?);
         if command.accepts(&reply) { Ok(reply) } else { Err(self.unexpected()) }
     }
 
     /// Sends a command, once.
-    async fn ask(&self, command: Command<'_>) -> Result<Value, BackendError> {
-        let command = to_command(&command);
+    async fn ask(&self, command: &Command<'_>) -> Result<Value, BackendError> {
+        let command = to_command(command);
         let answer = match &self.line {
             Line::Own(own) => own.shared().send(&command).await.and_then(Value::extract_error),
             Line::Given(_) => command.query_async(&mut self.connection.clone()).await,
@@ -259,11 +260,12 @@ where
 
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
         let Inspect { resources, timeout, .. } = request;
-        let looking = async {
-            let answer = self.ask(Command::inspect(&request)).await?;
+        let looking = pin!(async {
+            let answer = self.ask(&Command::inspect(&request)).await?;
             key_states(without_attributes(&answer), resources).ok_or_else(|| self.unexpected())
-        };
-        self.count(self.within(Some(timeout), looking), resources, timeout).await
+        });
+        let request = pin!(self.within(Some(timeout), looking));
+        self.count(request, resources, timeout).await
     }
 
     /// Rejected over a connection that is not of this crate, and to a Cluster.
@@ -381,6 +383,18 @@ mod tests {
         fn get_db(&self) -> i64 {
             0
         }
+    }
+
+    #[test]
+    fn the_future_of_a_request_has_no_room_for_the_question_about_the_server() {
+        let node = RedisBackend::open("redis://127.0.0.1:1").unwrap();
+        let (resources, token) = ("a".into(), "0".repeat(40).parse().unwrap());
+        let second = Duration::from_secs(1);
+        let acquire = size_of_val(&*node.acquire(Acquire::new(&resources, &token, second, second)));
+        let extend = size_of_val(&*node.extend(Extend::new(&resources, &token, second, second)));
+        let release = size_of_val(&*node.release(Release::new(&resources, &token, second)));
+        // A release asks none.
+        assert!(acquire.max(extend) < 2 * release, "{acquire}, {extend}, {release}");
     }
 
     #[tokio::test]
