@@ -213,9 +213,9 @@ impl LockBackend for Silent {
 
 /// A node whose server says that it has this role.
 #[derive(Debug)]
-struct Playing {
-    node: MemoryBackend,
-    role: Option<ServerRole>,
+pub(crate) struct Playing {
+    pub(crate) node: MemoryBackend,
+    pub(crate) role: Option<ServerRole>,
 }
 
 #[async_trait]
