@@ -9,6 +9,7 @@ use std::{
 
 use crate::{
     admission::Admission,
+    fencing::Fencing,
     invalid::InvalidRequest,
     runtime::Runtime,
     validity::{Drift, Ttl},
@@ -22,6 +23,7 @@ pub(crate) struct Settings {
     /// The timeout of each node in each round; `None` is a share of the TTL.
     pub(crate) node_timeout: Option<Duration>,
     pub(crate) admission: Admission,
+    pub(crate) fencing: Fencing,
 }
 
 impl Settings {
@@ -73,7 +75,8 @@ mod tests {
 
     fn settings(node_timeout: Option<Duration>) -> Settings {
         let (runtime, drift) = (Arc::new(IdleRuntime::default()), Drift::new(0.01).unwrap());
-        Settings { runtime, drift, node_timeout, admission: Admission::default() }
+        let (admission, fencing) = (Admission::default(), Fencing::default());
+        Settings { runtime, drift, node_timeout, admission, fencing }
     }
 
     #[test]
