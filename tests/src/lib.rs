@@ -26,3 +26,8 @@ pub struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/migration.md")]
 pub struct Migration;
+
+/// The samples of the page about fencing tokens.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/fencing.md")]
+pub struct FencingTokens;
