@@ -8,6 +8,7 @@ pub mod bench;
 pub mod chaos;
 pub mod cluster;
 pub mod fake;
+pub mod fencing;
 pub mod harness;
 pub mod netns;
 pub mod proxy;
