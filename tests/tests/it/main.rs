@@ -74,7 +74,8 @@ mod sim {
     mod cleanup;
     mod errors;
     mod extending;
-    mod fencing;
+    mod fenced_holds;
+    pub(crate) mod fencing;
     mod handover;
     mod keep_alive;
     mod limits;
@@ -86,7 +87,7 @@ mod sim {
     pub(crate) mod queue;
     mod random;
     mod releasing;
-    mod restart_guard;
+    pub(crate) mod restart_guard;
     mod turns;
     mod using;
     mod waiting;
