@@ -14,7 +14,7 @@ use redlock_core::{Lock, LockParts, MemoryBackend, Redlock, Runtime};
 
 use self::{
     checks::{Checks, Rules},
-    clients::{Client, RESOURCES},
+    clients::{Client, MAX_TTL, RESOURCES},
     faults::Dice,
     network::Network,
 };
@@ -39,6 +39,8 @@ pub struct Run {
     pub seed: u64,
     /// The faults that may happen. Each run picks some of them.
     pub faults: Faults,
+    /// Whether the clients have a guard against nodes that restart without their data.
+    pub guard: bool,
     /// Where the events are recorded.
     pub timeline: Timeline,
 }
@@ -106,7 +108,13 @@ impl Run {
     /// A run that does not record its events.
     #[must_use]
     pub fn new(seed: u64, faults: Faults) -> Self {
-        Self { seed, faults, timeline: Timeline::default() }
+        Self { seed, faults, guard: false, timeline: Timeline::default() }
+    }
+
+    /// The same run with the guard.
+    #[must_use]
+    pub fn guarded(self) -> Self {
+        Self { guard: true, ..self }
     }
 
     /// Runs it to its end.
@@ -149,6 +157,7 @@ struct World {
     nodes: Vec<(MemoryBackend, SimRuntime)>,
     processes: Vec<SimRuntime>,
     faults: Faults,
+    guard: bool,
     rules: Rules,
     timeline: Timeline,
     state: Mutex<State>,
@@ -218,6 +227,7 @@ impl World {
             nodes,
             processes,
             faults,
+            guard: run.guard,
             rules: Rules { broken: faults.breaks(), notice },
             timeline: run.timeline.clone(),
             state: Mutex::new(state),
@@ -318,6 +328,7 @@ impl World {
         let wires = (0..self.nodes.len()).map(|node| self.network.wire(process.clone(), client, node));
         let builder =
             Redlock::builder(process.clone()).nodes(wires).entropy(sim.entropy()).node_timeout(timeout);
+        let builder = if self.guard { builder.max_ttl(MAX_TTL) } else { builder };
         builder.build().unwrap_or_else(|error| panic!("{error}"))
     }
 

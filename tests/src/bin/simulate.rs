@@ -27,6 +27,9 @@ struct Arguments {
     /// The faults that may happen: `all`, `none`, or names separated by commas; `-name` removes one
     #[arg(long, default_value = "all", allow_hyphen_values = true)]
     faults: Faults,
+    /// Give the clients a guard against nodes that restart without their data
+    #[arg(long)]
+    guard: bool,
     /// Stop after this many seconds
     #[arg(long)]
     seconds: Option<u64>,
@@ -43,15 +46,15 @@ fn main() -> ExitCode {
     // A failed check panics; the code below prints it with its seed.
     panic::set_hook(Box::new(|_| ()));
     match arguments.trace {
-        Some(seed) => trace(seed, arguments.faults),
+        Some(seed) => trace(seed, arguments.faults, arguments.guard),
         None => simulate(&arguments),
     }
 }
 
 #[allow(clippy::print_stdout)]
-fn trace(seed: u64, faults: Faults) -> ExitCode {
+fn trace(seed: u64, faults: Faults, guard: bool) -> ExitCode {
     let timeline = Timeline::kept();
-    let finished = Run { seed, faults, timeline: timeline.clone() }.run();
+    let finished = Run { seed, faults, guard, timeline: timeline.clone() }.run();
     for line in timeline.lines() {
         println!("{line}");
     }
@@ -96,13 +99,10 @@ fn simulate(arguments: &Arguments) -> ExitCode {
                     if over || lock().violation.is_some() {
                         return;
                     }
-                    match Run::new(seed, arguments.faults).run() {
+                    let run = Run { guard: arguments.guard, ..Run::new(seed, arguments.faults) };
+                    match run.run() {
                         Ok(summary) => {
-                            let bites = if arguments.bites {
-                                bites(seed, arguments.faults, &summary)
-                            } else {
-                                Vec::new()
-                            };
+                            let bites = if arguments.bites { bites(&run, &summary) } else { Vec::new() };
                             let mut total = lock();
                             total.runs += 1;
                             total.summary.add(&summary);
@@ -128,10 +128,10 @@ fn simulate(arguments: &Arguments) -> ExitCode {
 }
 
 /// The faults without which the run has other outcomes.
-fn bites(seed: u64, faults: Faults, with: &Summary) -> Vec<Fault> {
+fn bites(run: &Run, with: &Summary) -> Vec<Fault> {
     let struck = |fault: &Fault| with.struck.times(*fault) > 0;
     let changed = |fault: &Fault| {
-        let without = Run::new(seed, faults.without(*fault)).run();
+        let without = Run { faults: run.faults.without(*fault), ..run.clone() }.run();
         without.is_ok_and(|without| without.course != with.course)
     };
     Fault::ALL.into_iter().filter(struck).filter(changed).collect()

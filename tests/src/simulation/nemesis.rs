@@ -171,7 +171,12 @@ impl Strike {
     async fn forget(mut self) {
         let node = self.node();
         self.world.timeline.node(self.now(), node, || "restarts without its data".to_owned());
-        self.world.nodes[node].0.clear();
+        // The guard depends on the restart itself. One that is down is restarted by who killed it.
+        if self.world.guard && !self.world.state().forgetting[node] {
+            self.world.nodes[node].0.restart_empty();
+        } else {
+            self.world.nodes[node].0.clear();
+        }
     }
 
     async fn forget_last(mut self) {

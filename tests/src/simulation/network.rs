@@ -15,7 +15,7 @@ use std::{
 use rand::RngExt;
 use redlock_core::{
     Acquire, AcquireReply, BackendError, BackendErrorKind, BoxFuture, Extend, LockBackend, MemoryBackend,
-    Release, ReleaseReply, Replace, Resources, Runtime, Token, Watch, async_trait,
+    Release, ReleaseReply, Replace, Resources, Runtime, ServerInfo, Token, Watch, async_trait,
 };
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -445,6 +445,14 @@ impl LockBackend for Wire {
 
     fn name(&self) -> Option<&str> {
         Some(&self.name)
+    }
+
+    fn server(&self) -> Option<Arc<ServerInfo>> {
+        self.network.0.nodes[self.node].server()
+    }
+
+    fn uptime(&self) -> Result<Duration, BackendError> {
+        self.network.0.nodes[self.node].uptime()
     }
 }
 

@@ -89,6 +89,7 @@ mod sim {
     mod releasing;
     mod restart_guard;
     mod rivals;
+    pub(crate) mod restart_guard;
     mod turns;
     mod using;
     mod waiting;

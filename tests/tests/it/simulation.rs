@@ -7,7 +7,8 @@ use redlock_tests::simulation::{Fault, Faults, Outcome, Run, Struck, Summary, Ti
 fn a_seed_replays_a_run_line_by_line() {
     let replay = |seed| {
         let timeline = Timeline::kept();
-        let summary = Run { seed, faults: Faults::survivable(), timeline: timeline.clone() }.run().unwrap();
+        let run = Run { timeline: timeline.clone(), ..Run::new(seed, Faults::survivable()) };
+        let summary = run.run().unwrap();
         let lines: Vec<String> = timeline.lines().iter().map(ToString::to_string).collect();
         (summary, lines)
     };
@@ -41,6 +42,22 @@ fn two_holders_are_detected_when_nodes_lose_data_or_their_clocks_jump() {
         let overlaps: u64 = (0..100).map(|seed| Run::new(seed, faults).run().unwrap().overlaps).sum();
         assert!(overlaps > 0, "{fault}");
     }
+}
+
+#[test]
+fn nodes_that_restart_without_their_data_cost_no_lock_where_clients_have_the_guard() {
+    let faults = Faults::survivable().with(Fault::Forget);
+    let (mut total, mut without) = (Summary::default(), Summary::default());
+    for seed in 0..60 {
+        let run = Run::new(seed, faults);
+        without.add(&run.run().unwrap());
+        total.add(&run.guarded().run().unwrap());
+    }
+    assert!(without.overlaps > 0 && total.overlaps == 0, "{} and {}", without.overlaps, total.overlaps);
+    assert!(
+        total.struck.times(Fault::Forget) > 20 && total.outcomes[Outcome::Won as usize] > 100,
+        "{total:?}"
+    );
 }
 
 fn struck(struck: &Struck, which: impl Fn(Fault, u64) -> bool) -> Vec<Fault> {
