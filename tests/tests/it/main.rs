@@ -87,9 +87,8 @@ mod sim {
     pub(crate) mod queue;
     mod random;
     mod releasing;
-    mod restart_guard;
-    mod rivals;
     pub(crate) mod restart_guard;
+    mod rivals;
     mod turns;
     mod using;
     mod waiting;
