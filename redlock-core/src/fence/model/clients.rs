@@ -111,7 +111,7 @@ impl<const NODES: usize, const ATTEMPTS: usize> Fencing<NODES, ATTEMPTS> {
             return;
         }
         self.choose_grants(state, attempt, node + 1, counters, results);
-        for counter in state.nodes[node].with[attempt].replies().filter_map(number) {
+        for counter in state.nodes[node].with[attempt].replies.iter().filter_map(number) {
             let votes = if self.setup.deviates(Deviation::OneNodeVotesTwice) { 2 } else { 1 };
             let before = counters.len();
             counters.extend(std::iter::repeat_n(counter, votes));
@@ -147,8 +147,8 @@ impl<const NODES: usize, const ATTEMPTS: usize> Fencing<NODES, ATTEMPTS> {
                     if self.setup.deviates(Deviation::OldAcknowledgementsCount) {
                         let old = state.nodes.iter().map(|node| node.with[attempt]);
                         for (node, old) in next.nodes.iter_mut().zip(old) {
-                            if old.replies().any(|reply| reply == to.get() as u32) {
-                                node.with[attempt].note(again.get() as u32);
+                            if old.replies.iter().any(|reply| reply == to.get() as u32) {
+                                node.with[attempt].replies.note(again.get() as u32);
                             }
                         }
                     }
@@ -177,7 +177,7 @@ impl<const NODES: usize, const ATTEMPTS: usize> Fencing<NODES, ATTEMPTS> {
         }
         self.choose_raises(state, attempt, node + 1, tally, results);
         let to = state.attempts[attempt].token;
-        let heard = state.nodes[node].with[attempt].replies().map(Some);
+        let heard = state.nodes[node].with[attempt].replies.iter().map(Some);
         for reply in heard.chain([None]) {
             let acknowledges = self.setup.deviates(Deviation::HigherIsAcknowledged);
             let reply = if acknowledges { reply.and(Some(to)) } else { reply };

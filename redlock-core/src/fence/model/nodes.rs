@@ -3,7 +3,7 @@
 use super::{
     Fencing, Step,
     setup::{Clocks, Deviation, Loss},
-    state::{Attempt, Phase, RESOURCES, State},
+    state::{Attempt, Phase, RESOURCES, Replies, State},
 };
 use crate::fence::{count, limit};
 
@@ -23,48 +23,44 @@ impl<const NODES: usize, const ATTEMPTS: usize> Fencing<NODES, ATTEMPTS> {
         if phase == Phase::Idle {
             return;
         }
-        if !is_guarded {
-            if dealings.granted < self.setup.executions {
-                for proposal in self.proposals(proposal) {
-                    let Some((mut next, reply)) = self.grant(state, node, attempt, proposal) else {
-                        continue;
-                    };
-                    let dealings = &mut next.nodes[node].with[attempt];
-                    dealings.granted += 1;
-                    if phase == Phase::Acquiring {
-                        dealings.note(reply);
-                    }
-                    into.push((step("grants", reply), next));
+        let note = |next: &mut State<NODES, ATTEMPTS>, ripe: bool, reply| {
+            let dealings = &mut next.nodes[node].with[attempt];
+            if ripe { dealings.replies.note(reply) } else { dealings.unripe.note(reply) }
+        };
+        if dealings.granted < self.setup.executions {
+            for proposal in self.proposals(proposal) {
+                let Some((mut next, reply)) = self.grant(state, node, attempt, proposal) else { continue };
+                next.nodes[node].with[attempt].granted += 1;
+                if phase == Phase::Acquiring {
+                    note(&mut next, !is_guarded, reply);
                 }
-            }
-            if phase == Phase::Acquiring && self.holds_all(state, node, attempt) {
-                let mut next = *state;
-                let reply = self.highest(state, node, attempt);
-                next.nodes[node].with[attempt].note(reply);
-                into.push((step("has granted before", reply), next));
-            }
-            if phase == Phase::Done && dealings.put_back < self.setup.put_backs {
-                for proposal in self.proposals(token) {
-                    let Some((mut next, reply)) = self.grant(state, node, attempt, proposal) else {
-                        continue;
-                    };
-                    next.nodes[node].with[attempt].put_back += 1;
-                    into.push((step("puts back", reply), next));
-                }
+                into.push((step("grants", reply), next));
             }
         }
-        if !is_guarded || self.setup.deviates(Deviation::GuardLetsRaisesPass) {
-            for to in state.attempts[attempt].raises() {
-                let Some((mut next, reply)) = self.raise(state, node, attempt, to) else { continue };
-                if phase == Phase::Raising && token == to {
-                    next.nodes[node].with[attempt].note(reply);
-                }
-                let extends = phase == Phase::Done && reply > to;
-                if extends && self.setup.deviates(Deviation::ExtensionChangesTheToken) {
-                    next.attempts[attempt].token = reply;
-                }
-                into.push((step("raises", to), next));
+        if phase == Phase::Acquiring && self.holds_all(state, node, attempt) {
+            let mut next = *state;
+            let reply = self.highest(state, node, attempt);
+            note(&mut next, !is_guarded, reply);
+            into.push((step("has granted before", reply), next));
+        }
+        if phase == Phase::Done && dealings.put_back < self.setup.put_backs {
+            for proposal in self.proposals(token) {
+                let Some((mut next, reply)) = self.grant(state, node, attempt, proposal) else { continue };
+                next.nodes[node].with[attempt].put_back += 1;
+                into.push((step("puts back", reply), next));
             }
+        }
+        for to in state.attempts[attempt].raises() {
+            let Some((mut next, reply)) = self.raise(state, node, attempt, to) else { continue };
+            if phase == Phase::Raising && token == to {
+                let passes = self.setup.deviates(Deviation::GuardLetsRaisesPass);
+                note(&mut next, !is_guarded || passes, reply);
+            }
+            let extends = phase == Phase::Done && reply > to;
+            if extends && self.setup.deviates(Deviation::ExtensionChangesTheToken) {
+                next.attempts[attempt].token = reply;
+            }
+            into.push((step("raises", to), next));
         }
     }
 
@@ -112,7 +108,11 @@ impl<const NODES: usize, const ATTEMPTS: usize> Fencing<NODES, ATTEMPTS> {
             // Without `Rollback`, what is saved is what there was at the start, which is lost, too.
             let keeps = self.setup.loss == Loss::Rollback;
             lost.counters = if keeps { lost.saved } else { [0; RESOURCES] };
-            lost.with.iter_mut().for_each(|with| with.holds = if keeps { with.saved } else { 0 });
+            for with in &mut lost.with {
+                with.holds = if keeps { with.saved } else { 0 };
+                // Those that have not been received yet are lost with their connections.
+                with.unripe = Replies::default();
+            }
             if self.setup.guard > 0 {
                 lost.guarded_until = state.now + self.setup.guard;
             }

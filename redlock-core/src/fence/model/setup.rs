@@ -17,7 +17,7 @@ pub(super) struct Setup<const ATTEMPTS: usize> {
     /// How many nodes lose data, and how.
     pub(super) losses: u8,
     pub(super) loss: Loss,
-    /// For how many ticks a node that has lost data does not serve.
+    /// For how many ticks the replies of a node that has lost data do not count.
     pub(super) guard: u8,
     /// For how many ticks a round may last.
     pub(super) patience: Option<u8>,
@@ -98,7 +98,7 @@ pub(super) enum Deviation {
     PartlyHeldDoesNotCount,
     /// A node does not limit proposals.
     ProposalIsNotLimited,
-    /// A node that has lost data raises while its guard lasts.
+    /// A node that has lost data acknowledges raises while its guard lasts.
     GuardLetsRaisesPass,
 }
 

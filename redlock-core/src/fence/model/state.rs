@@ -36,9 +36,15 @@ pub(super) struct Dealings {
     pub(super) holds: u8,
     /// As `holds`, on the disk.
     pub(super) saved: u8,
-    /// The different replies of the node to the attempt's present request, in order; 0: none.
-    pub(super) replies: [u32; MAX_REPLIES],
+    /// The node's replies to the attempt's present request.
+    pub(super) replies: Replies,
+    /// Those of a node whose guard lasts: they do not count before its end.
+    pub(super) unripe: Replies,
 }
+
+/// Different counters, in order; 0: none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Replies([u32; MAX_REPLIES]);
 
 /// A client that acquires once. A client that acquires several times is several attempts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -91,7 +97,8 @@ impl<const NODES: usize, const ATTEMPTS: usize> State<NODES, ATTEMPTS> {
     /// The replies to an attempt's last request no longer count.
     pub(super) fn forget_replies(&mut self, attempt: usize) {
         for node in &mut self.nodes {
-            node.with[attempt].replies = [0; MAX_REPLIES];
+            node.with[attempt].replies = Replies::default();
+            node.with[attempt].unripe = Replies::default();
         }
     }
 
@@ -143,17 +150,17 @@ impl<const NODES: usize, const ATTEMPTS: usize> State<NODES, ATTEMPTS> {
     }
 }
 
-impl Dealings {
+impl Replies {
     pub(super) fn note(&mut self, reply: u32) {
-        if !self.replies.contains(&reply) {
-            assert_eq!(self.replies[0], 0, "more different replies than the model has room for");
-            self.replies[0] = reply;
-            self.replies.sort_unstable();
+        if !self.0.contains(&reply) {
+            assert_eq!(self.0[0], 0, "more different replies than the model has room for");
+            self.0[0] = reply;
+            self.0.sort_unstable();
         }
     }
 
-    pub(super) fn replies(&self) -> impl Iterator<Item = u32> {
-        self.replies.into_iter().filter(|reply| *reply != 0)
+    pub(super) fn iter(self) -> impl Iterator<Item = u32> {
+        self.0.into_iter().filter(|reply| *reply != 0)
     }
 }
 
