@@ -86,7 +86,7 @@ pub use self::{
     keep_alive::KeepAlive,
     lease::Lease,
     lock::{Lock, LockParts, UnlockOutcome},
-    memory::MemoryBackend,
+    memory::{FencedRegister, MemoryBackend, StaleFence},
     redlock::Redlock,
     reply::{NodeOutcome, NodeReply},
     request::LockRequest,

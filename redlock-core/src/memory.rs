@@ -21,7 +21,10 @@ use crate::{
 };
 
 mod keys;
+mod register;
 mod server;
+
+pub use self::register::{FencedRegister, StaleFence};
 
 /// An in-process node, on the runtime's clock. It keeps the contract of [`LockBackend`], as a server does,
 /// and a test can stop, slow down, fail or wipe it.

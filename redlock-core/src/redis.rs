@@ -2,7 +2,10 @@
 //!
 //! * [`Dialect`] runs an acquire or a release, in the form that the server has: a native command, or a
 //!   script. Any other request is a [`Command`] that the backend sends once. It turns each reply into a
-//!   [`Reply`], which has the [vote](Reply::vote); for an inspection see [`key_state`].
+//!   [`Reply`], which has the [vote](Reply::vote), or for a fenced request the [counter](Reply::fenced); for
+//!   an inspection see [`key_state`].
+//! * [`CounterKey`] is where the counters for fencing tokens are. They are scripts, too, as a counter and a key
+//!   change at one instant. A user of the server needs the permission for both keys, and for `TIME`.
 //! * [`classify`] accepts an error line of a server, without the leading `-`, and returns its meaning for the
 //!   vote and for the connection. [`classify_setup`] does so for the replies to a connection's set-up
 //!   (`AUTH`, `HELLO`, `SELECT`).
@@ -16,6 +19,7 @@
 // Tests: in its modules; tests/tests/it/servers/conformance.rs.
 
 mod command;
+mod counter_key;
 mod dialect;
 mod error;
 mod reply;
@@ -26,6 +30,7 @@ mod watcher;
 
 pub use self::{
     command::{Argument, Command},
+    counter_key::CounterKey,
     dialect::Dialect,
     error::{Connection, ServerError, classify, classify_setup, of_single_server},
     reply::{Reply, key_state},

@@ -17,8 +17,9 @@ use fred::{
     types::Value,
 };
 use redlock_core::{
-    Acquire, AcquireReply, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend,
-    PerRuntime, Release, ReleaseReply, Replace, Resources, Runtime as _, TokioRuntime, Watch,
+    Acquire, AcquireFenced, AcquireReply, BackendError, BackendErrorKind, Extend, FencedReply, Inspect,
+    KeyState, LockBackend, PerRuntime, Raise, Release, ReleaseReply, Replace, Resources, Runtime as _,
+    TokioRuntime, Watch,
     node_url::OpenError,
     redis::{Command, Reply, ServerId, Watcher, of_single_server},
 };
@@ -122,24 +123,25 @@ impl FredBackend {
         self
     }
 
-    /// Runs a script whose reply is a vote.
-    async fn ask_for_vote(
+    /// Runs a script whose reply counts together with those of other nodes.
+    async fn ask_for<T: Send>(
         &self,
         command: Command<'_>,
+        read: impl Fn(&Reply) -> Result<T, BackendError> + Send + Sync,
         resources: &Resources,
         timeout: Duration,
-    ) -> Result<AcquireReply, BackendError> {
-        let request = async { self.send(command, Deadline::after(timeout)).await?.vote() };
+    ) -> Result<T, BackendError> {
+        let request = async { read(&self.send(command, Deadline::after(timeout)).await?) };
         self.count(request, resources, timeout).await
     }
 
     /// Runs a request whose answer counts together with those of other nodes, so the server has to be known.
-    async fn count(
+    async fn count<T: Send>(
         &self,
-        request: impl Future<Output = Result<AcquireReply, BackendError>> + Send,
+        request: impl Future<Output = Result<T, BackendError>> + Send,
         resources: &Resources,
         timeout: Duration,
-    ) -> Result<AcquireReply, BackendError> {
+    ) -> Result<T, BackendError> {
         let lazy = match &self.connection {
             Connection::Own(lazy, _) => lazy.get(),
             Connection::Given(_) => return request.await,
@@ -241,7 +243,7 @@ impl LockBackend for FredBackend {
     }
 
     async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
-        self.ask_for_vote(Command::extend(&request), request.resources, request.timeout).await
+        self.ask_for(Command::extend(&request), Reply::vote, request.resources, request.timeout).await
     }
 
     async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
@@ -257,7 +259,20 @@ impl LockBackend for FredBackend {
     }
 
     async fn replace(&self, request: Replace<'_>) -> Result<AcquireReply, BackendError> {
-        self.ask_for_vote(Command::replace(&request), request.resources, request.timeout).await
+        self.ask_for(Command::replace(&request), Reply::vote, request.resources, request.timeout).await
+    }
+
+    fn can_fence(&self) -> bool {
+        true
+    }
+
+    async fn acquire_fenced(&self, request: AcquireFenced<'_>) -> Result<FencedReply, BackendError> {
+        let command = Command::acquire_fenced(&request);
+        self.ask_for(command, Reply::fenced, request.resources, request.timeout).await
+    }
+
+    async fn raise(&self, request: Raise<'_>) -> Result<FencedReply, BackendError> {
+        self.ask_for(Command::raise(&request), Reply::fenced, request.resources, request.timeout).await
     }
 
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {

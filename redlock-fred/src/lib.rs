@@ -18,11 +18,12 @@ pub use fred;
 #[cfg(feature = "conformance")]
 pub use redlock_core::conformance;
 pub use redlock_core::{
-    Acquire, AcquireReply, BackendError, BackendErrorKind, BoxFuture, ConfigError, Error, Extend, Inspect,
-    InvalidRequest, InvalidToken, KeepAlive, KeyState, Lease, Lock, LockBackend, LockParts, LockRequest,
-    MAX_TTL, MemoryBackend, NoRuntime, NodeOutcome, NodeReply, PerRuntime, Redlock, RedlockBuilder, Release,
-    ReleaseReply, Replace, Resources, RoundReport, Runtime, Token, TokioRuntime, UnlockOutcome, Using,
-    UsingFuture, Watch, async_trait, node_url,
+    Acquire, AcquireFenced, AcquireReply, BackendError, BackendErrorKind, BoxFuture, ConfigError, Error,
+    Extend, FencedRegister, FencedReply, Inspect, InvalidRequest, InvalidToken, KeepAlive, KeyState, Lease,
+    Lock, LockBackend, LockParts, LockRequest, MAX_TTL, MemoryBackend, NoRuntime, NodeOutcome, NodeReply,
+    PerRuntime, Raise, Redlock, RedlockBuilder, Release, ReleaseReply, Replace, Resources, RoundReport,
+    Runtime, StaleFence, Token, TokioRuntime, UnlockOutcome, Using, UsingFuture, Watch, async_trait,
+    node_url,
 };
 
 pub use self::backend::FredBackend;

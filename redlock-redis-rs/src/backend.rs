@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use redis::cluster_async::ClusterConnection;
 use redis::{RedisError, Value, aio::ConnectionLike};
 use redlock_core::{
-    Acquire, AcquireReply, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, Release,
-    ReleaseReply, Replace, Resources, Watch,
+    Acquire, AcquireFenced, AcquireReply, BackendError, BackendErrorKind, Extend, FencedReply, Inspect,
+    KeyState, LockBackend, Raise, Release, ReleaseReply, Replace, Resources, Watch,
     redis::{Command, Dialect, Reply, ServerId, of_single_server},
 };
 
@@ -100,16 +100,17 @@ where
         self
     }
 
-    /// Runs a script whose reply is a vote.
-    async fn ask_for_vote(
+    /// Runs a script whose reply counts together with those of other nodes.
+    async fn ask_for<T: Send>(
         &self,
         command: Command<'_>,
+        read: impl Fn(&Reply) -> Result<T, BackendError> + Send + Sync,
         resources: &Resources,
         timeout: Duration,
         caller_enforces_timeout: bool,
-    ) -> Result<AcquireReply, BackendError> {
+    ) -> Result<T, BackendError> {
         let limit = (!caller_enforces_timeout).then_some(timeout);
-        let asked = pin!(async { self.send(command).await?.vote() });
+        let asked = pin!(async { read(&self.send(command).await?) });
         let request = pin!(self.within(limit, asked));
         self.count(request, resources, timeout).await
     }
@@ -213,7 +214,8 @@ where
 
     async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
         let Extend { resources, timeout, caller_enforces_timeout, .. } = request;
-        self.ask_for_vote(Command::extend(&request), resources, timeout, caller_enforces_timeout).await
+        let command = Command::extend(&request);
+        self.ask_for(command, Reply::vote, resources, timeout, caller_enforces_timeout).await
     }
 
     async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
@@ -233,7 +235,24 @@ where
 
     async fn replace(&self, request: Replace<'_>) -> Result<AcquireReply, BackendError> {
         let Replace { resources, timeout, caller_enforces_timeout, .. } = request;
-        self.ask_for_vote(Command::replace(&request), resources, timeout, caller_enforces_timeout).await
+        let command = Command::replace(&request);
+        self.ask_for(command, Reply::vote, resources, timeout, caller_enforces_timeout).await
+    }
+
+    fn can_fence(&self) -> bool {
+        true
+    }
+
+    async fn acquire_fenced(&self, request: AcquireFenced<'_>) -> Result<FencedReply, BackendError> {
+        let AcquireFenced { resources, timeout, caller_enforces_timeout, .. } = request;
+        let command = Command::acquire_fenced(&request);
+        self.ask_for(command, Reply::fenced, resources, timeout, caller_enforces_timeout).await
+    }
+
+    async fn raise(&self, request: Raise<'_>) -> Result<FencedReply, BackendError> {
+        let Raise { resources, timeout, caller_enforces_timeout, .. } = request;
+        let command = Command::raise(&request);
+        self.ask_for(command, Reply::fenced, resources, timeout, caller_enforces_timeout).await
     }
 
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {

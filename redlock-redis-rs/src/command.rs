@@ -1,6 +1,6 @@
 //! A request as a command of redis-rs.
 
-use redis::Cmd;
+use redis::{Cmd, RedisWrite};
 use redlock_core::redis::{Argument, Command};
 
 pub(crate) fn to_command(command: &Command<'_>) -> Cmd {
@@ -9,9 +9,14 @@ pub(crate) fn to_command(command: &Command<'_>) -> Cmd {
     to_send.arg(command.name());
     for argument in command.arguments() {
         match argument {
-            Argument::Text(text) => to_send.arg(text),
-            Argument::Number(number) => to_send.arg(number),
-        };
+            Argument::Text(text) => {
+                to_send.arg(text);
+            }
+            Argument::Counter(key) => to_send.write_arg_fmt(key),
+            Argument::Number(number) => {
+                to_send.arg(number);
+            }
+        }
     }
     to_send
 }
@@ -20,6 +25,7 @@ pub(crate) fn to_command(command: &Command<'_>) -> Cmd {
 fn len(argument: Argument<'_>) -> usize {
     match argument {
         Argument::Text(text) => text.len(),
+        Argument::Counter(key) => key.parts().iter().map(|part| part.len()).sum(),
         Argument::Number(_) => 20,
     }
 }

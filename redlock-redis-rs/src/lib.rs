@@ -38,11 +38,11 @@ pub use redlock_core::SmolRuntime;
 #[cfg(feature = "conformance")]
 pub use redlock_core::conformance;
 pub use redlock_core::{
-    Acquire, AcquireReply, BackendError, BackendErrorKind, BoxFuture, ConfigError, Error, Extend, Inspect,
-    InvalidRequest, InvalidToken, KeepAlive, KeyState, Lease, Lock, LockBackend, LockParts, LockRequest,
-    MAX_TTL, MemoryBackend, NodeOutcome, NodeReply, PerRuntime, Redlock, RedlockBuilder, Release,
-    ReleaseReply, Replace, Resources, RoundReport, Runtime, Token, UnlockOutcome, Using, UsingFuture, Watch,
-    async_trait, node_url,
+    Acquire, AcquireFenced, AcquireReply, BackendError, BackendErrorKind, BoxFuture, ConfigError, Error,
+    Extend, FencedRegister, FencedReply, Inspect, InvalidRequest, InvalidToken, KeepAlive, KeyState, Lease,
+    Lock, LockBackend, LockParts, LockRequest, MAX_TTL, MemoryBackend, NodeOutcome, NodeReply, PerRuntime,
+    Raise, Redlock, RedlockBuilder, Release, ReleaseReply, Replace, Resources, RoundReport, Runtime,
+    StaleFence, Token, UnlockOutcome, Using, UsingFuture, Watch, async_trait, node_url,
 };
 #[cfg(feature = "tokio")]
 pub use redlock_core::{NoRuntime, TokioRuntime};

@@ -6,11 +6,12 @@
 use std::{fmt, time::Duration};
 
 use super::{
+    counter_key::CounterKey,
     reply::{Reply, Shape},
     scripts,
 };
 use crate::{
-    backend::{Acquire, Extend, Release, Replace},
+    backend::{Acquire, AcquireFenced, Extend, Raise, Release, Replace},
     inspect::Inspect,
     resources::Resources,
     token::Token,
@@ -39,6 +40,8 @@ pub struct Command<'a> {
     name: &'static str,
     script: Option<&'static str>,
     keys: &'a Resources,
+    /// Whether the counters' keys follow the keys.
+    has_counters: bool,
     rest: [Option<Argument<'a>>; MAX_REST],
     shape: Shape,
 }
@@ -49,7 +52,9 @@ pub struct Command<'a> {
 pub enum Argument<'a> {
     /// A script, a key, a token, or a word of the command.
     Text(&'a str),
-    /// A number of keys, or a TTL in ms.
+    /// The key of a counter. It is text, made out of its [parts](CounterKey::parts).
+    Counter(CounterKey<'a>),
+    /// A number: of keys, of a fencing token, or a TTL in ms.
     Number(u64),
 }
 
@@ -101,6 +106,25 @@ impl<'a> Command<'a> {
         Self::eval(scripts::REPLACE, request.resources, arguments)
     }
 
+    /// Replies with the highest counter when every key holds the token, and 0 when one holds another: see
+    /// [`Reply::fenced`].
+    #[must_use]
+    pub fn acquire_fenced(request: &AcquireFenced<'a>) -> Self {
+        let script = of(request.resources, scripts::ACQUIRE_FENCED_ONE, scripts::ACQUIRE_FENCED);
+        let proposal = Argument::Number(request.proposal);
+        let arguments = [text(request.token), ms(request.ttl), proposal].map(Some);
+        Self::with_counters(script, request.resources, arguments, request.counter_ttl)
+    }
+
+    /// Replies with the highest counter when every key holds the token, else 0: see [`Reply::fenced`].
+    #[must_use]
+    pub fn raise(request: &Raise<'a>) -> Self {
+        let script = of(request.resources, scripts::RAISE_ONE, scripts::RAISE);
+        let (fence, ttl) = (Argument::Number(request.fence.get()), request.ttl.unwrap_or(Duration::ZERO));
+        let arguments = [text(request.token), fence, ms(ttl)].map(Some);
+        Self::with_counters(script, request.resources, arguments, request.counter_ttl)
+    }
+
     /// Replies with an array, which has for each key an array of the beginning of its value (or nil) and its
     /// TTL in ms: see [`key_state`](super::key_state).
     #[must_use]
@@ -129,7 +153,7 @@ impl<'a> Command<'a> {
     /// it is as it was; or another, which it keeps.
     pub(super) fn acquire_natively(request: &Acquire<'a>) -> Self {
         let rest = [text(request.token), word("NX"), word("GET"), word("PX"), ms(request.ttl)].map(Some);
-        Self { name: "SET", script: None, keys: request.resources, rest, shape: Shape::Value }
+        Self { name: "SET", rest, shape: Shape::Value, ..Self::without_script(request.resources) }
     }
 
     /// For one key. As [`Command::release`], and finds out which removals the server has: it replies 1 or 0
@@ -156,13 +180,35 @@ impl<'a> Command<'a> {
             Removal::Delifeq => [token, None, None, None, None],
             Removal::Delex => [Some(word("IFEQ")), token, None, None, None],
         };
-        Self { name: removal.name(), script: None, keys, rest, shape: Shape::UpTo(1) }
+        Self { name: removal.name(), rest, ..Self::without_script(keys) }
     }
 
     fn eval(script: &'static str, keys: &'a Resources, arguments: [Option<Argument<'a>>; 3]) -> Self {
         let [first, second, third] = arguments;
         let rest = [first, second, third, None, None];
-        Self { name: "EVAL", script: Some(script), keys, rest, shape: Shape::UpTo(1) }
+        Self { name: "EVAL", script: Some(script), rest, ..Self::without_script(keys) }
+    }
+
+    fn with_counters(
+        script: &'static str,
+        keys: &'a Resources,
+        arguments: [Option<Argument<'a>>; 3],
+        counter_ttl: Option<Duration>,
+    ) -> Self {
+        let [first, second, third] = arguments;
+        let rest = [first, second, third, counter_ttl.map(ms), None];
+        Self { rest, has_counters: true, shape: Shape::Fenced, ..Self::eval(script, keys, arguments) }
+    }
+
+    fn without_script(keys: &'a Resources) -> Self {
+        Self {
+            name: "",
+            script: None,
+            keys,
+            has_counters: false,
+            rest: [None; MAX_REST],
+            shape: Shape::UpTo(1),
+        }
     }
 
     /// The name.
@@ -173,16 +219,23 @@ impl<'a> Command<'a> {
 
     /// What follows the name, in its order.
     pub fn arguments(&self) -> impl Iterator<Item = Argument<'a>> + use<'a> {
-        let keys = self.keys.iter();
-        let count = Argument::Number(keys.len() as u64);
+        let count = Argument::Number(self.number_of_keys() as u64);
         let script = self.script.map(|script| [Argument::Text(script), count]);
-        script.into_iter().flatten().chain(keys.map(Argument::Text)).chain(self.rest.into_iter().flatten())
+        let counters = self.has_counters.then(|| self.keys.iter()).into_iter().flatten();
+        let counters = counters.map(|resource| Argument::Counter(CounterKey::of(resource)));
+        let keys = self.keys.iter().map(Argument::Text).chain(counters);
+        script.into_iter().flatten().chain(keys).chain(self.rest.into_iter().flatten())
     }
 
     /// How many [arguments](Self::arguments) there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.first_key() + self.keys.iter().len() + self.rest.iter().flatten().count()
+        self.first_key() + self.number_of_keys() + self.rest.iter().flatten().count()
+    }
+
+    fn number_of_keys(&self) -> usize {
+        let resources = self.keys.iter().len();
+        if self.has_counters { 2 * resources } else { resources }
     }
 
     /// Whether there are none, which is never the case.
@@ -220,6 +273,7 @@ impl fmt::Debug for Argument<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Text(_) => f.write_str("Text(..)"),
+            Self::Counter(key) => f.debug_tuple("Counter").field(key).finish(),
             Self::Number(number) => f.debug_tuple("Number").field(number).finish(),
         }
     }
@@ -248,6 +302,8 @@ const NOBODY: &str = "redlock: whether this command is known and allowed";
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU64;
+
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -255,6 +311,7 @@ mod tests {
     fn words(command: Command<'_>) -> Vec<String> {
         let words = command.arguments().map(|argument| match argument {
             Argument::Text(text) => text.to_owned(),
+            Argument::Counter(key) => key.to_string(),
             Argument::Number(number) => number.to_string(),
         });
         let words: Vec<_> = words.collect();
@@ -286,6 +343,30 @@ mod tests {
     }
 
     #[test]
+    fn the_counters_follow_the_keys_and_a_lifetime_without_end_is_left_out() {
+        let token: Token = "0123456789".repeat(4).parse().unwrap();
+        let (one, two, fence) = ("a".into(), ["a", "{b}"].into(), NonZeroU64::new(7).unwrap());
+        let fenced = |resources, counter_ttl| {
+            let acquire = Acquire::new(resources, &token, SECOND, SECOND);
+            Command::acquire_fenced(&AcquireFenced::new(acquire, 5, counter_ttl))
+        };
+        let (ttl, counters) = ("1000", ["{a}:fence", "{b}.fence"]);
+        let forever = fenced(&one, None);
+        assert_eq!(forever.first_key(), 2);
+        assert_eq!(words(forever)[1..], ["2", "a", counters[0], token.as_str(), ttl, "5"]);
+        let limited = words(fenced(&two, Some(3 * SECOND)));
+        assert_eq!(
+            limited[1..],
+            ["4", "a", "{b}", counters[0], counters[1], token.as_str(), ttl, "5", "3000"]
+        );
+
+        let raise = Raise::new(&one, &token, fence, Some(SECOND), SECOND);
+        assert_eq!(words(Command::raise(&raise))[2..], ["a", counters[0], token.as_str(), "7", "0", "1000"]);
+        let raise = Raise::extending(Extend::new(&two, &token, SECOND, SECOND), fence, None);
+        assert_eq!(words(Command::raise(&raise))[6..], [token.as_str(), "7", ttl]);
+    }
+
+    #[test]
     fn only_the_replies_of_a_command_are_accepted() {
         let (resources, token) = ("a".into(), "0".repeat(40).parse().unwrap());
         let acquire = Acquire::new(&resources, &token, SECOND, SECOND);
@@ -311,6 +392,10 @@ mod tests {
         assert_eq!(accepted(Command::release_and_tell(&release)), [1, 1, 1, 0, 0, 0, 0, 0]);
         assert_eq!(accepted(Command::acquire_natively(&acquire)), [0, 0, 0, 0, 0, 1, 1, 0]);
         assert_eq!(accepted(Command::inspect(&Inspect::new(&resources, SECOND))), [1; 8]);
+        let fenced = [1, 1, 1, 1, 0, 0, 0, 0];
+        assert_eq!(accepted(Command::acquire_fenced(&AcquireFenced::new(acquire, 0, None))), fenced);
+        let raise = Raise::new(&resources, &token, NonZeroU64::MIN, None, SECOND);
+        assert_eq!(accepted(Command::raise(&raise)), fenced);
     }
 
     #[test]

@@ -146,8 +146,11 @@ const TRANSIENT: [&str; 13] = [
     "NOSCRIPT",
 ];
 /// Codes of errors that last until the configuration or the request changes.
-const PERMANENT: [&str; 6] = ["NOAUTH", "WRONGPASS", "NOPERM", "CROSSSLOT", "WRONGTYPE", "NOPROTO"];
-const PERMANENT_TEXTS: [&str; 12] = [
+///
+/// `FENCE` is that of our scripts: what is stored at a counter's key is none, or no number is left. They have
+/// written nothing.
+const PERMANENT: [&str; 7] = ["NOAUTH", "WRONGPASS", "NOPERM", "CROSSSLOT", "WRONGTYPE", "NOPROTO", "FENCE"];
+const PERMANENT_TEXTS: [&str; 13] = [
     "unknown command",
     "syntax error",
     "wrong number of arguments",
@@ -160,6 +163,8 @@ const PERMANENT_TEXTS: [&str; 12] = [
     "user executing the script",
     "acl failure in script",
     "cluster support disabled",
+    // A server of Redis 6.2 that replicates scripts, not their effects (`lua-replicate-commands no`).
+    "write commands not allowed after non deterministic commands",
 ];
 
 #[cfg(test)]

@@ -2,10 +2,11 @@
 
 // Tests: below; redis/dialect/reading.rs.
 
-use std::{fmt, time::Duration};
+use std::{fmt, num::NonZeroU64, time::Duration};
 
 use crate::{
-    backend::{AcquireReply, BackendError, BackendErrorKind},
+    backend::{AcquireReply, BackendError, BackendErrorKind, FencedReply},
+    fence::MAX_FENCE,
     inspect::KeyState,
 };
 
@@ -28,6 +29,8 @@ pub enum Reply {
 pub(super) enum Shape {
     /// Integers from 0 to this one.
     UpTo(i64),
+    /// A counter, or 0.
+    Fenced,
     /// What a key holds.
     Value,
     /// Whoever sends the command reads the reply.
@@ -45,6 +48,25 @@ impl Reply {
         match self {
             Self::Number(1) => Ok(AcquireReply::Granted),
             Self::Number(0) => Ok(AcquireReply::Refused),
+            _ => Err(Self::unexpected()),
+        }
+    }
+
+    /// The meaning of a reply to [`Command::acquire_fenced`](super::Command::acquire_fenced) or
+    /// [`Command::raise`](super::Command::raise): 0 is a refusal, and a number up to 2^53 - 1 is the highest
+    /// counter.
+    ///
+    /// # Errors
+    ///
+    /// [`Reply::unexpected`], for any other reply.
+    pub fn fenced(&self) -> Result<FencedReply, BackendError> {
+        match self {
+            Self::Number(0) => Ok(FencedReply::Refused),
+            Self::Number(number) => {
+                let counter = u64::try_from(*number).ok().and_then(NonZeroU64::new);
+                let counter = counter.filter(|counter| counter.get() <= MAX_FENCE);
+                counter.map(|counter| FencedReply::Granted { counter }).ok_or_else(Self::unexpected)
+            }
             _ => Err(Self::unexpected()),
         }
     }
@@ -73,6 +95,7 @@ impl Shape {
     pub(super) fn has(self, reply: &Reply) -> bool {
         match (self, reply) {
             (Self::UpTo(most), Reply::Number(number)) => (0..=most).contains(number),
+            (Self::Fenced, reply) => reply.fenced().is_ok(),
             (Self::Value, Reply::Nil | Reply::Text(_)) | (Self::Any, _) => true,
             (Self::UpTo(_) | Self::Value, _) => false,
         }
@@ -102,6 +125,21 @@ mod tests {
         {
             let kind = reply.vote().map_err(|error| error.kind());
             assert_eq!(kind, Err(BackendErrorKind::Indeterminate), "{reply:?}");
+        }
+    }
+
+    #[test]
+    fn a_fenced_reply_is_a_counter_or_zero() {
+        let read = |number| Reply::Number(number).fenced().map_err(|error| error.kind());
+        let granted = |counter| Ok(FencedReply::Granted { counter: NonZeroU64::new(counter).unwrap() });
+        assert_eq!(read(0), Ok(FencedReply::Refused));
+        assert_eq!(read(1), granted(1));
+        assert_eq!(read((1 << 53) - 1), granted((1 << 53) - 1));
+        for number in [1 << 53, i64::MAX, -1, i64::MIN] {
+            assert_eq!(read(number), Err(BackendErrorKind::Indeterminate), "{number}");
+        }
+        for reply in [Reply::Nil, Reply::Text(b"1".to_vec()), Reply::Other] {
+            assert!(reply.fenced().is_err(), "{reply:?}");
         }
     }
 

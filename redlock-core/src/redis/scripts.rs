@@ -93,6 +93,92 @@ for _, key in ipairs(KEYS) do
 end
 return 1";
 
+/// KEYS: the resources, then their counters. ARGV: token, TTL in ms, proposal, and the counters' TTL in ms,
+/// unless they live forever.
+///
+/// Replies with the highest counter, and 0 for a refusal. Everything is checked before the first write. The
+/// numbers are at most 2^53 - 1, so that a double has them exactly, and `%.0f` prints all of their digits.
+/// Where the token is already stored but there is no counter any more, it counts: each grant has a number.
+pub(super) const ACQUIRE_FENCED: &str = "\
+local n, highest, free, seen = #KEYS / 2, 0, false, {}
+for i, key in ipairs(KEYS) do
+  local value = redis.call('GET', key)
+  if seen[key] then return redis.error_reply('FENCE ' .. key .. ' is a counter, too') end
+  seen[key] = true
+  if not value then free = free or i <= n
+  elseif i <= n then if value ~= ARGV[1] then return 0 end
+  elseif not string.match(value, '^[1-9]%d*$') or #value > 16 or tonumber(value) > 9007199254740991 then
+    return redis.error_reply('FENCE no counter is stored at ' .. key)
+  else highest = math.max(highest, tonumber(value)) end
+end
+if not free and highest > 0 then return highest end
+local now = redis.call('TIME')
+local counter = math.max(highest + 1, math.min(tonumber(ARGV[3]), now[1] * 1000000 + now[2] + 1000000))
+if counter > 9007199254740991 then return redis.error_reply('FENCE no number is left') end
+local digits = string.format('%.0f', counter)
+for i = n + 1, 2 * n do
+  if ARGV[4] then redis.call('SET', KEYS[i], digits, 'PX', ARGV[4]) else redis.call('SET', KEYS[i], digits) end
+end
+for i = 1, n do redis.call('SET', KEYS[i], ARGV[1], 'NX', 'PX', ARGV[2]) end
+return counter";
+
+/// As [`ACQUIRE_FENCED`], for one resource.
+pub(super) const ACQUIRE_FENCED_ONE: &str = "\
+local k,c=KEYS[1],KEYS[2] local v,s=redis.call('GET',k),redis.call('GET',c) local f=0 \
+if v and v~=ARGV[1] then return 0 end \
+if s then f=tonumber(s) \
+if not string.match(s,'^[1-9]%d*$') or #s>16 or f>9007199254740991 then \
+return redis.error_reply('FENCE no counter is stored at '..c) end \
+if v then return f end end \
+local t=redis.call('TIME') f=math.max(f+1,math.min(tonumber(ARGV[3]),t[1]*1000000+t[2]+1000000)) \
+if f>9007199254740991 then return redis.error_reply('FENCE no number is left') end \
+s=string.format('%.0f',f) \
+if ARGV[4] then redis.call('SET',c,s,'PX',ARGV[4]) else redis.call('SET',c,s) end \
+redis.call('SET',k,ARGV[1],'NX','PX',ARGV[2]) \
+return f";
+
+/// KEYS: the resources, then their counters. ARGV: token, fencing token, TTL in ms (0: the keys keep
+/// theirs), and the counters' TTL in ms, unless they live forever.
+///
+/// Replies with the highest counter, and 0 for a refusal. A counter that is not lower is written again for
+/// its TTL: it has to outlive a lock that is extended for longer than that.
+pub(super) const RAISE: &str = "\
+local n, fence, ttl, counters = #KEYS / 2, tonumber(ARGV[2]), tonumber(ARGV[3]), {}
+for i = 1, n do
+  if redis.call('GET', KEYS[i]) ~= ARGV[1] then return 0 end
+end
+local highest = fence
+for i = n + 1, 2 * n do
+  local value = redis.call('GET', KEYS[i]) or '1'
+  if not string.match(value, '^[1-9]%d*$') or #value > 16 or tonumber(value) > 9007199254740991 then
+    return redis.error_reply('FENCE no counter is stored at ' .. KEYS[i])
+  end
+  counters[i] = math.max(fence, tonumber(value))
+  highest = math.max(highest, counters[i])
+end
+if fence > 9007199254740991 then return redis.error_reply('FENCE the fencing token is too high') end
+for i = n + 1, 2 * n do
+  local digits = string.format('%.0f', counters[i])
+  if ARGV[4] then redis.call('SET', KEYS[i], digits, 'PX', ARGV[4]) else redis.call('SET', KEYS[i], digits) end
+end
+for i = 1, n do
+  if ttl > 0 and redis.call('PTTL', KEYS[i]) < ttl then redis.call('PEXPIRE', KEYS[i], ARGV[3]) end
+end
+return highest";
+
+/// As [`RAISE`], for one resource.
+pub(super) const RAISE_ONE: &str = "\
+local k,c,f,t=KEYS[1],KEYS[2],tonumber(ARGV[2]),tonumber(ARGV[3]) \
+if redis.call('GET',k)~=ARGV[1] then return 0 end \
+local s=redis.call('GET',c) or '1' \
+if not string.match(s,'^[1-9]%d*$') or #s>16 or tonumber(s)>9007199254740991 then \
+return redis.error_reply('FENCE no counter is stored at '..c) end \
+if f>9007199254740991 then return redis.error_reply('FENCE the fencing token is too high') end \
+f=math.max(f,tonumber(s)) s=string.format('%.0f',f) \
+if ARGV[4] then redis.call('SET',c,s,'PX',ARGV[4]) else redis.call('SET',c,s) end \
+if t>0 and redis.call('PTTL',k)<t then redis.call('PEXPIRE',k,ARGV[3]) end \
+return f";
+
 /// KEYS: the resources. ARGV: how many bytes of a value to return.
 pub(super) const INSPECT: &str = "\
 local reply = {}

@@ -49,6 +49,7 @@ mod servers {
     mod conformance;
     mod errors;
     mod faults;
+    mod fencing;
     mod fred_cluster;
     mod handover;
     mod inspecting;
