@@ -230,6 +230,6 @@ impl Checks {
     }
 }
 
-fn shared<'a>(one: &'a Resources, other: &Resources) -> Option<&'a str> {
+pub(super) fn shared<'a>(one: &'a Resources, other: &Resources) -> Option<&'a str> {
     one.iter().find(|name| other.iter().any(|other| other == *name))
 }
