@@ -35,6 +35,8 @@ pub(crate) struct Options {
     pub(crate) retry: RetryPolicy,
     pub(crate) acquire_timeout: Option<Duration>,
     pub(crate) max_hold: Option<Duration>,
+    /// Whether the lock has a fencing token.
+    pub(crate) fenced: bool,
 }
 
 /// Makes rounds until one is won, or the last one is lost. Of the calls of a manager that want one resource,
@@ -47,6 +49,9 @@ pub(crate) async fn acquire(
 ) -> Result<Lock, Error> {
     resources.validate()?;
     let ttl = nodes.ttl(options.max_hold.map_or(ttl, |max_hold| ttl.min(max_hold)))?;
+    if options.fenced {
+        nodes.check_fencing()?;
+    }
     let mut begun = nodes.now();
     let longest = nodes.timeout(ttl) + GRACE;
     let mut patience = Patience::new(begun, &options.retry, nodes.timeout(ttl), options.acquire_timeout);
@@ -65,11 +70,12 @@ pub(crate) async fn acquire(
     loop {
         attempts = attempts.saturating_add(1);
         let timeout = patience.for_a_round(begun);
-        let mut round = AcquireRound::new(nodes, resources.clone(), ttl, begun, timeout, ticket);
-        let mut won = round.decide(patience.is_last(begun)).await;
+        let mut round =
+            AcquireRound::new(nodes, resources.clone(), ttl, begun, timeout, options.fenced, ticket);
+        let mut won = round.decide(patience.is_last(begun), patience.give_up()).await;
         if !won && patience.is_last(nodes.now()) {
             // It turned out to be the last one. If that was clear from the start, this changes nothing.
-            won = round.decide(true).await;
+            won = round.decide(true, patience.give_up()).await;
         }
         if won {
             let mut won = round.accept(Verb::Acquire);
@@ -80,7 +86,7 @@ pub(crate) async fn acquire(
             if let Some(wait) = &wait {
                 nodes.usual_rivals.learn(resources, wait);
             }
-            let state = LeaseState::new(nodes.clone(), won.claim, won.valid_until, won.ticket);
+            let state = LeaseState::new(nodes.clone(), won.claim, won.valid_until, won.ticket, won.fence);
             let replies = won.replies;
             return Ok(Lock::new(state, ttl, Acquisition { attempts, took, replies, keep_until }));
         }

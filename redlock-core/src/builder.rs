@@ -15,7 +15,8 @@ use crate::{
     backend::LockBackend,
     entropy::Entropy,
     error_text::panic_text,
-    invalid::ConfigError,
+    fencing::Fencing,
+    invalid::{ConfigError, InvalidRequest},
     nodes::Nodes,
     redlock::Redlock,
     retry::{DelaySource, RetryPolicy},
@@ -34,6 +35,7 @@ pub struct RedlockBuilder {
     node_timeout: Option<Duration>,
     retry: RetryPolicy,
     entropy: Option<Entropy>,
+    fencing: Fencing,
 }
 
 impl Redlock {
@@ -52,6 +54,7 @@ impl RedlockBuilder {
             node_timeout: None,
             retry: RetryPolicy::default(),
             entropy: None,
+            fencing: Fencing::default(),
         }
     }
 
@@ -134,6 +137,56 @@ impl RedlockBuilder {
         self
     }
 
+    /// Gives each lock a fencing token, [`Lock::fence`](crate::Lock::fence): a number that is higher than that of
+    /// every lock before on the same resources. The default is none; a single call can ask for one with
+    /// [`LockRequest::fenced`](crate::LockRequest::fenced).
+    ///
+    /// The nodes count their grants, in counters beside the keys. As clients propose their wall clock, the
+    /// counters usually agree, and a lock takes one round trip, as one without a token. When they do not, it
+    /// takes a second one within the same validity, which raises them to the highest. A wrong clock costs
+    /// round trips, but never makes a token wrong.
+    ///
+    /// Locks without a token exclude these, and the other way round, but only locks with a token count.
+    ///
+    /// * The nodes must not lose their counters, unless [`fence_quorum`](Self::fence_quorum) allows for it. The
+    ///   proposals make up for lost counters as far as the wall clocks of all clients and nodes agree.
+    /// * Counters expire when they have not been used for a day: see
+    ///   [`fence_counter_ttl`](Self::fence_counter_ttl).
+    pub fn fenced(mut self) -> Self {
+        self.fencing.always = true;
+        self
+    }
+
+    /// How many nodes have to grant a lock with a fencing token, and to have the token, from a majority to all
+    /// of them. The default is a majority.
+    ///
+    /// Tokens of a quorum of `q` of `n` nodes stay unique and in order when fewer than `2q - n` nodes lose their
+    /// counters between two grants: with 5 nodes, none for a quorum of 3, 2 for a quorum of 4, and 4 for all 5.
+    /// In return, fewer nodes may be unreachable when a lock is acquired. Extending and releasing it need a
+    /// majority, as ever.
+    pub fn fence_quorum(mut self, nodes: usize) -> Self {
+        self.fencing.set_quorum(nodes);
+        self
+    }
+
+    /// How long the nodes keep a resource's counter for fencing tokens after its last use, from a minute to
+    /// [`MAX_TTL`](crate::MAX_TTL). The default is a day.
+    ///
+    /// Once a counter has expired, the next token is the proposal: the client's wall clock. So tokens stay in
+    /// order if no wall clock, of a client or a node, is wrong by half of this time or more, less a few
+    /// seconds. If yours may be, choose a longer time or [keep them](Self::fence_counters_forever).
+    pub fn fence_counter_ttl(mut self, ttl: Duration) -> Self {
+        self.fencing.counter_ttl = Some(ttl);
+        self
+    }
+
+    /// Lets the nodes keep the counters for fencing tokens forever: a key on each node for each resource that
+    /// has ever been locked with one.
+    pub fn fence_counters_forever(mut self) -> Self {
+        self.fencing.counter_ttl = None;
+        self
+    }
+
     /// The source of tokens and jitter: a function that fills a slice with random bytes, good enough for
     /// secrets. The default is the operating system's, which two processes never share, not even after a fork
     /// or when a virtual machine is cloned. Use a seeded one to replay a test.
@@ -146,8 +199,8 @@ impl RedlockBuilder {
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] when there are no nodes, two nodes have the same name, a value is out of its range, or
-    /// the runtime has no working timer.
+    /// [`ConfigError`] when there are no nodes, two nodes have the same name, a value is out of its range, a
+    /// node cannot do what is required of it, or the runtime has no working timer.
     pub fn build(self) -> Result<Redlock, ConfigError> {
         let drift = Drift::new(self.drift_factor)?;
         if self.node_timeout.is_some_and(|timeout| timeout.is_zero()) {
@@ -156,6 +209,7 @@ impl RedlockBuilder {
         if self.backends.is_empty() {
             return Err(ConfigError::NoNodes);
         }
+        self.fencing.check(self.backends.len())?;
         let mut names = BTreeSet::new();
         for name in self.backends.iter().filter_map(|backend| backend.name()) {
             if !names.insert(name) {
@@ -167,8 +221,14 @@ impl RedlockBuilder {
             Some(entropy) => entropy,
             None => Entropy::of_system().map_err(|reason| ConfigError::RandomSource { reason })?,
         };
-        let settings = Settings { runtime: self.runtime, drift, node_timeout: self.node_timeout };
+        let Self { runtime, node_timeout, fencing, .. } = self;
+        let settings = Settings { runtime, drift, node_timeout, fencing };
         let nodes = Nodes::new(settings, self.backends, entropy);
+        if fencing.always
+            && let Err(InvalidRequest::FencingUnsupported { node }) = nodes.check_fencing()
+        {
+            return Err(ConfigError::FencingUnsupported { node });
+        }
         telemetry::built();
         Ok(Redlock::new(Arc::new(nodes), self.retry))
     }
@@ -182,6 +242,7 @@ impl fmt::Debug for RedlockBuilder {
             .field("drift_factor", &self.drift_factor)
             .field("node_timeout", &self.node_timeout)
             .field("retry", &self.retry)
+            .field("fencing", &self.fencing)
             .finish_non_exhaustive()
     }
 }

@@ -234,6 +234,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        fencing::Fencing,
         runtime::TokioRuntime,
         validity::{Drift, Ttl},
     };
@@ -302,7 +303,8 @@ mod tests {
 
     fn extender() -> Arc<Extender> {
         let (runtime, drift) = (Arc::new(TokioRuntime::current()), Drift::new(0.01).unwrap());
-        Arc::new(Extender::new(Arc::new(Settings { runtime, drift, node_timeout: None })))
+        let settings = Settings { runtime, drift, node_timeout: None, fencing: Fencing::default() };
+        Arc::new(Extender::new(Arc::new(settings)))
     }
 
     fn tasks() -> usize {

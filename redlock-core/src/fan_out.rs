@@ -10,6 +10,7 @@ use std::{
     fmt,
     future::poll_fn,
     mem,
+    num::NonZeroU64,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
@@ -162,7 +163,7 @@ async fn send(
     let wanted = |node: &&Arc<Node>| only.as_ref().is_none_or(|only| only.contains(&node.position));
     let mut under_way = Vec::with_capacity(nodes.len());
     under_way.extend(nodes.iter().filter(wanted).map(|node| Tracked::new(node, &request)));
-    let receive = |node: &Arc<Node>, outcome: NodeOutcome| {
+    let receive = |node: &Arc<Node>, outcome: NodeOutcome, fence: Option<NonZeroU64>| {
         let refused = matches!(outcome, NodeOutcome::Refused);
         let put_back = {
             let mut state = inbox.state();
@@ -170,15 +171,15 @@ async fn send(
                 if replies.capacity() == 0 {
                     replies.reserve_exact(nodes.len());
                 }
-                replies.push(NodeReply { node: node.position, name: node.name.clone(), outcome });
+                replies.push(NodeReply { node: node.position, name: node.name.clone(), outcome, fence });
             }
             state.put_back
         };
-        if let Action::Extend(ttl) = request.action
+        if let Action::Extend(ttl, fence) = request.action
             && refused
             && put_back
         {
-            let request = Request { action: Action::PutBack(ttl), ..request.clone() };
+            let request = Request { action: Action::PutBack(ttl, fence), ..request.clone() };
             let only = Some(vec![node.position]);
             drop(FanOut::new(runtime.clone(), nodes.clone(), only, request).run_on_drop());
         }
@@ -196,7 +197,7 @@ async fn send(
             caught(&mut || match tracked.poll(cx) {
                 Poll::Pending => true,
                 Poll::Ready(outcome) => {
-                    receive(tracked.node(), outcome);
+                    receive(tracked.node(), outcome, tracked.counter());
                     false
                 }
             })
@@ -213,7 +214,7 @@ async fn send(
         }
         under_way.retain_mut(|tracked| {
             caught(&mut || {
-                receive(tracked.node(), tracked.cut_off());
+                receive(tracked.node(), tracked.cut_off(), None);
                 false
             })
         });
@@ -235,6 +236,7 @@ mod tests {
     use crate::{
         claim::Claim,
         entropy::Entropy,
+        fencing::Fencing,
         memory::MemoryBackend,
         nodes::Nodes,
         settings::Settings,
@@ -278,7 +280,8 @@ mod tests {
     fn a_panic_does_not_keep_other_nodes_from_being_asked_and_their_replies_still_come() {
         let runtime = Arc::new(Stuck::default());
         let drift = Drift::new(0.01).unwrap();
-        let settings = Settings { runtime: runtime.clone(), drift, node_timeout: None };
+        let settings =
+            Settings { runtime: runtime.clone(), drift, node_timeout: None, fencing: Fencing::default() };
         let backends = [(); 3].map(|()| MemoryBackend::new(Stuck::default()));
         let nodes = backends.iter().cloned().map(|node| Box::new(node) as _).collect();
         let nodes = Nodes::new(settings, nodes, Entropy::of_system().unwrap());

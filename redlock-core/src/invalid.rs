@@ -2,7 +2,7 @@
 
 // Tests: tests/tests/it/sim/limits.rs.
 
-use std::time::Duration;
+use std::{num::NonZeroU64, time::Duration};
 
 /// A request that is invalid: nothing was sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +37,20 @@ pub enum InvalidRequest {
         /// [`MAX_TTL`](crate::MAX_TTL).
         max: Duration,
     },
+    /// A lock with a fencing token needs nodes that all have counters.
+    #[error("the backend of {node} has no fencing tokens")]
+    FencingUnsupported {
+        /// The first node without, by its name or its position.
+        node: String,
+    },
+    /// The fencing token of [`LockParts`](crate::LockParts) is higher than any that there is.
+    #[error("a fencing token of {fence} is too high: at most {max}")]
+    FenceTooHigh {
+        /// The fencing token.
+        fence: NonZeroU64,
+        /// 2^53 - 1.
+        max: u64,
+    },
 }
 
 /// Why a lock manager cannot be built.
@@ -61,6 +75,33 @@ pub enum ConfigError {
     /// No node can reply within a timeout of zero.
     #[error("the node timeout is zero")]
     ZeroNodeTimeout,
+    /// The lock manager makes fencing tokens, and a node has no counters for them.
+    #[error("the backend of {node} has no fencing tokens")]
+    FencingUnsupported {
+        /// The first node without, by its name or its position.
+        node: String,
+    },
+    /// Two quorums have to share a node, and a quorum of more than all nodes is never reached.
+    #[error("the quorum for fencing tokens must be at least {least} and at most {nodes}, not {quorum}")]
+    InvalidFenceQuorum {
+        /// The requested quorum.
+        quorum: usize,
+        /// More than half of the nodes.
+        least: usize,
+        /// The number of nodes.
+        nodes: usize,
+    },
+    /// The counters for fencing tokens have to outlive what clocks differ by, and servers take no TTL over
+    /// [`MAX_TTL`](crate::MAX_TTL).
+    #[error("counters for fencing tokens must live for at least {min:?} and at most {max:?}, not {ttl:?}")]
+    InvalidFenceCounterTtl {
+        /// The requested TTL.
+        ttl: Duration,
+        /// The shortest that is allowed.
+        min: Duration,
+        /// The longest that is allowed.
+        max: Duration,
+    },
     /// The runtime's timer panics: for example, a tokio runtime without `enable_time`, or one that has been
     /// shut down.
     #[error("the runtime's timer does not work: {panic}")]

@@ -2,7 +2,7 @@
 
 // Tests: renewal.rs, extensions.rs, extender.rs; tests/tests/it/sim/keep_alive.rs, sim/using.rs.
 
-use std::sync::Arc;
+use std::{num::NonZeroU64, sync::Arc};
 
 use rand::RngExt;
 
@@ -49,6 +49,12 @@ impl KeepAlive {
     #[must_use]
     pub fn lease(&self) -> Lease {
         self.lock.lease()
+    }
+
+    /// The lock's fencing token, see [`Lock::fence`].
+    #[must_use]
+    pub fn fence(&self) -> Option<NonZeroU64> {
+        self.lock.fence()
     }
 
     /// Whether the lock is valid now, see [`Lock::is_valid`].

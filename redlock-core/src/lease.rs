@@ -3,6 +3,7 @@
 // Tests: below for late extensions; tests/tests/it/sim/extending.rs, sim/keep_alive.rs, sim/using.rs.
 
 use std::{
+    num::NonZeroU64,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -52,6 +53,12 @@ impl Lease {
         &self.state.claim.resources
     }
 
+    /// The lock's fencing token, see [`Lock::fence`](crate::Lock::fence).
+    #[must_use]
+    pub fn fence(&self) -> Option<NonZeroU64> {
+        self.state.fence
+    }
+
     /// Completes when the lock is lost or released: no later than its validity ends, whatever the network
     /// does.
     pub async fn lost(&self) {
@@ -64,6 +71,8 @@ impl Lease {
 pub(crate) struct LeaseState {
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) claim: Arc<Claim>,
+    /// The fencing token, if it has one.
+    pub(crate) fence: Option<NonZeroU64>,
     state: Mutex<State>,
     over: Latch,
     /// Those who wait in this process for the lock are behind it.
@@ -79,10 +88,16 @@ struct State {
 }
 
 impl LeaseState {
-    pub(crate) fn new(nodes: Arc<Nodes>, claim: Arc<Claim>, valid_until: Instant, ticket: Ticket) -> Self {
+    pub(crate) fn new(
+        nodes: Arc<Nodes>,
+        claim: Arc<Claim>,
+        valid_until: Instant,
+        ticket: Ticket,
+        fence: Option<NonZeroU64>,
+    ) -> Self {
         let state = Mutex::new(State { valid_until, over: false });
         let telemetry = LockTelemetry::begin(&**nodes.runtime());
-        Self { nodes, claim, state, over: Latch::default(), ticket: Mutex::new(ticket), telemetry }
+        Self { nodes, claim, fence, state, over: Latch::default(), ticket: Mutex::new(ticket), telemetry }
     }
 
     /// The remaining validity; `None` when it has ended or the lease is over.
@@ -160,7 +175,7 @@ impl LeaseState {
         let left = deadline.saturating_duration_since(start);
         let ttl = ttl.max(self.nodes.drift().ttl_for(left, self.claim.ledger.ttl()));
         let extended = if self.remaining().is_some() {
-            rounds::extend(&self.nodes, &self.claim, ttl, start, deadline, timeout).await
+            rounds::extend(&self.nodes, &self.claim, self.fence, ttl, start, deadline, timeout).await
         } else {
             Err(LostRound::lapsed())
         };
@@ -205,21 +220,22 @@ impl LeaseState {
 mod tests {
     use super::*;
     use crate::{
-        entropy::Entropy, memory::MemoryBackend, runtime::tests::IdleRuntime, settings::Settings,
-        validity::Drift,
+        entropy::Entropy, fencing::Fencing, memory::MemoryBackend, runtime::tests::IdleRuntime,
+        settings::Settings, validity::Drift,
     };
 
     const TTL: Duration = Duration::from_secs(1);
 
     fn held(runtime: &Arc<IdleRuntime>) -> LeaseState {
         let drift = Drift::new(0.01).unwrap();
-        let settings = Settings { runtime: runtime.clone(), drift, node_timeout: None };
+        let settings =
+            Settings { runtime: runtime.clone(), drift, node_timeout: None, fencing: Fencing::default() };
         let backend = MemoryBackend::new(runtime.clone());
         let nodes = Arc::new(Nodes::new(settings, vec![Box::new(backend)], Entropy::of_system().unwrap()));
         let claim = nodes.claim("a".into(), nodes.ttl(TTL).unwrap());
         let valid_until = nodes.now() + TTL;
         let ticket = nodes.waiters.outside(&claim.resources);
-        LeaseState::new(nodes, claim, valid_until, ticket)
+        LeaseState::new(nodes, claim, valid_until, ticket, None)
     }
 
     #[test]

@@ -27,8 +27,8 @@ mod error_text;
 mod extender;
 mod extensions;
 mod fan_out;
-#[cfg_attr(not(test), expect(dead_code, reason = "its users follow"))]
 mod fence;
+mod fencing;
 mod inspect;
 mod invalid;
 mod keep_alive;

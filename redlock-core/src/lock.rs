@@ -3,6 +3,7 @@
 // Tests: tests/tests/it/sim/locking.rs, sim/extending.rs, sim/releasing.rs, sim/handover.rs.
 
 use std::{
+    num::NonZeroU64,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -57,6 +58,19 @@ impl Lock {
     #[must_use]
     pub fn token(&self) -> &Token {
         &self.state.claim.token
+    }
+
+    /// The fencing token, if the lock was requested with one: see
+    /// [`RedlockBuilder::fenced`](crate::RedlockBuilder::fenced) and
+    /// [`LockRequest::fenced`](crate::LockRequest::fenced). It is below 2^53, and extensions do not change it.
+    ///
+    /// No other lock on one of these resources ever has the same number, and every lock that is requested after
+    /// this one was won has a higher one. Send it with each write: a resource that remembers the highest number
+    /// and refuses a lower one is safe from a holder that was paused for so long that it has lost its lock. This
+    /// does not depend on clocks.
+    #[must_use]
+    pub fn fence(&self) -> Option<NonZeroU64> {
+        self.state.fence
     }
 
     /// Whether the lock is valid now: no other client can hold it at this instant.
@@ -166,6 +180,7 @@ impl Lock {
             remaining,
             longest_ttl: claim.ledger.ttl().get(),
             max_hold: self.acquisition.keep_until.map(|longest| longest.saturating_duration_since(now)),
+            fence: self.fence(),
             ..LockParts::new(self.resources().as_slice(), self.token().clone(), self.ttl.get())
         }
     }
@@ -228,6 +243,10 @@ pub struct LockParts {
     /// after the hand-over. The default is `None`: no bound.
     #[cfg_attr(feature = "serde", serde(default))]
     pub max_hold: Option<Duration>,
+    /// The [fencing token](Lock::fence), which stays the same after the hand-over. The default is `None`: the
+    /// lock has none.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub fence: Option<NonZeroU64>,
 }
 
 impl LockParts {
@@ -236,7 +255,8 @@ impl LockParts {
     #[must_use]
     pub fn new(resources: impl Into<Resources>, token: Token, ttl: Duration) -> Self {
         let resources = resources.into().as_slice().to_vec();
-        Self { resources, token, ttl, remaining: Duration::ZERO, longest_ttl: ttl, max_hold: None }
+        let remaining = Duration::ZERO;
+        Self { resources, token, ttl, remaining, longest_ttl: ttl, max_hold: None, fence: None }
     }
 }
 

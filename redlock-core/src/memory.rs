@@ -2,16 +2,16 @@
 
 // Tests: below; tests/tests/it/sim/memory.rs, conformance/tests.rs.
 
-use std::{fmt, pin::pin, sync::Arc, time::Duration};
+use std::{fmt, num::NonZeroU64, pin::pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::future::{Either, select};
 
-use self::server::{Armed, Failure, Order, Outcome, Server, Verb, unreachable};
+use self::server::{Armed, Counting, Failure, Order, Outcome, Server, Verb, counter_ttl, unreachable};
 use crate::{
     backend::{
-        Acquire, AcquireReply, BackendError, BackendErrorKind, Extend, LockBackend, Release, ReleaseReply,
-        Replace,
+        Acquire, AcquireFenced, AcquireReply, BackendError, BackendErrorKind, Extend, FencedReply,
+        LockBackend, Raise, Release, ReleaseReply, Replace,
     },
     inspect::{Inspect, KeyState},
     resources::Resources,
@@ -26,7 +26,7 @@ mod server;
 
 pub use self::register::{FencedRegister, StaleFence};
 
-/// An in-process node, on the runtime's clock. It keeps the contract of [`LockBackend`], as a server does,
+/// An in-process node, on the runtime's clocks. It keeps the contract of [`LockBackend`], as a server does,
 /// and a test can stop, slow down, fail or wipe it.
 ///
 /// Clones are cheap, and are the same node: a test keeps one and passes another to the lock manager. Two
@@ -124,9 +124,12 @@ impl MemoryBackend {
         self.node.state().failures = Some((requests, Failure::LoseReply));
     }
 
-    /// Removes all keys.
+    /// Removes all keys and counters.
     pub fn clear(&self) {
-        self.node.change(|state| state.keys.clear());
+        self.node.change(|state| {
+            state.keys.clear();
+            state.counters.clear();
+        });
     }
 
     /// Stores a value at a key, as another client could, for [`MAX_TTL`] at most.
@@ -144,7 +147,7 @@ impl MemoryBackend {
     #[must_use]
     pub fn get(&self, resource: &str) -> Option<String> {
         let now = self.node.runtime.now();
-        self.node.state().keys.get(resource, now).map(|key| key.value().to_owned())
+        self.node.state().keys.get(resource, now).map(|key| key.value().clone())
     }
 
     /// The remaining TTL of a key.
@@ -152,6 +155,25 @@ impl MemoryBackend {
     pub fn ttl(&self, resource: &str) -> Option<Duration> {
         let now = self.node.runtime.now();
         self.node.state().keys.get(resource, now).map(|key| key.expires() - now)
+    }
+
+    /// The counter of a resource for [fencing tokens](crate::Lock::fence); `None` before its first fenced grant,
+    /// and when it has expired.
+    #[must_use]
+    pub fn counter(&self, resource: &str) -> Option<NonZeroU64> {
+        let now = self.node.runtime.now();
+        self.node.state().counters.get(resource, now).map(|counter| *counter.value())
+    }
+
+    /// Sets the counter of a resource to any number, forever.
+    pub fn set_counter(&self, resource: &str, counter: NonZeroU64) {
+        let expires = self.node.runtime.now() + MAX_TTL;
+        self.node.change(|state| state.counters.put(resource, counter, expires));
+    }
+
+    /// Removes the counter of a resource, as a server may that loses data.
+    pub fn remove_counter(&self, resource: &str) {
+        self.node.change(|state| state.counters.remove(resource));
     }
 
     /// How many requests have arrived so far, failed ones included, but not those of a
@@ -210,7 +232,7 @@ impl MemoryBackend {
 #[async_trait]
 impl LockBackend for MemoryBackend {
     async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
-        let verb = Verb::Acquire(request.ttl, request.token.clone());
+        let verb = Verb::Acquire(request.ttl, request.token.clone(), None);
         self.ask(Order { verb, resources: request.resources.clone() }, request.timeout).await
     }
 
@@ -227,6 +249,23 @@ impl LockBackend for MemoryBackend {
     async fn replace(&self, request: Replace<'_>) -> Result<AcquireReply, BackendError> {
         let verb = Verb::Replace(request.ttl, request.old.clone(), request.new.clone());
         self.ask(Order { verb, resources: request.resources.clone() }, request.timeout).await
+    }
+
+    fn can_fence(&self) -> bool {
+        true
+    }
+
+    async fn acquire_fenced(&self, request: AcquireFenced<'_>) -> Result<FencedReply, BackendError> {
+        let counting = Counting { proposal: request.proposal, ttl: counter_ttl(request.counter_ttl) };
+        let verb = Verb::Acquire(request.ttl, request.token.clone(), Some(counting));
+        self.ask(Order { verb, resources: request.resources.clone() }, request.timeout).await
+    }
+
+    async fn raise(&self, request: Raise<'_>) -> Result<FencedReply, BackendError> {
+        let Raise { resources, token, fence, ttl, timeout, .. } = request;
+        let (token, counter_ttl) = (token.clone(), counter_ttl(request.counter_ttl));
+        let verb = Verb::Raise { token, fence, ttl, counter_ttl };
+        self.ask(Order { verb, resources: resources.clone() }, timeout).await
     }
 
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
@@ -261,7 +300,16 @@ impl Answerable for AcquireReply {
     fn from_outcome(outcome: Outcome) -> Self {
         match outcome {
             Outcome::Yes => Self::Granted,
-            Outcome::No | Outcome::Keys(_) | Outcome::Held(_) => Self::Refused,
+            _ => Self::Refused,
+        }
+    }
+}
+
+impl Answerable for FencedReply {
+    fn from_outcome(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Counted(counter) => Self::Granted { counter },
+            _ => Self::Refused,
         }
     }
 }
@@ -270,7 +318,7 @@ impl Answerable for ReleaseReply {
     fn from_outcome(outcome: Outcome) -> Self {
         match outcome {
             Outcome::Yes => Self::Removed,
-            Outcome::No | Outcome::Keys(_) | Outcome::Held(_) => Self::NotHeld,
+            _ => Self::NotHeld,
         }
     }
 }
@@ -279,7 +327,7 @@ impl Answerable for Vec<KeyState> {
     fn from_outcome(outcome: Outcome) -> Self {
         match outcome {
             Outcome::Keys(keys) => keys,
-            Outcome::Yes | Outcome::No | Outcome::Held(_) => Self::new(),
+            _ => Self::new(),
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::{
     future::poll_fn,
+    num::NonZeroU64,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{
@@ -21,8 +22,8 @@ use futures_util::{
 
 use crate::{
     backend::{
-        Acquire, AcquireReply, BackendError, BackendErrorKind, Extend, LockBackend, Release, ReleaseReply,
-        Replace,
+        Acquire, AcquireFenced, AcquireReply, BackendError, BackendErrorKind, Extend, FencedReply,
+        LockBackend, Raise, Release, ReleaseReply, Replace,
     },
     claim::Claim,
     cleanup::CleanupQueue,
@@ -69,8 +70,17 @@ impl Node {
         }
     }
 
+    /// Its name for people.
+    pub(crate) fn label(&self) -> String {
+        self.name.as_deref().map_or_else(|| format!("node {}", self.position), ToOwned::to_owned)
+    }
+
     pub(crate) fn server_id(&self) -> Option<Arc<str>> {
         self.backend.server_id()
+    }
+
+    pub(crate) fn can_fence(&self) -> bool {
+        self.backend.can_fence()
     }
 
     pub(crate) fn is_silent(&self) -> bool {
@@ -80,7 +90,8 @@ impl Node {
     /// A request. The first poll sends it, and whoever polls it cuts it off in time.
     pub(crate) fn ask<'a>(&'a self, ask: Ask<'a>) -> Asked<'a> {
         let logged = self.telemetry.request(&*self.settings.runtime, self.position, ask.verb(), ask.token());
-        Asked { node: self, ask, call: None, logged, replied_before: self.replied.load(Ordering::Relaxed) }
+        let replied_before = self.replied.load(Ordering::Relaxed);
+        Asked { node: self, ask, call: None, counter: None, logged, replied_before }
     }
 
     /// Completes when the keys may be free. Returns whether the node says so: one that cannot tell has failed,
@@ -125,7 +136,9 @@ impl Node {
 #[derive(Clone, Copy)]
 pub(crate) enum Ask<'a> {
     Acquire(Acquire<'a>),
+    AcquireFenced(AcquireFenced<'a>),
     Extend(Extend<'a>),
+    Raise(Raise<'a>),
     Replace(Replace<'a>),
     Release(Release<'a>),
 }
@@ -133,8 +146,9 @@ pub(crate) enum Ask<'a> {
 impl<'a> Ask<'a> {
     fn verb(&self) -> Verb {
         match self {
-            Self::Acquire(_) => Verb::Acquire,
-            Self::Extend(_) => Verb::Extend,
+            Self::Acquire(_) | Self::AcquireFenced(_) => Verb::Acquire,
+            Self::Extend(_) | Self::Raise(Raise { ttl: Some(_), .. }) => Verb::Extend,
+            Self::Raise(_) => Verb::Raise,
             Self::Replace(_) => Verb::Replace,
             Self::Release(_) => Verb::Release,
         }
@@ -144,7 +158,9 @@ impl<'a> Ask<'a> {
     fn token(&self) -> &'a Token {
         match self {
             Self::Acquire(request) => request.token,
+            Self::AcquireFenced(request) => request.token,
             Self::Extend(request) => request.token,
+            Self::Raise(request) => request.token,
             Self::Replace(request) => request.new,
             Self::Release(request) => request.token,
         }
@@ -153,7 +169,9 @@ impl<'a> Ask<'a> {
     fn timeout(&self) -> Duration {
         match self {
             Self::Acquire(request) => request.timeout,
+            Self::AcquireFenced(request) => request.timeout,
             Self::Extend(request) => request.timeout,
+            Self::Raise(request) => request.timeout,
             Self::Replace(request) => request.timeout,
             Self::Release(request) => request.timeout,
         }
@@ -174,6 +192,10 @@ impl<'a> Ask<'a> {
             Self::Extend(request) => {
                 Call::Write(backend.extend(Extend { caller_enforces_timeout, ..request }))
             }
+            Self::AcquireFenced(request) => {
+                Call::Fenced(backend.acquire_fenced(AcquireFenced { caller_enforces_timeout, ..request }))
+            }
+            Self::Raise(request) => Call::Fenced(backend.raise(Raise { caller_enforces_timeout, ..request })),
             Self::Replace(request) => {
                 Call::Write(backend.replace(Replace { caller_enforces_timeout, ..request }))
             }
@@ -189,6 +211,8 @@ pub(crate) struct Asked<'a> {
     node: &'a Node,
     ask: Ask<'a>,
     call: Option<Call<'a>>,
+    /// In the reply of a node that counts.
+    counter: Option<NonZeroU64>,
     logged: telemetry::Request<'a>,
     replied_before: u64,
 }
@@ -207,10 +231,18 @@ impl Asked<'_> {
         }));
         match polled {
             Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(Ok(outcome))) => Poll::Ready(self.end(outcome)),
+            Ok(Poll::Ready(Ok((outcome, counter)))) => {
+                self.counter = counter;
+                Poll::Ready(self.end(outcome))
+            }
             Ok(Poll::Ready(Err(error))) => Poll::Ready(self.fail(error)),
             Err(panic) => Poll::Ready(self.fail(BackendError::panicked(&*panic))),
         }
+    }
+
+    /// The node's counter, if it granted and counts.
+    pub(crate) fn counter(&self) -> Option<NonZeroU64> {
+        self.counter
     }
 
     /// Ends a request that has used up its timeout.
@@ -236,16 +268,24 @@ impl Asked<'_> {
 /// The future of a method of the backend.
 enum Call<'a> {
     Write(Reply<'a, AcquireReply>),
+    Fenced(Reply<'a, FencedReply>),
     Removal(Reply<'a, ReleaseReply>),
 }
 
 type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, BackendError>> + Send + 'a>>;
 
 impl Call<'_> {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<NodeOutcome, BackendError>> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(NodeOutcome, Option<NonZeroU64>), BackendError>> {
         match self {
-            Self::Write(reply) => reply.as_mut().poll(cx).map_ok(NodeOutcome::from),
-            Self::Removal(reply) => reply.as_mut().poll(cx).map_ok(NodeOutcome::from),
+            Self::Write(reply) => reply.as_mut().poll(cx).map_ok(|reply| (reply.into(), None)),
+            Self::Fenced(reply) => reply.as_mut().poll(cx).map_ok(|reply| match reply {
+                FencedReply::Granted { counter } => (NodeOutcome::Granted, Some(counter)),
+                FencedReply::Refused => (NodeOutcome::Refused, None),
+            }),
+            Self::Removal(reply) => reply.as_mut().poll(cx).map_ok(|reply| (reply.into(), None)),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::{
     fmt,
+    num::NonZeroU64,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -96,9 +97,32 @@ impl Nodes {
         Arc::new(Claim::new(resources, token, ttl, self.len()))
     }
 
-    /// Writes the claim's keys on all nodes.
-    pub(crate) fn acquire_all(&self, claim: &Arc<Claim>, timeout: Duration) -> FanOut {
-        self.ask(None, claim, Action::Acquire(claim.ledger.ttl()), timeout)
+    /// Whether each lock has a fencing token.
+    pub(crate) fn always_fences(&self) -> bool {
+        self.settings.fencing.always
+    }
+
+    /// How many nodes have to have a fencing token.
+    pub(crate) fn fence_quorum(&self) -> usize {
+        self.settings.fencing.quorum(self.len())
+    }
+
+    /// A node without counters makes no fencing tokens.
+    pub(crate) fn check_fencing(&self) -> Result<(), InvalidRequest> {
+        match self.nodes.iter().find(|node| !node.can_fence()) {
+            Some(node) => Err(InvalidRequest::FencingUnsupported { node: node.label() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes the claim's keys on all nodes. With a proposal for the fencing token, they count.
+    pub(crate) fn acquire_all(&self, claim: &Arc<Claim>, proposal: Option<u64>, timeout: Duration) -> FanOut {
+        self.ask(None, claim, Action::Acquire(claim.ledger.ttl(), proposal), timeout)
+    }
+
+    /// Raises the counters of the claim's resources on all nodes.
+    pub(crate) fn raise_all(&self, claim: &Arc<Claim>, to: NonZeroU64, timeout: Duration) -> FanOut {
+        self.ask(None, claim, Action::Raise(to), timeout)
     }
 
     /// Writes the keys of a lock that is held on nodes that have lost them, unless it is being released.
@@ -106,16 +130,23 @@ impl Nodes {
         &self,
         nodes: Vec<usize>,
         claim: &Arc<Claim>,
+        fence: Option<NonZeroU64>,
         ttl: Ttl,
         timeout: Duration,
     ) -> FanOut {
-        self.ask(Some(nodes), claim, Action::PutBack(ttl), timeout)
+        self.ask(Some(nodes), claim, Action::PutBack(ttl, fence), timeout)
     }
 
     /// Extends the claim's keys on all nodes.
-    pub(crate) fn extend_all(&self, claim: &Arc<Claim>, ttl: Ttl, timeout: Duration) -> FanOut {
+    pub(crate) fn extend_all(
+        &self,
+        claim: &Arc<Claim>,
+        fence: Option<NonZeroU64>,
+        ttl: Ttl,
+        timeout: Duration,
+    ) -> FanOut {
         claim.ledger.raise_ttl(ttl);
-        self.ask(None, claim, Action::Extend(ttl), timeout)
+        self.ask(None, claim, Action::Extend(ttl, fence), timeout)
     }
 
     /// Replaces the token of `old` with the claim's on all nodes.
@@ -137,6 +168,12 @@ impl Nodes {
     /// As [`Nodes::release_all`], but on some nodes only.
     pub(crate) fn release_from(&self, claim: &Arc<Claim>, nodes: Vec<usize>) -> FanOut {
         self.ask(Some(nodes), claim, Action::Release, self.timeout(claim.ledger.ttl())).run_on_drop()
+    }
+
+    /// A proposal for the nodes' counters: it has no say in what is a fencing token, but spares the second trip
+    /// in most rounds.
+    pub(crate) fn fence_proposal(&self) -> u64 {
+        u64::try_from(self.runtime().unix_time().as_micros()).unwrap_or(u64::MAX)
     }
 
     fn ask(&self, only: Option<Vec<usize>>, claim: &Arc<Claim>, action: Action, timeout: Duration) -> FanOut {

@@ -68,6 +68,11 @@ impl Patience {
         self.budget.left(now)
     }
 
+    /// When the call has to end, if it is bounded.
+    pub(crate) fn give_up(&self) -> Option<Instant> {
+        self.budget.give_up
+    }
+
     /// How long a round that begins now may wait for replies. The first one has some time in any case, even if
     /// its turn came late: only the nodes can say why there is no lock.
     pub(crate) fn for_a_round(&mut self, now: Instant) -> Duration {

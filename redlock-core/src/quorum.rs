@@ -44,13 +44,24 @@ pub(crate) enum LossReason {
 #[derive(Clone, Debug)]
 pub(crate) struct Tally {
     nodes: usize,
+    quorum: usize,
     /// How many of each vote, in the order of [`Vote`].
     votes: [usize; 4],
 }
 
 impl Tally {
     pub(crate) fn new(nodes: usize) -> Self {
-        Self { nodes, votes: [0; 4] }
+        Self::with_quorum(nodes, quorum(nodes))
+    }
+
+    /// A round that needs more than a majority.
+    pub(crate) fn with_quorum(nodes: usize, quorum: usize) -> Self {
+        Self { nodes, quorum, votes: [0; 4] }
+    }
+
+    /// The tally of another round of the same kind.
+    pub(crate) fn again(&self) -> Self {
+        Self::with_quorum(self.nodes, self.quorum)
     }
 
     /// Counts a node's vote.
@@ -60,11 +71,10 @@ impl Tally {
     }
 
     pub(crate) fn decision(&self) -> Decision {
-        let quorum = quorum(self.nodes);
         let yes = self.number(Vote::Yes);
-        if yes >= quorum {
+        if yes >= self.quorum {
             Decision::Won
-        } else if yes + self.missing() < quorum {
+        } else if yes + self.missing() < self.quorum {
             Decision::Lost
         } else {
             Decision::Open
@@ -81,12 +91,11 @@ impl Tally {
     /// Why the round was not won. A missing vote counts as a node that did not reply, so the next vote may
     /// change `NoQuorum` into another reason; the others are final.
     pub(crate) fn loss_reason(&self) -> LossReason {
-        let quorum = quorum(self.nodes);
         let yes = self.number(Vote::Yes);
         let no = self.number(Vote::No);
-        if self.number(Vote::Rejected) > self.nodes - quorum {
+        if self.number(Vote::Rejected) > self.nodes - self.quorum {
             LossReason::Rejected
-        } else if yes + no >= quorum {
+        } else if no > 0 && yes + no >= self.quorum {
             LossReason::Refused
         } else {
             LossReason::NoQuorum
@@ -95,7 +104,7 @@ impl Tally {
 
     /// Whether so many nodes refused that no quorum holds the keys, whatever the others hold.
     pub(crate) fn no_quorum_holds(&self) -> bool {
-        self.number(Vote::No) > self.nodes - quorum(self.nodes)
+        self.number(Vote::No) > self.nodes - self.quorum
     }
 
     /// Whether the decision and its reason are final. Too few replies are a final reason once all have been

@@ -6,6 +6,8 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use crate::{
     error::Error,
+    fence::MAX_FENCE,
+    invalid::InvalidRequest,
     lease::{Lease, LeaseState},
     lock::{Acquisition, Lock, LockParts, UnlockOutcome},
     nodes::Nodes,
@@ -159,6 +161,8 @@ impl Redlock {
     /// The lock gets a new token, which replaces the old one on a quorum of nodes. That uses the parts up: of
     /// several processes with the same parts at most one gets the lock, and the others get [`Error::Lost`].
     ///
+    /// A lock with a [fencing token](Lock::fence) keeps it: it is the same hold.
+    ///
     /// The clocks of two processes have nothing in common, so a new validity begins here, if a quorum of
     /// nodes still holds the lock. It lasts for the TTL, or for the remaining validity at
     /// [`Lock::into_parts`] if that was longer. When the hand-over took longer than the remaining validity,
@@ -185,6 +189,12 @@ impl Redlock {
         resources.validate()?;
         let ttl = nodes.ttl(parts.ttl)?;
         let longest = nodes.ttl(parts.longest_ttl.max(parts.ttl))?;
+        if let Some(fence) = parts.fence {
+            nodes.check_fencing()?;
+            if fence.get() > MAX_FENCE {
+                return Err(InvalidRequest::FenceTooHigh { fence, max: MAX_FENCE }.into());
+            }
+        }
         let start = nodes.now();
         let asked = ttl.max(nodes.drift().ttl_for(parts.remaining.min(MAX_TTL), longest));
         let asked = match parts.max_hold {
@@ -192,14 +202,14 @@ impl Redlock {
             Some(left) => nodes.ttl(asked.get().min(left)).map_err(|_| Error::lapsed(resources.clone()))?,
             None => asked,
         };
-        let takeover = Takeover::new(nodes, resources, parts.token.clone(), asked, longest);
+        let takeover = Takeover::new(nodes, resources, parts.token.clone(), parts.fence, asked, longest);
         let claim = takeover.claim();
         let take_over = move || async move {
             let mut won = takeover.decide().await?;
             won.ticket.hold(start, won.valid_until);
             let took = nodes.now().saturating_duration_since(start);
             let keep_until = parts.max_hold.and_then(|left| start.checked_add(left));
-            let state = LeaseState::new(nodes.clone(), won.claim, won.valid_until, won.ticket);
+            let state = LeaseState::new(nodes.clone(), won.claim, won.valid_until, won.ticket, won.fence);
             let replies = won.replies;
             Ok(Lock::new(state, ttl, Acquisition { attempts: 1, took, replies, keep_until }))
         };

@@ -1,6 +1,6 @@
 //! One node's reply in a round, and its vote.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, num::NonZeroU64, sync::Arc};
 
 use crate::{
     backend::{AcquireReply, BackendError, BackendErrorKind, ReleaseReply},
@@ -18,6 +18,9 @@ pub struct NodeReply {
     pub name: Option<Arc<str>>,
     /// Its outcome.
     pub outcome: NodeOutcome,
+    /// Its counter for the [fencing token](crate::Lock::fence), if it granted a lock that has one. With several
+    /// resources it is the highest of theirs. A quorum of nodes has the token; others may have another number.
+    pub fence: Option<NonZeroU64>,
 }
 
 impl fmt::Display for NodeReply {
@@ -99,6 +102,7 @@ mod tests {
             node: 1,
             name: name.map(Arc::from),
             outcome: NodeOutcome::Failed(error.clone()),
+            fence: None,
         };
         let text = "indeterminate: connection failed: refused (os error 111)";
         assert_eq!(reply(None).to_string(), format!("node 1: {text}"));

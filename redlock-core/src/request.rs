@@ -87,6 +87,14 @@ impl<R> LockRequest<R> {
         self
     }
 
+    /// As [`RedlockBuilder::fenced`](crate::RedlockBuilder::fenced), for this call. With a backend that has no
+    /// fencing tokens it fails as
+    /// [`InvalidRequest::FencingUnsupported`](crate::InvalidRequest::FencingUnsupported).
+    pub fn fenced(mut self) -> Self {
+        self.options.fenced = true;
+        self
+    }
+
     /// Splits off the routine.
     pub(crate) fn split(self) -> (LockRequest, R) {
         let Self { nodes, resources, ttl, options, routine } = self;
@@ -96,7 +104,8 @@ impl<R> LockRequest<R> {
 
 impl LockRequest {
     pub(crate) fn new(nodes: Arc<Nodes>, retry: RetryPolicy, resources: Resources, ttl: Duration) -> Self {
-        let options = Options { retry, acquire_timeout: None, max_hold: None };
+        let fenced = nodes.always_fences();
+        let options = Options { retry, acquire_timeout: None, max_hold: None, fenced };
         Self { nodes, resources, ttl, options, routine: () }
     }
 
@@ -109,7 +118,11 @@ impl LockRequest {
         let Self { nodes, resources, ttl, options, routine: () } = &self;
         let call = Call::begin(Kind::Lock, &**nodes.runtime(), resources, None);
         let acquire = || attempts::acquire(nodes, resources, *ttl, options);
-        call.watch(acquire, |lock| Outcome::Granted { attempts: lock.attempts(), token: lock.token() }).await
+        call.watch(acquire, |lock| {
+            let (attempts, token, fence) = (lock.attempts(), lock.token(), lock.fence());
+            Outcome::Granted { attempts, token, fence }
+        })
+        .await
     }
 }
 

@@ -1,8 +1,9 @@
 //! Rounds: requests to all nodes, which the votes decide.
 
-// Tests: tests/tests/it/sim/locking.rs, sim/extending.rs, sim/releasing.rs.
+// Tests: tests/tests/it/sim/locking.rs, sim/fencing.rs, sim/extending.rs, sim/releasing.rs.
 
 use std::{
+    num::NonZeroU64,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,6 +11,7 @@ use std::{
 use crate::{
     claim::Claim,
     fan_out::FanOut,
+    fence::{AfterGrants, Raised, after_grants},
     nodes::Nodes,
     quorum::{Decision, LossReason, Tally},
     reply::NodeReply,
@@ -29,24 +31,29 @@ pub(crate) struct AcquireRound {
     pub(crate) valid_until: Instant,
     pub(crate) fan_out: FanOut,
     pub(crate) votes: Votes,
+    fence: Fence,
     ticket: Ticket,
     settled: bool,
 }
 
 impl AcquireRound {
     /// `start`: the clock, read before. A node's key lives for at least the TTL from there. When the round is
-    /// dropped, the ticket is passed on behind the removal of its keys.
+    /// dropped, the ticket is passed on behind the removal of its keys. One that is `fenced` is not won without
+    /// a fencing token.
     pub(crate) fn new(
         nodes: &Arc<Nodes>,
         resources: Resources,
         ttl: Ttl,
         start: Instant,
         timeout: Duration,
+        fenced: bool,
         ticket: Ticket,
     ) -> Self {
         let claim = nodes.claim(resources, ttl);
-        let fan_out = nodes.acquire_all(&claim, timeout);
-        Self::with(nodes, claim, fan_out, ttl, start, ticket)
+        let proposal = fenced.then(|| nodes.fence_proposal());
+        let fan_out = nodes.acquire_all(&claim, proposal, timeout);
+        let fence = if fenced { Fence::Wanted { timeout } } else { Fence::None };
+        Self::with(nodes, claim, fan_out, ttl, start, fence, ticket)
     }
 
     pub(crate) fn with(
@@ -55,19 +62,55 @@ impl AcquireRound {
         fan_out: FanOut,
         ttl: Ttl,
         start: Instant,
+        fence: Fence,
         ticket: Ticket,
     ) -> Self {
-        let votes = Votes::new(nodes);
+        let votes =
+            if let Fence::Wanted { .. } = fence { Votes::of_fenced(nodes) } else { Votes::new(nodes) };
         let valid_until = start + nodes.drift().validity(ttl);
-        Self { nodes: nodes.clone(), claim, valid_until, fan_out, votes, ticket, settled: false }
+        Self { nodes: nodes.clone(), claim, valid_until, fan_out, votes, fence, ticket, settled: false }
     }
 
     /// Whether the round is won, as soon as that is certain. A round that others follow gives up early. The
-    /// last one waits for silent nodes if only they can show why it was lost.
-    pub(crate) async fn decide(&mut self, last: bool) -> bool {
+    /// last one waits for silent nodes if only they can show why it was lost. It ends at `give_up`, if there is
+    /// such a time and it still needs a fencing token then.
+    pub(crate) async fn decide(&mut self, last: bool, give_up: Option<Instant>) -> bool {
         self.votes.yield_early(!last);
         let enough = |tally: &Tally| !last || tally.loss_reason() != LossReason::NoQuorum;
-        self.votes.collect(&mut self.fan_out, Some(self.valid_until), enough).await == Decision::Won
+        loop {
+            let won =
+                self.votes.collect(&mut self.fan_out, Some(self.valid_until), enough).await == Decision::Won;
+            match self.fence {
+                // Boxed, as few rounds need it, and all would have room for it. When it fails, the replies to the
+                // raise show why.
+                Fence::Wanted { timeout } if won => Box::pin(self.make_fence(timeout, give_up)).await,
+                Fence::Wanted { .. } | Fence::Failed => return false,
+                Fence::None | Fence::Won(_) => return won,
+            }
+        }
+    }
+
+    /// Makes the fencing token of a round that a quorum has granted, or fails.
+    async fn make_fence(&mut self, timeout: Duration, give_up: Option<Instant>) {
+        let end = give_up.map_or(self.valid_until, |give_up| give_up.min(self.valid_until));
+        let mut next = after_grants(&self.votes.counters(), self.nodes.fence_quorum());
+        self.fence = loop {
+            let to = match next {
+                Some(AfterGrants::Done(fence)) => break Fence::Won(fence),
+                Some(AfterGrants::Raise(to)) => to,
+                None => break Fence::Failed,
+            };
+            let timeout = timeout.min(end.saturating_duration_since(self.nodes.now()));
+            // Acquires without a reply yet continue in the background; the raise goes out behind them.
+            self.fan_out = self.nodes.raise_all(&self.claim, to, timeout);
+            let raised = self.votes.collect_raise(&mut self.fan_out, self.valid_until, to).await;
+            telemetry::raised(&self.claim.token, raised, self.votes.tally());
+            next = match raised {
+                Raised::Done(fence) => Some(AfterGrants::Done(fence)),
+                Raised::Again(higher) if !timeout.is_zero() => Some(AfterGrants::Raise(higher)),
+                Raised::Again(_) | Raised::Open | Raised::Failed => None,
+            };
+        };
     }
 
     /// Whether the round ended because no reply could change it, not because it gave up.
@@ -85,6 +128,7 @@ impl AcquireRound {
             valid_until,
             decided,
             replies: self.votes.take_replies(),
+            fence: if let Fence::Won(fence) = self.fence { Some(fence) } else { None },
             ticket: self.ticket.take(),
         }
     }
@@ -115,7 +159,20 @@ pub(crate) struct WonRound {
     pub(crate) valid_until: Instant,
     pub(crate) decided: Option<Instant>,
     pub(crate) replies: Vec<NodeReply>,
+    pub(crate) fence: Option<NonZeroU64>,
     pub(crate) ticket: Ticket,
+}
+
+/// A round's fencing token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fence {
+    None,
+    /// The round is not won without it; a node has `timeout` for each raise.
+    Wanted {
+        timeout: Duration,
+    },
+    Failed,
+    Won(NonZeroU64),
 }
 
 /// The removal of a lost round's keys. It continues in the background when it is dropped.
@@ -157,10 +214,12 @@ impl Rollback {
 /// confirm it before `deadline`; each node has at most `timeout`.
 ///
 /// Nodes that no longer have the keys (for example, because they lost their data) get them back, but have no
-/// vote.
+/// vote. Counters that are lower than the fencing token are raised to it. A quorum had it once, so the vote
+/// does not depend on how many have it now.
 pub(crate) async fn extend(
     nodes: &Arc<Nodes>,
     claim: &Arc<Claim>,
+    fence: Option<NonZeroU64>,
     ttl: Ttl,
     start: Instant,
     deadline: Instant,
@@ -169,7 +228,7 @@ pub(crate) async fn extend(
     let valid_until = start + nodes.drift().validity(ttl);
     let deadline = deadline.min(valid_until);
     let timeout = nodes.timeout(ttl).min(timeout).min(deadline.saturating_duration_since(start));
-    let mut fan_out = nodes.extend_all(claim, ttl, timeout);
+    let mut fan_out = nodes.extend_all(claim, fence, ttl, timeout);
     let mut votes = Votes::new(nodes);
     if votes.collect(&mut fan_out, Some(deadline), is_conclusive).await != Decision::Won {
         let lost = votes.lost();
@@ -180,7 +239,7 @@ pub(crate) async fn extend(
     let refused = votes.refused();
     if !refused.is_empty() {
         // Sent here, so that a later release is behind it; it completes in the background.
-        nodes.put_back(refused, claim, ttl, timeout).start(&mut Vec::new()).await;
+        nodes.put_back(refused, claim, fence, ttl, timeout).start(&mut Vec::new()).await;
     }
     telemetry::round(Verb::Extend, &claim.token, None, votes.tally());
     Ok((valid_until, votes.take_replies()))

@@ -8,6 +8,7 @@ use std::{
 };
 
 use crate::{
+    fencing::Fencing,
     runtime::Runtime,
     validity::{Drift, Ttl},
 };
@@ -19,6 +20,7 @@ pub(crate) struct Settings {
     pub(crate) drift: Drift,
     /// The timeout of each node in each round; `None` is a share of the TTL.
     pub(crate) node_timeout: Option<Duration>,
+    pub(crate) fencing: Fencing,
 }
 
 impl Settings {
@@ -61,7 +63,8 @@ mod tests {
     }
 
     fn settings(node_timeout: Option<Duration>) -> Settings {
-        Settings { runtime: Arc::new(IdleRuntime::default()), drift: Drift::new(0.01).unwrap(), node_timeout }
+        let (runtime, drift) = (Arc::new(IdleRuntime::default()), Drift::new(0.01).unwrap());
+        Settings { runtime, drift, node_timeout, fencing: Fencing::default() }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 // Tests: tests/tests/it/sim/handover.rs, servers/handover.rs.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use crate::{
     claim::Claim,
@@ -10,7 +10,7 @@ use crate::{
     nodes::Nodes,
     quorum::Decision,
     resources::Resources,
-    rounds::{AcquireRound, WonRound},
+    rounds::{AcquireRound, Fence, WonRound},
     telemetry::Verb,
     token::Token,
     validity::Ttl,
@@ -27,17 +27,28 @@ pub(crate) struct Takeover {
     round: AcquireRound,
     ttl: Ttl,
     timeout: Duration,
+    fence: Option<NonZeroU64>,
 }
 
 impl Takeover {
-    /// The old keys may live for `longest`, and have to live for at least `ttl`.
-    pub(crate) fn new(nodes: &Arc<Nodes>, resources: Resources, old: Token, ttl: Ttl, longest: Ttl) -> Self {
+    /// The old keys may live for `longest`, and have to live for at least `ttl`. It is the same hold, so the
+    /// fencing token stays.
+    pub(crate) fn new(
+        nodes: &Arc<Nodes>,
+        resources: Resources,
+        old: Token,
+        fence: Option<NonZeroU64>,
+        ttl: Ttl,
+        longest: Ttl,
+    ) -> Self {
         let old = Arc::new(Claim::handed_over(resources.clone(), old, longest, nodes.len()));
         let claim = nodes.claim(resources, longest.max(ttl));
         let timeout = nodes.timeout(ttl);
         let ticket = nodes.waiters.outside(&claim.resources);
         let fan_out = nodes.replace_all(&claim, &old, ttl, timeout);
-        Self { old, round: AcquireRound::with(nodes, claim, fan_out, ttl, nodes.now(), ticket), ttl, timeout }
+        let known = fence.map_or(Fence::None, Fence::Won);
+        let round = AcquireRound::with(nodes, claim, fan_out, ttl, nodes.now(), known, ticket);
+        Self { old, round, ttl, timeout, fence }
     }
 
     pub(crate) fn claim(&self) -> Arc<Claim> {
@@ -65,11 +76,11 @@ impl Takeover {
     /// Removes the old token from the nodes that did not replace it, behind the requests under way, and
     /// writes the new one on those that refused. The requests start here, and complete in the background.
     async fn clear_up(&mut self) {
-        let Self { old, round, ttl, timeout } = self;
+        let Self { old, round, ttl, timeout, fence } = self;
         let nodes = &round.nodes;
         let refused = round.votes.refused();
         let old_ones: Vec<usize> = (0..nodes.len()).filter(|node| old.ledger.may_be_written(*node)).collect();
         nodes.release_from(old, old_ones).start(&mut Vec::new()).await;
-        nodes.put_back(refused, &round.claim, *ttl, *timeout).start(&mut Vec::new()).await;
+        nodes.put_back(refused, &round.claim, *fence, *ttl, *timeout).start(&mut Vec::new()).await;
     }
 }

@@ -21,6 +21,7 @@ pub(crate) use self::{
     labels::{Label, Loss, Verb},
 };
 use crate::{
+    fence::Raised,
     quorum::{LossReason, Tally},
     reply::NodeOutcome,
     resources::Resources,
@@ -60,6 +61,17 @@ pub(crate) fn round(verb: Verb, token: &Token, lost: Option<LossReason>, votes: 
     };
     events::round(verb, token, outcome, votes);
     metrics::round(verb, outcome);
+}
+
+/// The nodes were asked to raise their counters, in a second trip of a round.
+pub(crate) fn raised(token: &Token, raised: Raised, votes: &Tally) {
+    let outcome = match raised {
+        Raised::Done(_) => "done",
+        Raised::Again(_) => "again",
+        Raised::Open | Raised::Failed => "failed",
+    };
+    events::round(Verb::Raise, token, outcome, votes);
+    metrics::raised(outcome);
 }
 
 /// A round was given up half-way, since its call was dropped.

@@ -3,17 +3,19 @@
 // Tests: ledger.rs; tests/tests/it/sim/cleanup.rs.
 
 use std::{
+    num::NonZeroU64,
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use crate::{
-    backend::{Acquire, Extend, Release, Replace},
+    backend::{Acquire, AcquireFenced, Extend, Raise, Release, Replace},
     claim::Claim,
     node::{Ask, Asked, Node},
     reaper::schedule_release,
     reply::NodeOutcome,
+    settings::Settings,
     validity::Ttl,
 };
 
@@ -28,11 +30,15 @@ pub(crate) struct Request {
 
 #[derive(Clone, Debug)]
 pub(crate) enum Action {
-    /// Writes the claim's keys.
-    Acquire(Ttl),
-    /// Writes them on a node that has lost them, unless the lock has ended.
-    PutBack(Ttl),
-    Extend(Ttl),
+    /// Writes the claim's keys. With a proposal, the nodes count.
+    Acquire(Ttl, Option<u64>),
+    /// Writes them, and the counters of a lock with a fencing token, on a node that has lost them, unless the
+    /// lock has ended.
+    PutBack(Ttl, Option<NonZeroU64>),
+    /// Extends them, and raises the counters of a lock with a fencing token.
+    Extend(Ttl, Option<NonZeroU64>),
+    /// Raises the counters.
+    Raise(NonZeroU64),
     /// Replaces the token of another claim with the claim's.
     Replace(Arc<Claim>, Ttl),
     Release,
@@ -60,10 +66,15 @@ impl<'a> Tracked<'a> {
         if self.asked.is_none() && !self.begin() {
             return Poll::Ready(NodeOutcome::Pending);
         }
-        let asked = self.asked.get_or_insert_with(|| self.node.ask(self.request.to_one()));
+        let asked = self.asked.get_or_insert_with(|| self.node.ask(self.request.to_one(&self.node.settings)));
         let outcome = ready!(asked.poll(cx));
         self.end(&outcome);
         Poll::Ready(outcome)
+    }
+
+    /// The node's counter, if it granted and counts.
+    pub(crate) fn counter(&self) -> Option<NonZeroU64> {
+        self.asked.as_ref().and_then(Asked::counter)
     }
 
     /// Ends it because its time is up.
@@ -77,9 +88,9 @@ impl<'a> Tracked<'a> {
     fn begin(&self) -> bool {
         let (ledger, node) = (&self.request.claim.ledger, self.node.position);
         match &self.request.action {
-            Action::Acquire(_) | Action::Replace(..) => ledger.begin_write(node),
-            Action::PutBack(_) => return ledger.begin_rewrite(node),
-            Action::Extend(_) => {}
+            Action::Acquire(..) | Action::Replace(..) => ledger.begin_write(node),
+            Action::PutBack(..) => return ledger.begin_rewrite(node),
+            Action::Extend(..) | Action::Raise(_) => {}
             Action::Release => ledger.begin_removal(node),
         }
         true
@@ -88,14 +99,14 @@ impl<'a> Tracked<'a> {
     fn end(&self, outcome: &NodeOutcome) {
         let (claim, node) = (&self.request.claim, self.node.position);
         let needs_release = match &self.request.action {
-            Action::Acquire(_) | Action::PutBack(_) => claim.ledger.finish_write(node, outcome),
+            Action::Acquire(..) | Action::PutBack(..) => claim.ledger.finish_write(node, outcome),
             Action::Replace(old, _) => {
                 if let NodeOutcome::Granted = outcome {
                     old.ledger.replaced(node);
                 }
                 claim.ledger.finish_write(node, outcome)
             }
-            Action::Extend(_) => {
+            Action::Extend(..) | Action::Raise(_) => {
                 claim.ledger.finish_extension(node, outcome);
                 false
             }
@@ -108,14 +119,29 @@ impl<'a> Tracked<'a> {
 }
 
 impl Request {
-    fn to_one(&self) -> Ask<'_> {
+    fn to_one(&self, settings: &Settings) -> Ask<'_> {
         let Self { claim, action, timeout } = self;
         let (resources, token) = (&claim.resources, &claim.token);
-        match action {
-            Action::Acquire(ttl) | Action::PutBack(ttl) => {
-                Ask::Acquire(Acquire::new(resources, token, ttl.get(), *timeout))
+        let counter_ttl = settings.fencing.counter_ttl;
+        let acquire = |ttl: &Ttl, proposal: Option<u64>| {
+            let acquire = Acquire::new(resources, token, ttl.get(), *timeout);
+            match proposal {
+                Some(proposal) => Ask::AcquireFenced(AcquireFenced::new(acquire, proposal, counter_ttl)),
+                None => Ask::Acquire(acquire),
             }
-            Action::Extend(ttl) => Ask::Extend(Extend::new(resources, token, ttl.get(), *timeout)),
+        };
+        match action {
+            Action::Acquire(ttl, proposal) => acquire(ttl, *proposal),
+            // Where a key is missing, the node counts on: from the lock's own number, at least.
+            Action::PutBack(ttl, fence) => acquire(ttl, fence.map(NonZeroU64::get)),
+            Action::Extend(ttl, fence) => {
+                let extend = Extend::new(resources, token, ttl.get(), *timeout);
+                match fence {
+                    Some(fence) => Ask::Raise(Raise::extending(extend, *fence, counter_ttl)),
+                    None => Ask::Extend(extend),
+                }
+            }
+            Action::Raise(to) => Ask::Raise(Raise::new(resources, token, *to, counter_ttl, *timeout)),
             Action::Replace(old, ttl) => {
                 Ask::Replace(Replace::new(resources, &old.token, token, ttl.get(), *timeout))
             }

@@ -2,13 +2,14 @@
 
 // Tests: quorum.rs and reply.rs for what decides; tests/tests/it/sim/locking.rs, sim/one_server.rs.
 
-use std::{mem, sync::Arc, time::Instant};
+use std::{mem, num::NonZeroU64, sync::Arc, time::Instant};
 
 use crate::{
     backend::{BackendError, BackendErrorKind},
     claim::Claim,
     error::{Error, RoundReport},
     fan_out::FanOut,
+    fence::{RaiseTally, Raised},
     nodes::Nodes,
     quorum::{Decision, LossReason, Tally},
     reply::{NodeOutcome, NodeReply},
@@ -30,7 +31,15 @@ pub(crate) struct Votes {
 
 impl Votes {
     pub(crate) fn new(nodes: &Arc<Nodes>) -> Self {
-        let tally = Tally::new(nodes.len());
+        Self::with(nodes, Tally::new(nodes.len()))
+    }
+
+    /// The votes of a round that needs a fencing token.
+    pub(crate) fn of_fenced(nodes: &Arc<Nodes>) -> Self {
+        Self::with(nodes, Tally::with_quorum(nodes.len(), nodes.fence_quorum()))
+    }
+
+    fn with(nodes: &Arc<Nodes>, tally: Tally) -> Self {
         Self {
             nodes: nodes.clone(),
             tally,
@@ -54,26 +63,64 @@ impl Votes {
         enough: impl Fn(&Tally) -> bool,
     ) -> Decision {
         while self.tally.decision() != Decision::Lost || !enough(&self.tally) {
-            let counted = self.replies.len();
-            let none_left = !fan_out.next(&mut self.replies).await;
-            self.read = deadline.map(|_| self.nodes.now());
-            let late = self.read.zip(deadline).is_some_and(|(now, deadline)| now >= deadline);
-            for reply in counted..self.replies.len() {
-                if let NodeOutcome::Granted = self.replies[reply].outcome {
-                    self.replies[reply].outcome =
-                        if late { NodeOutcome::Late } else { self.one_vote_for_each_server(reply) };
-                }
-                if let Some(vote) = self.replies[reply].outcome.vote() {
-                    self.tally.count(vote);
-                }
-            }
+            let more = self.receive(fan_out, deadline).await;
             match self.tally.decision() {
                 Decision::Won => return Decision::Won,
-                Decision::Lost | Decision::Open if late || none_left || self.should_give_up() => break,
+                Decision::Lost | Decision::Open if !more || self.should_give_up() => break,
                 Decision::Lost | Decision::Open => {}
             }
         }
         Decision::Lost
+    }
+
+    /// Waits until it is decided whether the nodes have raised their counters to `to`, in place of the replies so
+    /// far. A reply counts here if it would count there.
+    pub(crate) async fn collect_raise(
+        &mut self,
+        fan_out: &mut FanOut,
+        deadline: Instant,
+        to: NonZeroU64,
+    ) -> Raised {
+        self.replies.clear();
+        self.tally = self.tally.again();
+        let mut raise = RaiseTally::new(to, self.nodes.len(), self.nodes.fence_quorum());
+        loop {
+            let counted = self.replies.len();
+            let more = self.receive(fan_out, Some(deadline)).await;
+            self.replies[counted..].iter().for_each(|reply| raise.count(reply.fence));
+            match raise.decision() {
+                Raised::Open if more => {}
+                Raised::Open => return Raised::Failed,
+                decided => return decided,
+            }
+        }
+    }
+
+    /// The counters of the nodes that granted, and have a vote.
+    pub(crate) fn counters(&self) -> Vec<NonZeroU64> {
+        self.replies.iter().filter_map(|reply| reply.fence).collect()
+    }
+
+    /// Waits for more replies, and counts their votes. Returns `false` when no other can count: none are left,
+    /// or the deadline has passed.
+    async fn receive(&mut self, fan_out: &mut FanOut, deadline: Option<Instant>) -> bool {
+        let counted = self.replies.len();
+        let none_left = !fan_out.next(&mut self.replies).await;
+        self.read = deadline.map(|_| self.nodes.now());
+        let late = self.read.zip(deadline).is_some_and(|(now, deadline)| now >= deadline);
+        for reply in counted..self.replies.len() {
+            if let NodeOutcome::Granted = self.replies[reply].outcome {
+                let outcome = if late { NodeOutcome::Late } else { self.one_vote_for_each_server(reply) };
+                if !matches!(outcome, NodeOutcome::Granted) {
+                    self.replies[reply].fence = None;
+                }
+                self.replies[reply].outcome = outcome;
+            }
+            if let Some(vote) = self.replies[reply].outcome.vote() {
+                self.tally.count(vote);
+            }
+        }
+        !(late || none_left)
     }
 
     pub(crate) fn tally(&self) -> &Tally {
@@ -97,7 +144,7 @@ impl Votes {
         for node in 0..self.nodes.len() {
             if replies.iter().all(|reply| reply.node != node) {
                 let name = self.nodes.get(node).name.clone();
-                replies.push(NodeReply { node, name, outcome: NodeOutcome::Pending });
+                replies.push(NodeReply { node, name, outcome: NodeOutcome::Pending, fence: None });
             }
         }
         replies.sort_unstable_by_key(|reply| reply.node);

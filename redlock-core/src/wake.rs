@@ -151,7 +151,7 @@ mod tests {
             'x' => NodeOutcome::Failed(BackendError::new(BackendErrorKind::Indeterminate, "test")),
             _ => NodeOutcome::Pending,
         };
-        let reply = |(node, letter)| NodeReply { node, name: None, outcome: outcome(letter) };
+        let reply = |(node, letter)| NodeReply { node, name: None, outcome: outcome(letter), fence: None };
         let replies: Vec<NodeReply> = outcomes.chars().enumerate().map(reply).collect();
         Wake::after(&replies)
     }

@@ -1,4 +1,6 @@
-//! The keys of a node, by name and by when they expire.
+//! The keys of a node, or its counters, by name and by when they expire.
+
+// Tests: below.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,21 +11,21 @@ use std::{
 /// Keys that expire. No operation iterates over all of them: each change takes logarithmic time, and an index
 /// by time has the expired ones at its front.
 #[derive(Debug)]
-pub(super) struct Keys<T = Instant> {
-    by_name: BTreeMap<Arc<str>, Key<T>>,
+pub(super) struct Keys<V = String, T = Instant> {
+    by_name: BTreeMap<Arc<str>, Key<V, T>>,
     by_expiry: BTreeSet<(T, Arc<str>)>,
 }
 
 /// The value at a name. It changes only through [`Keys`], which keeps the index.
 #[derive(Debug)]
-pub(super) struct Key<T = Instant> {
-    value: String,
+pub(super) struct Key<V = String, T = Instant> {
+    value: V,
     expires: T,
 }
 
-impl<T: Copy + Ord> Keys<T> {
+impl<V: Clone, T: Copy + Ord> Keys<V, T> {
     /// Stores a value until `expires`, in place of the old one.
-    pub(super) fn put(&mut self, name: &str, value: String, expires: T) {
+    pub(super) fn put(&mut self, name: &str, value: V, expires: T) {
         self.remove(name);
         let name: Arc<str> = name.into();
         self.by_expiry.insert((expires, name.clone()));
@@ -60,7 +62,7 @@ impl<T: Copy + Ord> Keys<T> {
     }
 
     /// A key that has not expired.
-    pub(super) fn get(&self, name: &str, now: T) -> Option<&Key<T>> {
+    pub(super) fn get(&self, name: &str, now: T) -> Option<&Key<V, T>> {
         self.by_name.get(name).filter(|key| key.expires > now)
     }
 
@@ -71,8 +73,8 @@ impl<T: Copy + Ord> Keys<T> {
     }
 }
 
-impl<T: Copy> Key<T> {
-    pub(super) fn value(&self) -> &str {
+impl<V, T: Copy> Key<V, T> {
+    pub(super) fn value(&self) -> &V {
         &self.value
     }
 
@@ -81,7 +83,7 @@ impl<T: Copy> Key<T> {
     }
 }
 
-impl<T> Default for Keys<T> {
+impl<V, T> Default for Keys<V, T> {
     fn default() -> Self {
         Self { by_name: BTreeMap::new(), by_expiry: BTreeSet::new() }
     }

@@ -4,6 +4,7 @@
 
 use std::{
     collections::VecDeque,
+    num::NonZeroU64,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -16,10 +17,12 @@ use futures_channel::oneshot::{self, Receiver, Sender};
 use super::keys::{Key, Keys};
 use crate::{
     backend::{BackendError, BackendErrorKind},
+    fence,
     inspect::KeyState,
     resources::Resources,
     runtime::Runtime,
     token::Token,
+    validity::MAX_TTL,
 };
 
 pub(super) struct Server {
@@ -31,6 +34,7 @@ pub(super) struct Server {
 #[derive(Default)]
 pub(super) struct State {
     pub(super) keys: Keys,
+    pub(super) counters: Keys<NonZeroU64>,
     pub(super) inbox: VecDeque<Request>,
     pub(super) watches: Vec<Watching>,
     pub(super) stopped: bool,
@@ -118,7 +122,7 @@ impl Server {
     }
 
     pub(super) fn run_due(&self) {
-        let now = self.runtime.now();
+        let (now, unix_time) = (self.runtime.now(), self.runtime.unix_time());
         loop {
             let (reply, outcome, changed) = {
                 let mut state = self.state();
@@ -126,7 +130,7 @@ impl Server {
                     return;
                 }
                 let Some(request) = state.inbox.pop_front() else { return };
-                let outcome = state.run(&request.order, now);
+                let outcome = state.run(&request.order, now, unix_time);
                 (request.reply, outcome, state.take_changed(now))
             };
             // Its caller may have gone.
@@ -156,7 +160,7 @@ impl State {
         Outcome::Held(Armed { changed, expires })
     }
 
-    fn run(&mut self, order: &Order, now: Instant) -> Result<Outcome, BackendError> {
+    fn run(&mut self, order: &Order, now: Instant, unix_time: Duration) -> Reply {
         let failure = match &mut self.failures {
             Some((left, failure)) if *left > 0 => {
                 *left -= 1;
@@ -167,38 +171,72 @@ impl State {
         match failure {
             Some(Failure::Refuse(kind)) => Err(BackendError::new(kind, "failed on command")),
             Some(Failure::LoseReply) => {
-                self.obey(order, now);
+                let _ = self.obey(order, now, unix_time);
                 Err(unreachable("the answer was lost on command"))
             }
-            None => Ok(self.obey(order, now)),
+            None => self.obey(order, now, unix_time),
         }
     }
 
-    fn obey(&mut self, order: &Order, now: Instant) -> Outcome {
+    fn obey(&mut self, order: &Order, now: Instant, unix_time: Duration) -> Reply {
         self.keys.expire(now);
+        self.counters.expire(now);
         let held = |keys: &Keys, name: &str, token: &Token| {
             keys.get(name, now).map(|key| key.value() == token.as_str())
         };
-        match &order.verb {
-            Verb::Acquire(ttl, token) => {
+        Ok(match &order.verb {
+            Verb::Acquire(ttl, token, counting) => {
                 if order.resources.iter().any(|name| held(&self.keys, name, token) == Some(false)) {
-                    return Outcome::No;
+                    return Ok(Outcome::No);
+                }
+                let free = order.resources.iter().any(|name| held(&self.keys, name, token).is_none());
+                let highest = self.highest(&order.resources, now);
+                if let Some(Counting { proposal, ttl }) = counting
+                    && (free || highest == 0)
+                {
+                    let proposal = fence::limit(*proposal, micros(unix_time));
+                    let Some(counter) = fence::count(highest, proposal) else {
+                        return Err(BackendError::new(
+                            BackendErrorKind::Rejected,
+                            "no fencing token is left",
+                        ));
+                    };
+                    for name in order.resources.iter() {
+                        self.counters.put(name, counter, now + *ttl);
+                    }
                 }
                 for name in order.resources.iter() {
                     if held(&self.keys, name, token).is_none() {
                         self.keys.put(name, token.as_str().to_owned(), now + *ttl);
                     }
                 }
-                Outcome::Yes
+                if counting.is_some() { self.counted(&order.resources, now) } else { Outcome::Yes }
             }
             Verb::Extend(ttl, token) => {
                 if order.resources.iter().any(|name| held(&self.keys, name, token) != Some(true)) {
-                    return Outcome::No;
+                    return Ok(Outcome::No);
                 }
                 for name in order.resources.iter() {
                     self.keys.extend_to(name, now + *ttl);
                 }
                 Outcome::Yes
+            }
+            Verb::Raise { token, fence, ttl, counter_ttl } => {
+                if order.resources.iter().any(|name| held(&self.keys, name, token) != Some(true)) {
+                    return Ok(Outcome::No);
+                }
+                if fence.get() > fence::MAX_FENCE {
+                    let message = "the fencing token is too high";
+                    return Err(BackendError::new(BackendErrorKind::Rejected, message));
+                }
+                for name in order.resources.iter() {
+                    let counter = self.counters.get(name, now).map_or(*fence, |counter| *counter.value());
+                    self.counters.put(name, counter.max(*fence), now + *counter_ttl);
+                    if let Some(ttl) = ttl {
+                        self.keys.extend_to(name, now + *ttl);
+                    }
+                }
+                self.counted(&order.resources, now)
             }
             Verb::Release(token) => {
                 let mut outcome = Outcome::Yes;
@@ -215,7 +253,7 @@ impl State {
                 let ours =
                     |name| [old, new].into_iter().any(|token| held(&self.keys, name, token) == Some(true));
                 if !order.resources.iter().all(ours) {
-                    return Outcome::No;
+                    return Ok(Outcome::No);
                 }
                 for name in order.resources.iter() {
                     let expires = self.keys.get(name, now).map_or(now, |key| key.expires());
@@ -233,8 +271,28 @@ impl State {
                 Outcome::Keys(order.resources.iter().map(state).collect())
             }
             Verb::Watch => self.watch(&order.resources, now),
-        }
+        })
     }
+
+    /// The highest counter of the resources; 0 when there is none.
+    fn highest(&self, resources: &Resources, now: Instant) -> u64 {
+        let counters = resources.iter().filter_map(|name| self.counters.get(name, now));
+        counters.map(|counter| counter.value().get()).max().unwrap_or(0)
+    }
+
+    /// The reply of a node that has counted.
+    fn counted(&self, resources: &Resources, now: Instant) -> Outcome {
+        NonZeroU64::new(self.highest(resources, now)).map_or(Outcome::No, Outcome::Counted)
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// How long a counter lives: `None` is forever.
+pub(super) fn counter_ttl(ttl: Option<Duration>) -> Duration {
+    ttl.unwrap_or(MAX_TTL).min(MAX_TTL)
 }
 
 /// When the last of the keys expires; `None` when all are free.
@@ -255,12 +313,20 @@ pub(super) struct Order {
 }
 
 pub(super) enum Verb {
-    Acquire(Duration, Token),
+    Acquire(Duration, Token, Option<Counting>),
     Extend(Duration, Token),
+    Raise { token: Token, fence: NonZeroU64, ttl: Option<Duration>, counter_ttl: Duration },
     Release(Token),
     Replace(Duration, Token, Token),
     Inspect,
     Watch,
+}
+
+/// What a fenced acquire says about the counters.
+pub(super) struct Counting {
+    pub(super) proposal: u64,
+    /// Of the counters.
+    pub(super) ttl: Duration,
 }
 
 pub(super) type Reply = Result<Outcome, BackendError>;
@@ -268,6 +334,7 @@ pub(super) type Reply = Result<Outcome, BackendError>;
 pub(super) enum Outcome {
     Yes,
     No,
+    Counted(NonZeroU64),
     Keys(Vec<KeyState>),
     Held(Armed),
 }

@@ -2,7 +2,7 @@
 
 // Tests: tests/tests/it/telemetry/calls.rs.
 
-use std::future::Future;
+use std::{future::Future, num::NonZeroU64};
 
 use super::{events, in_a_destructor, labels::Label, metrics, moment::Moment};
 use crate::{error::Error, resources::Resources, runtime::Runtime, token::Token};
@@ -61,7 +61,14 @@ impl<'a> Call<'a> {
     fn end(&mut self, outcome: Outcome<'_>) {
         self.ended = true;
         let took = Moment::now(self.clock).since(self.start);
-        events::ended(&self.span, outcome.label(), outcome.attempts(), outcome.holder(), took);
+        events::ended(
+            &self.span,
+            outcome.label(),
+            outcome.attempts(),
+            outcome.holder(),
+            outcome.fence(),
+            took,
+        );
         metrics::ended(self.kind, outcome.label(), took);
     }
 }
@@ -77,7 +84,7 @@ impl Drop for Call<'_> {
 /// How a call ended.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Outcome<'a> {
-    Granted { attempts: u32, token: &'a Token },
+    Granted { attempts: u32, token: &'a Token, fence: Option<NonZeroU64> },
     Extended,
     Released,
     NotHeld,
@@ -92,6 +99,10 @@ impl Outcome<'_> {
             Self::Failed(error) => error.report().map(|report| report.attempts),
             Self::Extended | Self::Released | Self::NotHeld | Self::Cancelled => None,
         }
+    }
+
+    fn fence(&self) -> Option<NonZeroU64> {
+        if let Self::Granted { fence, .. } = self { *fence } else { None }
     }
 
     /// Who holds the lock now, where that was not known before.

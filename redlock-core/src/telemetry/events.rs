@@ -5,6 +5,7 @@
 
 use std::{
     future::{Future, poll_fn},
+    num::NonZeroU64,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
     sync::{
@@ -39,6 +40,7 @@ pub(super) fn span(kind: Kind, resources: &Resources, token: Option<&Token>) -> 
                 resources = resources.as_slice().len(),
                 holder = field::Empty,
                 attempts = field::Empty,
+                fence = field::Empty,
                 yes = field::Empty,
                 no = field::Empty,
                 failed = field::Empty,
@@ -96,6 +98,7 @@ pub(super) fn ended(
     outcome: &'static str,
     attempts: Option<u32>,
     token: Option<&Token>,
+    fence: Option<NonZeroU64>,
     took: Duration,
 ) {
     let elapsed_ms = millis(took);
@@ -105,9 +108,13 @@ pub(super) fn ended(
     if let Some(token) = token {
         span.record("holder", token.prefix());
     }
+    let fence = fence.map(NonZeroU64::get);
+    if let Some(fence) = fence {
+        span.record("fence", fence);
+    }
     span.record("outcome", outcome);
     span.record("elapsed_ms", elapsed_ms);
-    debug!(target: "redlock", outcome, elapsed_ms, "done");
+    debug!(target: "redlock", outcome, elapsed_ms, fence, "done");
 }
 
 pub(super) fn round(verb: Verb, token: &Token, outcome: &'static str, votes: &Tally) {

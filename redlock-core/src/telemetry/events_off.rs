@@ -2,7 +2,7 @@
 
 // Tests: tests/tests/it/telemetry.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, num::NonZeroU64, sync::Arc, time::Duration};
 
 use super::{Kind, Verb, moment::Moment};
 use crate::{backend::BackendError, quorum::Tally, resources::Resources, token::Token};
@@ -20,7 +20,15 @@ pub(super) fn inside<F: Future>(_: Span, work: F) -> F {
 
 pub(super) fn begun(_: &Resources) {}
 
-pub(super) fn ended(_: &Span, _: &'static str, _: Option<u32>, _: Option<&Token>, _: Duration) {}
+pub(super) fn ended(
+    _: &Span,
+    _: &'static str,
+    _: Option<u32>,
+    _: Option<&Token>,
+    _: Option<NonZeroU64>,
+    _: Duration,
+) {
+}
 
 pub(super) fn round(_: Verb, _: &Token, _: &'static str, _: &Tally) {}
 

@@ -14,6 +14,7 @@ pub(crate) trait Label {
 pub(crate) enum Verb {
     Acquire,
     Extend,
+    Raise,
     Replace,
     Release,
 }
@@ -23,6 +24,7 @@ impl Label for Verb {
         match self {
             Self::Acquire => "acquire",
             Self::Extend => "extend",
+            Self::Raise => "raise",
             Self::Replace => "replace",
             Self::Release => "release",
         }

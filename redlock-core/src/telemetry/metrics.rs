@@ -20,6 +20,7 @@ pub(super) fn describe() {
     describe_counter!(LOCKS, "Calls of lock, try_lock and using, by outcome");
     describe_histogram!(LOCK_DURATION, Unit::Seconds, "How long these calls took, waiting included");
     describe_counter!(ROUNDS, "Rounds that asked all nodes for a lock, by outcome");
+    describe_counter!(FENCE_RAISES, "Second trips of rounds, to agree on a fencing token, by outcome");
     describe_counter!(EXTENSIONS, "Extensions of locks that are held, by outcome");
     describe_counter!(UNLOCKS, "Locks that were released, by outcome");
     describe_counter!(LOST, "Locks that ended before they were released, by reason");
@@ -49,6 +50,10 @@ pub(super) fn round(verb: Verb, outcome: &'static str) {
     if verb == Verb::Acquire {
         counter!(ROUNDS, "outcome" => outcome).increment(1);
     }
+}
+
+pub(super) fn raised(outcome: &'static str) {
+    counter!(FENCE_RAISES, "outcome" => outcome).increment(1);
 }
 
 pub(super) fn unlocked(outcome: &'static str) {
@@ -111,6 +116,7 @@ impl Drop for PendingReleases {
 const LOCKS: &str = "redlock_locks_total";
 const LOCK_DURATION: &str = "redlock_lock_duration_seconds";
 const ROUNDS: &str = "redlock_rounds_total";
+const FENCE_RAISES: &str = "redlock_fence_raises_total";
 const EXTENSIONS: &str = "redlock_extensions_total";
 const UNLOCKS: &str = "redlock_unlocks_total";
 const LOST: &str = "redlock_lost_total";

@@ -12,6 +12,8 @@ pub(super) fn ended(_: Kind, _: &'static str, _: Duration) {}
 
 pub(super) fn round(_: Verb, _: &'static str) {}
 
+pub(super) fn raised(_: &'static str) {}
+
 pub(super) fn unlocked(_: &'static str) {}
 
 pub(super) fn lost(_: Loss) {}

@@ -71,6 +71,7 @@ mod sim {
     mod cleanup;
     mod errors;
     mod extending;
+    mod fencing;
     mod handover;
     mod keep_alive;
     mod limits;
