@@ -195,6 +195,8 @@ impl<const NODES: usize, const ATTEMPTS: usize> Fencing<NODES, ATTEMPTS> {
 const SMALL: Bounds = Bounds { states: 1_000_000, time: Duration::from_secs(60) };
 /// For the large models, of which each has to end within them.
 const LARGE: Bounds = Bounds { states: 150_000_000, time: Duration::from_secs(900) };
+/// For models that no search finishes soon.
+const HUGE: Bounds = Bounds { states: 5_000_000, ..LARGE };
 
 /// Every attempt is done, and as many nodes as may have lost data.
 const ALL_DONE: u8 = 1;
