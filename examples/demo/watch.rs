@@ -10,7 +10,8 @@ use std::{
 };
 
 use redlock_redis_rs::{
-    Acquire, AcquireReply, BackendError, Extend, LockBackend, NodeOutcome, Release, ReleaseReply, async_trait,
+    Acquire, AcquireReply, BackendError, Extend, LockBackend, NodeOutcome, Release, ReleaseReply, ServerInfo,
+    async_trait,
 };
 
 use crate::timeline::Timeline;
@@ -117,8 +118,12 @@ impl LockBackend for Watched {
         self.node.name()
     }
 
-    fn server_id(&self) -> Option<Arc<str>> {
-        self.node.server_id()
+    fn server(&self) -> Option<Arc<ServerInfo>> {
+        self.node.server()
+    }
+
+    fn uptime(&self) -> Result<Duration, BackendError> {
+        self.node.uptime()
     }
 }
 

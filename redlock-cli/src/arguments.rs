@@ -82,6 +82,11 @@ pub(crate) struct Run {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = ttl)]
     pub(crate) ttl: Duration,
 
+    /// The longest TTL of any lock on these nodes. With it, a node has no vote until its server has been running
+    /// for this time, as it may have forgotten locks when it restarted [default: nodes always vote].
+    #[arg(long, value_name = "TIME", value_parser = ttl)]
+    pub(crate) max_ttl: Option<Duration>,
+
     /// Give up when the lock is not acquired within this time; 0 tries once [default: wait forever].
     #[arg(short, long, value_name = "TIME", value_parser = duration)]
     pub(crate) wait: Option<Duration>,
@@ -122,10 +127,11 @@ pub(crate) struct Run {
     pub(crate) quiet: bool,
 }
 
-/// Shows which nodes hold a key, for whom and for how long.
+/// Shows how the nodes are, and which of them hold a key, for whom and for how long.
 ///
-/// This is for people: the answer may be out of date when it is printed. To do something only while nobody
-/// else does it, use `run`.
+/// One line for each node says what its server is, whether it votes, and how far its clock is from the
+/// local one. Warnings say what endangers locks there. The answer may be out of date when it is printed.
+/// To do something only while nobody else does it, use `run`.
 #[derive(Debug, Args)]
 #[command(after_help = help::long(&help::STATUS))]
 pub(crate) struct Status {
@@ -133,9 +139,22 @@ pub(crate) struct Status {
     #[command(flatten)]
     pub(crate) nodes: Nodes,
 
-    /// The names to look up.
-    #[arg(required = true, value_name = "RESOURCE")]
+    /// The names to look up; none shows the nodes alone.
+    #[arg(value_name = "RESOURCE")]
     pub(crate) resources: Vec<String>,
+
+    /// The longest TTL of any lock, if the lock managers have one: a node has no vote until its server has been
+    /// running for this time.
+    #[arg(long, value_name = "TIME", value_parser = ttl)]
+    pub(crate) max_ttl: Option<Duration>,
+
+    /// Exit with 2 when a node has a warning or does not vote.
+    #[arg(long)]
+    pub(crate) strict: bool,
+
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
 
     /// The time that each node has for its answer.
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = timeout)]

@@ -5,6 +5,8 @@ use redlock_redis_rs::{ConfigError, Error};
 pub(crate) const SUCCESS: u8 = 0;
 /// Of `status` only: no majority says the same.
 pub(crate) const UNDECIDED: u8 = 1;
+/// Of `status --strict` only: a quorum votes, but a node does not, or has a warning.
+pub(crate) const WARNED: u8 = 2;
 /// EX_USAGE
 pub(crate) const USAGE: u8 = 64;
 /// EX_UNAVAILABLE

@@ -66,11 +66,12 @@ The command finds in its environment:
   REDLOCK_HOLDER     the first digits of the lock's token, as `redlock status` shows them";
 
 const STATUS_CODES: &str = "\
-Exit codes, the highest of all resources:
-  0   free on a majority of the nodes
+Exit codes, the highest of all resources and of the nodes:
+  0   a majority of the nodes votes, and has each resource free
   1   undecided: no majority of the nodes says the same
+  2   with --strict: a node has a warning, or does not vote
   64  invalid arguments
-  69  no quorum: too few nodes answered
+  69  no quorum: too few nodes answered, or vote
   75  held by one owner on a majority of the nodes
   78  rejected by so many nodes that no quorum is left";
 

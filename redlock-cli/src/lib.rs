@@ -13,6 +13,7 @@ pub mod fuzzing;
 mod generate;
 mod help;
 mod monitor;
+mod node_report;
 mod nodes;
 mod output;
 mod processes;

@@ -11,8 +11,8 @@ use std::{
 
 use redlock_redis_rs::{
     Acquire, AcquireReply, BackendError, BoxFuture, Extend, Inspect, KeyState, LockBackend, NodeOutcome,
-    NodeReply, RedisBackend, Redlock, Release, ReleaseReply, Runtime, Token, TokioRuntime, Watch,
-    async_trait,
+    NodeReply, RedisBackend, Redlock, RedlockBuilder, Release, ReleaseReply, Runtime, ServerInfo, Token,
+    TokioRuntime, Watch, async_trait,
 };
 use tokio::time::{sleep, timeout};
 
@@ -26,6 +26,7 @@ pub(crate) fn monitored(
     nodes: Vec<RedisBackend>,
     output: &Output,
     quiet: bool,
+    max_ttl: Option<Duration>,
 ) -> Result<(Redlock, Arc<NodeMonitor>), Failure> {
     let statuses = nodes
         .iter()
@@ -49,7 +50,8 @@ pub(crate) fn monitored(
     let runtime = CountingRuntime { runtime: TokioRuntime::current(), monitor: monitor.clone() };
     let nodes = nodes.into_iter().enumerate();
     let nodes = nodes.map(|(position, node)| MonitoredNode { node, position, monitor: monitor.clone() });
-    let redlock = Redlock::builder(runtime).nodes(nodes).build()?;
+    let builder = Redlock::builder(runtime).nodes(nodes);
+    let redlock = max_ttl.into_iter().fold(builder, RedlockBuilder::max_ttl).build()?;
     Ok((redlock, monitor))
 }
 
@@ -245,8 +247,12 @@ impl LockBackend for MonitoredNode {
         self.node.name()
     }
 
-    fn server_id(&self) -> Option<Arc<str>> {
-        self.node.server_id()
+    fn server(&self) -> Option<Arc<ServerInfo>> {
+        self.node.server()
+    }
+
+    fn uptime(&self) -> Result<Duration, BackendError> {
+        self.node.uptime()
     }
 }
 

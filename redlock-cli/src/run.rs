@@ -21,7 +21,8 @@ pub(crate) async fn run(arguments: &Run, output: &Output) -> Result<u8, Failure>
     if grace > arguments.ttl / 3 {
         return Err(Failure::new(USAGE, too_long(grace, arguments.ttl)));
     }
-    let (redlock, monitor) = monitor::monitored(nodes::open(&arguments.nodes)?, output, arguments.quiet)?;
+    let nodes = nodes::open(&arguments.nodes)?;
+    let (redlock, monitor) = monitor::monitored(nodes, output, arguments.quiet, arguments.max_ttl)?;
     let mut wanted = PASSED_ON.to_vec();
     if !arguments.foreground {
         // In the foreground, the terminal stops the command as well.

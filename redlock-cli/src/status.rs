@@ -1,76 +1,192 @@
-//! `redlock status`: who holds which key, according to the nodes.
+//! `redlock status`: what the nodes are, and who holds which key, according to them.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 use futures_util::future::join_all;
 use redlock_redis_rs::{
     BackendError, BackendErrorKind, Inspect, KeyState, LockBackend, NodeOutcome, RedisBackend, Resources,
 };
+use serde_json::{Value, json};
 
 use crate::{
     arguments::Status,
-    exit::{Failure, NO_QUORUM, REJECTED, SUCCESS, TAKEN, UNDECIDED},
+    exit::{Failure, NO_QUORUM, REJECTED, SUCCESS, TAKEN, UNDECIDED, WARNED},
+    node_report::{Facts, NodeReport, Skew, Vote},
     nodes,
     output::{self, readable},
 };
 
-/// What a node answers about each resource.
-type Answers = Vec<Result<KeyState, BackendError>>;
+/// What a node answers.
+struct Answer {
+    /// Whether it answers at all.
+    node: Result<(), BackendError>,
+    /// About each resource.
+    keys: Vec<Result<KeyState, BackendError>>,
+}
 
 /// Prints what the nodes answer. Returns the exit code.
 pub(crate) async fn status(arguments: &Status) -> Result<u8, Failure> {
     let nodes = nodes::open(&arguments.nodes)?;
     let resources: Resources = arguments.resources.iter().collect();
-    let mut answers = join_all(nodes.iter().map(|node| ask(node, &resources, arguments.timeout))).await;
-    count_each_server_once(&nodes, &mut answers);
-
-    let names: Vec<&str> = nodes.iter().map(|node| node.name().unwrap_or_default()).collect();
-    let mut text = String::new();
-    let mut code = SUCCESS;
-    for (position, resource) in resources.iter().enumerate() {
-        let states: Vec<Result<&KeyState, &BackendError>> = answers
-            .iter()
-            .map(|answers| answers.get(position).map_or(Ok(&KeyState::Free), Result::as_ref))
-            .collect();
-        let verdict = Verdict::new(&states);
-        code = code.max(verdict.code());
-        text.push_str(&format!("{resource:?}: {}\n", verdict.text(nodes.len())));
-        for (name, state) in names.iter().zip(&states) {
-            text.push_str(&format!("  {name}: {}\n", described(state)));
-        }
-    }
-    text.push_str("(the nodes have just answered this: it may have changed since)\n");
-    output::print(&text);
-    Ok(code)
+    let answers = join_all(nodes.iter().map(|node| ask(node, &resources, arguments.timeout))).await;
+    let report = Report::new(&nodes, answers, &resources, arguments);
+    output::print(&if arguments.json { format!("{:#}\n", report.json()) } else { report.text() });
+    Ok(report.code)
 }
 
-/// As for a lock: of several nodes that lead to one server, the first counts.
-fn count_each_server_once(nodes: &[RedisBackend], answers: &mut [Answers]) {
-    let mut servers = BTreeMap::new();
-    for (node, answers) in nodes.iter().zip(answers) {
-        let Some(server) = node.server_id().filter(|_| answers.iter().any(Result::is_ok)) else { continue };
-        if let Some(other) = servers.get(&server) {
-            let error = BackendError::new(BackendErrorKind::Rejected, format!("the same server as {other}"));
-            answers.fill(Err(error));
-        } else {
-            servers.insert(server, node.name().unwrap_or_default());
+/// All that is printed.
+struct Report {
+    nodes: Vec<NodeReport>,
+    resources: Vec<ResourceReport>,
+    code: u8,
+}
+
+struct ResourceReport {
+    name: String,
+    /// By node.
+    states: Vec<Result<KeyState, BackendError>>,
+    verdict: Verdict,
+}
+
+impl Report {
+    fn new(
+        nodes: &[RedisBackend],
+        mut answers: Vec<Answer>,
+        resources: &Resources,
+        arguments: &Status,
+    ) -> Self {
+        let shared = count_each_server_once(nodes, &mut answers);
+        let facts = nodes.iter().zip(&answers).zip(shared).map(|((node, answer), same_as)| {
+            let server = node.server();
+            let skew = server.as_ref().and_then(|server| server.clock.as_ref()).map(|clock| {
+                let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                Skew::new(clock, wall.saturating_sub(Instant::now() - clock.answered))
+            });
+            let (name, answered) = (node.name().unwrap_or_default().to_owned(), answer.node.clone());
+            Facts { name, answered, server, uptime: node.uptime(), skew, same_as }
+        });
+        let nodes: Vec<_> = facts.map(|facts| NodeReport::new(facts, arguments.max_ttl)).collect();
+        let of_resource = |(position, name): (usize, &str)| {
+            let states: Vec<_> = answers.iter().map(|answer| answer.keys[position].clone()).collect();
+            let verdict = Verdict::new(&states.iter().map(Result::as_ref).collect::<Vec<_>>());
+            ResourceReport { name: name.to_owned(), states, verdict }
+        };
+        let resources: Vec<_> = resources.iter().enumerate().map(of_resource).collect();
+        let verdicts = resources.iter().map(|resource| resource.verdict.code());
+        let code = verdicts.fold(code_of(&nodes, arguments.strict), u8::max);
+        Self { nodes, resources, code }
+    }
+
+    fn text(&self) -> String {
+        let mut text: String = self.nodes.iter().map(NodeReport::text).collect();
+        for ResourceReport { name, states, verdict } in &self.resources {
+            text.push_str(&format!("{name:?}: {}\n", verdict.text(self.nodes.len())));
+            for (node, state) in self.nodes.iter().zip(states) {
+                text.push_str(&format!("  {}: {}\n", node.name(), described(&state.as_ref())));
+            }
         }
+        text.push_str("(the nodes have just answered this: it may have changed since)\n");
+        text
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "exit_code": self.code,
+            "quorum": quorum(self.nodes.len()),
+            "voting": self.nodes.iter().filter(|node| node.vote == Vote::Votes).count(),
+            "nodes": self.nodes.iter().map(NodeReport::json).collect::<Vec<_>>(),
+            "resources": self.resources.iter().map(|resource| resource.json(&self.nodes)).collect::<Vec<_>>(),
+        })
     }
 }
 
-/// All resources at once. When that is rejected, each by itself, as one of the keys may have another type.
-async fn ask(node: &RedisBackend, resources: &Resources, timeout: Duration) -> Answers {
-    match inspect(node, resources, timeout).await {
+impl ResourceReport {
+    fn json(&self, nodes: &[NodeReport]) -> Value {
+        let (state, holder) = match &self.verdict {
+            Verdict::Free => ("free", None),
+            Verdict::Held { holder, .. } => ("held", Some(holder)),
+            Verdict::Undecided { .. } => ("undecided", None),
+            Verdict::NoQuorum { .. } => ("no_quorum", None),
+            Verdict::Rejected => ("rejected", None),
+        };
+        let of_node = |(node, key): (&NodeReport, &Result<KeyState, BackendError>)| match key {
+            Ok(KeyState::Held { holder, remaining, .. }) => {
+                let left = remaining.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+                json!({ "node": node.name(), "state": "held", "holder": holder, "remaining_ms": left })
+            }
+            Ok(_) => json!({ "node": node.name(), "state": "free" }),
+            Err(_) => json!({ "node": node.name(), "state": "unknown", "error": described(&key.as_ref()) }),
+        };
+        let keys: Vec<_> = nodes.iter().zip(&self.states).map(of_node).collect();
+        json!({ "name": self.name, "state": state, "holder": holder, "nodes": keys })
+    }
+}
+
+/// The exit code for the nodes alone.
+fn code_of(nodes: &[NodeReport], is_strict: bool) -> u8 {
+    let quorum = quorum(nodes.len());
+    let number = |is: fn(&Vote) -> bool| nodes.iter().filter(|node| is(&node.vote)).count();
+    if number(|vote| matches!(vote, Vote::Rejected(_))) > nodes.len() - quorum {
+        REJECTED
+    } else if number(|vote| *vote == Vote::Votes) < quorum {
+        NO_QUORUM
+    } else if is_strict && !nodes.iter().all(NodeReport::is_well) {
+        WARNED
+    } else {
+        SUCCESS
+    }
+}
+
+fn quorum(nodes: usize) -> usize {
+    nodes / 2 + 1
+}
+
+/// As for a lock: of several nodes that lead to one server, the first counts. Returns it for the others.
+fn count_each_server_once(nodes: &[RedisBackend], answers: &mut [Answer]) -> Vec<Option<String>> {
+    let mut servers: BTreeMap<Arc<str>, String> = BTreeMap::new();
+    let shared = nodes.iter().zip(answers).map(|(node, answer)| {
+        let server = node.server().and_then(|server| server.id.clone());
+        let server = server.filter(|_| answer.node.is_ok())?;
+        let other = servers.get(&server).cloned();
+        match &other {
+            Some(other) => {
+                let message = format!("the same server as {other}");
+                answer.keys.fill(Err(BackendError::new(BackendErrorKind::Rejected, message)));
+            }
+            None => drop(servers.insert(server, node.name().unwrap_or_default().to_owned())),
+        }
+        other
+    });
+    shared.collect()
+}
+
+/// First whether the node answers. Then all resources at once; when that is rejected, each by itself, as
+/// one of the keys may have another type.
+async fn ask(node: &RedisBackend, resources: &Resources, timeout: Duration) -> Answer {
+    let number = resources.iter().count();
+    let none: [&str; 0] = [];
+    if let Err(error) = inspect(node, &Resources::from(&none), timeout).await {
+        return Answer { node: Err(error.clone()), keys: vec![Err(error); number] };
+    }
+    if number == 0 {
+        return Answer { node: Ok(()), keys: Vec::new() };
+    }
+    let keys = match inspect(node, resources, timeout).await {
         Ok(states) => states.into_iter().map(Ok).collect(),
-        Err(error) if error.kind() == BackendErrorKind::Rejected && resources.iter().count() > 1 => {
+        Err(error) if error.kind() == BackendErrorKind::Rejected && number > 1 => {
             let one = async |resource: &str| {
                 let states = inspect(node, &resource.into(), timeout).await?;
                 Ok(states.into_iter().next().unwrap_or(KeyState::Free))
             };
             join_all(resources.iter().map(one)).await
         }
-        Err(error) => vec![Err(error); resources.iter().count()],
-    }
+        Err(error) => vec![Err(error); number],
+    };
+    Answer { node: Ok(()), keys }
 }
 
 async fn inspect(
@@ -106,7 +222,7 @@ enum Verdict {
 
 impl Verdict {
     fn new(states: &[Result<&KeyState, &BackendError>]) -> Self {
-        let quorum = states.len() / 2 + 1;
+        let quorum = quorum(states.len());
         let answered = states.iter().filter(|state| state.is_ok()).count();
         let rejected = |state: &&Result<_, &BackendError>| matches!(state, Err(error) if error.kind() == BackendErrorKind::Rejected);
         if states.iter().filter(rejected).count() > states.len() - quorum {

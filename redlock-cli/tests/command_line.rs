@@ -60,6 +60,9 @@ fn invalid_arguments_have_an_exit_code_of_their_own() {
         &["run", "--node", "ftp://user:secret@a", "x", "--", "true"],
         &["run", "--node", "a:1", "--no-wait", "--wait", "1s", "x", "--", "true"],
         &["run", "x", "--", "true"],
+        &["run", "--node", "a:1", "--ttl", "10s", "--max-ttl", "9s", "x", "--", "true"],
+        &["run", "--node", "a:1", "--max-ttl", "1ms", "x", "--", "true"],
+        &["status", "--node", "a:1", "--max-ttl", "1ms"],
         &["status", "x"],
     ] {
         let output = redlock(line);

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use crate::{
     error_text::{panic_text, with_sources},
     inspect::{Inspect, KeyState},
+    server::ServerInfo,
     token::Token,
     watch::Watch,
 };
@@ -47,14 +48,16 @@ pub use self::requests::{Acquire, AcquireFenced, Extend, Raise, Release, Replace
 ///    client stops for it. Where `caller_enforces_timeout` is set, the caller drops the future at the
 ///    timeout: a backend whose requests end when they are dropped needs no timer of its own then.
 /// 8. **Classified errors.** The [`BackendErrorKind`] of an error states what is known about the request.
-/// 9. **One identity.** After a grant, a server has the same [`server_id`](Self::server_id) over every
-///    connection, and no two servers share one. A backend that does not know it always returns `None`.
+/// 9. **One identity.** After a grant, a server has the same [`id`](ServerInfo::id) over every connection,
+///    and no two servers share one. A backend that does not know it always returns `None`.
 /// 10. **A watch waits, and misses nothing.** A [`watch`](Self::watch) completes when its keys are free, or
 ///     have become free since its first poll and stay so, whoever removed them and whether they expired. It
 ///     does not complete again and again while they are held.
 /// 11. **Counters only grow.** A node that [can fence](Self::can_fence) has a counter for each resource, from
 ///     1 to 2^53 - 1, which outlives the key. `acquire_fenced` and `raise` change it as they say, at one
 ///     instant with the keys, and nothing else does.
+/// 12. **An uptime is never too long.** After a grant, the server that granted has been running for at least
+///     [`uptime`](Self::uptime). Whatever may forget keys begins a new one.
 ///
 /// A request that panics counts as [`BackendErrorKind::Indeterminate`], and is not polled again.
 ///
@@ -150,15 +153,32 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
         None
     }
 
-    /// The server of the last reply: an identity that no other server has, and that is the same for all
-    /// addresses and connections that lead to the server. With it, one server behind two nodes has one vote
-    /// in a round. Otherwise a majority of nodes could be a minority of servers.
+    /// What the server of the last reply reveals about itself. With its [`id`](ServerInfo::id), one server
+    /// behind two nodes has one vote in a round. Otherwise a majority of nodes could be a minority of servers.
     ///
     /// The lock manager reads it right after a reply that grants, so it has to be known by then. A backend
     /// that wraps another one forwards it. The default is `None`, for a backend that does not know it, or a
     /// node that is not one server: the node then always has a vote of its own.
-    fn server_id(&self) -> Option<Arc<str>> {
+    fn server(&self) -> Option<Arc<ServerInfo>> {
         None
+    }
+
+    /// How long the server of the last reply has been running at least, by now. One that restarted may have
+    /// forgotten locks, so with [`RedlockBuilder::max_ttl`](crate::RedlockBuilder::max_ttl) it has no vote at
+    /// first.
+    ///
+    /// The lock manager reads it right after a reply that grants, if it was built with `max_ttl`. A backend
+    /// that wraps another one forwards it. A node that never forgets a key until its TTL ends may return
+    /// [`Duration::MAX`].
+    ///
+    /// # Errors
+    ///
+    /// [`Transient`](BackendErrorKind::Transient) if it is not known yet.
+    /// [`Rejected`](BackendErrorKind::Rejected), with what to do about it, if it will never be known; that is
+    /// the default.
+    fn uptime(&self) -> Result<Duration, BackendError> {
+        let message = "this backend cannot tell how long its server has been running: use another one";
+        Err(BackendError::new(BackendErrorKind::Rejected, message))
     }
 }
 
@@ -208,8 +228,12 @@ impl<B: LockBackend + ?Sized> LockBackend for Arc<B> {
         (**self).name()
     }
 
-    fn server_id(&self) -> Option<Arc<str>> {
-        (**self).server_id()
+    fn server(&self) -> Option<Arc<ServerInfo>> {
+        (**self).server()
+    }
+
+    fn uptime(&self) -> Result<Duration, BackendError> {
+        (**self).uptime()
     }
 }
 

@@ -12,6 +12,7 @@ use std::{
 };
 
 use crate::{
+    admission::Admission,
     backend::LockBackend,
     entropy::Entropy,
     error_text::panic_text,
@@ -23,7 +24,7 @@ use crate::{
     runtime::Runtime,
     settings::Settings,
     telemetry,
-    validity::Drift,
+    validity::{Drift, Ttl},
 };
 
 /// Builds a [`Redlock`]; from [`Redlock::builder`].
@@ -36,6 +37,7 @@ pub struct RedlockBuilder {
     retry: RetryPolicy,
     entropy: Option<Entropy>,
     fencing: Fencing,
+    admission: Admission,
 }
 
 impl Redlock {
@@ -55,6 +57,7 @@ impl RedlockBuilder {
             retry: RetryPolicy::default(),
             entropy: None,
             fencing: Fencing::default(),
+            admission: Admission::default(),
         }
     }
 
@@ -187,6 +190,44 @@ impl RedlockBuilder {
         self
     }
 
+    /// The longest TTL of any lock, and with it the guard against nodes that restart without their data. The
+    /// default is none: no guard, and TTLs up to [`MAX_TTL`](crate::MAX_TTL).
+    ///
+    /// * A longer TTL is [`InvalidRequest::TtlTooLong`](crate::InvalidRequest::TtlTooLong), also of an
+    ///   extension or a hand-over.
+    /// * A node whose server has been running for less than `max_ttl` has no vote when a lock is acquired: it may
+    ///   have forgotten a lock from before its restart, and by then all of those have ended. Its reply says
+    ///   so, as [`Transient`](crate::BackendErrorKind::Transient). It still extends and releases locks: it
+    ///   cannot have forgotten those.
+    /// * A node that does not reveal how long its server has been running is
+    ///   [`Rejected`](crate::BackendErrorKind::Rejected): see
+    ///   [`unknown_uptime_votes`](Self::unknown_uptime_votes).
+    ///
+    /// Every client of the nodes has to use the same `max_ttl`, or shorter TTLs. While nodes are restarted all
+    /// at once, nobody can lock anything for that time.
+    pub fn max_ttl(mut self, max_ttl: Duration) -> Self {
+        self.admission.max_ttl = Some(max_ttl);
+        self
+    }
+
+    /// Lets nodes vote that cannot tell how long their server has been running, which leaves them without the
+    /// guard of [`max_ttl`](Self::max_ttl): a node over a connection of your own, a Cluster, a server that does
+    /// not allow `INFO`. The default is that they have no vote in a lock manager with a guard.
+    pub fn unknown_uptime_votes(mut self) -> Self {
+        self.admission.unknown_uptime_votes = true;
+        self
+    }
+
+    /// Lets only those servers vote when a lock is acquired that reveal their role and have none of the
+    /// [risks](crate::ServerRisk) to locks: no replica or promoted replica, no eviction, and unless there is a
+    /// [`max_ttl`](Self::max_ttl) an append-only file. The others are
+    /// [`Rejected`](crate::BackendErrorKind::Rejected). The default is that they vote, and that the telemetry
+    /// warns of them.
+    pub fn safe_servers_only(mut self) -> Self {
+        self.admission.safe_servers_only = true;
+        self
+    }
+
     /// The source of tokens and jitter: a function that fills a slice with random bytes, good enough for
     /// secrets. The default is the operating system's, which two processes never share, not even after a fork
     /// or when a virtual machine is cloned. Use a seeded one to replay a test.
@@ -206,6 +247,9 @@ impl RedlockBuilder {
         if self.node_timeout.is_some_and(|timeout| timeout.is_zero()) {
             return Err(ConfigError::ZeroNodeTimeout);
         }
+        if let Some(max_ttl) = self.admission.max_ttl {
+            Ttl::new(max_ttl, drift).map_err(ConfigError::InvalidMaxTtl)?;
+        }
         if self.backends.is_empty() {
             return Err(ConfigError::NoNodes);
         }
@@ -221,8 +265,8 @@ impl RedlockBuilder {
             Some(entropy) => entropy,
             None => Entropy::of_system().map_err(|reason| ConfigError::RandomSource { reason })?,
         };
-        let Self { runtime, node_timeout, fencing, .. } = self;
-        let settings = Settings { runtime, drift, node_timeout, fencing };
+        let Self { runtime, node_timeout, admission, fencing, .. } = self;
+        let settings = Settings { runtime, drift, node_timeout, admission, fencing };
         let nodes = Nodes::new(settings, self.backends, entropy);
         if fencing.always
             && let Err(InvalidRequest::FencingUnsupported { node }) = nodes.check_fencing()
@@ -242,6 +286,7 @@ impl fmt::Debug for RedlockBuilder {
             .field("drift_factor", &self.drift_factor)
             .field("node_timeout", &self.node_timeout)
             .field("retry", &self.retry)
+            .field("admission", &self.admission)
             .field("fencing", &self.fencing)
             .finish_non_exhaustive()
     }

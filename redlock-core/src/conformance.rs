@@ -43,6 +43,7 @@ mod order;
 mod ownership;
 mod suite;
 mod taking_over;
+mod uptime;
 mod verdict;
 mod watching;
 
@@ -144,6 +145,9 @@ checks! {
         a_release_behind_an_acquire_that_timed_out_leaves_no_key
         a_node_that_is_down_fails_before_the_deadline
         nothing_is_sent_late;
+    uptime:
+        an_uptime_grows_no_faster_than_time
+        a_restart_begins_a_new_uptime;
 }
 
 /// Polls all of them in order before it looks at a reply, and then each when it can continue.

@@ -234,6 +234,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        admission::Admission,
         fencing::Fencing,
         runtime::TokioRuntime,
         validity::{Drift, Ttl},
@@ -303,7 +304,8 @@ mod tests {
 
     fn extender() -> Arc<Extender> {
         let (runtime, drift) = (Arc::new(TokioRuntime::current()), Drift::new(0.01).unwrap());
-        let settings = Settings { runtime, drift, node_timeout: None, fencing: Fencing::default() };
+        let (admission, fencing) = (Admission::default(), Fencing::default());
+        let settings = Settings { runtime, drift, node_timeout: None, admission, fencing };
         Arc::new(Extender::new(Arc::new(settings)))
     }
 

@@ -234,6 +234,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        admission::Admission,
         claim::Claim,
         entropy::Entropy,
         fencing::Fencing,
@@ -280,8 +281,13 @@ mod tests {
     fn a_panic_does_not_keep_other_nodes_from_being_asked_and_their_replies_still_come() {
         let runtime = Arc::new(Stuck::default());
         let drift = Drift::new(0.01).unwrap();
-        let settings =
-            Settings { runtime: runtime.clone(), drift, node_timeout: None, fencing: Fencing::default() };
+        let settings = Settings {
+            runtime: runtime.clone(),
+            drift,
+            node_timeout: None,
+            admission: Admission::default(),
+            fencing: Fencing::default(),
+        };
         let backends = [(); 3].map(|()| MemoryBackend::new(Stuck::default()));
         let nodes = backends.iter().cloned().map(|node| Box::new(node) as _).collect();
         let nodes = Nodes::new(settings, nodes, Entropy::of_system().unwrap());

@@ -29,12 +29,13 @@ pub enum InvalidRequest {
         /// [`RedlockBuilder::drift_factor`](crate::RedlockBuilder::drift_factor).
         drift: Duration,
     },
-    /// The TTL is over [`MAX_TTL`](crate::MAX_TTL).
+    /// The TTL is over [`MAX_TTL`](crate::MAX_TTL), or over the lock manager's
+    /// [`max_ttl`](crate::RedlockBuilder::max_ttl).
     #[error("a TTL of {ttl:?} is too long: at most {max:?}")]
     TtlTooLong {
         /// The requested TTL.
         ttl: Duration,
-        /// [`MAX_TTL`](crate::MAX_TTL).
+        /// The longest possible TTL.
         max: Duration,
     },
     /// A lock with a fencing token needs nodes that all have counters.
@@ -72,6 +73,9 @@ pub enum ConfigError {
         /// The requested factor.
         factor: f64,
     },
+    /// No lock can have a TTL up to this one.
+    #[error("the longest TTL is invalid: {0}")]
+    InvalidMaxTtl(InvalidRequest),
     /// No node can reply within a timeout of zero.
     #[error("the node timeout is zero")]
     ZeroNodeTimeout,

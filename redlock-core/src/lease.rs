@@ -220,16 +220,21 @@ impl LeaseState {
 mod tests {
     use super::*;
     use crate::{
-        entropy::Entropy, fencing::Fencing, memory::MemoryBackend, runtime::tests::IdleRuntime,
-        settings::Settings, validity::Drift,
+        admission::Admission, entropy::Entropy, fencing::Fencing, memory::MemoryBackend,
+        runtime::tests::IdleRuntime, settings::Settings, validity::Drift,
     };
 
     const TTL: Duration = Duration::from_secs(1);
 
     fn held(runtime: &Arc<IdleRuntime>) -> LeaseState {
         let drift = Drift::new(0.01).unwrap();
-        let settings =
-            Settings { runtime: runtime.clone(), drift, node_timeout: None, fencing: Fencing::default() };
+        let settings = Settings {
+            runtime: runtime.clone(),
+            drift,
+            node_timeout: None,
+            admission: Admission::default(),
+            fencing: Fencing::default(),
+        };
         let backend = MemoryBackend::new(runtime.clone());
         let nodes = Arc::new(Nodes::new(settings, vec![Box::new(backend)], Entropy::of_system().unwrap()));
         let claim = nodes.claim("a".into(), nodes.ttl(TTL).unwrap());

@@ -14,6 +14,7 @@
 
 // Tests: the examples of README.md, as doctests; for the whole of it, tests/tests/it.
 
+mod admission;
 mod attempts;
 mod backend;
 mod builder;
@@ -54,6 +55,7 @@ mod resources;
 mod retry;
 mod rounds;
 mod runtime;
+mod server;
 mod settings;
 mod takeover;
 mod telemetry;
@@ -92,6 +94,7 @@ pub use self::{
     request::LockRequest,
     resources::Resources,
     runtime::{BoxFuture, PerRuntime, Runtime},
+    server::{ServerClock, ServerInfo, ServerRisk, ServerRole},
     token::{InvalidToken, Token},
     using::{Using, UsingFuture},
     validity::MAX_TTL,

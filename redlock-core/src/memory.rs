@@ -16,6 +16,7 @@ use crate::{
     inspect::{Inspect, KeyState},
     resources::Resources,
     runtime::Runtime,
+    server::ServerInfo,
     validity::MAX_TTL,
     watch::Watch,
 };
@@ -85,8 +86,8 @@ impl MemoryBackend {
     }
 
     /// Shuts the node down: requests fail at once as [`BackendErrorKind::Indeterminate`], and so do those
-    /// that waited. The node keeps its keys, which still expire; [`clear`](Self::clear) them for a node that
-    /// restarts empty.
+    /// that waited. The node keeps its keys, which still expire: see [`restart_empty`](Self::restart_empty) for
+    /// one that forgets them.
     pub fn shut_down(&self) {
         let waiting = {
             let mut state = self.node.state();
@@ -97,10 +98,26 @@ impl MemoryBackend {
         drop(waiting);
     }
 
-    /// Starts a node that was shut down. One that was only stopped [resumes](Self::resume).
+    /// Starts a node that was shut down. Its [uptime](LockBackend::uptime) counts from now; until then it has
+    /// been running forever. A node that was only stopped [resumes](Self::resume).
     pub fn start(&self) {
-        self.node.state().down = false;
+        let now = self.node.runtime.now();
+        {
+            let mut state = self.node.state();
+            if state.down {
+                state.down = false;
+                state.started = Some(now);
+            }
+        }
         self.resume();
+    }
+
+    /// Restarts the node without its keys, as a server that keeps nothing on disk: requests that waited fail as
+    /// [`BackendErrorKind::Indeterminate`].
+    pub fn restart_empty(&self) {
+        self.shut_down();
+        self.clear();
+        self.start();
     }
 
     /// From now on requests arrive and run this much later. The default is zero.
@@ -281,8 +298,16 @@ impl LockBackend for MemoryBackend {
         self.name.as_deref()
     }
 
-    fn server_id(&self) -> Option<Arc<str>> {
-        Some(self.node.id.clone())
+    /// Its identity, and no risks.
+    fn server(&self) -> Option<Arc<ServerInfo>> {
+        Some(self.node.info.clone())
+    }
+
+    /// Since it was last started after it was shut down; [`Duration::MAX`] if never.
+    fn uptime(&self) -> Result<Duration, BackendError> {
+        let now = self.node.runtime.now();
+        let started = self.node.state().started;
+        Ok(started.map_or(Duration::MAX, |started| now.saturating_duration_since(started)))
     }
 }
 

@@ -29,6 +29,7 @@ use crate::{
     cleanup::CleanupQueue,
     reply::NodeOutcome,
     resources::Resources,
+    server::ServerInfo,
     settings::Settings,
     telemetry::{self, NodesTelemetry, Verb},
     token::Token,
@@ -75,8 +76,12 @@ impl Node {
         self.name.as_deref().map_or_else(|| format!("node {}", self.position), ToOwned::to_owned)
     }
 
-    pub(crate) fn server_id(&self) -> Option<Arc<str>> {
-        self.backend.server_id()
+    pub(crate) fn server(&self) -> Option<Arc<ServerInfo>> {
+        self.backend.server()
+    }
+
+    pub(crate) fn uptime(&self) -> Result<Duration, BackendError> {
+        self.backend.uptime()
     }
 
     pub(crate) fn can_fence(&self) -> bool {

@@ -11,6 +11,7 @@ use std::{
 };
 
 use crate::{
+    admission::Admission,
     backend::LockBackend,
     claim::Claim,
     entropy::Entropy,
@@ -88,7 +89,11 @@ impl Nodes {
     }
 
     pub(crate) fn ttl(&self, ttl: Duration) -> Result<Ttl, InvalidRequest> {
-        Ttl::new(ttl, self.drift())
+        self.settings.ttl(ttl)
+    }
+
+    pub(crate) fn admission(&self) -> &Admission {
+        &self.settings.admission
     }
 
     /// A new claim with a token of its own.

@@ -4,13 +4,13 @@
 //!   script. Any other request is a [`Command`] that the backend sends once. It turns each reply into a
 //!   [`Reply`], which has the [vote](Reply::vote), or for a fenced request the [counter](Reply::fenced); for
 //!   an inspection see [`key_state`].
-//! * [`CounterKey`] is where the counters for fencing tokens are. They are scripts, too, as a counter and a key
-//!   change at one instant. A user of the server needs the permission for both keys, and for `TIME`.
+//! * [`CounterKey`] is where the counters for fencing tokens are. They are scripts, too, as a counter and
+//!   a key change at one instant. A user of the server needs the permission for both keys, and for `TIME`.
 //! * [`classify`] accepts an error line of a server, without the leading `-`, and returns its meaning for the
 //!   vote and for the connection. [`classify_setup`] does so for the replies to a connection's set-up
 //!   (`AUTH`, `HELLO`, `SELECT`).
-//! * [`ServerId`] asks each connection which server it leads to, so that one server behind two nodes has one
-//!   vote.
+//! * [`ServerProbe`] asks over each connection about the server that it leads to, so that one server
+//!   behind two nodes has one vote, and one that has just restarted none.
 //! * [`Watcher`] waits for keys to be free, over a connection of its own that the backend makes.
 //!
 //! The conformance suite (the module `conformance`, behind the feature of this name) checks the resulting
@@ -22,9 +22,10 @@ mod command;
 mod counter_key;
 mod dialect;
 mod error;
+mod info;
 mod reply;
 mod scripts;
-mod server_id;
+mod server_probe;
 mod watched_keys;
 mod watcher;
 
@@ -33,7 +34,8 @@ pub use self::{
     counter_key::CounterKey,
     dialect::Dialect,
     error::{Connection, ServerError, classify, classify_setup, of_single_server},
+    info::ServerAnswer,
     reply::{Reply, key_state},
-    server_id::ServerId,
+    server_probe::ServerProbe,
     watcher::{Reports, TrackedConnection, Watcher},
 };

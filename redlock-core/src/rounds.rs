@@ -65,8 +65,11 @@ impl AcquireRound {
         fence: Fence,
         ticket: Ticket,
     ) -> Self {
-        let votes =
-            if let Fence::Wanted { .. } = fence { Votes::of_fenced(nodes) } else { Votes::new(nodes) };
+        let votes = if let Fence::Wanted { .. } = fence {
+            Votes::of_fenced_acquire(nodes)
+        } else {
+            Votes::of_acquire(nodes)
+        };
         let valid_until = start + nodes.drift().validity(ttl);
         Self { nodes: nodes.clone(), claim, valid_until, fan_out, votes, fence, ticket, settled: false }
     }

@@ -8,7 +8,9 @@ use std::{
 };
 
 use crate::{
+    admission::Admission,
     fencing::Fencing,
+    invalid::InvalidRequest,
     runtime::Runtime,
     validity::{Drift, Ttl},
 };
@@ -20,12 +22,21 @@ pub(crate) struct Settings {
     pub(crate) drift: Drift,
     /// The timeout of each node in each round; `None` is a share of the TTL.
     pub(crate) node_timeout: Option<Duration>,
+    pub(crate) admission: Admission,
     pub(crate) fencing: Fencing,
 }
 
 impl Settings {
     pub(crate) fn now(&self) -> Instant {
         self.runtime.now()
+    }
+
+    /// The guard of a node counts on no lock living longer than the longest TTL.
+    pub(crate) fn ttl(&self, ttl: Duration) -> Result<Ttl, InvalidRequest> {
+        match self.admission.max_ttl {
+            Some(max) if ttl > max => Err(InvalidRequest::TtlTooLong { ttl, max }),
+            _ => Ttl::new(ttl, self.drift),
+        }
     }
 
     /// How long each node may take to reply: never longer than a lock with this TTL would be valid.
@@ -64,7 +75,18 @@ mod tests {
 
     fn settings(node_timeout: Option<Duration>) -> Settings {
         let (runtime, drift) = (Arc::new(IdleRuntime::default()), Drift::new(0.01).unwrap());
-        Settings { runtime, drift, node_timeout, fencing: Fencing::default() }
+        let (admission, fencing) = (Admission::default(), Fencing::default());
+        Settings { runtime, drift, node_timeout, admission, fencing }
+    }
+
+    #[test]
+    fn a_ttl_is_at_most_the_longest_of_the_manager() {
+        let admission = Admission { max_ttl: Some(ms(30_000)), ..Admission::default() };
+        let settings = Settings { admission, ..settings(None) };
+        assert!(settings.ttl(ms(30_000)).is_ok());
+        let (ttl, max) = (ms(30_000) + Duration::from_nanos(1), ms(30_000));
+        assert_eq!(settings.ttl(ttl), Err(InvalidRequest::TtlTooLong { ttl, max }));
+        assert!(matches!(settings.ttl(ms(2)), Err(InvalidRequest::TtlTooShort { .. })));
     }
 
     #[test]

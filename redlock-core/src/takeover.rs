@@ -47,7 +47,9 @@ impl Takeover {
         let ticket = nodes.waiters.outside(&claim.resources);
         let fan_out = nodes.replace_all(&claim, &old, ttl, timeout);
         let known = fence.map_or(Fence::None, Fence::Won);
-        let round = AcquireRound::with(nodes, claim, fan_out, ttl, nodes.now(), known, ticket);
+        let mut round = AcquireRound::with(nodes, claim, fan_out, ttl, nodes.now(), known, ticket);
+        // Those that have the old token.
+        round.votes.admit_all();
         Self { old, round, ttl, timeout, fence }
     }
 

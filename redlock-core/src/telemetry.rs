@@ -21,11 +21,13 @@ pub(crate) use self::{
     labels::{Label, Loss, Verb},
 };
 use crate::{
+    backend::BackendError,
     fence::Raised,
     quorum::{LossReason, Tally},
     reply::NodeOutcome,
     resources::Resources,
     runtime::Runtime,
+    server::ServerRisk,
     token::Token,
 };
 
@@ -113,6 +115,16 @@ impl NodesTelemetry {
     /// The node has no vote, as `other` leads to the same server; reported once.
     pub(crate) fn shares_server(&self, node: usize, other: usize) {
         self.events.shares_server(node, other);
+    }
+
+    /// The node grants, on a server with these risks to locks; each is reported once.
+    pub(crate) fn runs_on(&self, node: usize, risks: impl Iterator<Item = ServerRisk>) {
+        risks.for_each(|risk| self.events.risk(node, &risk));
+    }
+
+    /// Whether the node, which grants, may vote; a change is reported.
+    pub(crate) fn admitted(&self, clock: &dyn Runtime, node: usize, why_not: Option<&BackendError>) {
+        self.events.admitted(node, Moment::now(clock), why_not);
     }
 
     /// The node has more pending releases than before, or fewer.

@@ -1,6 +1,7 @@
 //! The votes of one round: this collects the replies, and [`Tally`] decides.
 
-// Tests: quorum.rs and reply.rs for what decides; tests/tests/it/sim/locking.rs, sim/one_server.rs.
+// Tests: quorum.rs and reply.rs for what decides; tests/tests/it/sim/locking.rs, sim/one_server.rs,
+// sim/restart_guard.rs.
 
 use std::{mem, num::NonZeroU64, sync::Arc, time::Instant};
 
@@ -25,28 +26,38 @@ pub(crate) struct Votes {
     /// Whether a contended round gives up when only silent nodes could still decide it: another round is
     /// cheap then, and clients that block each other are not.
     yields_early: bool,
+    /// Whether a node has to be [admitted](Nodes::admission) to vote.
+    admits: bool,
     /// The clock at the last replies, if there is a deadline.
     read: Option<Instant>,
 }
 
 impl Votes {
     pub(crate) fn new(nodes: &Arc<Nodes>) -> Self {
-        Self::with(nodes, Tally::new(nodes.len()))
-    }
-
-    /// The votes of a round that needs a fencing token.
-    pub(crate) fn of_fenced(nodes: &Arc<Nodes>) -> Self {
-        Self::with(nodes, Tally::with_quorum(nodes.len(), nodes.fence_quorum()))
-    }
-
-    fn with(nodes: &Arc<Nodes>, tally: Tally) -> Self {
         Self {
             nodes: nodes.clone(),
-            tally,
+            tally: Tally::new(nodes.len()),
             replies: Vec::with_capacity(nodes.len()),
             yields_early: false,
+            admits: false,
             read: None,
         }
+    }
+
+    /// The votes of a round that acquires: a node may have forgotten that somebody else has the lock.
+    pub(crate) fn of_acquire(nodes: &Arc<Nodes>) -> Self {
+        Self { admits: true, ..Self::new(nodes) }
+    }
+
+    /// As [`Votes::of_acquire`], and it needs a fencing token.
+    pub(crate) fn of_fenced_acquire(nodes: &Arc<Nodes>) -> Self {
+        let tally = Tally::with_quorum(nodes.len(), nodes.fence_quorum());
+        Self { tally, ..Self::of_acquire(nodes) }
+    }
+
+    /// Lets every node vote, since a grant shows that it has not forgotten the lock.
+    pub(crate) fn admit_all(&mut self) {
+        self.admits = false;
     }
 
     pub(crate) fn yield_early(&mut self, yes: bool) {
@@ -110,7 +121,7 @@ impl Votes {
         let late = self.read.zip(deadline).is_some_and(|(now, deadline)| now >= deadline);
         for reply in counted..self.replies.len() {
             if let NodeOutcome::Granted = self.replies[reply].outcome {
-                let outcome = if late { NodeOutcome::Late } else { self.one_vote_for_each_server(reply) };
+                let outcome = if late { NodeOutcome::Late } else { self.vote_of_a_grant(reply) };
                 if !matches!(outcome, NodeOutcome::Granted) {
                     self.replies[reply].fence = None;
                 }
@@ -166,19 +177,38 @@ impl Votes {
         self.yields_early && self.tally.should_give_up((0..self.nodes.len()).filter(is_silent).count())
     }
 
-    /// The vote of a node that grants. Of the nodes that lead to one server, the first to grant has its vote:
-    /// with two votes, a majority of nodes could be a minority of servers. Keys on the others are removed as
-    /// if they had voted.
-    fn one_vote_for_each_server(&self, reply: usize) -> NodeOutcome {
-        let node = self.replies[reply].node;
-        let Some(server) = self.nodes.get(node).server_id() else { return NodeOutcome::Granted };
+    /// The vote of a node that grants. Where it has none, its keys are removed as if it had.
+    fn vote_of_a_grant(&self, reply: usize) -> NodeOutcome {
+        let node = self.nodes.get(self.replies[reply].node);
+        let server = node.server();
+        if self.admits {
+            let admission = self.nodes.admission();
+            if let Some(server) = &server {
+                self.nodes.telemetry().runs_on(node.position, admission.risks(server));
+            }
+            if admission.is_needed() {
+                let admitted = admission.check(|| node.uptime(), server.as_deref());
+                let failed = admitted.as_ref().err();
+                self.nodes.telemetry().admitted(&**self.nodes.runtime(), node.position, failed);
+                if let Err(error) = admitted {
+                    return NodeOutcome::Failed(error);
+                }
+            }
+        }
+        self.one_vote_for_each_server(reply, server.as_deref().and_then(|server| server.id.as_ref()))
+    }
+
+    /// Of the nodes that lead to one server, the first to grant has its vote: with two votes, a majority of nodes
+    /// could be a minority of servers.
+    fn one_vote_for_each_server(&self, reply: usize, id: Option<&Arc<str>>) -> NodeOutcome {
+        let Some(id) = id else { return NodeOutcome::Granted };
         let has_voted = |other: &&NodeReply| {
             matches!(other.outcome, NodeOutcome::Granted)
-                && self.nodes.get(other.node).server_id().as_ref() == Some(&server)
+                && self.nodes.get(other.node).server().is_some_and(|server| server.id.as_ref() == Some(id))
         };
         match self.replies[..reply].iter().find(has_voted) {
             Some(other) => {
-                self.nodes.telemetry().shares_server(node, other.node);
+                self.nodes.telemetry().shares_server(self.replies[reply].node, other.node);
                 NodeOutcome::Failed(same_server(other))
             }
             None => NodeOutcome::Granted,

@@ -19,9 +19,9 @@ use fred::{
 use redlock_core::{
     Acquire, AcquireFenced, AcquireReply, BackendError, BackendErrorKind, Extend, FencedReply, Inspect,
     KeyState, LockBackend, PerRuntime, Raise, Release, ReleaseReply, Replace, Resources, Runtime as _,
-    TokioRuntime, Watch,
+    ServerInfo, TokioRuntime, Watch,
     node_url::OpenError,
-    redis::{Command, Reply, ServerId, Watcher, of_single_server},
+    redis::{Command, Reply, ServerAnswer, ServerProbe, Watcher, of_single_server},
 };
 use tokio::{runtime::Handle, time::Instant};
 
@@ -102,7 +102,8 @@ impl FredBackend {
     /// needs. While it is not connected, requests fail at once, with the reason.
     ///
     /// The node does not ask which server is behind the client, since that may change at any time: see
-    /// [`LockBackend::server_id`]. So the lock manager cannot detect two nodes that lead to one server.
+    /// [`LockBackend::server`]. So the lock manager cannot detect two nodes that lead to one server, and with
+    /// [`max_ttl`](redlock_core::RedlockBuilder::max_ttl) the node has no vote unless you choose so.
     ///
     /// # Errors
     ///
@@ -147,11 +148,12 @@ impl FredBackend {
             Connection::Given(_) => return request.await,
         };
         let Some(server) = lazy.server() else { return request.await };
-        let (start, patience) = (Instant::now(), ServerId::patience(timeout));
+        let (start, patience) = (Instant::now(), ServerProbe::patience(timeout));
         let ask = || async move {
+            let asked = now();
             let left = patience.saturating_sub(start.elapsed());
-            let answer = self.ask(Command::server_id(resources), Deadline::after(left)).await?;
-            Ok(answer.as_bytes().and_then(ServerId::of_answer))
+            let answer = self.ask(Command::server_info(resources), Deadline::after(left)).await?;
+            Ok(answer.as_bytes().map(|text| ServerAnswer::parse(text, asked, now())))
         };
         server.along_with(|| lazy.made(), ask, request).await
     }
@@ -297,12 +299,27 @@ impl LockBackend for FredBackend {
         Some(&self.name)
     }
 
+    /// Known for a connection that this crate makes to a server.
+    fn server(&self) -> Option<Arc<ServerInfo>> {
+        let Connection::Own(lazy, _) = &self.connection else { return None };
+        let lazy = lazy.get();
+        lazy.server()?.server(lazy.made())
+    }
+
     /// Known for a connection that this crate makes to a server, if the user may call `INFO`.
-    fn server_id(&self) -> Option<Arc<str>> {
-        match &self.connection {
-            Connection::Own(lazy, _) => lazy.get().server()?.get(),
-            Connection::Given(_) => None,
-        }
+    fn uptime(&self) -> Result<Duration, BackendError> {
+        let cannot = |why| BackendError::new(BackendErrorKind::Rejected, why);
+        let Connection::Own(lazy, _) = &self.connection else {
+            return Err(cannot(
+                "it is not known how long the server of this client has been running: open the node by its URL",
+            ));
+        };
+        let lazy = lazy.get();
+        let server = lazy.server();
+        let server = server.ok_or_else(|| {
+            cannot("it is not known how long a Cluster's servers have been running: lock on single servers")
+        })?;
+        server.uptime(lazy.made(), now())
     }
 }
 
@@ -310,6 +327,11 @@ impl fmt::Debug for FredBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FredBackend").field("name", &self.name).finish_non_exhaustive()
     }
+}
+
+/// The time of the server's uptime: the real one, also where tokio's is paused.
+fn now() -> std::time::Instant {
+    std::time::Instant::now()
 }
 
 /// When a request ends, and how long it had for all of its commands.

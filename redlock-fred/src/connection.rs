@@ -23,7 +23,7 @@ use fred::{
 };
 use redlock_core::{
     reconnect::Reconnect,
-    redis::{Dialect, ServerId},
+    redis::{Dialect, ServerProbe},
 };
 use socket2::TcpKeepalive;
 use tokio::{
@@ -52,7 +52,7 @@ pub(crate) struct LazyConnection {
     made: AtomicU64,
     /// Separate from the state, which is locked while answers are recorded; always locked after it.
     reconnect: Mutex<Reconnect>,
-    server: ServerId,
+    server: ServerProbe,
     dialect: Dialect,
 }
 
@@ -95,13 +95,13 @@ impl LazyConnection {
             state: Mutex::new(State::Closed),
             made: AtomicU64::new(0),
             reconnect: Mutex::default(),
-            server: ServerId::new(),
+            server: ServerProbe::new(),
             dialect,
         }
     }
 
     /// What is known of the server, unless it leads to a whole Cluster.
-    pub(crate) fn server(&self) -> Option<&ServerId> {
+    pub(crate) fn server(&self) -> Option<&ServerProbe> {
         (!self.config.server.is_clustered()).then_some(&self.server)
     }
 

@@ -22,8 +22,8 @@ pub use redlock_core::{
     Extend, FencedRegister, FencedReply, Inspect, InvalidRequest, InvalidToken, KeepAlive, KeyState, Lease,
     Lock, LockBackend, LockParts, LockRequest, MAX_TTL, MemoryBackend, NoRuntime, NodeOutcome, NodeReply,
     PerRuntime, Raise, Redlock, RedlockBuilder, Release, ReleaseReply, Replace, Resources, RoundReport,
-    Runtime, StaleFence, Token, TokioRuntime, UnlockOutcome, Using, UsingFuture, Watch, async_trait,
-    node_url,
+    Runtime, ServerClock, ServerInfo, ServerRisk, ServerRole, StaleFence, Token, TokioRuntime, UnlockOutcome,
+    Using, UsingFuture, Watch, async_trait, node_url,
 };
 
 pub use self::backend::FredBackend;

@@ -14,8 +14,8 @@ use redis::cluster_async::ClusterConnection;
 use redis::{RedisError, Value, aio::ConnectionLike};
 use redlock_core::{
     Acquire, AcquireFenced, AcquireReply, BackendError, BackendErrorKind, Extend, FencedReply, Inspect,
-    KeyState, LockBackend, Raise, Release, ReleaseReply, Replace, Resources, Watch,
-    redis::{Command, Dialect, Reply, ServerId, of_single_server},
+    KeyState, LockBackend, Raise, Release, ReleaseReply, Replace, Resources, ServerInfo, Watch,
+    redis::{Command, Dialect, Reply, ServerAnswer, ServerProbe, of_single_server},
 };
 
 use crate::{
@@ -79,7 +79,8 @@ where
     /// redis-rs does not keep their order.
     ///
     /// The node does not ask which server is behind the connection, since that may change at any time: see
-    /// [`LockBackend::server_id`]. So the lock manager cannot detect two nodes that lead to one server.
+    /// [`LockBackend::server`]. So the lock manager cannot detect two nodes that lead to one server, and with
+    /// [`max_ttl`](redlock_core::RedlockBuilder::max_ttl) the node has no vote unless you choose so.
     ///
     /// It learns from the first requests which commands the server has, and learns it anew when the server no
     /// longer knows one: the acquire that finds this out fails as [`BackendErrorKind::Transient`].
@@ -125,12 +126,13 @@ where
         let Line::Own(own) = &self.line else { return request.await };
         let shared = own.shared();
         let Some(server) = shared.server() else { return request.await };
-        let (start, patience) = (Instant::now(), ServerId::patience(timeout));
+        let (start, patience) = (Instant::now(), ServerProbe::patience(timeout));
         let ask = || async move {
-            let question = self.ask(Command::server_id(resources));
+            let asked = Instant::now();
+            let question = self.ask(Command::server_info(resources));
             let answer = self.within(Some(patience.saturating_sub(start.elapsed())), question).await?;
             Ok(match without_attributes(&answer) {
-                Value::BulkString(id) => ServerId::of_answer(id),
+                Value::BulkString(text) => Some(ServerAnswer::parse(text, asked, Instant::now())),
                 _ => None,
             })
         };
@@ -287,9 +289,24 @@ where
         self.name.as_deref()
     }
 
+    /// Known for a connection that this crate makes to a server.
+    fn server(&self) -> Option<Arc<ServerInfo>> {
+        let shared = self.line.own()?.shared();
+        shared.server()?.server(shared.made())
+    }
+
     /// Known for a connection that this crate makes to a server, if the user may call `INFO`.
-    fn server_id(&self) -> Option<Arc<str>> {
-        self.line.own()?.shared().server()?.get()
+    fn uptime(&self) -> Result<Duration, BackendError> {
+        let cannot = |why| BackendError::new(BackendErrorKind::Rejected, why);
+        let own = self.line.own().ok_or_else(|| {
+            cannot("it is not known how long the server of this connection has been running: open the node by its URL")
+        })?;
+        let shared = own.shared();
+        let server = shared.server();
+        let server = server.ok_or_else(|| {
+            cannot("it is not known how long a Cluster's servers have been running: lock on single servers")
+        })?;
+        server.uptime(shared.made(), Instant::now())
     }
 }
 

@@ -19,7 +19,7 @@ use redis::{Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value, aio::Con
 use redlock_core::{
     PerRuntime, Runtime,
     reconnect::Reconnect,
-    redis::{Dialect, ServerId, Watcher},
+    redis::{Dialect, ServerProbe, Watcher},
 };
 use tokio::sync::oneshot;
 
@@ -60,7 +60,7 @@ pub(crate) struct Shared {
     inner: Mutex<Inner>,
     /// As `made` there, to be read by each request.
     made: AtomicU64,
-    server: ServerId,
+    server: ServerProbe,
     dialect: Dialect,
 }
 
@@ -165,11 +165,11 @@ impl Shared {
         // The servers of a Cluster may differ, and a connection to it is to all of them.
         let dialect = if connector.is_one_server() { Dialect::new() } else { Dialect::scripts() };
         let made = AtomicU64::new(inner.made);
-        Self { connector, inner: Mutex::new(inner), made, server: ServerId::new(), dialect }
+        Self { connector, inner: Mutex::new(inner), made, server: ServerProbe::new(), dialect }
     }
 
     /// What is known of the server, unless it leads to a whole Cluster.
-    pub(crate) fn server(&self) -> Option<&ServerId> {
+    pub(crate) fn server(&self) -> Option<&ServerProbe> {
         self.connector.is_one_server().then_some(&self.server)
     }
 

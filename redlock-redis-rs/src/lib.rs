@@ -42,7 +42,8 @@ pub use redlock_core::{
     Extend, FencedRegister, FencedReply, Inspect, InvalidRequest, InvalidToken, KeepAlive, KeyState, Lease,
     Lock, LockBackend, LockParts, LockRequest, MAX_TTL, MemoryBackend, NodeOutcome, NodeReply, PerRuntime,
     Raise, Redlock, RedlockBuilder, Release, ReleaseReply, Replace, Resources, RoundReport, Runtime,
-    StaleFence, Token, UnlockOutcome, Using, UsingFuture, Watch, async_trait, node_url,
+    ServerClock, ServerInfo, ServerRisk, ServerRole, StaleFence, Token, UnlockOutcome, Using, UsingFuture,
+    Watch, async_trait, node_url,
 };
 #[cfg(feature = "tokio")]
 pub use redlock_core::{NoRuntime, TokioRuntime};

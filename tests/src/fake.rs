@@ -43,13 +43,13 @@ pub struct Command {
 }
 
 impl Command {
-    /// Whether it is a request of a lock: not a part of a handshake, and not the question for the server's
-    /// id.
+    /// Whether it is a request of a lock: not a part of a handshake, and not the question about the
+    /// server.
     pub fn is_request(&self) -> bool {
         let any = "any".into();
         let is_script = |argument| matches!(argument, Argument::Text(script) if script == self.words[1]);
         match &*self.words[0] {
-            "EVAL" => !Request::server_id(&any).arguments().next().is_some_and(is_script),
+            "EVAL" => !Request::server_info(&any).arguments().next().is_some_and(is_script),
             name => NATIVE.contains(&name),
         }
     }
@@ -83,7 +83,7 @@ impl Reply {
             "INFO" => "$19\r\nredis_version:7.0.0",
             "CLIENT" if command.words[1].eq_ignore_ascii_case("ID") => ":1",
             "CLIENT" | "AUTH" | "SELECT" => "+OK",
-            // The question for the server's id has no answer.
+            // The question about the server has no answer.
             "EVAL" if !command.is_request() => "$-1",
             _ => ":1",
         })

@@ -11,7 +11,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Waker},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -19,7 +19,8 @@ use async_trait::async_trait;
 use super::{Asked, FaultOutcome, NodeControl, defects::Defect};
 use crate::{
     Acquire, AcquireReply, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, MAX_TTL,
-    MemoryBackend, Release, ReleaseReply, Replace, Resources, Token, TokioRuntime, Watch,
+    MemoryBackend, Release, ReleaseReply, Replace, Resources, Runtime as _, ServerInfo, Token, TokioRuntime,
+    Watch,
 };
 
 mod verbs;
@@ -31,6 +32,7 @@ pub(super) struct Defective {
     defect: Defect,
     is_second: bool,
     runtime: TokioRuntime,
+    made: Instant,
     node: MemoryBackend,
     down: Arc<AtomicBool>,
     stopped: Arc<AtomicBool>,
@@ -49,6 +51,7 @@ impl Defective {
             defect,
             is_second: false,
             runtime: runtime.clone(),
+            made: runtime.now(),
             node: MemoryBackend::new(runtime.clone()),
             down: Arc::default(),
             stopped: Arc::default(),
@@ -205,9 +208,20 @@ impl LockBackend for Defective {
         Box::pin(self.watched(request))
     }
 
-    fn server_id(&self) -> Option<Arc<str>> {
+    fn server(&self) -> Option<Arc<ServerInfo>> {
         let by_instance = self.is_second && self.defect == Defect::IdentityIsTheInstances;
-        if by_instance { Some("the second".into()) } else { self.node.server_id() }
+        let instance = ServerInfo { id: Some("the second".into()), ..ServerInfo::default() };
+        if by_instance { Some(instance.into()) } else { self.node.server() }
+    }
+
+    fn uptime(&self) -> Result<Duration, BackendError> {
+        let age = self.runtime.now() - self.made;
+        match self.defect {
+            Defect::UptimeRunsFast => Ok(2 * age),
+            Defect::UptimeIsTransient => Err(BackendError::new(BackendErrorKind::Transient, "not yet")),
+            Defect::UptimeOutlivesARestart => Ok(age),
+            _ => self.node.uptime(),
+        }
     }
 }
 
@@ -244,5 +258,10 @@ impl NodeControl for Defective {
     async fn start(&self) {
         self.node.start();
         self.down.store(false, Ordering::Relaxed);
+    }
+
+    async fn restart_empty(&self) -> FaultOutcome {
+        self.node.restart_empty();
+        FaultOutcome::Done
     }
 }

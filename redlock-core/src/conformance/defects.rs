@@ -100,6 +100,9 @@ pub(super) enum Defect {
     WatchMissesTheExpiry,
     WatchEndsAtTheFirstKey,
     WatchEndsForGoodAtAnExtension,
+    UptimeRunsFast,
+    UptimeIsTransient,
+    UptimeOutlivesARestart,
 }
 
 const HELD: Clause = Clause::HeldByToken;
@@ -111,6 +114,7 @@ const ONCE: Clause = Clause::OneRoundTrip;
 const TIME: Clause = Clause::BoundedByTimeout;
 const CLASS: Clause = Clause::ClassifiedErrors;
 const WATCH: Clause = Clause::WatchMissesNothing;
+const UPTIME: Clause = Clause::UptimeNeverTooLong;
 
 #[rustfmt::skip]
 pub(super) const DEFECTS: &[(Defect, Clause, &str)] = &[
@@ -205,4 +209,7 @@ pub(super) const DEFECTS: &[(Defect, Clause, &str)] = &[
     (WatchMissesTheExpiry, WATCH, "a_watch_ends_at_the_expiry"),
     (WatchEndsAtTheFirstKey, WATCH, "a_watch_of_several_waits_for_all"),
     (WatchEndsForGoodAtAnExtension, WATCH, "a_watch_goes_on_after_an_extension"),
+    (UptimeRunsFast, UPTIME, "an_uptime_grows_no_faster_than_time"),
+    (UptimeIsTransient, CLASS, "an_uptime_grows_no_faster_than_time"),
+    (UptimeOutlivesARestart, UPTIME, "a_restart_begins_a_new_uptime"),
 ];

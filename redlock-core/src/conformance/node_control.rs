@@ -38,6 +38,12 @@ pub trait NodeControl: fmt::Debug + Send + Sync {
 
     /// Starts a node that was shut down, with or without its keys, and returns when it serves requests.
     async fn start(&self) {}
+
+    /// Restarts the node without its keys, and returns when it serves requests. As with
+    /// [`shut_down`](Self::shut_down), the backend has to work again soon.
+    async fn restart_empty(&self) -> FaultOutcome {
+        FaultOutcome::NotPossible
+    }
 }
 
 /// Whether a fault was injected.
@@ -71,5 +77,10 @@ impl NodeControl for MemoryBackend {
 
     async fn start(&self) {
         Self::start(self);
+    }
+
+    async fn restart_empty(&self) -> FaultOutcome {
+        Self::restart_empty(self);
+        FaultOutcome::Done
     }
 }

@@ -23,7 +23,7 @@ async fn the_backend_in_memory_keeps_the_contract() {
 async fn checks_that_did_not_run_are_listed() {
     let runtime = TokioRuntime::current();
     let passed = check(&MemoryBackend::new(runtime.clone()), &runtime).await.unwrap();
-    assert_eq!(passed.skipped().len(), 9, "{passed}");
+    assert_eq!(passed.skipped().len(), 10, "{passed}");
     assert!(passed.to_string().contains("nothing_is_sent_late: no node that can be shut down was given"));
 }
 

@@ -28,6 +28,8 @@ pub enum Clause {
     OneIdentity,
     /// 10: a watch waits, and misses nothing.
     WatchMissesNothing,
+    /// 12: an uptime is never too long.
+    UptimeNeverTooLong = 12,
 }
 
 impl Clause {
@@ -51,6 +53,7 @@ impl Clause {
             Self::ClassifiedErrors => "classified errors",
             Self::OneIdentity => "one identity",
             Self::WatchMissesNothing => "a watch waits, and misses nothing",
+            Self::UptimeNeverTooLong => "an uptime is never too long",
         }
     }
 }

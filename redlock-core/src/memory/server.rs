@@ -21,12 +21,13 @@ use crate::{
     inspect::KeyState,
     resources::Resources,
     runtime::Runtime,
+    server::{ServerInfo, ServerRole},
     token::Token,
     validity::MAX_TTL,
 };
 
 pub(super) struct Server {
-    pub(super) id: Arc<str>,
+    pub(super) info: Arc<ServerInfo>,
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) state: Mutex<State>,
 }
@@ -39,6 +40,8 @@ pub(super) struct State {
     pub(super) watches: Vec<Watching>,
     pub(super) stopped: bool,
     pub(super) down: bool,
+    /// When it was last started after it was shut down.
+    pub(super) started: Option<Instant>,
     pub(super) request_delay: Duration,
     pub(super) reply_delay: Duration,
     pub(super) failures: Option<(usize, Failure)>,
@@ -69,8 +72,16 @@ pub(super) struct Watching {
 impl Server {
     pub(super) fn new(runtime: impl Runtime) -> Self {
         static MADE: AtomicU64 = AtomicU64::new(0);
-        let id = format!("in memory {}", MADE.fetch_add(1, Ordering::Relaxed)).into();
-        Self { id, runtime: Arc::new(runtime), state: Mutex::default() }
+        let id = format!("in memory {}", MADE.fetch_add(1, Ordering::Relaxed));
+        let info = ServerInfo {
+            id: Some(id.into()),
+            role: Some(ServerRole::Primary),
+            was_promoted: Some(false),
+            eviction_policy: Some("noeviction".to_owned()),
+            is_persistent: Some(true),
+            ..ServerInfo::default()
+        };
+        Self { info: Arc::new(info), runtime: Arc::new(runtime), state: Mutex::default() }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {

@@ -134,12 +134,12 @@ impl<'a> Command<'a> {
         Self { shape: Shape::Any, ..eval }
     }
 
-    /// Replies with the server's `run_id`, which is random for each start, or with nil where that is not
-    /// allowed: see [`ServerId::of_answer`](super::ServerId::of_answer). It has the keys of the lock request
-    /// beside it, so a user who may lock may also run this.
+    /// Replies with what the server reveals about itself, or with nil where that is not allowed: see
+    /// [`ServerAnswer::parse`](super::ServerAnswer::parse). It has the keys of the lock request beside it, so a
+    /// user who may lock may also run this; it reveals something to those who may call `INFO`.
     #[must_use]
-    pub fn server_id(keys: &'a Resources) -> Self {
-        Self { shape: Shape::Any, ..Self::eval(scripts::SERVER_ID, keys, [None, None, None]) }
+    pub fn server_info(keys: &'a Resources) -> Self {
+        Self { shape: Shape::Any, ..Self::eval(scripts::SERVER_INFO, keys, [None, None, None]) }
     }
 
     /// For one key. As [`Command::acquire`], and finds out whether the server has the native form: it replies 1

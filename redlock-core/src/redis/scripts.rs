@@ -188,7 +188,19 @@ for i, key in ipairs(KEYS) do
 end
 return reply";
 
-/// KEYS: those of a request.
-pub(super) const SERVER_ID: &str = "\
-local info = redis.pcall('INFO', 'server')
-return type(info) == 'string' and string.match(info, 'run_id:(%x+)') or false";
+/// KEYS: those of a request. The reply has a line for each field, as in `INFO`. Redis 6.2 takes one
+/// section at a time.
+pub(super) const SERVER_INFO: &str = "\
+local reply = ''
+local function add(section, fields)
+  local info = redis.pcall('INFO', section)
+  if type(info) ~= 'string' then return end
+  for _, field in ipairs(fields) do
+    reply = reply .. (string.match(info, '\\n' .. field .. ':[^\\r\\n]*') or '')
+  end
+end
+add('server', {'run_id', 'uptime_in_seconds', 'redis_version', 'valkey_version', 'server_time_usec'})
+add('replication', {'role', 'master_replid2'})
+add('memory', {'maxmemory_policy'})
+add('persistence', {'aof_enabled'})
+return reply ~= '' and reply";

@@ -10,7 +10,7 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     task::Poll,
     time::Duration,
@@ -26,6 +26,7 @@ use crate::{
     error_text::with_sources,
     quorum::{Tally, Vote},
     resources::Resources,
+    server::ServerRisk,
     token::Token,
 };
 
@@ -149,8 +150,12 @@ pub(super) struct Nodes(Vec<Node>);
 struct Node {
     label: Arc<str>,
     health: Watched,
+    /// Whether it is admitted to vote.
+    admission: Watched,
     /// Whether it was reported that it shares its server.
     shares_server: AtomicBool,
+    /// A bit for each risk that was reported.
+    risks: AtomicU8,
 }
 
 impl Nodes {
@@ -158,7 +163,9 @@ impl Nodes {
         let node = |label: &Arc<str>| Node {
             label: label.clone(),
             health: Watched::default(),
+            admission: Watched::default(),
             shares_server: AtomicBool::new(false),
+            risks: AtomicU8::new(0),
         };
         Self(labels.iter().map(node).collect())
     }
@@ -212,6 +219,36 @@ impl Nodes {
         if !node.shares_server.swap(true, Ordering::Relaxed) {
             let (node, same_server_as) = (&*node.label, &*other.label);
             warn!(target: "redlock", node, same_server_as, "node has no vote of its own");
+        }
+    }
+
+    pub(super) fn risk(&self, node: usize, risk: &ServerRisk) {
+        let node = &self.0[node];
+        let bit = 1
+            << match risk {
+                ServerRisk::Evicts { .. } => 0,
+                ServerRisk::IsReplica => 1,
+                ServerRisk::WasPromoted => 2,
+                ServerRisk::ForgetsAtRestart => 3,
+            };
+        if node.risks.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
+            warn!(target: "redlock", node = &*node.label, %risk, "server endangers locks");
+        }
+    }
+
+    /// Reports that a node that grants has no vote, or votes again.
+    pub(super) fn admitted(&self, node: usize, now: Moment, why_not: Option<&BackendError>) {
+        let Node { label, admission, .. } = &self.0[node];
+        let Some(transition) = admission.seen(now.0, why_not.map(BackendError::kind)) else { return };
+        let node = &**label;
+        match transition {
+            Transition::Fails { suppressed, .. } => {
+                let error = why_not.map(|error| field::display(with_sources(error)));
+                warn!(target: "redlock", node, error, suppressed, "node has no vote");
+            }
+            Transition::Serves { suppressed, .. } => {
+                info!(target: "redlock", node, suppressed, "node votes again");
+            }
         }
     }
 

@@ -5,7 +5,7 @@
 use std::{future::Future, num::NonZeroU64, sync::Arc, time::Duration};
 
 use super::{Kind, Verb, moment::Moment};
-use crate::{backend::BackendError, quorum::Tally, resources::Resources, token::Token};
+use crate::{backend::BackendError, quorum::Tally, resources::Resources, server::ServerRisk, token::Token};
 
 #[derive(Clone, Debug)]
 pub(super) struct Span;
@@ -58,6 +58,10 @@ impl Nodes {
     pub(super) fn seen(&self, _: usize, _: Moment, _: Option<&BackendError>) {}
 
     pub(super) fn shares_server(&self, _: usize, _: usize) {}
+
+    pub(super) fn risk(&self, _: usize, _: &ServerRisk) {}
+
+    pub(super) fn admitted(&self, _: usize, _: Moment, _: Option<&BackendError>) {}
 
     pub(super) fn pending_releases(&self, _: usize, _: usize, _: usize) {}
 }

@@ -57,7 +57,9 @@ mod servers {
     mod one_server;
     mod ordering;
     mod queue;
+    mod restart_guard;
     mod sentinel;
+    mod server_info;
     mod stopped;
     mod tls;
     mod urls;
@@ -83,6 +85,7 @@ mod sim {
     pub(crate) mod queue;
     mod random;
     mod releasing;
+    mod restart_guard;
     mod turns;
     mod using;
     mod waiting;

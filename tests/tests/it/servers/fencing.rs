@@ -393,7 +393,7 @@ async fn a_server_without_its_scripts_serves_and_is_known_at_its_first_grant() {
         server.command::<()>(&["FLUSHALL"]);
         let a = Client::of(adapter, &server, 'a');
         assert_eq!(a.acquire("x", 5).await.unwrap(), 5);
-        assert!(a.node.server_id().is_some(), "one server behind two nodes has one vote");
+        assert!(a.node.server().is_some(), "one server behind two nodes has one vote");
         server.command::<()>(&["SCRIPT", "FLUSH"]);
         assert_eq!(a.raise("x", 6).await.unwrap(), 6);
         server.command::<()>(&["SCRIPT", "FLUSH"]);

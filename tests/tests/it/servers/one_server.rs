@@ -8,6 +8,7 @@ use redlock_redis_rs::{
 };
 use redlock_tests::{
     adapter::Adapter,
+    proxy::Proxy,
     server::{ReservedPort, Server},
 };
 
@@ -106,6 +107,24 @@ async fn a_server_that_restarted_is_identified_again_before_it_votes() {
     }
 }
 
+/// As a name in DNS, or a service behind a fixed address, may do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_moves_to_the_server_of_another_node_costs_a_vote() {
+    let (servers, nobody) = (Server::start_some(2), ReservedPort::new());
+    for adapter in BOTH {
+        let moving = Proxy::to(&servers[1]);
+        let nobody = format!("redis://127.0.0.1:{}", nobody.number());
+        let redlock = manager(adapter, [servers[0].url(), moving.url(), nobody]);
+        redlock.lock("a", TTL).await.unwrap().unlock().await.unwrap();
+        moving.lead_to(&servers[0]);
+        moving.cut();
+        // The first request may find the connection broken.
+        let error = redlock.lock("a", TTL).retry_count(1).await.unwrap_err();
+        assert!(matches!(error, Error::NoQuorum(_)), "{error}");
+        assert!(error.to_string().contains("rejected: the same server as "), "{error}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_does_not_identify_itself_keeps_its_vote() {
     let (server, nobody) = (Server::start(), ReservedPort::new());
@@ -136,9 +155,9 @@ async fn a_connection_is_identified_once_and_a_user_supplied_one_never() {
     for _ in 0..5 {
         redlock.lock("a", TTL).await.unwrap().unlock().await.unwrap();
     }
-    // Each look at the statistics is an INFO command, too.
-    assert_eq!(asked() - before, 2);
+    // Each look at the statistics is an INFO command, too. The question is one for each of four sections.
+    assert_eq!(asked() - before, 1 + 4);
     let connection = ConnectionManager::new(Client::open(server.url()).unwrap()).await.unwrap();
     let node = redlock_redis_rs::RedisBackend::new(connection);
-    assert_eq!(node.server_id(), None);
+    assert_eq!(node.server(), None);
 }

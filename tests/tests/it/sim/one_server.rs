@@ -10,7 +10,7 @@ use std::{
 
 use redlock_core::{
     Acquire, AcquireReply, BackendError, BackendErrorKind, Error, Extend, LockBackend, MemoryBackend,
-    NodeOutcome, Redlock, Release, ReleaseReply, Runtime, async_trait,
+    NodeOutcome, Redlock, Release, ReleaseReply, Runtime, ServerInfo, async_trait,
 };
 use redlock_tests::{
     harness::{Harness, answers, attempts, ms, s},
@@ -149,7 +149,7 @@ impl LockBackend for Way {
         self.node.release(request).await
     }
 
-    fn server_id(&self) -> Option<Arc<str>> {
-        self.answered.load(Ordering::Relaxed).then(|| self.node.server_id()).flatten()
+    fn server(&self) -> Option<Arc<ServerInfo>> {
+        self.answered.load(Ordering::Relaxed).then(|| self.node.server()).flatten()
     }
 }
