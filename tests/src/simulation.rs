@@ -15,7 +15,7 @@ use redlock_core::{Lock, LockParts, MemoryBackend, Redlock, Resources, Runtime};
 
 use self::{
     checks::{Checks, Rules},
-    clients::{Client, RESOURCES},
+    clients::{Client, MAX_TTL, RESOURCES},
     faults::Dice,
     fencing::{Plan, Restart, Tokens},
     network::Network,
@@ -23,7 +23,7 @@ use self::{
 pub use self::{
     contention::{Contention, contend},
     faults::{Fault, Faults, Struck},
-    fencing::Fencing,
+    fencing::Choice,
     timeline::Timeline,
 };
 use crate::sim_runtime::{Sim, SimRuntime};
@@ -46,7 +46,9 @@ pub struct Run {
     /// The faults that may happen. Each run picks some of them.
     pub faults: Faults,
     /// Whether locks have fencing tokens.
-    pub fencing: Fencing,
+    pub fencing: Choice,
+    /// Whether lock managers have the guard against nodes that restart without their data.
+    pub guard: Choice,
     /// Where the events are recorded.
     pub timeline: Timeline,
 }
@@ -120,7 +122,13 @@ impl Run {
     /// A run that does not record its events.
     #[must_use]
     pub fn new(seed: u64, faults: Faults) -> Self {
-        Self { seed, faults, fencing: Fencing::default(), timeline: Timeline::default() }
+        Self {
+            seed,
+            faults,
+            fencing: Choice::default(),
+            guard: Choice::default(),
+            timeline: Timeline::default(),
+        }
     }
 
     /// Runs it to its end.
@@ -164,6 +172,7 @@ struct World {
     processes: Vec<SimRuntime>,
     faults: Faults,
     rules: Rules,
+    guard: bool,
     /// Of runs whose locks have fencing tokens.
     fencing: Option<Plan>,
     timeline: Timeline,
@@ -209,7 +218,9 @@ impl World {
             .collect();
         let runtime = sim.runtime();
         let all = || processes.iter().chain(nodes.iter().map(|(_, process)| process));
-        let fencing = Plan::draw(run.fencing, run.seed, number, faults, all());
+        let guard = run.guard.choose(&mut ChaCha8Rng::seed_from_u64(run.seed.rotate_left(24)));
+        let broken = if guard { faults.breaks_guarded() } else { faults.breaks() };
+        let fencing = Plan::draw(run.fencing, guard, run.seed, number, faults, all());
         let backends = nodes.iter().map(|(node, _)| node.clone()).collect();
         let network = Network::new(runtime.clone(), run.seed, backends, faults, run.timeline.clone());
         if faults.has(Fault::Drift) {
@@ -240,7 +251,8 @@ impl World {
             nodes,
             processes,
             faults,
-            rules: Rules { broken: faults.breaks(), notice },
+            rules: Rules { broken, guarded: guard && faults.breaks(), notice },
+            guard,
             fencing,
             timeline: run.timeline.clone(),
             state: Mutex::new(state),
@@ -285,7 +297,7 @@ impl World {
         }
         self.checks().last_look().unwrap_or_else(|what| panic!("{what}"));
         self.runtime.sleep(PROMPTLY).await;
-        if !self.rules.broken {
+        if !self.faults.breaks() {
             self.assert_no_leftovers();
         }
         // Messages under way arrive, and keys that no client releases expire.
@@ -345,6 +357,9 @@ impl World {
         if let Some(plan) = self.fencing {
             builder = builder.fence_quorum(plan.quorum);
         }
+        if self.guard {
+            builder = builder.max_ttl(MAX_TTL);
+        }
         builder.build().unwrap_or_else(|error| panic!("{error}"))
     }
 
@@ -391,7 +406,7 @@ impl World {
     /// tokens is that they stay unique and in order then.
     fn may_lose_counters(&self, restart: Restart) -> bool {
         let Some(plan) = self.fencing else { return true };
-        if plan.clocks_agree && restart == Restart::Late {
+        if plan.makes_up_for(restart) {
             return true;
         }
         let mut state = self.state();

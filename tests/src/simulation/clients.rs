@@ -290,3 +290,4 @@ fn millis(millis: u64) -> Duration {
 
 pub(super) const RESOURCES: [&str; 2] = ["a", "b"];
 pub(super) const MAX_TTL_MILLIS: u64 = 5_000;
+pub(super) const MAX_TTL: Duration = Duration::from_millis(MAX_TTL_MILLIS);

@@ -42,7 +42,7 @@ pub enum Fault {
     SlowTasks,
     /// The clocks of clients and nodes drift, within the drift factor.
     Drift,
-    /// A node restarts at once without its data. Breaks an assumption of the lock.
+    /// A node restarts at once without its data. Breaks an assumption of the lock, unless it has a guard.
     Forget,
     /// A node restarts at once without the last second of its data. Breaks an assumption of the lock.
     ForgetLast,
@@ -187,6 +187,12 @@ impl Faults {
     #[must_use]
     pub fn breaks(self) -> bool {
         Fault::ALL.into_iter().any(|fault| fault.breaks() && self.has(fault))
+    }
+
+    /// Whether one of them breaks an assumption even of locks with a guard against restarts.
+    #[must_use]
+    pub fn breaks_guarded(self) -> bool {
+        self.without(Fault::Forget).breaks()
     }
 }
 

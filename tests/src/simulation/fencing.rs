@@ -11,14 +11,22 @@ use super::{
 };
 use crate::sim_runtime::SimRuntime;
 
-/// Which runs have locks with fencing tokens.
+/// Which runs have something.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
-pub enum Fencing {
+pub enum Choice {
     Never,
     #[default]
     Sometimes,
     Always,
+}
+
+impl Choice {
+    /// Draws it, in any case.
+    pub(super) fn choose(self, rng: &mut ChaCha8Rng) -> bool {
+        let drawn = rng.random_bool(0.5);
+        self == Self::Always || self == Self::Sometimes && drawn
+    }
 }
 
 /// How a run makes fencing tokens.
@@ -27,6 +35,8 @@ pub(super) struct Plan {
     pub(super) quorum: usize,
     /// Whether all wall clocks show nearly the same.
     pub(super) clocks_agree: bool,
+    /// Whether a node that restarts without its data has no vote while it matters.
+    pub(super) guard: bool,
 }
 
 /// How soon a node that has lost its data serves again.
@@ -57,15 +67,15 @@ struct Fenced {
 impl Plan {
     /// Draws it, and sets the wall clocks.
     pub(super) fn draw<'a>(
-        fencing: Fencing,
+        fencing: Choice,
+        guard: bool,
         seed: u64,
         nodes: usize,
         faults: Faults,
         processes: impl Iterator<Item = &'a SimRuntime>,
     ) -> Option<Self> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed.rotate_left(16));
-        let is_fenced = rng.random_bool(0.5);
-        if fencing == Fencing::Never || fencing == Fencing::Sometimes && !is_fenced {
+        if !fencing.choose(&mut rng) {
             return None;
         }
         let majority = nodes / 2 + 1;
@@ -76,7 +86,13 @@ impl Plan {
             process.skew_wall_clock(skew);
         }
         let clocks_agree = spread == AGREEING && !faults.has(Fault::Drift);
-        Some(Self { quorum, clocks_agree })
+        let guard = guard && !faults.has(Fault::Jump);
+        Some(Self { quorum, clocks_agree, guard })
+    }
+
+    /// Whether proposals make up for the counters of a node that has lost them.
+    pub(super) fn makes_up_for(self, restart: Restart) -> bool {
+        self.clocks_agree && (restart == Restart::Late || self.guard)
     }
 
     /// How many nodes may lose their counters: one fewer than two quorums have in common.
@@ -114,8 +130,8 @@ impl Tokens {
 /// How far wall clocks are wrong in a run at most, in milliseconds: hardly, more than any node accepts, by
 /// days, or, for 0, there is none.
 const SPREADS: [i64; 4] = [AGREEING, 30_000, 400_000_000, 0];
-/// Twice that is less than what a node that restarts late waits for beyond the longest lock.
-const AGREEING: i64 = 40;
+/// Twice that is less than the drift, by which the longest round is shorter than a guard.
+const AGREEING: i64 = 20;
 /// So far behind that it shows 1970.
 const NO_CLOCK: i64 = -4_000_000_000_000;
 

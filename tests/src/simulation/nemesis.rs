@@ -187,7 +187,13 @@ impl Strike {
     async fn forget(mut self) {
         let node = self.node();
         self.world.timeline.node(self.now(), node, || "restarts without its data".to_owned());
+        if self.world.state().forgetting[node] {
+            return;
+        }
+        let (backend, _) = &self.world.nodes[node];
+        backend.shut_down();
         self.clear(node, Restart::AtOnce);
+        backend.start();
     }
 
     async fn forget_last(mut self) {

@@ -493,6 +493,10 @@ impl LockBackend for Wire {
         reported
     }
 
+    fn uptime(&self) -> Result<Duration, BackendError> {
+        self.network.0.nodes[self.node].uptime()
+    }
+
     fn name(&self) -> Option<&str> {
         Some(&self.name)
     }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use redlock_tests::simulation::{
-    Contention, Fault, Faults, Fencing, Outcome, Run, Struck, Summary, Timeline, contend,
+    Choice, Contention, Fault, Faults, Outcome, Run, Struck, Summary, Timeline, contend,
 };
 
 #[test]
@@ -44,7 +44,7 @@ fn no_two_clients_hold_a_lock_under_any_survivable_fault() {
 fn fencing_tokens_are_unique_and_in_order_even_where_two_clients_hold_a_lock() {
     let mut total = Summary::default();
     for seed in 0..60 {
-        match (Run { fencing: Fencing::Always, ..Run::new(seed, Faults::of_tokens()) }).run() {
+        match (Run { fencing: Choice::Always, ..Run::new(seed, Faults::of_tokens()) }).run() {
             Ok(summary) => total.add(&summary),
             Err(violation) => panic!("{violation}"),
         }
@@ -57,7 +57,7 @@ fn fencing_tokens_are_unique_and_in_order_even_where_two_clients_hold_a_lock() {
 #[test]
 fn tokens_that_are_not_in_order_are_detected_when_nodes_lose_their_counters() {
     let faults = Faults::NONE.with(Fault::Uncount);
-    let run = |seed| Run { fencing: Fencing::Always, ..Run::new(seed, faults) };
+    let run = |seed| Run { fencing: Choice::Always, ..Run::new(seed, faults) };
     let disorders: u64 = (0..100).map(|seed| run(seed).run().unwrap().disorders).sum();
     assert!(disorders > 0);
 }
@@ -79,8 +79,18 @@ fn with_clocks_most_tokens_take_one_trip_under_contention() {
 fn two_holders_are_detected_when_nodes_lose_data_or_their_clocks_jump() {
     for fault in [Fault::Forget, Fault::Jump] {
         let faults = Faults::NONE.with(fault);
-        let overlaps: u64 = (0..100).map(|seed| Run::new(seed, faults).run().unwrap().overlaps).sum();
+        let run = |seed| Run { guard: Choice::Never, ..Run::new(seed, faults) }.run();
+        let overlaps: u64 = (0..100).map(|seed| run(seed).unwrap().overlaps).sum();
         assert!(overlaps > 0, "{fault}");
+    }
+}
+
+#[test]
+fn with_a_guard_no_two_clients_hold_a_lock_when_nodes_lose_data() {
+    let faults = Faults::NONE.with(Fault::Forget);
+    for seed in 0..100 {
+        let run = Run { guard: Choice::Always, ..Run::new(seed, faults) };
+        assert_eq!(run.run().unwrap_or_else(|violation| panic!("{violation}")).overlaps, 0);
     }
 }
 
