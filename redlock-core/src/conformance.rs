@@ -25,7 +25,8 @@
 //! The suite does not flake: a busy machine makes it slow or undecided, but not wrong. A missing key counts
 //! against the backend only if the reply came before the key's expiry, and a key that is still there only if
 //! the request started after it. The suite uses names and tokens of its own, different ones in each run, and
-//! removes its keys at the end.
+//! removes its keys at the end. The counters for fencing tokens cannot be removed: they expire after ten
+//! minutes.
 
 #![allow(clippy::missing_errors_doc, reason = "a check has one error, and its docs are those of `Outcome`")]
 
@@ -36,6 +37,7 @@ use futures_util::future::{MaybeDone, join_all, maybe_done};
 mod case;
 mod extending;
 mod faults;
+mod fencing;
 mod multi_key;
 mod names;
 mod node_control;
@@ -135,6 +137,21 @@ checks! {
         a_watch_ends_at_the_expiry
         a_watch_of_several_waits_for_all
         a_watch_goes_on_after_an_extension;
+    fencing:
+        a_fenced_acquire_stores_the_token
+        a_grant_counts_on_or_up_to_the_proposal
+        a_proposal_is_limited_by_the_nodes_clock
+        a_repeated_fenced_acquire_keeps_the_counter
+        a_fenced_acquire_of_several_is_all_or_nothing
+        several_resources_get_one_number
+        a_raise_sets_what_is_lower_and_leaves_what_is_higher
+        a_raise_needs_the_token
+        a_raise_of_several_is_all_or_nothing
+        a_raise_extends_by_its_ttl_and_never_shortens
+        a_counter_outlives_its_key
+        a_counter_lives_for_its_ttl
+        a_raise_keeps_the_counter_alive
+        counters_are_exact_up_to_the_highest;
     faults:
         a_request_is_one_command
         a_request_is_not_sent_again

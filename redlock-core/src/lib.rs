@@ -7,6 +7,7 @@
 //! |---|---|
 //! | lock something | [`Redlock::builder`], [`Redlock::lock`], [`Redlock::using`], [`Lock`], [`KeepAlive`] |
 //! | handle errors | [`Error`] |
+//! | refuse late writes | [`RedlockBuilder::fenced`], [`Lock::fence`], [`FencedRegister`] for tests |
 //! | hand a lock to another process | [`Lock::into_parts`], [`Redlock::from_parts`] |
 //! | test code that locks | [`MemoryBackend`] |
 //! | write a backend | [`LockBackend`], the module [`redis`], [`PerRuntime`] |

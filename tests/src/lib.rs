@@ -8,6 +8,7 @@ pub mod bench;
 pub mod chaos;
 pub mod cluster;
 pub mod fake;
+pub mod fencing;
 pub mod harness;
 pub mod netns;
 pub mod proxy;
@@ -26,3 +27,8 @@ pub struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/migration.md")]
 pub struct Migration;
+
+/// The samples of the page about fencing tokens.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/fencing.md")]
+pub struct FencingTokens;

@@ -22,6 +22,8 @@ use crate::{
     watch::Watch,
 };
 
+mod fenced;
+
 #[derive(Clone)]
 pub(super) struct Case<'k> {
     pub(super) suite: &'k Suite<'k>,

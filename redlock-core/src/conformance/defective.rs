@@ -18,11 +18,12 @@ use async_trait::async_trait;
 
 use super::{Asked, FaultOutcome, NodeControl, defects::Defect};
 use crate::{
-    Acquire, AcquireReply, BackendError, BackendErrorKind, Extend, Inspect, KeyState, LockBackend, MAX_TTL,
-    MemoryBackend, Release, ReleaseReply, Replace, Resources, Runtime as _, ServerInfo, Token, TokioRuntime,
-    Watch,
+    Acquire, AcquireFenced, AcquireReply, BackendError, BackendErrorKind, Extend, FencedReply, Inspect,
+    KeyState, LockBackend, MAX_TTL, MemoryBackend, Raise, Release, ReleaseReply, Replace, Resources,
+    Runtime as _, ServerInfo, Token, TokioRuntime, Watch,
 };
 
+mod fencing;
 mod verbs;
 mod watching;
 
@@ -196,6 +197,20 @@ impl LockBackend for Defective {
     fn release<'a, 'b, 'f>(&'a self, request: Release<'b>) -> Asked<'f, Result<ReleaseReply, BackendError>>
     where 'a: 'f, 'b: 'f, Self: 'f {
         self.begun(Box::pin(self.removed(request)))
+    }
+
+    fn can_fence(&self) -> bool {
+        true
+    }
+
+    fn acquire_fenced<'a, 'b, 'f>(&'a self, request: AcquireFenced<'b>) -> Asked<'f, Result<FencedReply, BackendError>>
+    where 'a: 'f, 'b: 'f, Self: 'f {
+        Box::pin(self.counted(request))
+    }
+
+    fn raise<'a, 'b, 'f>(&'a self, request: Raise<'b>) -> Asked<'f, Result<FencedReply, BackendError>>
+    where 'a: 'f, 'b: 'f, Self: 'f {
+        Box::pin(self.raised(request))
     }
 
     fn inspect<'a, 'b, 'f>(&'a self, request: Inspect<'b>) -> Asked<'f, Result<Vec<KeyState>, BackendError>>

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     MAX_TTL,
-    backend::{AcquireReply, BackendErrorKind, ReleaseReply},
+    backend::{AcquireReply, BackendErrorKind, FencedReply, ReleaseReply},
 };
 
 /// Every request, for one key or for several, is one command. Needs [`NodeControl::commands`].
@@ -43,6 +43,19 @@ pub async fn a_request_is_one_command(suite: &Suite<'_>) -> Outcome {
                 if after - before != 7 {
                     let expected = "7 requests are 7 commands";
                     return Err(case.violation(expected, format!("{} commands", after - before)));
+                }
+                if !suite.backend.can_fence() {
+                    continue;
+                }
+                let counter = a.acquire_fenced(names, LONG, 0).await.counter()?;
+                b.acquire_fenced(names, LONG, 0).await.must(FencedReply::Refused)?;
+                a.raise(names, counter + 1, None).await.must_count(counter + 1)?;
+                a.raise(names, counter + 2, Some(LONG)).await.must_count(counter + 2)?;
+                a.release(names).await.must(ReleaseReply::Removed)?;
+                let Some(fenced) = commands(&case).await else { return Ok(NOT_COUNTED) };
+                if fenced - after != 5 {
+                    let expected = "5 fenced requests are 5 commands";
+                    return Err(case.violation(expected, format!("{} commands", fenced - after)));
                 }
             }
             Ok(Verdict::Passed)

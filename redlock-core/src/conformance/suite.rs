@@ -86,7 +86,8 @@ impl<'a> Suite<'a> {
     }
 
     /// The part of names and tokens that distinguishes this run from others. The default is random; set it to
-    /// make every run use the same ones, in a simulation for example.
+    /// make every run use the same ones, in a simulation for example. Use each only once in ten minutes on a
+    /// node with fencing tokens, whose counters remain.
     #[must_use]
     pub fn run(mut self, run: u64) -> Self {
         self.run = run;

@@ -75,8 +75,8 @@ async fn without_a_defect_the_same_backend_passes() {
 async fn a_run_leaves_no_keys_and_can_be_repeated() {
     let runtime = TokioRuntime::current();
     let backend = MemoryBackend::new(runtime.clone());
-    for _ in 0..3 {
-        Suite::new(&backend, &runtime).node(&backend).run(7).check().await.unwrap();
+    for run in 0..3 {
+        Suite::new(&backend, &runtime).node(&backend).run(run).check().await.unwrap();
         assert_eq!(backend.keys(), 0);
     }
 }

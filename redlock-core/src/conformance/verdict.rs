@@ -28,6 +28,8 @@ pub enum Clause {
     OneIdentity,
     /// 10: a watch waits, and misses nothing.
     WatchMissesNothing,
+    /// 11: counters only grow.
+    CountersOnlyGrow,
     /// 12: an uptime is never too long.
     UptimeNeverTooLong = 12,
 }
@@ -53,6 +55,7 @@ impl Clause {
             Self::ClassifiedErrors => "classified errors",
             Self::OneIdentity => "one identity",
             Self::WatchMissesNothing => "a watch waits, and misses nothing",
+            Self::CountersOnlyGrow => "counters only grow",
             Self::UptimeNeverTooLong => "an uptime is never too long",
         }
     }

@@ -32,6 +32,7 @@ mod connections {
     mod unresponsive;
 }
 
+mod fencing;
 mod interop;
 mod modules;
 

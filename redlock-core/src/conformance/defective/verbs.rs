@@ -226,7 +226,11 @@ impl Defective {
             }
             _ => {}
         }
-        self.bent(self.node.replace(Replace::new(&names, &old, &new, ttl, timeout)).await)
+        let replaced = self.node.replace(Replace::new(&names, &old, &new, ttl, timeout)).await;
+        if self.defect == Defect::CounterDiesAtReplace {
+            self.forget_counters(&names, &old);
+        }
+        self.bent(replaced)
     }
 
     pub(super) async fn removed(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
@@ -284,7 +288,11 @@ impl Defective {
             }
             _ => {}
         }
-        self.bent(self.node.release(plain).await)
+        let released = self.node.release(plain).await;
+        if self.defect == Defect::CounterDiesAtRelease {
+            self.forget_counters(&names, &token);
+        }
+        self.bent(released)
     }
 
     pub(super) async fn looked(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {

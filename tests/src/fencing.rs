@@ -1,0 +1,281 @@
+//! Fencing tokens on real servers, without any of the assumptions about time: clients with wrong wall clocks,
+//! keys that vanish while they are held, and requests and replies that are lost, late or sent twice.
+//!
+//! Two clients often hold the same lock at once here. Their tokens must still differ, and a lock that is
+//! requested after another was won must have a higher one. All times are those of one process.
+//!
+//! A script with an error on purpose shows that the checks find it: see [`Broken`].
+
+use std::{
+    num::NonZeroU64,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
+use redlock_core::{BoxFuture, Lock, Redlock, Runtime, TokioRuntime};
+
+use self::network::Wire;
+pub use self::{
+    judge::{Judge, Violation},
+    network::{Broken, Counts},
+};
+use crate::{
+    adapter::Adapter,
+    proxy::{Proxy, Then},
+    server::Server,
+};
+
+mod judge;
+mod network;
+
+/// A run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// How long it takes, unless it finds a violation.
+    pub length: Duration,
+    /// The seed of all choices. The machine's own timing differs from run to run.
+    pub seed: u64,
+    /// How many clients there are.
+    pub clients: usize,
+    /// How many servers there are.
+    pub nodes: usize,
+    /// What is wrong with the servers' scripts, or with the clients.
+    pub broken: Option<Broken>,
+}
+
+/// The result of a run.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Locks that were acquired.
+    pub acquires: u64,
+    /// Calls that failed.
+    pub failures: u64,
+    /// Locks that were won while another one on a resource was still held: the run breaks mutual exclusion.
+    pub overlaps: u64,
+    /// What the network did.
+    pub counts: Counts,
+    /// Keys that were removed while they were there.
+    pub removed: u64,
+    /// Connections that were cut, and replies that were cut off with them.
+    pub cuts: u64,
+    /// The violations: the run ends at the first one.
+    pub violations: Vec<Violation>,
+}
+
+/// Runs it, in the current tokio runtime.
+///
+/// # Panics
+///
+/// When a server does not start, or a command of the run itself fails.
+pub async fn run(plan: &Plan) -> Report {
+    let servers = Server::start_some(plan.nodes);
+    let proxies: Vec<_> = servers.iter().map(Proxy::forgetful).collect();
+    let mut seeds = ChaCha8Rng::seed_from_u64(plan.seed);
+    let world = Arc::new(World {
+        judge: Judge::default(),
+        counts: Counts::default(),
+        failures: AtomicU64::new(0),
+        over: AtomicBool::new(false),
+        end: Instant::now() + plan.length,
+        broken: plan.broken,
+    });
+    let mut tasks = Vec::new();
+    for number in 0..plan.clients {
+        let mut rng = ChaCha8Rng::from_rng(&mut seeds);
+        let adapter = if number % 2 == 0 { Adapter::RedisRs } else { Adapter::Fred };
+        let mut nodes = Vec::new();
+        for (server, proxy) in servers.iter().zip(&proxies) {
+            let node = adapter.open(&proxy.url());
+            nodes.push(Wire::new(node, server, &world, ChaCha8Rng::from_rng(&mut rng)).await);
+        }
+        let runtime = Skewed { runtime: TokioRuntime::current(), by: skew(number, &mut rng) };
+        let redlock = Redlock::builder(runtime).nodes(nodes).fenced().build();
+        let client = Client { number, redlock: redlock.expect("valid settings"), world: world.clone(), rng };
+        tasks.push(tokio::spawn(client.work()));
+    }
+    let cutting = tokio::spawn(cut(proxies, world.clone(), ChaCha8Rng::from_rng(&mut seeds)));
+    let removed = remove(&servers, &world, ChaCha8Rng::from_rng(&mut seeds)).await;
+    for task in tasks {
+        task.await.expect("a client");
+    }
+    let cuts = cutting.await.expect("the cuts");
+    let (acquires, overlaps, violations) = world.judge.verdict();
+    let (failures, counts) = (world.failures.load(Ordering::Relaxed), world.counts.copy());
+    Report { acquires, failures, overlaps, counts, removed, cuts, violations }
+}
+
+/// What all of a run share.
+struct World {
+    judge: Judge,
+    counts: Counts,
+    failures: AtomicU64,
+    over: AtomicBool,
+    end: Instant,
+    broken: Option<Broken>,
+}
+
+impl World {
+    fn is_over(&self) -> bool {
+        if Instant::now() >= self.end || self.judge.has_violations() {
+            self.over.store(true, Ordering::Relaxed);
+        }
+        self.over.load(Ordering::Relaxed)
+    }
+}
+
+struct Client {
+    number: usize,
+    redlock: Redlock,
+    world: Arc<World>,
+    rng: ChaCha8Rng,
+}
+
+impl Client {
+    async fn work(mut self) {
+        while !self.world.is_over() {
+            let resources = SETS[self.rng.random_range(0..SETS.len())];
+            let ttl = Duration::from_millis(self.rng.random_range(60..400));
+            let request = self.redlock.lock(resources, ttl).retry_count(self.rng.random_range(0..3));
+            let request = request.retry_delay(SHORT).retry_jitter(SHORT);
+            let begun = self.world.judge.begin(resources);
+            match request.await {
+                Ok(lock) => {
+                    let fence = lock.fence().expect("a fenced lock").get();
+                    let until = Instant::now() + lock.remaining();
+                    self.world.judge.complete(self.number, resources, begun, fence, until);
+                    self.hold(lock, resources).await;
+                }
+                Err(_) => drop(self.world.failures.fetch_add(1, Ordering::Relaxed)),
+            }
+            self.pause(2_000).await;
+        }
+    }
+
+    async fn hold(&mut self, mut lock: Lock, resources: &'static [&'static str]) {
+        let fence = lock.fence();
+        self.pause(3_000).await;
+        if self.rng.random_bool(0.2) {
+            let _ = lock.extend(Duration::from_millis(200)).await;
+            assert_eq!(lock.fence(), fence, "an extension keeps the token");
+            self.pause(3_000).await;
+        }
+        self.world.judge.over(resources, fence.map_or(0, NonZeroU64::get));
+        match self.rng.random_range(0..10) {
+            0 => lock.forget(),
+            1..4 => drop(lock),
+            _ => drop(lock.unlock().await),
+        }
+    }
+
+    /// For up to so many microseconds.
+    async fn pause(&mut self, most: u64) {
+        let micros = self.rng.random_range(0..most);
+        tokio::time::sleep(Duration::from_micros(micros)).await;
+    }
+}
+
+/// Removes keys at random until the end.
+async fn remove(servers: &[Server], world: &World, mut rng: ChaCha8Rng) -> u64 {
+    let mut connections = Vec::new();
+    for server in servers {
+        let connection = server.client().get_multiplexed_async_connection().await;
+        connections.push(connection.expect("a server of our own"));
+    }
+    let mut removed = 0;
+    while !world.is_over() {
+        let place = rng.random_range(0..connections.len());
+        let resource = RESOURCES[rng.random_range(0..RESOURCES.len())];
+        let mut command = redis::cmd("DEL");
+        command.arg(resource);
+        if world.broken == Some(Broken::CounterDiesWithItsKey) {
+            command.arg(redlock_core::redis::CounterKey::of(resource).to_string());
+        }
+        let gone: u64 = command.query_async(&mut connections[place]).await.expect("a server of our own");
+        removed += gone.min(1);
+        tokio::time::sleep(Duration::from_micros(rng.random_range(0..2_000))).await;
+    }
+    removed
+}
+
+/// Cuts connections and holds bytes up, at random, until the end.
+async fn cut(proxies: Vec<Proxy>, world: Arc<World>, mut rng: ChaCha8Rng) -> u64 {
+    let mut cuts = 0;
+    while !world.is_over() {
+        let proxy = &proxies[rng.random_range(0..proxies.len())];
+        match rng.random_range(0..4) {
+            0 => {
+                proxy.cut();
+                cuts += 1;
+            }
+            1 => {
+                proxy.eat_replies("EVAL", 2, Then::Cut);
+                cuts += 2;
+            }
+            _ => {
+                proxy.hold();
+                tokio::time::sleep(Duration::from_millis(rng.random_range(1..60))).await;
+                proxy.release();
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(rng.random_range(50..400))).await;
+    }
+    cuts
+}
+
+/// A runtime whose wall clock is wrong.
+#[derive(Debug)]
+struct Skewed {
+    runtime: TokioRuntime,
+    by: Skew,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Skew {
+    /// It shows 1970.
+    Unset,
+    /// In seconds.
+    Ahead(u64),
+    /// In microseconds.
+    Behind(u64),
+}
+
+impl Runtime for Skewed {
+    fn now(&self) -> Instant {
+        self.runtime.now()
+    }
+
+    fn unix_time(&self) -> Duration {
+        let time = self.runtime.unix_time();
+        match self.by {
+            Skew::Unset => Duration::ZERO,
+            Skew::Ahead(seconds) => time + Duration::from_secs(seconds),
+            Skew::Behind(micros) => time.saturating_sub(Duration::from_micros(micros)),
+        }
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<()> {
+        self.runtime.sleep(duration)
+    }
+
+    fn spawn(&self, task: BoxFuture<()>) {
+        self.runtime.spawn(task);
+    }
+}
+
+/// Most clocks are behind: where one is ahead, the nodes take their own time and a second, and agree.
+fn skew(number: usize, rng: &mut ChaCha8Rng) -> Skew {
+    match number % 4 {
+        0 => Skew::Behind(rng.random_range(0..2_000)),
+        1 => Skew::Unset,
+        2 => Skew::Behind(rng.random_range(0..3_600_000_000)),
+        _ => Skew::Ahead(rng.random_range(0..3)),
+    }
+}
+
+const RESOURCES: [&str; 2] = ["x", "y"];
+const SETS: [&[&str]; 4] = [&["x"], &["x"], &["y"], &["x", "y"]];
+const SHORT: Duration = Duration::from_millis(3);

@@ -1,0 +1,25 @@
+//! The checks of the run with fencing tokens on real servers find each error, and nothing else.
+
+use std::time::Duration;
+
+use redlock_tests::fencing::{Broken, Plan, run};
+
+fn plan(seconds: u64, broken: Option<Broken>) -> Plan {
+    Plan { length: Duration::from_secs(seconds), seed: 1, clients: 8, nodes: 3, broken }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_are_unique_and_in_order_though_locks_overlap() {
+    let report = run(&plan(4, None)).await;
+    assert_eq!(report.violations, []);
+    assert!(report.acquires > 20 && report.overlaps > 0 && report.removed > 0, "{report:?}");
+}
+
+/// Those that a few locks show. That a raise lowers a counter takes many more: `fencing --broken lower`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn errors_of_the_scripts_are_found() {
+    for broken in Broken::ALL.into_iter().filter(|broken| *broken != Broken::RaiseLowers) {
+        let report = run(&plan(120, Some(broken))).await;
+        assert_ne!(report.violations, [], "{broken:?} in {} locks", report.acquires);
+    }
+}
