@@ -87,6 +87,12 @@ pub(crate) struct Run {
     #[arg(long, value_name = "TIME", value_parser = ttl)]
     pub(crate) max_ttl: Option<Duration>,
 
+    /// Give the lock a fencing token: a number that is higher than that of every lock before on the same names.
+    /// The command finds it in REDLOCK_FENCE, and sends it with what it writes, so that the storage can refuse
+    /// a command that has lost its lock.
+    #[arg(long)]
+    pub(crate) fenced: bool,
+
     /// Give up when the lock is not acquired within this time; 0 tries once [default: wait forever].
     #[arg(short, long, value_name = "TIME", value_parser = duration)]
     pub(crate) wait: Option<Duration>,

@@ -63,7 +63,8 @@ const ENVIRONMENT: &str = "\
 The command finds in its environment:
   REDLOCK_RESOURCES  the names, one per line
   REDLOCK_TTL_MS     the TTL in milliseconds
-  REDLOCK_HOLDER     the first digits of the lock's token, as `redlock status` shows them";
+  REDLOCK_HOLDER     the first digits of the lock's token, as `redlock status` shows them
+  REDLOCK_FENCE      with --fenced, the lock's fencing token: a decimal number below 2^53";
 
 const STATUS_CODES: &str = "\
 Exit codes, the highest of all resources and of the nodes:

@@ -10,9 +10,9 @@ use std::{
 };
 
 use redlock_redis_rs::{
-    Acquire, AcquireReply, BackendError, BoxFuture, Extend, Inspect, KeyState, LockBackend, NodeOutcome,
-    NodeReply, RedisBackend, Redlock, RedlockBuilder, Release, ReleaseReply, Runtime, ServerInfo, Token,
-    TokioRuntime, Watch, async_trait,
+    Acquire, AcquireFenced, AcquireReply, BackendError, BoxFuture, Extend, FencedReply, Inspect, KeyState,
+    LockBackend, NodeOutcome, NodeReply, Raise, RedisBackend, Redlock, RedlockBuilder, Release, ReleaseReply,
+    Runtime, ServerInfo, Token, TokioRuntime, Watch, async_trait,
 };
 use tokio::time::{sleep, timeout};
 
@@ -231,6 +231,19 @@ impl LockBackend for MonitoredNode {
         self.observe("release", request.token, self.node.release(request), removed).await
     }
 
+    fn can_fence(&self) -> bool {
+        self.node.can_fence()
+    }
+
+    async fn acquire_fenced(&self, request: AcquireFenced<'_>) -> Result<FencedReply, BackendError> {
+        self.observe("acquire", request.token, self.node.acquire_fenced(request), counted).await
+    }
+
+    async fn raise(&self, request: Raise<'_>) -> Result<FencedReply, BackendError> {
+        let verb = if request.ttl.is_some() { "extend" } else { "raise" };
+        self.observe(verb, request.token, self.node.raise(request), counted).await
+    }
+
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
         self.node.inspect(request).await
     }
@@ -323,6 +336,13 @@ impl Runtime for CountingRuntime {
 fn granted(reply: &AcquireReply) -> NodeOutcome {
     match reply {
         AcquireReply::Granted => NodeOutcome::Granted,
+        _ => NodeOutcome::Refused,
+    }
+}
+
+fn counted(reply: &FencedReply) -> NodeOutcome {
+    match reply {
+        FencedReply::Granted { .. } => NodeOutcome::Granted,
         _ => NodeOutcome::Refused,
     }
 }

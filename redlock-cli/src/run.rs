@@ -68,6 +68,7 @@ pub(crate) async fn run(arguments: &Run, output: &Output) -> Result<u8, Failure>
 fn request(arguments: &Run, request: LockRequest) -> LockRequest {
     let delay = arguments.retry_delay;
     let request = request.retry_delay(delay).retry_jitter(delay / 2);
+    let request = if arguments.fenced { request.fenced() } else { request };
     match arguments.wait {
         _ if arguments.no_wait => request.retry_count(0),
         Some(Duration::ZERO) => request.retry_count(0),
@@ -109,8 +110,10 @@ fn too_long(grace: Duration, ttl: Duration) -> String {
 fn report_acquired(lock: &Lock, output: &Output) {
     output.verbose(|| {
         let replies: Vec<String> = lock.replies().iter().map(ToString::to_string).collect();
+        let fence =
+            lock.fence().map_or_else(String::new, |fence| format!(", with the fencing token {fence}"));
         format!(
-            "locked {} in attempt {}, which took {}, for {} ({})",
+            "locked {} in attempt {}, which took {}, for {}{fence} ({})",
             lock.resources(),
             lock.attempts(),
             readable(lock.took()),

@@ -36,6 +36,8 @@ impl Supervisor<'_> {
             (RESOURCES, self.names.clone()),
             ("REDLOCK_TTL_MS", Some(self.arguments.ttl.as_millis().to_string())),
             ("REDLOCK_HOLDER", Some(lock.token().prefix().to_owned())),
+            // Removed without one: that of a command around this one is of another lock.
+            ("REDLOCK_FENCE", lock.fence().map(|fence| fence.to_string())),
         ];
         let kept = lock.keep_alive();
         let lease = kept.lease();

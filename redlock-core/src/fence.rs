@@ -1,11 +1,11 @@
 //! Fencing tokens: from the nodes' counters to a number that no other round has. There is no clock and no
 //! async.
 //!
-//! Each node keeps a counter for each resource, beside its key. A number is a round's token when, on each node
-//! of a quorum, there was an instant at which the key held the round's value *and* the counter was that number.
-//! Any two quorums share a node. A node grants a key to one value at a time, and counts on with each grant. So
-//! no two rounds have the same token, and of two rounds of which one ended before the other began, the later
-//! one has the higher token. No clock comes into it.
+//! Each node keeps a counter for each resource, beside its key. A number is a round's token when, on each
+//! node of a quorum, there was an instant at which the key held the round's value *and* the counter was that
+//! number. Any two quorums share a node. A node grants a key to one value at a time, and counts on with each
+//! grant. So no two rounds have the same token, and of two rounds of which one ended before the other began,
+//! the later one has the higher token. No clock comes into it.
 
 // Tests: below; every run of small models of it: fence/model.rs.
 

@@ -74,7 +74,8 @@ mod sim {
     mod cleanup;
     mod errors;
     mod extending;
-    mod fencing;
+    mod fenced_holds;
+    pub(crate) mod fencing;
     mod handover;
     mod keep_alive;
     mod limits;

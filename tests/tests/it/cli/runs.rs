@@ -56,6 +56,22 @@ fn the_command_receives_the_holder_but_not_the_token() {
 }
 
 #[test]
+fn the_command_receives_a_fencing_token_that_is_higher_each_time() {
+    let servers = Server::start_some(3);
+    let fence = |arguments: &str| {
+        let line = CommandLine::new(&servers, arguments).variable("REDLOCK_FENCE", "of another lock");
+        let ended = line.script("printf %s \"${REDLOCK_FENCE-none}\"").finish();
+        assert_eq!((ended.code, ended.err.as_str()), (0, ""));
+        ended.out
+    };
+    let [first, second] = [(); 2].map(|()| fence("run --fenced x y").parse::<u64>().unwrap());
+    assert!(first < second, "{first}, {second}");
+    assert_eq!(fence("run x"), "none");
+    let ended = CommandLine::new(&servers, "run --fenced --verbose x").script("true").finish();
+    assert!(ended.err.contains(", with the fencing token "), "{}", ended.err);
+}
+
+#[test]
 fn standard_input_and_output_are_the_commands_own() {
     let servers = Server::start_some(3);
     let ended =

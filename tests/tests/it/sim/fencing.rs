@@ -6,18 +6,18 @@ use redlock_core::{Error, MemoryBackend, NodeOutcome, Redlock, Runtime};
 use redlock_tests::harness::{Harness, answers, ms, s};
 
 /// A number that no wall clock reaches.
-const AHEAD: u64 = 1 << 52;
+pub(crate) const AHEAD: u64 = 1 << 52;
 
-fn number(number: u64) -> NonZeroU64 {
+pub(crate) fn number(number: u64) -> NonZeroU64 {
     NonZeroU64::new(number).unwrap()
 }
 
-fn fenced(harness: &Harness) -> Redlock {
+pub(crate) fn fenced(harness: &Harness) -> Redlock {
     harness.builder().fenced().build().unwrap()
 }
 
 /// Nodes whose next grants of "x" count these numbers.
-fn counting(next: &[u64]) -> Harness {
+pub(crate) fn counting(next: &[u64]) -> Harness {
     let harness = Harness::new(next.len());
     for (node, next) in harness.nodes.iter().zip(next) {
         node.set_counter("x", number(next - 1));
@@ -25,7 +25,7 @@ fn counting(next: &[u64]) -> Harness {
     harness
 }
 
-fn counters(harness: &Harness, resource: &str) -> Vec<Option<u64>> {
+pub(crate) fn counters(harness: &Harness, resource: &str) -> Vec<Option<u64>> {
     harness.nodes.iter().map(|node| node.counter(resource).map(NonZeroU64::get)).collect()
 }
 
@@ -373,6 +373,6 @@ fn with_a_slow_node(harness: &Harness) -> Redlock {
 }
 
 /// Until the raise is under way.
-async fn between_the_trips(harness: &Harness) {
+pub(crate) async fn between_the_trips(harness: &Harness) {
     harness.runtime.sleep(Duration::from_micros(1_500)).await;
 }

@@ -46,6 +46,16 @@ fn a_lock_is_one_span_with_its_outcome_attempts_and_votes(
 }
 
 #[test]
+fn a_lock_reports_its_fencing_token() {
+    let harness = Harness::new(3);
+    let (lock, capture) =
+        Capture::of(&harness, async { harness.redlock().lock("x", s(10)).fenced().await.unwrap() });
+    let fence = lock.fence().unwrap().to_string();
+    assert_eq!(capture.last_span().get("fence"), fence);
+    assert_eq!(capture.named("done")[0].get("fence"), fence);
+}
+
+#[test]
 fn a_node_that_leads_to_the_server_of_another_is_reported_once() {
     let harness = Harness::new(2);
     let (_, capture) = Capture::of(&harness, async {

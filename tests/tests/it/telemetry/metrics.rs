@@ -3,7 +3,10 @@
 use redlock_tests::harness::{Harness, ms, s};
 
 use crate::{
-    sim::odd_nodes::Stubborn,
+    sim::{
+        fencing::{AHEAD, counting, fenced},
+        odd_nodes::Stubborn,
+    },
     telemetry::capture::{lose_and_fail, metered},
 };
 
@@ -57,6 +60,22 @@ fn metrics_time_waiting_and_holding_on_the_clock_of_the_runtime() {
     assert_eq!(metrics["redlock_hold_duration_seconds{}"], 500);
     // An acquire, another, and the release of the second.
     assert_eq!(metrics["redlock_node_request_duration_seconds{node=node 0}"], 21);
+}
+
+#[test]
+fn second_trips_for_fencing_tokens_are_counted() {
+    let harness = counting(&[AHEAD + 10, AHEAD + 20, AHEAD + 15]);
+    let ((), metrics) = metered(|| {
+        harness.run(async {
+            let redlock = fenced(&harness);
+            redlock.lock("x", s(10)).await.unwrap().unlock().await.unwrap();
+            redlock.lock("x", s(10)).await.unwrap().unlock().await.unwrap();
+        });
+    });
+    assert_eq!(metrics["redlock_rounds_total{outcome=won}"], 2);
+    assert_eq!(metrics["redlock_fence_raises_total{outcome=done}"], 1, "they agree from then on");
+    let raised = "redlock_node_requests_total{node=node 0,verb=raise,outcome=granted}";
+    assert_eq!(metrics[raised], 1);
 }
 
 #[test]
