@@ -73,7 +73,7 @@ impl Arguments {
 fn measure(seed: u64) -> ExitCode {
     for (nodes, clocks_off) in [(3, Some(0)), (3, Some(5)), (3, None), (5, Some(5))] {
         for clients in [1, 2, 4, 16] {
-            let duration = Duration::from_secs(20);
+            let duration = Duration::from_secs(10);
             let trips = contend(seed, Contention { nodes, clients, clocks_off, duration });
             let locks: u64 = trips.iter().sum();
             let percent = |trips: u64| 100.0 * trips as f64 / locks as f64;
