@@ -23,7 +23,7 @@ use self::{
 pub use self::{
     contention::{Contention, contend},
     faults::{Fault, Faults, Struck},
-    fencing::Choice,
+    fencing::Fencing,
     timeline::Timeline,
 };
 use crate::sim_runtime::{Sim, SimRuntime};
@@ -45,10 +45,10 @@ pub struct Run {
     pub seed: u64,
     /// The faults that may happen. Each run picks some of them.
     pub faults: Faults,
-    /// Whether locks have fencing tokens.
-    pub fencing: Choice,
-    /// Whether lock managers have the guard against nodes that restart without their data.
-    pub guard: Choice,
+    /// Which runs have locks with fencing tokens.
+    pub fencing: Fencing,
+    /// Whether the clients have a guard against nodes that restart without their data.
+    pub guard: bool,
     /// Where the events are recorded.
     pub timeline: Timeline,
 }
@@ -122,13 +122,13 @@ impl Run {
     /// A run that does not record its events.
     #[must_use]
     pub fn new(seed: u64, faults: Faults) -> Self {
-        Self {
-            seed,
-            faults,
-            fencing: Choice::default(),
-            guard: Choice::default(),
-            timeline: Timeline::default(),
-        }
+        Self { seed, faults, guard: false, fencing: Fencing::default(), timeline: Timeline::default() }
+    }
+
+    /// The same run with the guard.
+    #[must_use]
+    pub fn guarded(self) -> Self {
+        Self { guard: true, ..self }
     }
 
     /// Runs it to its end.
@@ -171,8 +171,8 @@ struct World {
     nodes: Vec<(MemoryBackend, SimRuntime)>,
     processes: Vec<SimRuntime>,
     faults: Faults,
-    rules: Rules,
     guard: bool,
+    rules: Rules,
     /// Of runs whose locks have fencing tokens.
     fencing: Option<Plan>,
     timeline: Timeline,
@@ -218,9 +218,8 @@ impl World {
             .collect();
         let runtime = sim.runtime();
         let all = || processes.iter().chain(nodes.iter().map(|(_, process)| process));
-        let guard = run.guard.choose(&mut ChaCha8Rng::seed_from_u64(run.seed.rotate_left(24)));
-        let broken = if guard { faults.breaks_guarded() } else { faults.breaks() };
-        let fencing = Plan::draw(run.fencing, guard, run.seed, number, faults, all());
+        let broken = if run.guard { faults.breaks_guarded() } else { faults.breaks() };
+        let fencing = Plan::draw(run.fencing, run.guard, run.seed, number, faults, all());
         let backends = nodes.iter().map(|(node, _)| node.clone()).collect();
         let network = Network::new(runtime.clone(), run.seed, backends, faults, run.timeline.clone());
         if faults.has(Fault::Drift) {
@@ -251,8 +250,8 @@ impl World {
             nodes,
             processes,
             faults,
-            rules: Rules { broken, guarded: guard && faults.breaks(), notice },
-            guard,
+            rules: Rules { broken, guarded: run.guard && faults.breaks(), notice },
+            guard: run.guard,
             fencing,
             timeline: run.timeline.clone(),
             state: Mutex::new(state),

@@ -14,7 +14,7 @@ use std::{
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use redlock_tests::simulation::{
-    Choice, Contention, Fault, Faults, Outcome, Run, Summary, Timeline, Violation, contend,
+    Contention, Fault, Faults, Fencing, Outcome, Run, Summary, Timeline, Violation, contend,
 };
 
 /// Simulates fleets of clients, nodes and networks, one for each seed, and checks every step.
@@ -33,9 +33,9 @@ struct Arguments {
     /// Give every lock a fencing token, not only those of half of the runs
     #[arg(long)]
     fenced: bool,
-    /// Leave out the guard against nodes that restart without their data, which half of the runs have
+    /// Give the clients a guard against nodes that restart without their data
     #[arg(long)]
-    unguarded: bool,
+    guard: bool,
     /// Measure how many trips fencing tokens take when 1, 2, 4 and 16 clients take turns
     #[arg(long)]
     contention: bool,
@@ -63,9 +63,8 @@ fn main() -> ExitCode {
 
 impl Arguments {
     fn run(&self, seed: u64, faults: Faults) -> Run {
-        let fencing = if self.fenced { Choice::Always } else { Choice::Sometimes };
-        let guard = if self.unguarded { Choice::Never } else { Choice::Sometimes };
-        Run { fencing, guard, ..Run::new(seed, faults) }
+        let fencing = if self.fenced { Fencing::Always } else { Fencing::Sometimes };
+        Run { fencing, guard: self.guard, ..Run::new(seed, faults) }
     }
 }
 

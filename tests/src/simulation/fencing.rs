@@ -11,17 +11,17 @@ use super::{
 };
 use crate::sim_runtime::SimRuntime;
 
-/// Which runs have something.
+/// Which runs have locks with fencing tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
-pub enum Choice {
+pub enum Fencing {
     Never,
     #[default]
     Sometimes,
     Always,
 }
 
-impl Choice {
+impl Fencing {
     /// Draws it, in any case.
     pub(super) fn choose(self, rng: &mut ChaCha8Rng) -> bool {
         let drawn = rng.random_bool(0.5);
@@ -67,7 +67,7 @@ struct Fenced {
 impl Plan {
     /// Draws it, and sets the wall clocks.
     pub(super) fn draw<'a>(
-        fencing: Choice,
+        fencing: Fencing,
         guard: bool,
         seed: u64,
         nodes: usize,

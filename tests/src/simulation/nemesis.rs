@@ -187,13 +187,15 @@ impl Strike {
     async fn forget(mut self) {
         let node = self.node();
         self.world.timeline.node(self.now(), node, || "restarts without its data".to_owned());
-        if self.world.state().forgetting[node] {
-            return;
+        let backend = &self.world.nodes[node].0;
+        // The guard depends on the restart itself. One that is down is restarted by who killed it.
+        if self.world.guard && !self.world.state().forgetting[node] {
+            backend.shut_down();
+            self.clear(node, Restart::AtOnce);
+            backend.start();
+        } else {
+            self.clear(node, Restart::AtOnce);
         }
-        let (backend, _) = &self.world.nodes[node];
-        backend.shut_down();
-        self.clear(node, Restart::AtOnce);
-        backend.start();
     }
 
     async fn forget_last(mut self) {

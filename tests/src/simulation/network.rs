@@ -16,8 +16,8 @@ use std::{
 use rand::RngExt;
 use redlock_core::{
     Acquire, AcquireFenced, AcquireReply, BackendError, BackendErrorKind, BoxFuture, Extend, FencedReply,
-    LockBackend, MemoryBackend, Raise, Release, ReleaseReply, Replace, Resources, Runtime, Token, Watch,
-    async_trait,
+    LockBackend, MemoryBackend, Raise, Release, ReleaseReply, Replace, Resources, Runtime, ServerInfo, Token,
+    Watch, async_trait,
 };
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -493,12 +493,16 @@ impl LockBackend for Wire {
         reported
     }
 
-    fn uptime(&self) -> Result<Duration, BackendError> {
-        self.network.0.nodes[self.node].uptime()
-    }
-
     fn name(&self) -> Option<&str> {
         Some(&self.name)
+    }
+
+    fn server(&self) -> Option<Arc<ServerInfo>> {
+        self.network.0.nodes[self.node].server()
+    }
+
+    fn uptime(&self) -> Result<Duration, BackendError> {
+        self.network.0.nodes[self.node].uptime()
     }
 }
 

@@ -87,7 +87,7 @@ mod sim {
     pub(crate) mod queue;
     mod random;
     mod releasing;
-    mod restart_guard;
+    pub(crate) mod restart_guard;
     mod turns;
     mod using;
     mod waiting;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use redlock_tests::simulation::{
-    Choice, Contention, Fault, Faults, Outcome, Run, Struck, Summary, Timeline, contend,
+    Contention, Fault, Faults, Fencing, Outcome, Run, Struck, Summary, Timeline, contend,
 };
 
 #[test]
@@ -44,7 +44,7 @@ fn no_two_clients_hold_a_lock_under_any_survivable_fault() {
 fn fencing_tokens_are_unique_and_in_order_even_where_two_clients_hold_a_lock() {
     let mut total = Summary::default();
     for seed in 0..60 {
-        match (Run { fencing: Choice::Always, ..Run::new(seed, Faults::of_tokens()) }).run() {
+        match (Run { fencing: Fencing::Always, ..Run::new(seed, Faults::of_tokens()) }).run() {
             Ok(summary) => total.add(&summary),
             Err(violation) => panic!("{violation}"),
         }
@@ -57,7 +57,7 @@ fn fencing_tokens_are_unique_and_in_order_even_where_two_clients_hold_a_lock() {
 #[test]
 fn tokens_that_are_not_in_order_are_detected_when_nodes_lose_their_counters() {
     let faults = Faults::NONE.with(Fault::Uncount);
-    let run = |seed| Run { fencing: Choice::Always, ..Run::new(seed, faults) };
+    let run = |seed| Run { fencing: Fencing::Always, ..Run::new(seed, faults) };
     let disorders: u64 = (0..40).map(|seed| run(seed).run().unwrap().disorders).sum();
     assert!(disorders > 0);
 }
@@ -78,19 +78,25 @@ fn with_clocks_most_tokens_take_one_trip_under_contention() {
 fn two_holders_are_detected_when_nodes_lose_data_or_their_clocks_jump() {
     for fault in [Fault::Forget, Fault::Jump] {
         let faults = Faults::NONE.with(fault);
-        let run = |seed| Run { guard: Choice::Never, ..Run::new(seed, faults) }.run();
-        let overlaps: u64 = (0..100).map(|seed| run(seed).unwrap().overlaps).sum();
+        let overlaps: u64 = (0..100).map(|seed| Run::new(seed, faults).run().unwrap().overlaps).sum();
         assert!(overlaps > 0, "{fault}");
     }
 }
 
 #[test]
-fn with_a_guard_no_two_clients_hold_a_lock_when_nodes_lose_data() {
-    let faults = Faults::NONE.with(Fault::Forget);
-    for seed in 0..50 {
-        let run = Run { guard: Choice::Always, ..Run::new(seed, faults) };
-        assert_eq!(run.run().unwrap_or_else(|violation| panic!("{violation}")).overlaps, 0);
+fn nodes_that_restart_without_their_data_cost_no_lock_where_clients_have_the_guard() {
+    let faults = Faults::survivable().with(Fault::Forget);
+    let (mut total, mut without) = (Summary::default(), Summary::default());
+    for seed in 0..60 {
+        let run = Run::new(seed, faults);
+        without.add(&run.run().unwrap());
+        total.add(&run.guarded().run().unwrap());
     }
+    assert!(without.overlaps > 0 && total.overlaps == 0, "{} and {}", without.overlaps, total.overlaps);
+    assert!(
+        total.struck.times(Fault::Forget) > 20 && total.outcomes[Outcome::Won as usize] > 100,
+        "{total:?}"
+    );
 }
 
 fn struck(struck: &Struck, which: impl Fn(Fault, u64) -> bool) -> Vec<Fault> {

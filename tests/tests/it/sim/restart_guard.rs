@@ -91,6 +91,24 @@ fn a_minority_within_its_guard_costs_nothing_and_waiting_goes_on_until_the_major
     });
 }
 
+/// The counters of a node that restarts empty begin anew.
+#[test]
+fn a_fencing_token_needs_nodes_out_of_their_guard_too() {
+    let harness = Harness::new(3);
+    harness.run(async {
+        let redlock = guarded(&harness);
+        let first = redlock.lock("x", TTL).fenced().await.unwrap();
+        let before = first.fence().unwrap();
+        first.unlock().await.unwrap();
+        harness.nodes[1..].iter().for_each(MemoryBackend::restart_empty);
+        let error = redlock.lock("x", TTL).fenced().retry_count(0).await.unwrap_err();
+        assert!(matches!(error, Error::NoQuorum(_)), "{error}");
+        assert!(error.to_string().contains("may have forgotten locks"), "{error}");
+        let later = redlock.lock("x", TTL).fenced().retry_forever().await.unwrap();
+        assert!(later.fence().unwrap() > before);
+    });
+}
+
 #[test]
 fn extensions_and_hand_overs_count_nodes_that_have_restarted() {
     let harness = Harness::new(3);
@@ -213,9 +231,9 @@ impl LockBackend for Silent {
 
 /// A node whose server says that it has this role.
 #[derive(Debug)]
-struct Playing {
-    node: MemoryBackend,
-    role: Option<ServerRole>,
+pub(crate) struct Playing {
+    pub(crate) node: MemoryBackend,
+    pub(crate) role: Option<ServerRole>,
 }
 
 #[async_trait]

@@ -1,11 +1,11 @@
 //! What is reported for each call: its span, its outcome, and the events at the default log level.
 
-use redlock_core::{BackendErrorKind, Error, Lease, Runtime, UnlockOutcome};
+use redlock_core::{BackendErrorKind, Error, Lease, Runtime, ServerRole, UnlockOutcome};
 use redlock_tests::harness::{Harness, ms, s};
 use rstest::rstest;
 use tracing::Level;
 
-use crate::telemetry::capture::Capture;
+use crate::{sim::restart_guard::Playing, telemetry::capture::Capture};
 
 #[rstest]
 #[case::granted("granted", "1", "3/0/0/0/0", &[])]
@@ -72,6 +72,39 @@ fn a_node_that_leads_to_the_server_of_another_is_reported_once() {
     assert_eq!(capture.loud(), ["WARN node has no vote of its own"]);
     let reported = &capture.named("node has no vote of its own")[0];
     assert_eq!((reported.get("node"), reported.get("same_server_as")), ("other way", "node 0"));
+}
+
+#[test]
+fn a_node_within_its_guard_is_reported_once_and_again_when_it_votes() {
+    let harness = Harness::new(3);
+    let (_, capture) = Capture::of(&harness, async {
+        let redlock = harness.builder().max_ttl(s(30)).build().unwrap();
+        harness.nodes[1].restart_empty();
+        for _ in 0..40 {
+            redlock.lock("x", s(10)).await.unwrap().unlock().await.unwrap();
+            harness.sleep(1_000).await;
+        }
+    });
+    assert_eq!(capture.loud(), ["WARN node has no vote", "INFO node votes again"]);
+    let reported = &capture.named("node has no vote")[0];
+    assert_eq!(reported.get("node"), "node 1");
+    assert!(reported.get("error").contains("may have forgotten locks"), "{reported:?}");
+}
+
+#[test]
+fn a_server_that_endangers_locks_is_reported_once() {
+    let harness = Harness::new(3);
+    let (_, capture) = Capture::of(&harness, async {
+        let playing = |node| Playing { node, role: Some(ServerRole::Replica) };
+        let redlock = harness.redlock_over(playing);
+        for _ in 0..3 {
+            redlock.lock("x", s(10)).await.unwrap().unlock().await.unwrap();
+            harness.sleep(1_000).await;
+        }
+    });
+    assert_eq!(capture.loud(), ["WARN server endangers locks"; 3]);
+    let reported = &capture.named("server endangers locks")[0];
+    assert_eq!(reported.get("risk"), "it is a replica, which is no independent node");
 }
 
 #[test]
