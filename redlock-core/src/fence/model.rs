@@ -3,7 +3,7 @@
 //!
 //! No two tokens of one resource may be the same, and a round that starts after another one is done must have
 //! the higher token: while keys vanish at any time, and requests and replies are lost, late, repeated and
-//! reordered. Beside the code as it is, there are deliberate errors of clients and nodes, which must be found.
+//! reordered. Beside the code as it is, there are deliberate errors of clients and nodes: each must be found.
 //!
 //! The unit tests run small models. The large ones are for a release build, and take some minutes and less
 //! than 6 GB:

@@ -24,8 +24,8 @@ pub struct Contention {
     pub duration: Duration,
 }
 
-/// Lets each client lock the resource, hold it for a millisecond, and start again. Returns how many locks took
-/// one trip, two, and more.
+/// Lets each client lock the resource, hold it for a millisecond, and start again. Returns how many locks
+/// took one trip, two, and more.
 ///
 /// # Panics
 ///

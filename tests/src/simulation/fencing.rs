@@ -1,4 +1,4 @@
-//! Fencing tokens in a run: whether locks have them, what the clocks show, and in which order they have to be.
+//! Fencing tokens in a run: whether locks have them, what the clocks show, and which order they must have.
 
 use std::{num::NonZeroU64, time::Duration};
 
