@@ -257,7 +257,7 @@ fn of_two(plan: &Plan, program: &Program, nodes: usize, tasks: usize) -> Samples
 
 /// Lets them compete. A round is a few short blocks of each in turn, as a busy machine is not equally busy
 /// for long; another one begins each time.
-async fn rounds(plan: &Plan, contenders: &[(&str, Contender)], tasks: usize) -> Samples {
+pub(super) async fn rounds(plan: &Plan, contenders: &[(&str, Contender)], tasks: usize) -> Samples {
     for (who, contender) in contenders {
         contender.block(who, tasks, WARM_UP).await;
     }
@@ -279,7 +279,7 @@ async fn rounds(plan: &Plan, contenders: &[(&str, Contender)], tasks: usize) -> 
     samples
 }
 
-fn key(who: &str, what: &str) -> String {
+pub(super) fn key(who: &str, what: &str) -> String {
     format!("{who}: {what}")
 }
 
