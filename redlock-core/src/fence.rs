@@ -7,9 +7,12 @@
 //! grant. So no two rounds have the same token, and of two rounds of which one ended before the other began,
 //! the later one has the higher token. No clock comes into it.
 
-// Tests: below.
+// Tests: below; every run of small models of it: fence/model.rs.
 
 use std::num::NonZeroU64;
+
+#[cfg(test)]
+mod model;
 
 /// The highest number of a counter: the highest up to which a double, the number of the servers' scripts,
 /// has all integers.

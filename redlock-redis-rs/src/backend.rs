@@ -18,6 +18,7 @@ use redlock_core::{
     redis::{Command, Dialect, Reply, ServerAnswer, ServerProbe, of_single_server},
 };
 
+use self::route::Route;
 use crate::{
     command::to_command,
     connection::LazyConnection,
@@ -27,6 +28,7 @@ use crate::{
 };
 
 mod open;
+mod route;
 
 /// A Redis or Valkey server as a node, over any asynchronous connection of redis-rs that can be cloned.
 ///
@@ -110,33 +112,33 @@ where
         timeout: Duration,
         caller_enforces_timeout: bool,
     ) -> Result<T, BackendError> {
-        let limit = (!caller_enforces_timeout).then_some(timeout);
-        let asked = pin!(async { read(&self.send(command).await?) });
+        let (route, limit) = (self.route(), (!caller_enforces_timeout).then_some(timeout));
+        let asked = pin!(async { read(&self.send(&route, command).await?) });
         let request = pin!(self.within(limit, asked));
-        self.count(request, resources, timeout).await
+        self.count(&route, request, resources, timeout).await
     }
 
     /// Runs a request whose answer counts together with those of other nodes, so the server has to be known.
     async fn count<T: Send>(
         &self,
+        route: &Route<'_>,
         request: impl Future<Output = Result<T, BackendError>> + Send,
         resources: &Resources,
         timeout: Duration,
     ) -> Result<T, BackendError> {
-        let Line::Own(own) = &self.line else { return request.await };
-        let shared = own.shared();
-        let Some(server) = shared.server() else { return request.await };
+        let Some(server) = route.server() else { return request.await };
         let (start, patience) = (Instant::now(), ServerProbe::patience(timeout));
         let ask = || async move {
             let asked = Instant::now();
-            let question = self.ask(Command::server_info(resources));
-            let answer = self.within(Some(patience.saturating_sub(start.elapsed())), question).await?;
+            let command = Command::server_info(resources);
+            let left = patience.saturating_sub(start.elapsed());
+            let answer = self.within(Some(left), pin!(self.ask(route, &command))).await?;
             Ok(match without_attributes(&answer) {
                 Value::BulkString(text) => Some(ServerAnswer::parse(text, asked, Instant::now())),
                 _ => None,
             })
         };
-        server.along_with(|| shared.made(), ask, request).await
+        server.along_with(|| route.made(), ask, request).await
     }
 
     /// Runs a request for as long as its caller does, or until the limit. Requests are pinned where they are
@@ -158,17 +160,17 @@ where
     }
 
     /// Sends a command, once, and checks that the answer is one to it.
-    async fn send(&self, command: Command<'_>) -> Result<Reply, BackendError> {
-        let reply = to_reply(self.ask(command).await?);
-        if command.accepts(&reply) { Ok(reply) } else { Err(self.unexpected()) }
+    async fn send(&self, route: &Route<'_>, command: Command<'_>) -> Result<Reply, BackendError> {
+        let reply = to_reply(self.ask(route, &command).await?);
+        if command.accepts(&reply) { Ok(reply) } else { Err(route.unexpected()) }
     }
 
     /// Sends a command, once.
-    async fn ask(&self, command: Command<'_>) -> Result<Value, BackendError> {
-        let command = to_command(&command);
-        let answer = match &self.line {
-            Line::Own(own) => own.shared().send(&command).await.and_then(Value::extract_error),
-            Line::Given(_) => command.query_async(&mut self.connection.clone()).await,
+    async fn ask(&self, route: &Route<'_>, command: &Command<'_>) -> Result<Value, BackendError> {
+        let command = to_command(command);
+        let answer = match route {
+            Route::Own(shared) => shared.send(&command).await.and_then(Value::extract_error),
+            Route::Given(_) => command.query_async(&mut self.connection.clone()).await,
         };
         answer.map_err(|error| self.classify(error))
     }
@@ -182,13 +184,11 @@ where
         }
     }
 
-    /// The answer is none to the command. The next answers on this connection may belong to other requests,
-    /// too.
-    fn unexpected(&self) -> BackendError {
-        if let Some(own) = self.line.own() {
-            own.shared().replace();
+    fn route(&self) -> Route<'_> {
+        match &self.line {
+            Line::Own(own) => Route::Own(own.shared()),
+            Line::Given(dialect) => Route::Given(dialect),
         }
-        Reply::unexpected()
     }
 }
 
@@ -200,18 +200,11 @@ where
     async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
         let Acquire { resources, timeout, caller_enforces_timeout, .. } = request;
         let limit = (!caller_enforces_timeout).then_some(timeout);
-        let asked = pin!(async {
-            match &self.line {
-                Line::Given(dialect) => dialect.acquire(request, || 0, |command| self.send(command)).await,
-                Line::Own(own) => {
-                    let shared = own.shared();
-                    let dialect = shared.dialect();
-                    dialect.acquire(request, || shared.made(), |command| self.send(command)).await
-                }
-            }
-        });
+        let route = self.route();
+        let send = |command| self.send(&route, command);
+        let asked = pin!(route.dialect().acquire(request, || route.made(), send));
         let request = pin!(self.within(limit, asked));
-        self.count(request, resources, timeout).await
+        self.count(&route, request, resources, timeout).await
     }
 
     async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
@@ -221,17 +214,10 @@ where
     }
 
     async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
-        let asked = pin!(async {
-            match &self.line {
-                Line::Given(dialect) => dialect.release(request, || 0, |command| self.send(command)).await,
-                Line::Own(own) => {
-                    let shared = own.shared();
-                    let dialect = shared.dialect();
-                    dialect.release(request, || shared.made(), |command| self.send(command)).await
-                }
-            }
-        });
         let limit = (!request.caller_enforces_timeout).then_some(request.timeout);
+        let route = self.route();
+        let send = |command| self.send(&route, command);
+        let asked = pin!(route.dialect().release(request, || route.made(), send));
         self.within(limit, asked).await
     }
 
@@ -259,11 +245,13 @@ where
 
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
         let Inspect { resources, timeout, .. } = request;
-        let looking = async {
-            let answer = self.ask(Command::inspect(&request)).await?;
-            key_states(without_attributes(&answer), resources).ok_or_else(|| self.unexpected())
-        };
-        self.count(self.within(Some(timeout), looking), resources, timeout).await
+        let route = self.route();
+        let looking = pin!(async {
+            let answer = self.ask(&route, &Command::inspect(&request)).await?;
+            key_states(without_attributes(&answer), resources).ok_or_else(|| route.unexpected())
+        });
+        let request = pin!(self.within(Some(timeout), looking));
+        self.count(&route, request, resources, timeout).await
     }
 
     /// Rejected over a connection that is not of this crate, and to a Cluster.
@@ -381,6 +369,18 @@ mod tests {
         fn get_db(&self) -> i64 {
             0
         }
+    }
+
+    #[test]
+    fn the_future_of_a_request_has_no_room_for_the_question_about_the_server() {
+        let node = RedisBackend::open("redis://127.0.0.1:1").unwrap();
+        let (resources, token) = ("a".into(), "0".repeat(40).parse().unwrap());
+        let second = Duration::from_secs(1);
+        let acquire = size_of_val(&*node.acquire(Acquire::new(&resources, &token, second, second)));
+        let extend = size_of_val(&*node.extend(Extend::new(&resources, &token, second, second)));
+        let release = size_of_val(&*node.release(Release::new(&resources, &token, second)));
+        // A release asks none.
+        assert!(acquire.max(extend) < 2 * release, "{acquire}, {extend}, {release}");
     }
 
     #[tokio::test]

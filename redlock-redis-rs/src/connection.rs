@@ -193,17 +193,21 @@ impl Shared {
         }
     }
 
-    /// The connection; or, while there is none, the answer of a command that waits for it.
+    /// The connection; or, while there is none, the answer of a command that waits for it. The command is in
+    /// flight from now on.
     fn connection_or_answer<T, C, F>(
         self: &Arc<Self>,
         command: impl FnOnce() -> C,
-    ) -> Result<Checkout, Answer<T>>
+    ) -> (InFlight<'_>, Result<Checkout, Answer<T>>)
     where
         T: Send + 'static,
         C: FnOnce(Connection) -> F + Send + 'static,
         F: Future<Output = RedisResult<T>> + Send + 'static,
     {
+        // Before the lock, so that it is dropped after it: its destructor takes the lock, too.
+        let in_flight = InFlight { shared: self };
         let mut inner = self.inner();
+        inner.in_flight += 1;
         let number = inner.made;
         let now = Instant::now();
         let was_idle =
@@ -213,7 +217,7 @@ impl Shared {
             && !watch.is_closed()
             && !(was_idle && connection.has_ended())
         {
-            return Ok(Checkout { connection: connection.clone(), number });
+            return (in_flight, Ok(Checkout { connection: connection.clone(), number }));
         }
         let (waiting, answer) = wait_for_connection(command());
         if let State::Connecting(queue) = &mut inner.state {
@@ -234,14 +238,7 @@ impl Shared {
                 runtime.spawn(Box::pin(connecting.run(delay)));
             }
         }
-        Err(answer)
-    }
-
-    async fn answered<T: Values>(&self, answer: Answer<T>) -> RedisResult<T> {
-        // No answer: the runtime that made the connection has shut down.
-        let closed = |_| (NO_CONNECTION, Err(io::Error::from(io::ErrorKind::BrokenPipe).into()));
-        let (number, result) = answer.await.unwrap_or_else(closed);
-        self.note(number, result)
+        (in_flight, Err(answer))
     }
 }
 
@@ -291,26 +288,40 @@ impl Shared {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Inner {
+    /// A command is no longer in flight.
+    fn leave(&mut self, now: Instant) {
+        self.in_flight -= 1;
+        if self.in_flight == 0 {
+            self.idle_since = Some(now);
+        }
+    }
 
     /// Drops a connection that turned out to be broken, or to lead to the wrong server, unless it has been
     /// replaced already. Commands in flight keep it, and get their answers. An answer out of step becomes an
     /// error.
-    fn note<T: Values>(&self, number: u64, result: RedisResult<T>) -> RedisResult<T> {
-        let answer = result.as_ref().map(Values::values);
-        let (is_over, is_misled) = (self.connector.is_over(answer), self.connector.is_misled(answer));
-        let mut inner = self.inner();
-        if number != NO_CONNECTION && inner.out_of_step == number {
+    fn note<T: Values>(
+        &mut self,
+        connector: &Connector,
+        number: u64,
+        result: RedisResult<T>,
+        now: Instant,
+    ) -> RedisResult<T> {
+        if number != NO_CONNECTION && self.out_of_step == number {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "answers out of step").into());
         }
-        if number != NO_CONNECTION && inner.made == number {
-            let now = Instant::now();
+        if number != NO_CONNECTION && self.made == number {
+            let answer = result.as_ref().map(Values::values);
             if !answer.is_err_and(RedisError::is_io_error) {
-                inner.reconnect.answered(now);
+                self.reconnect.answered(now);
             }
             // The wrong server stays while the next request would have to wait for the right one.
-            let is_left = is_over || is_misled && inner.reconnect.may_begin(now);
-            if is_left && matches!(inner.state, State::Open(..)) {
-                inner.state = State::Closed;
+            let is_left =
+                connector.is_over(answer) || connector.is_misled(answer) && self.reconnect.may_begin(now);
+            if is_left && matches!(self.state, State::Open(..)) {
+                self.state = State::Closed;
             }
         }
         result
@@ -376,31 +387,32 @@ impl Drop for Connecting {
 /// A command in flight. If it is dropped before its end, it was given up.
 struct InFlight<'a> {
     shared: &'a Shared,
-    ended: bool,
 }
 
-impl<'a> InFlight<'a> {
-    fn on(shared: &'a Shared) -> Self {
-        shared.inner().in_flight += 1;
-        Self { shared, ended: false }
+impl InFlight<'_> {
+    /// The command has its answer, over the connection with this number.
+    fn end<T: Values>(self, number: u64, result: RedisResult<T>) -> RedisResult<T> {
+        let shared = self.shared;
+        mem::forget(self);
+        let (mut inner, now) = (shared.inner(), Instant::now());
+        inner.leave(now);
+        inner.note(&shared.connector, number, result, now)
     }
 
-    fn end<T>(mut self, result: T) -> T {
-        self.ended = true;
-        result
+    /// Waits for the answer of a command that waits for a connection.
+    async fn answered<T: Values>(self, answer: Answer<T>) -> RedisResult<T> {
+        // No answer: the runtime that made the connection has shut down.
+        let closed = |_| (NO_CONNECTION, Err(io::Error::from(io::ErrorKind::BrokenPipe).into()));
+        let (number, result) = answer.await.unwrap_or_else(closed);
+        self.end(number, result)
     }
 }
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        let mut inner = self.shared.inner();
-        inner.in_flight -= 1;
-        if inner.in_flight == 0 {
-            inner.idle_since = Some(Instant::now());
-        }
-        if !self.ended {
-            inner.reconnect.given_up(Instant::now());
-        }
+        let (mut inner, now) = (self.shared.inner(), Instant::now());
+        inner.leave(now);
+        inner.reconnect.given_up(now);
     }
 }
 
@@ -425,15 +437,17 @@ impl Shared {
     /// Sends a command once it has been polled. The connection's own way to do so is [`ConnectionLike`], which
     /// boxes what it returns.
     pub(crate) async fn send(self: &Arc<Self>, command: &Cmd) -> RedisResult<Value> {
-        let in_flight = InFlight::on(self);
         let owned = || {
             let command = command.clone();
             |mut connection: Connection| async move { connection.send(&command).await }
         };
-        in_flight.end(match self.connection_or_answer(owned) {
-            Ok(mut checkout) => self.note(checkout.number, checkout.connection.send(command).await),
-            Err(answer) => self.answered(answer).await,
-        })
+        match self.connection_or_answer(owned) {
+            (in_flight, Ok(mut checkout)) => {
+                let result = checkout.connection.send(command).await;
+                in_flight.end(checkout.number, result)
+            }
+            (in_flight, Err(answer)) => in_flight.answered(answer).await,
+        }
     }
 }
 
@@ -451,20 +465,19 @@ impl ConnectionLike for LazyConnection {
     ) -> RedisFuture<'a, Vec<Value>> {
         Box::pin(async move {
             let shared = self.shared.get();
-            let in_flight = InFlight::on(&shared);
             let owned = || {
                 let pipeline = pipeline.clone();
                 move |mut connection: Connection| async move {
                     connection.req_packed_commands(&pipeline, offset, count).await
                 }
             };
-            in_flight.end(match shared.connection_or_answer(owned) {
-                Ok(mut checkout) => {
+            match shared.connection_or_answer(owned) {
+                (in_flight, Ok(mut checkout)) => {
                     let result = checkout.connection.req_packed_commands(pipeline, offset, count).await;
-                    shared.note(checkout.number, result)
+                    in_flight.end(checkout.number, result)
                 }
-                Err(answer) => shared.answered(answer).await,
-            })
+                (in_flight, Err(answer)) => in_flight.answered(answer).await,
+            }
         })
     }
 

@@ -4,29 +4,35 @@
 
 use std::{
     fmt,
+    num::NonZeroU64,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
-use redlock_core::{Lock, LockParts, MemoryBackend, Redlock, Runtime};
+use redlock_core::{Lock, LockParts, MemoryBackend, Redlock, Resources, Runtime};
 
 use self::{
     checks::{Checks, Rules},
     clients::{Client, MAX_TTL, RESOURCES},
     faults::Dice,
+    fencing::{Plan, Restart, Tokens},
     network::Network,
 };
 pub use self::{
+    contention::{Contention, contend},
     faults::{Fault, Faults, Struck},
+    fencing::Fencing,
     timeline::Timeline,
 };
 use crate::sim_runtime::{Sim, SimRuntime};
 
 mod checks;
 mod clients;
+mod contention;
 mod faults;
+mod fencing;
 mod ledger;
 mod nemesis;
 mod network;
@@ -39,6 +45,8 @@ pub struct Run {
     pub seed: u64,
     /// The faults that may happen. Each run picks some of them.
     pub faults: Faults,
+    /// Which runs have locks with fencing tokens.
+    pub fencing: Fencing,
     /// Whether the clients have a guard against nodes that restart without their data.
     pub guard: bool,
     /// Where the events are recorded.
@@ -58,6 +66,10 @@ pub struct Summary {
     pub overlaps: u64,
     /// Requests that clients sent.
     pub requests: u64,
+    /// Locks with a fencing token, except those of routines, by trips: 1, 2, and more.
+    pub trips: [u64; 3],
+    /// How often fencing tokens were not in order: only if faults break an assumption of theirs.
+    pub disorders: u64,
 }
 
 /// The outcome of a client's operation.
@@ -90,6 +102,8 @@ impl Summary {
         self.struck.add(&other.struck);
         self.overlaps += other.overlaps;
         self.requests += other.requests;
+        self.trips.iter_mut().zip(other.trips).for_each(|(mine, theirs)| *mine += theirs);
+        self.disorders += other.disorders;
     }
 }
 
@@ -108,7 +122,7 @@ impl Run {
     /// A run that does not record its events.
     #[must_use]
     pub fn new(seed: u64, faults: Faults) -> Self {
-        Self { seed, faults, guard: false, timeline: Timeline::default() }
+        Self { seed, faults, guard: false, fencing: Fencing::default(), timeline: Timeline::default() }
     }
 
     /// The same run with the guard.
@@ -159,9 +173,12 @@ struct World {
     faults: Faults,
     guard: bool,
     rules: Rules,
+    /// Of runs whose locks have fencing tokens.
+    fencing: Option<Plan>,
     timeline: Timeline,
     state: Mutex<State>,
     checks: Mutex<Checks>,
+    tokens: Mutex<Tokens>,
 }
 
 struct State {
@@ -175,6 +192,8 @@ struct State {
     /// When each client was last resumed after a stop.
     resumed: Vec<Duration>,
     offer: Option<LockParts>,
+    /// How many nodes may still lose their counters, whatever the clocks show.
+    counter_losses: usize,
     /// Locks that their owners have lost sight of: never used again, and not dropped.
     leaked: Vec<Lock>,
     outcomes: [u64; Outcome::NUMBER],
@@ -198,6 +217,9 @@ impl World {
             .map(|process| (MemoryBackend::new(process.clone()), process))
             .collect();
         let runtime = sim.runtime();
+        let all = || processes.iter().chain(nodes.iter().map(|(_, process)| process));
+        let broken = if run.guard { faults.breaks_guarded() } else { faults.breaks() };
+        let fencing = Plan::draw(run.fencing, run.guard, run.seed, number, faults, all());
         let backends = nodes.iter().map(|(node, _)| node.clone()).collect();
         let network = Network::new(runtime.clone(), run.seed, backends, faults, run.timeline.clone());
         if faults.has(Fault::Drift) {
@@ -216,6 +238,7 @@ impl World {
             running: (0..clients).map(|_| rng.random_range(1..=MOST_TASKS)).collect(),
             resumed: vec![Duration::ZERO; clients],
             offer: None,
+            counter_losses: fencing.map_or(0, |plan| plan.survives(number)),
             leaked: Vec::new(),
             outcomes: [0; Outcome::NUMBER],
             course: vec![Vec::new(); clients],
@@ -227,10 +250,12 @@ impl World {
             nodes,
             processes,
             faults,
+            rules: Rules { broken, guarded: run.guard && faults.breaks(), notice },
             guard: run.guard,
-            rules: Rules { broken: faults.breaks(), notice },
+            fencing,
             timeline: run.timeline.clone(),
             state: Mutex::new(state),
+            tokens: Mutex::default(),
         })
     }
 
@@ -271,7 +296,7 @@ impl World {
         }
         self.checks().last_look().unwrap_or_else(|what| panic!("{what}"));
         self.runtime.sleep(PROMPTLY).await;
-        if !self.rules.broken {
+        if !self.faults.breaks() {
             self.assert_no_leftovers();
         }
         // Messages under way arrive, and keys that no client releases expire.
@@ -326,9 +351,14 @@ impl World {
 
     fn manager(&self, sim: &Sim, process: &SimRuntime, client: usize, timeout: Duration) -> Redlock {
         let wires = (0..self.nodes.len()).map(|node| self.network.wire(process.clone(), client, node));
-        let builder =
+        let mut builder =
             Redlock::builder(process.clone()).nodes(wires).entropy(sim.entropy()).node_timeout(timeout);
-        let builder = if self.guard { builder.max_ttl(MAX_TTL) } else { builder };
+        if let Some(plan) = self.fencing {
+            builder = builder.fence_quorum(plan.quorum);
+        }
+        if self.guard {
+            builder = builder.max_ttl(MAX_TTL);
+        }
         builder.build().unwrap_or_else(|error| panic!("{error}"))
     }
 
@@ -346,13 +376,42 @@ impl World {
 
     fn summary(&self) -> Summary {
         let state = self.state();
+        let tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
         Summary {
             outcomes: state.outcomes,
             course: state.course.clone(),
             struck: self.network.struck(),
             overlaps: self.checks().overlaps,
             requests: self.network.requests(),
+            trips: tokens.trips,
+            disorders: tokens.disorders,
         }
+    }
+
+    /// Records a lock with a fencing token, whose round began then, and took so many trips.
+    fn fenced(&self, resources: &Resources, fence: NonZeroU64, began: Duration, trips: Option<usize>) {
+        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(trips) = trips {
+            tokens.trips[trips.min(3) - 1] += 1;
+        }
+        let checked = tokens.add(resources, fence, began, self.runtime.elapsed());
+        if let Err(what) = checked {
+            assert!(self.faults.breaks_tokens(), "{what}");
+            tokens.disorders += 1;
+        }
+    }
+
+    /// Whether a node that restarts without its data may have lost its counters: the promise of fencing
+    /// tokens is that they stay unique and in order then.
+    fn may_lose_counters(&self, restart: Restart) -> bool {
+        let Some(plan) = self.fencing else { return true };
+        if plan.makes_up_for(restart) {
+            return true;
+        }
+        let mut state = self.state();
+        let may = state.counter_losses > 0;
+        state.counter_losses -= usize::from(may);
+        may
     }
 
     fn outcome(&self, client: usize, outcome: Outcome) {

@@ -124,22 +124,25 @@ impl ServerProbe {
         T: Send,
         A: Future<Output = Result<Option<ServerAnswer>, BackendError>> + Send,
     {
-        let asking = async {
-            if self.is_settled(connection()) {
-                return None;
+        // A question is in a box: hardly any request asks one, but each would have room for it.
+        let mut request = pin!(request);
+        let (answer, failed) = if self.is_settled(connection()) {
+            (request.await?, None)
+        } else {
+            let asking = Box::pin(async {
+                // One of many first requests asks.
+                let _turn = Turn::take(&self.asking)?;
+                self.ask(&connection, ask()).await.err()
+            });
+            match select(request.as_mut(), asking).await {
+                Either::Left((Err(error), _)) => return Err(error),
+                Either::Left((Ok(answer), asking)) => (answer, asking.await),
+                // The question failed before the request had its reply: while it was connecting, for example.
+                Either::Right((_, request)) => (request.await?, None),
             }
-            // One of many first requests asks.
-            let _turn = Turn::take(&self.asking)?;
-            self.ask(&connection, ask()).await.err()
-        };
-        let (answer, failed) = match select(pin!(request), pin!(asking)).await {
-            Either::Left((Err(error), _)) => return Err(error),
-            Either::Left((Ok(answer), asking)) => (answer, asking.await),
-            // The question failed before the request had its reply: while it was connecting, for example.
-            Either::Right((_, request)) => (request.await?, None),
         };
         let failed = match failed {
-            None if !self.is_settled(connection()) => self.ask(&connection, ask()).await.err(),
+            None if !self.is_settled(connection()) => Box::pin(self.ask(&connection, ask())).await.err(),
             failed => failed,
         };
         if let Some((connection, kind)) = failed {

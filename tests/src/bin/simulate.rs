@@ -13,7 +13,9 @@ use std::{
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use redlock_tests::simulation::{Fault, Faults, Outcome, Run, Summary, Timeline, Violation};
+use redlock_tests::simulation::{
+    Contention, Fault, Faults, Fencing, Outcome, Run, Summary, Timeline, Violation, contend,
+};
 
 /// Simulates fleets of clients, nodes and networks, one for each seed, and checks every step.
 #[derive(Debug, Parser)]
@@ -24,12 +26,19 @@ struct Arguments {
     /// The first seed
     #[arg(long, default_value_t = 0)]
     start: u64,
-    /// The faults that may happen: `all`, `none`, or names separated by commas; `-name` removes one
+    /// The faults that may happen: `all` that a lock survives, `tokens` for all that fencing tokens survive,
+    /// `none`, or names separated by commas; `-name` removes one
     #[arg(long, default_value = "all", allow_hyphen_values = true)]
     faults: Faults,
+    /// Give every lock a fencing token, not only those of half of the runs
+    #[arg(long)]
+    fenced: bool,
     /// Give the clients a guard against nodes that restart without their data
     #[arg(long)]
     guard: bool,
+    /// Measure how many trips fencing tokens take when 1, 2, 4 and 16 clients take turns
+    #[arg(long)]
+    contention: bool,
     /// Stop after this many seconds
     #[arg(long)]
     seconds: Option<u64>,
@@ -46,15 +55,42 @@ fn main() -> ExitCode {
     // A failed check panics; the code below prints it with its seed.
     panic::set_hook(Box::new(|_| ()));
     match arguments.trace {
-        Some(seed) => trace(seed, arguments.faults, arguments.guard),
+        Some(seed) => trace(&arguments.run(seed, arguments.faults)),
+        None if arguments.contention => measure(arguments.start),
         None => simulate(&arguments),
     }
 }
 
+impl Arguments {
+    fn run(&self, seed: u64, faults: Faults) -> Run {
+        let fencing = if self.fenced { Fencing::Always } else { Fencing::Sometimes };
+        Run { fencing, guard: self.guard, ..Run::new(seed, faults) }
+    }
+}
+
 #[allow(clippy::print_stdout)]
-fn trace(seed: u64, faults: Faults, guard: bool) -> ExitCode {
+fn measure(seed: u64) -> ExitCode {
+    for (nodes, clocks_off) in [(3, Some(0)), (3, Some(5)), (3, None), (5, Some(5))] {
+        for clients in [1, 2, 4, 16] {
+            let duration = Duration::from_secs(10);
+            let trips = contend(seed, Contention { nodes, clients, clocks_off, duration });
+            let locks: u64 = trips.iter().sum();
+            let percent = |trips: u64| 100.0 * trips as f64 / locks as f64;
+            let clocks = clocks_off.map_or("no clocks".to_owned(), |off| format!("clocks {off} ms off"));
+            println!(
+                "{nodes} nodes, {clients:>2} clients, {clocks:<15} {locks:>7} locks: {:>6.3} % in 2 trips, {:.3} % in more",
+                percent(trips[1]),
+                percent(trips[2])
+            );
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+#[allow(clippy::print_stdout)]
+fn trace(run: &Run) -> ExitCode {
     let timeline = Timeline::kept();
-    let finished = Run { seed, faults, guard, timeline: timeline.clone() }.run();
+    let finished = Run { timeline: timeline.clone(), ..run.clone() }.run();
     for line in timeline.lines() {
         println!("{line}");
     }
@@ -99,10 +135,10 @@ fn simulate(arguments: &Arguments) -> ExitCode {
                     if over || lock().violation.is_some() {
                         return;
                     }
-                    let run = Run { guard: arguments.guard, ..Run::new(seed, arguments.faults) };
-                    match run.run() {
+                    match arguments.run(seed, arguments.faults).run() {
                         Ok(summary) => {
-                            let bites = if arguments.bites { bites(&run, &summary) } else { Vec::new() };
+                            let bites =
+                                if arguments.bites { bites(arguments, seed, &summary) } else { Vec::new() };
                             let mut total = lock();
                             total.runs += 1;
                             total.summary.add(&summary);
@@ -121,17 +157,20 @@ fn simulate(arguments: &Arguments) -> ExitCode {
     match &total.violation {
         None => ExitCode::SUCCESS,
         Some(violation) => {
-            println!("\nVIOLATION {violation}\nReplay it with --trace {}", violation.seed);
+            println!(
+                "\nVIOLATION {violation}\nReplay it with the same options and --trace {}",
+                violation.seed
+            );
             ExitCode::FAILURE
         }
     }
 }
 
 /// The faults without which the run has other outcomes.
-fn bites(run: &Run, with: &Summary) -> Vec<Fault> {
+fn bites(arguments: &Arguments, seed: u64, with: &Summary) -> Vec<Fault> {
     let struck = |fault: &Fault| with.struck.times(*fault) > 0;
     let changed = |fault: &Fault| {
-        let without = Run { faults: run.faults.without(*fault), ..run.clone() }.run();
+        let without = arguments.run(seed, arguments.faults.without(*fault)).run();
         without.is_ok_and(|without| without.course != with.course)
     };
     Fault::ALL.into_iter().filter(struck).filter(changed).collect()
@@ -146,6 +185,9 @@ fn print(total: &Total, took: Duration, bites: bool) {
     }
     println!("{:>14} {:>12}", "requests", total.summary.requests);
     println!("{:>14} {:>12}", "overlaps", total.summary.overlaps);
+    let [one, two, more] = total.summary.trips;
+    println!("{:>14} {:>12}  of them in 2 trips {two}, in more {more}", "fenced", one + two + more);
+    println!("{:>14} {:>12}", "disorders", total.summary.disorders);
     println!("\n{:>14} {:>12}{}", "fault", "struck", if bites { "  runs that it changed" } else { "" });
     for fault in Fault::ALL {
         let bitten = if bites { format!("  {:>12}", total.bites[fault as usize]) } else { String::new() };

@@ -44,6 +44,8 @@ pub(super) struct LostKeys {
 pub(super) struct Rules {
     /// The run breaks an assumption of the lock: overlaps are only counted, and keys are not checked.
     pub(super) broken: bool,
+    /// Nodes lose keys of valid locks, and a guard makes up for it.
+    pub(super) guarded: bool,
     /// How long a client may take to notice a loss.
     pub(super) notice: Duration,
 }
@@ -108,7 +110,7 @@ impl Checks {
             for second in &valid[position + 1..] {
                 self.exclude(*first, *second, rules)?;
             }
-            if !rules.broken {
+            if !rules.broken && !rules.guarded {
                 self.backed(now, &self.holds[*first], nodes)?;
             }
         }
@@ -230,6 +232,6 @@ impl Checks {
     }
 }
 
-fn shared<'a>(one: &'a Resources, other: &Resources) -> Option<&'a str> {
+pub(super) fn shared<'a>(one: &'a Resources, other: &Resources) -> Option<&'a str> {
     one.iter().find(|name| other.iter().any(|other| other == *name))
 }

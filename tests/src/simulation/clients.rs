@@ -10,7 +10,7 @@ use std::{
 };
 
 use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng, seq::IndexedRandom};
-use redlock_core::{Error, Lease, Lock, LockRequest, Redlock, Runtime};
+use redlock_core::{Error, Lease, Lock, LockRequest, Redlock, Runtime, Token};
 
 use super::{Outcome, World, faults::Fault};
 use crate::sim_runtime::SimRuntime;
@@ -68,7 +68,10 @@ impl Client {
             0..5 => {
                 let request = self.request(&mut rng);
                 match request.await {
-                    Ok(lock) => self.hold(&mut rng, lock).await,
+                    Ok(lock) => {
+                        self.won(lock.lease(), Some(lock.token()), Won::Alone);
+                        self.hold(&mut rng, lock).await;
+                    }
                     Err(error) => self.failed(&error),
                 }
             }
@@ -87,16 +90,20 @@ impl Client {
             .retry_count(rng.random_range(0..8))
             .retry_delay(millis(rng.random_range(1..150)))
             .retry_jitter(millis(rng.random_range(0..50)));
-        if rng.random_bool(0.2) {
+        let request = if rng.random_bool(0.2) {
             request.acquire_timeout(millis(rng.random_range(1..1_000)))
         } else {
             request
-        }
+        };
+        // Locks without a fencing token exclude those with one, but do not count.
+        if self.world.fencing.is_some() && rng.random_bool(0.9) { request.fenced() } else { request }
     }
 
     async fn hold(&self, rng: &mut ChaCha8Rng, mut lock: Lock) {
-        self.say(|| format!("holds {} for {:?}", &lock.token().as_str()[..6], lock.remaining()));
-        self.won(lock.lease(), false);
+        self.say(|| {
+            let fence = lock.fence().map_or(String::new(), |fence| format!(" and has {fence}"));
+            format!("holds {} for {:?}{fence}", &lock.token().as_str()[..6], lock.remaining())
+        });
         for _ in 0..rng.random_range(0..4) {
             self.sleep(rng.random_range(0..1_000)).await;
             let extended = if rng.random_bool(0.8) {
@@ -141,6 +148,7 @@ impl Client {
 
     async fn use_one(&self, rng: &mut ChaCha8Rng) {
         let length = rng.random_range(0..3_000);
+        let asked = self.world.runtime.elapsed();
         let mut request = self.request(rng);
         if rng.random_bool(0.2) {
             request = request.max_hold(millis(rng.random_range(100..3_000)));
@@ -148,7 +156,7 @@ impl Client {
         let panics = rng.random_bool(0.05);
         let used = request.using(|lease| async move {
             self.say(|| format!("runs a routine, valid for {:?}", lease.remaining()));
-            let hold = self.won(lease, true);
+            let hold = self.won(lease, None, Won::ForRoutine { asked });
             let _running = Running { client: self, hold };
             self.sleep(length).await;
             if panics {
@@ -167,6 +175,8 @@ impl Client {
         match self.redlock.from_parts(&parts).await {
             Ok(lock) => {
                 self.say(|| "took a lock over".to_owned());
+                assert_eq!(lock.fence(), parts.fence, "a lock that is handed over has another fencing token");
+                self.won(lock.lease(), None, Won::TakenOver);
                 self.hold(rng, lock).await;
             }
             Err(error) => self.failed(&error),
@@ -174,8 +184,18 @@ impl Client {
     }
 
     /// Records a lock, and spawns a task that waits for its loss.
-    fn won(&self, lease: Lease, routine: bool) -> usize {
+    fn won(&self, lease: Lease, token: Option<&Token>, how: Won) -> usize {
         self.world.outcome(self.number, Outcome::Won);
+        let round = token.and_then(|token| self.world.network.ledger(|ledger| ledger.round(token.as_str())));
+        let began = match (round, how) {
+            (Some((began, _)), _) => Some(began),
+            (None, Won::ForRoutine { asked }) => Some(asked),
+            (None, Won::Alone | Won::TakenOver) => None,
+        };
+        if let (Some(fence), Some(began)) = (lease.fence(), began) {
+            self.world.fenced(lease.resources(), fence, began, round.map(|(_, trips)| trips));
+        }
+        let routine = matches!(how, Won::ForRoutine { .. });
         let hold = self.world.checks().won(self.number, self.process.clone(), lease.clone(), routine);
         let world = self.world.clone();
         self.process.spawn(Box::pin(async move {
@@ -206,6 +226,18 @@ impl Client {
     fn say(&self, text: impl FnOnce() -> String) {
         self.world.timeline.client(self.process.elapsed(), self.number, text);
     }
+}
+
+/// How a lock was won.
+#[derive(Clone, Copy)]
+enum Won {
+    Alone,
+    /// When the routine's caller asked for it, as a routine does not know its round.
+    ForRoutine {
+        asked: Duration,
+    },
+    /// The hold has begun before.
+    TakenOver,
 }
 
 /// The panic of a routine.

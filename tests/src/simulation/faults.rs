@@ -42,17 +42,21 @@ pub enum Fault {
     SlowTasks,
     /// The clocks of clients and nodes drift, within the drift factor.
     Drift,
-    /// A node restarts at once without its data. Breaks an assumption of the lock.
+    /// A node restarts at once without its data. Breaks an assumption of the lock, unless it has a guard.
     Forget,
     /// A node restarts at once without the last second of its data. Breaks an assumption of the lock.
     ForgetLast,
     /// A node's clock jumps forward. Breaks an assumption of the lock.
     Jump,
+    /// A node loses a key. Breaks an assumption of the lock.
+    Evict,
+    /// A node loses its counters for fencing tokens. Breaks an assumption of the tokens.
+    Uncount,
 }
 
 impl Fault {
     /// All faults.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::Delay,
         Self::Lose,
         Self::Duplicate,
@@ -73,12 +77,20 @@ impl Fault {
         Self::Forget,
         Self::ForgetLast,
         Self::Jump,
+        Self::Evict,
+        Self::Uncount,
     ];
 
     /// Whether it breaks an assumption of the lock, so that two clients may hold one.
     #[must_use]
     pub fn breaks(self) -> bool {
-        matches!(self, Self::Forget | Self::ForgetLast | Self::Jump)
+        matches!(self, Self::Forget | Self::ForgetLast | Self::Jump | Self::Evict)
+    }
+
+    /// Whether it breaks an assumption of fencing tokens, so that they may be out of order.
+    #[must_use]
+    pub fn breaks_tokens(self) -> bool {
+        self == Self::Uncount
     }
 
     /// Its name on the command line.
@@ -105,6 +117,8 @@ impl Fault {
             Self::Forget => "forget",
             Self::ForgetLast => "forget-last",
             Self::Jump => "jump",
+            Self::Evict => "evict",
+            Self::Uncount => "uncount",
         }
     }
 }
@@ -136,7 +150,13 @@ impl Faults {
     /// All faults that a lock has to survive.
     #[must_use]
     pub fn survivable() -> Self {
-        Fault::ALL.into_iter().filter(|fault| !fault.breaks()).collect()
+        Fault::ALL.into_iter().filter(|fault| !fault.breaks() && !fault.breaks_tokens()).collect()
+    }
+
+    /// All faults that fencing tokens have to survive.
+    #[must_use]
+    pub fn of_tokens() -> Self {
+        Fault::ALL.into_iter().filter(|fault| !fault.breaks_tokens()).collect()
     }
 
     /// These, and one more.
@@ -157,10 +177,22 @@ impl Faults {
         self.0 & (1 << fault as u32) != 0
     }
 
+    /// Whether one of them breaks an assumption of fencing tokens.
+    #[must_use]
+    pub fn breaks_tokens(self) -> bool {
+        Fault::ALL.into_iter().any(|fault| fault.breaks_tokens() && self.has(fault))
+    }
+
     /// Whether one of them breaks an assumption of the lock.
     #[must_use]
     pub fn breaks(self) -> bool {
         Fault::ALL.into_iter().any(|fault| fault.breaks() && self.has(fault))
+    }
+
+    /// Whether one of them breaks an assumption even of locks with a guard against restarts.
+    #[must_use]
+    pub fn breaks_guarded(self) -> bool {
+        self.without(Fault::Forget).breaks()
     }
 }
 
@@ -173,12 +205,14 @@ impl FromIterator<Fault> for Faults {
 impl FromStr for Faults {
     type Err = String;
 
-    /// `all`, `none`, or names separated by commas; `-name` removes one.
+    /// `all` that a lock survives, `tokens` for all that fencing tokens survive, `none`, or names separated by
+    /// commas; `-name` removes one.
     fn from_str(list: &str) -> Result<Self, String> {
         let mut faults = Self::NONE;
         for name in list.split(',').map(str::trim).filter(|name| !name.is_empty()) {
             faults = match name {
                 "all" => Self::survivable(),
+                "tokens" => Self::of_tokens(),
                 "none" => Self::NONE,
                 _ => match name.strip_prefix('-') {
                     Some(name) => faults.without(name.parse()?),

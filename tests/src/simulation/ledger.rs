@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    num::NonZeroU64,
     time::Duration,
 };
 
@@ -23,6 +24,8 @@ pub(super) struct Ledger {
 struct Claim {
     client: usize,
     began: Duration,
+    /// What its round has raised counters to.
+    raised: BTreeSet<NonZeroU64>,
 }
 
 /// A claim's state on one node.
@@ -43,12 +46,27 @@ struct Link {
 }
 
 impl Ledger {
-    /// Records a request that will arrive, even if late.
-    pub(super) fn sent(&mut self, now: Duration, request: &Request) {
+    /// Records a request of a client, which may never arrive.
+    pub(super) fn begun(&mut self, now: Duration, request: &Request) {
         let token = request.token.as_str();
         if !self.claims.contains_key(token) {
-            self.claims.insert(token.to_owned(), Claim { client: request.client, began: now });
+            let claim = Claim { client: request.client, began: now, raised: BTreeSet::new() };
+            self.claims.insert(token.to_owned(), claim);
         }
+        if let (Verb::Raise { fence, ttl: None, .. }, Some(claim)) =
+            (&request.verb, self.claims.get_mut(token))
+        {
+            claim.raised.insert(*fence);
+        }
+    }
+
+    /// When the first request with the token was sent, and how many trips its round took.
+    pub(super) fn round(&self, token: &str) -> Option<(Duration, usize)> {
+        self.claims.get(token).map(|claim| (claim.began, 1 + claim.raised.len()))
+    }
+
+    /// Records a request that will arrive, even if late.
+    pub(super) fn sent(&mut self, request: &Request) {
         self.link(request).under_way += 1;
     }
 
@@ -61,8 +79,10 @@ impl Ledger {
             link.late = Some(now);
         }
         match &request.verb {
-            Verb::Acquire(_) | Verb::Replace(..) => self.entry(request).acquired = now,
-            Verb::Extend(_) => {}
+            Verb::Acquire(_) | Verb::AcquireFenced { .. } | Verb::Replace(..) => {
+                self.entry(request).acquired = now;
+            }
+            Verb::Extend(_) | Verb::Raise { .. } => {}
             Verb::Release => self.entry(request).released |= executed,
         }
     }

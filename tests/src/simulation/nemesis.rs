@@ -10,6 +10,7 @@ use super::{
     checks::LostKeys,
     clients::{MAX_TTL_MILLIS, RESOURCES},
     faults::Fault,
+    fencing::Restart,
     network::Way,
 };
 
@@ -35,6 +36,8 @@ pub(super) fn begin(world: &Arc<World>, seed: u64) {
     start(Fault::Forget, 1_500, Box::new(|it| Box::pin(it.forget())));
     start(Fault::ForgetLast, 1_500, Box::new(|it| Box::pin(it.forget_last())));
     start(Fault::Jump, 1_500, Box::new(|it| Box::pin(it.jump())));
+    start(Fault::Evict, 500, Box::new(|it| Box::pin(it.evict())));
+    start(Fault::Uncount, 500, Box::new(|it| Box::pin(it.uncount())));
 }
 
 type Striking = BoxFuture<()>;
@@ -147,7 +150,20 @@ impl Strike {
             Some(((*name).to_owned(), value, self.now() + clock.in_true_time(left)))
         };
         self.world.checks().lost[node] = Some(LostKeys { keys: RESOURCES.iter().filter_map(key).collect() });
+        self.clear(node, Restart::Late);
+    }
+
+    /// Removes a node's keys, and its counters if the fencing tokens have to survive that. Returns whether
+    /// they are gone.
+    fn clear(&self, node: usize, restart: Restart) -> bool {
+        let backend = &self.world.nodes[node].0;
+        let counters = RESOURCES.map(|name| backend.counter(name));
         backend.clear();
+        let lost = self.world.may_lose_counters(restart);
+        for (name, counter) in RESOURCES.iter().zip(counters).filter(|_| !lost) {
+            counter.into_iter().for_each(|counter| backend.set_counter(name, counter));
+        }
+        lost
     }
 
     async fn stop_client(mut self) {
@@ -171,11 +187,14 @@ impl Strike {
     async fn forget(mut self) {
         let node = self.node();
         self.world.timeline.node(self.now(), node, || "restarts without its data".to_owned());
+        let backend = &self.world.nodes[node].0;
         // The guard depends on the restart itself. One that is down is restarted by who killed it.
         if self.world.guard && !self.world.state().forgetting[node] {
-            self.world.nodes[node].0.restart_empty();
+            backend.shut_down();
+            self.clear(node, Restart::AtOnce);
+            backend.start();
         } else {
-            self.world.nodes[node].0.clear();
+            self.clear(node, Restart::AtOnce);
         }
     }
 
@@ -184,10 +203,15 @@ impl Strike {
         let backend = &self.world.nodes[node].0;
         let keys: Vec<_> =
             RESOURCES.iter().map(|name| (*name, backend.get(name), backend.ttl(name))).collect();
+        let counters = RESOURCES.map(|name| backend.counter(name));
         self.world.runtime.sleep(millis(1_000)).await;
         self.world.timeline.node(self.now(), node, || "restarts without the last second".to_owned());
         let backend = &self.world.nodes[node].0;
-        backend.clear();
+        if self.clear(node, Restart::AtOnce) {
+            for (name, counter) in RESOURCES.iter().zip(counters) {
+                counter.into_iter().for_each(|counter| backend.set_counter(name, counter));
+            }
+        }
         for (name, value, ttl) in keys {
             if let (Some(value), Some(ttl)) = (value, ttl.and_then(|ttl| ttl.checked_sub(millis(1_000)))) {
                 backend.set(name, value, ttl);
@@ -200,6 +224,19 @@ impl Strike {
         let by = millis(self.rng.random_range(100..MAX_TTL_MILLIS));
         self.world.timeline.node(self.now(), node, || format!("its clock jumps by {by:?}"));
         self.world.nodes[node].1.jump(by);
+    }
+
+    async fn evict(mut self) {
+        let node = self.node();
+        let name = RESOURCES[self.rng.random_range(0..RESOURCES.len())];
+        self.world.timeline.node(self.now(), node, || format!("loses {name:?}"));
+        self.world.nodes[node].0.remove(name);
+    }
+
+    async fn uncount(mut self) {
+        let node = self.node();
+        self.world.timeline.node(self.now(), node, || "loses its counters".to_owned());
+        RESOURCES.iter().for_each(|name| self.world.nodes[node].0.remove_counter(name));
     }
 
     fn client(&mut self) -> usize {

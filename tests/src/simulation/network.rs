@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     future::pending,
+    num::NonZeroU64,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -14,8 +15,9 @@ use std::{
 
 use rand::RngExt;
 use redlock_core::{
-    Acquire, AcquireReply, BackendError, BackendErrorKind, BoxFuture, Extend, LockBackend, MemoryBackend,
-    Release, ReleaseReply, Replace, Resources, Runtime, ServerInfo, Token, Watch, async_trait,
+    Acquire, AcquireFenced, AcquireReply, BackendError, BackendErrorKind, BoxFuture, Extend, FencedReply,
+    LockBackend, MemoryBackend, Raise, Release, ReleaseReply, Replace, Resources, Runtime, ServerInfo, Token,
+    Watch, async_trait,
 };
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -86,7 +88,18 @@ pub(super) struct Request {
 #[derive(Clone, Debug)]
 pub(super) enum Verb {
     Acquire(Duration),
+    AcquireFenced {
+        ttl: Duration,
+        proposal: u64,
+        counter_ttl: Option<Duration>,
+    },
     Extend(Duration),
+    /// With a TTL, an extension.
+    Raise {
+        fence: NonZeroU64,
+        ttl: Option<Duration>,
+        counter_ttl: Option<Duration>,
+    },
     /// The token to replace.
     Replace(Token, Duration),
     Release,
@@ -98,6 +111,7 @@ pub(super) type Answer = Result<Reply, BackendError>;
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Reply {
     Acquired(AcquireReply),
+    Fenced(FencedReply),
     Released(ReleaseReply),
 }
 
@@ -192,7 +206,11 @@ impl Network {
     /// Sends a request on its connection, and returns the receiver of the reply.
     fn send(&self, request: Request) -> oneshot::Receiver<Answer> {
         let (sender, receiver) = oneshot::channel();
-        self.state().requests += 1;
+        let now = self.0.runtime.elapsed();
+        let mut state = self.state();
+        state.requests += 1;
+        state.ledger.begun(now, &request);
+        drop(state);
         self.transmit(Message {
             request,
             sent: Duration::ZERO,
@@ -224,7 +242,7 @@ impl Network {
             return;
         }
         if state.strikes(Fault::Duplicate, 0.01) {
-            state.ledger.sent(now, &message.request);
+            state.ledger.sent(&message.request);
             let copy = Message {
                 due: message.due + state.dice.of(Fault::Duplicate).random_range(Duration::ZERO..LONG),
                 answer: Arc::default(),
@@ -235,7 +253,7 @@ impl Network {
                 network.deliver_at(copy).await;
             }));
         }
-        state.ledger.sent(now, &message.request);
+        state.ledger.sent(&message.request);
         let connected = state.link(client, node).connection.clone();
         let connection = connected.unwrap_or_else(|| {
             let (sender, receiver) = mpsc::unbounded_channel();
@@ -354,6 +372,22 @@ async fn run(node: &MemoryBackend, request: &Request) -> Answer {
         Verb::Acquire(ttl) => {
             node.acquire(Acquire::new(resources, token, *ttl, Duration::MAX)).await.map(Reply::Acquired)
         }
+        Verb::AcquireFenced { ttl, proposal, counter_ttl } => {
+            let acquire = Acquire::new(resources, token, *ttl, Duration::MAX);
+            let request = AcquireFenced::new(acquire, *proposal, *counter_ttl);
+            node.acquire_fenced(request).await.map(Reply::Fenced)
+        }
+        Verb::Raise { fence, ttl, counter_ttl } => {
+            let raise = Raise::new(resources, token, *fence, *counter_ttl, Duration::MAX);
+            let request = match ttl {
+                Some(ttl) => {
+                    let extend = Extend::new(resources, token, *ttl, Duration::MAX);
+                    Raise::extending(extend, *fence, *counter_ttl)
+                }
+                None => raise,
+            };
+            node.raise(request).await.map(Reply::Fenced)
+        }
         Verb::Extend(ttl) => {
             node.extend(Extend::new(resources, token, *ttl, Duration::MAX)).await.map(Reply::Acquired)
         }
@@ -414,6 +448,22 @@ impl LockBackend for Wire {
         self.ask(verb, request.resources, request.token, request.timeout).await?.reply()
     }
 
+    fn can_fence(&self) -> bool {
+        true
+    }
+
+    async fn acquire_fenced(&self, request: AcquireFenced<'_>) -> Result<FencedReply, BackendError> {
+        let AcquireFenced { ttl, proposal, counter_ttl, .. } = request;
+        let verb = Verb::AcquireFenced { ttl, proposal, counter_ttl };
+        self.ask(verb, request.resources, request.token, request.timeout).await?.fenced()
+    }
+
+    async fn raise(&self, request: Raise<'_>) -> Result<FencedReply, BackendError> {
+        let Raise { fence, ttl, counter_ttl, .. } = request;
+        let verb = Verb::Raise { fence, ttl, counter_ttl };
+        self.ask(verb, request.resources, request.token, request.timeout).await?.fenced()
+    }
+
     async fn replace(&self, request: Replace<'_>) -> Result<AcquireReply, BackendError> {
         let verb = Verb::Replace(request.old.clone(), request.ttl);
         self.ask(verb, request.resources, request.new, request.timeout).await?.reply()
@@ -466,14 +516,21 @@ impl Reply {
     fn reply(self) -> Result<AcquireReply, BackendError> {
         match self {
             Self::Acquired(reply) => Ok(reply),
-            Self::Released(_) => Err(unreadable()),
+            Self::Fenced(_) | Self::Released(_) => Err(unreadable()),
+        }
+    }
+
+    fn fenced(self) -> Result<FencedReply, BackendError> {
+        match self {
+            Self::Fenced(reply) => Ok(reply),
+            Self::Acquired(_) | Self::Released(_) => Err(unreadable()),
         }
     }
 
     fn released(self) -> Result<ReleaseReply, BackendError> {
         match self {
             Self::Released(released) => Ok(released),
-            Self::Acquired(_) => Err(unreadable()),
+            Self::Acquired(_) | Self::Fenced(_) => Err(unreadable()),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use redlock_core::{AcquireReply, ReleaseReply};
+use redlock_core::{AcquireReply, FencedReply, ReleaseReply};
 
 use super::network::{Answer, Reply, Request, Verb};
 
@@ -57,7 +57,8 @@ impl Timeline {
         self.link(at, request.client, request.node, || {
             let answer = match answer {
                 Ok(Reply::Acquired(AcquireReply::Granted)) => "granted".to_owned(),
-                Ok(Reply::Acquired(_)) => "refused".to_owned(),
+                Ok(Reply::Fenced(FencedReply::Granted { counter })) => format!("granted, {counter}"),
+                Ok(Reply::Acquired(_) | Reply::Fenced(_)) => "refused".to_owned(),
                 Ok(Reply::Released(ReleaseReply::Removed)) => "removed".to_owned(),
                 Ok(Reply::Released(_)) => "not held".to_owned(),
                 Err(error) => error.to_string(),
@@ -87,11 +88,18 @@ impl fmt::Display for Line {
 fn describe(request: &Request) -> String {
     let (verb, ttl) = match &request.verb {
         Verb::Acquire(ttl) => ("acquire", Some(ttl)),
+        Verb::AcquireFenced { ttl, .. } => ("acquire, fenced,", Some(ttl)),
         Verb::Extend(ttl) => ("extend", Some(ttl)),
+        Verb::Raise { ttl, .. } => ("raise", ttl.as_ref()),
         Verb::Replace(_, ttl) => ("replace", Some(ttl)),
         Verb::Release => ("release", None),
     };
     let names: Vec<&str> = request.resources.iter().collect();
     let duration = ttl.map_or(String::new(), |ttl| format!(" for {ttl:?}"));
-    format!("{verb} {} {}{duration}", names.join("+"), &request.token.as_str()[..6])
+    let number = match request.verb {
+        Verb::AcquireFenced { proposal, .. } => format!(", at least {proposal}"),
+        Verb::Raise { fence, .. } => format!(" to {fence}"),
+        _ => String::new(),
+    };
+    format!("{verb} {} {}{duration}{number}", names.join("+"), &request.token.as_str()[..6])
 }
