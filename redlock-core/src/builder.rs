@@ -203,8 +203,8 @@ impl RedlockBuilder {
     ///   [`Rejected`](crate::BackendErrorKind::Rejected): see
     ///   [`unknown_uptime_votes`](Self::unknown_uptime_votes).
     ///
-    /// Every client of the nodes has to use the same `max_ttl`, or shorter TTLs. While nodes are restarted all
-    /// at once, nobody can lock anything for that time.
+    /// Every client of the nodes has to use it, with the same value. When a majority of the nodes restarts at
+    /// once, nobody can lock anything for that time.
     pub fn max_ttl(mut self, max_ttl: Duration) -> Self {
         self.admission.max_ttl = Some(max_ttl);
         self

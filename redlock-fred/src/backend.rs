@@ -310,15 +310,11 @@ impl LockBackend for FredBackend {
     fn uptime(&self) -> Result<Duration, BackendError> {
         let cannot = |why| BackendError::new(BackendErrorKind::Rejected, why);
         let Connection::Own(lazy, _) = &self.connection else {
-            return Err(cannot(
-                "it is not known how long the server of this client has been running: open the node by its URL",
-            ));
+            return Err(cannot(GIVEN));
         };
         let lazy = lazy.get();
         let server = lazy.server();
-        let server = server.ok_or_else(|| {
-            cannot("it is not known how long a Cluster's servers have been running: lock on single servers")
-        })?;
+        let server = server.ok_or_else(|| cannot(CLUSTER))?;
         server.uptime(lazy.made(), now())
     }
 }
@@ -360,6 +356,11 @@ async fn within<T>(timeout: Duration, mut future: impl Future<Output = T> + Unpi
     .await
 }
 
+/// Why the uptime of a server is not known.
+const GIVEN: &str =
+    "it is not known how long the server of this client has been running: open the node by its URL";
+const CLUSTER: &str =
+    "it is not known how long a Cluster's servers have been running: lock on single servers";
 /// Longer than any wait for an answer, and short enough to be added to an instant.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 

@@ -286,14 +286,10 @@ where
     /// Known for a connection that this crate makes to a server, if the user may call `INFO`.
     fn uptime(&self) -> Result<Duration, BackendError> {
         let cannot = |why| BackendError::new(BackendErrorKind::Rejected, why);
-        let own = self.line.own().ok_or_else(|| {
-            cannot("it is not known how long the server of this connection has been running: open the node by its URL")
-        })?;
+        let own = self.line.own().ok_or_else(|| cannot(GIVEN))?;
         let shared = own.shared();
         let server = shared.server();
-        let server = server.ok_or_else(|| {
-            cannot("it is not known how long a Cluster's servers have been running: lock on single servers")
-        })?;
+        let server = server.ok_or_else(|| cannot(CLUSTER))?;
         server.uptime(shared.made(), Instant::now())
     }
 }
@@ -323,6 +319,12 @@ fn is_cluster(connection: TypeId) -> bool {
 fn is_cluster(_: TypeId) -> bool {
     false
 }
+
+/// Why the uptime of a server is not known.
+const GIVEN: &str =
+    "it is not known how long the server of this connection has been running: open the node by its URL";
+const CLUSTER: &str =
+    "it is not known how long a Cluster's servers have been running: lock on single servers";
 
 #[cfg(all(test, feature = "tokio"))]
 mod tests {
