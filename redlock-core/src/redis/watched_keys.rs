@@ -129,17 +129,19 @@ impl<W> WatchedKeys<W> {
     }
 
     /// The server reports that a key has been changed, has expired, or has been removed. Returns the watches
-    /// that end with that: the eager ones, unless another of their keys is held. The others wait for what is
-    /// read now.
+    /// that end with that: the eager ones, unless another of their keys is held, or asked for: a key may not be
+    /// forgotten before its answer is there. The others wait for what is read now.
     pub(super) fn changed(&mut self, name: &str) -> Vec<W> {
         let was_held = self.keys.get(name).is_some_and(|key| key.known == Known::Held);
         self.read_again(name);
         let Some(key) = self.keys.get(name).filter(|_| was_held) else { return Vec::new() };
-        let is_held = |name: &Arc<str>| self.keys.get(name).is_some_and(|key| key.known == Known::Held);
+        let may_be_free = |name: &Arc<str>| {
+            self.keys.get(name).is_none_or(|key| matches!(key.known, Known::Free | Known::Nothing))
+        };
         let ends = |number: &u64| {
             self.watches
                 .get(number)
-                .is_some_and(|watching| watching.eager && !watching.names.iter().any(is_held))
+                .is_some_and(|watching| watching.eager && watching.names.iter().all(may_be_free))
         };
         let ended: Vec<u64> = key.watches.iter().copied().filter(ends).collect();
         ended.into_iter().filter_map(|number| self.remove(number)).collect()
@@ -271,10 +273,13 @@ mod tests {
     }
 
     #[test]
-    fn an_eager_watch_of_several_keys_waits_while_another_one_is_held() {
+    fn an_eager_watch_of_several_keys_waits_while_another_one_is_held_or_asked_for() {
         let mut keys = WatchedKeys::default();
         keys.add(&["a", "b"].into(), true, 1);
         unread(&mut keys);
+        assert_eq!(keys.read("a", false), []);
+        assert_eq!(keys.changed("a"), []);
+        assert_eq!(unread(&mut keys), ["a"]);
         assert_eq!(keys.read("a", false), []);
         assert_eq!(keys.read("b", false), []);
         assert_eq!(keys.changed("a"), []);
