@@ -196,8 +196,8 @@ impl Place {
 
 const SCALE: u32 = 16;
 /// So many trips for each rival until the moment of who comes back. The earlier ones are closer to each
-/// other, as the first decides for how long the lock stays free. In the simulation, 16 clients need 2.7 rounds
-/// for each success with 4, and 3.0 with 3.
+/// other, as the first decides for how long the lock stays free. In the simulation, 16 clients need 2.7
+/// rounds for each success with 4, and 3.0 with 3.
 const SLOT: u32 = 4;
 /// The trips of [`Rivals::collided`].
 const FIRST_SPREAD: u32 = 6;
