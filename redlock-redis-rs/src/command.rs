@@ -4,8 +4,7 @@ use redis::{Cmd, RedisWrite};
 use redlock_core::redis::{Argument, Command};
 
 pub(crate) fn to_command(command: &Command<'_>) -> Cmd {
-    let text: usize = command.arguments().map(len).sum();
-    let mut to_send = Cmd::with_capacity(command.len() + 1, command.name().len() + text);
+    let mut to_send = Cmd::with_capacity(command.len() + 1, command.script().map_or(0, str::len) + REST);
     to_send.arg(command.name());
     for argument in command.arguments() {
         match argument {
@@ -21,11 +20,5 @@ pub(crate) fn to_command(command: &Command<'_>) -> Cmd {
     to_send
 }
 
-/// At most how long it is.
-fn len(argument: Argument<'_>) -> usize {
-    match argument {
-        Argument::Text(text) => text.len(),
-        Argument::Counter(key) => key.parts().iter().map(|part| part.len()).sum(),
-        Argument::Number(_) => 20,
-    }
-}
+/// Enough room for the other arguments, unless the keys are many or long: a sum would take longer.
+const REST: usize = 128;

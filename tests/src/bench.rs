@@ -14,6 +14,7 @@ use self::table::{Line, Results, between_markers, headlines, json, markdown, pla
 mod allocations;
 mod contender;
 mod cycles;
+mod fencing;
 mod fleet;
 mod floor;
 mod held;
@@ -141,6 +142,8 @@ const ROWS: &[Row] = &[
     ("held", "Very many locks that are held", |_, _| held::many()),
     ("waiters", "By the number of tasks that wait", |plan, _| queue::waiters(plan)),
     ("limit", "What a core can do", |plan, _| cycles::limit(plan)),
+    ("fencing", "Locks with a fencing token", |plan, _| fencing::cost(plan)),
+    ("second-trips", "Fencing tokens that take a second trip", |plan, _| fencing::second_trips(plan)),
     ("growth", "By the number of nodes and tasks", |plan, _| cycles::growth(plan)),
 ];
 /// Those of the bench with the allocator that counts.

@@ -16,6 +16,7 @@ use std::{
 };
 
 use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
+use redis::{Client, aio::MultiplexedConnection};
 use redlock_core::{BoxFuture, Lock, Redlock, Runtime, TokioRuntime};
 
 use self::network::Wire;
@@ -43,6 +44,9 @@ pub struct Plan {
     pub clients: usize,
     /// How many servers there are.
     pub nodes: usize,
+    /// Whether servers restart, without their data. The fencing quorum is then all but one, and clients have
+    /// the restart guard.
+    pub restarts: bool,
     /// What is wrong with the servers' scripts, or with the clients.
     pub broken: Option<Broken>,
 }
@@ -60,6 +64,8 @@ pub struct Report {
     pub counts: Counts,
     /// Keys that were removed while they were there.
     pub removed: u64,
+    /// Restarts of servers, each of which lost its keys and counters.
+    pub restarts: u64,
     /// Connections that were cut, and replies that were cut off with them.
     pub cuts: u64,
     /// The violations: the run ends at the first one.
@@ -93,19 +99,28 @@ pub async fn run(plan: &Plan) -> Report {
             nodes.push(Wire::new(node, server, &world, ChaCha8Rng::from_rng(&mut rng)).await);
         }
         let runtime = Skewed { runtime: TokioRuntime::current(), by: skew(number, &mut rng) };
-        let redlock = Redlock::builder(runtime).nodes(nodes).fenced().build();
-        let client = Client { number, redlock: redlock.expect("valid settings"), world: world.clone(), rng };
-        tasks.push(tokio::spawn(client.work()));
+        let mut redlock = Redlock::builder(runtime).nodes(nodes).fenced();
+        if plan.restarts {
+            redlock = redlock.fence_quorum(plan.nodes - 1).max_ttl(MAX_TTL);
+        }
+        let redlock = redlock.build().expect("valid settings");
+        let worker = Worker { number, redlock, world: world.clone(), rng };
+        tasks.push(tokio::spawn(worker.work()));
     }
     let cutting = tokio::spawn(cut(proxies, world.clone(), ChaCha8Rng::from_rng(&mut seeds)));
-    let removed = remove(&servers, &world, ChaCha8Rng::from_rng(&mut seeds)).await;
+    let clients = servers.iter().map(Server::client).collect();
+    let removing = tokio::spawn(remove(clients, world.clone(), ChaCha8Rng::from_rng(&mut seeds)));
+    let (there, rng, restarts) = (world.clone(), ChaCha8Rng::from_rng(&mut seeds), plan.restarts);
+    // It waits for servers on a thread of its own, and ends them in the end.
+    let restarting = tokio::task::spawn_blocking(move || restart(servers, &there, rng, restarts));
     for task in tasks {
         task.await.expect("a client");
     }
-    let cuts = cutting.await.expect("the cuts");
+    let (removed, cuts) = (removing.await.expect("the removals"), cutting.await.expect("the cuts"));
+    let restarts = restarting.await.expect("the restarts");
     let (acquires, overlaps, violations) = world.judge.verdict();
     let (failures, counts) = (world.failures.load(Ordering::Relaxed), world.counts.copy());
-    Report { acquires, failures, overlaps, counts, removed, cuts, violations }
+    Report { acquires, failures, overlaps, counts, removed, restarts, cuts, violations }
 }
 
 /// What all of a run share.
@@ -127,14 +142,14 @@ impl World {
     }
 }
 
-struct Client {
+struct Worker {
     number: usize,
     redlock: Redlock,
     world: Arc<World>,
     rng: ChaCha8Rng,
 }
 
-impl Client {
+impl Worker {
     async fn work(mut self) {
         while !self.world.is_over() {
             let resources = SETS[self.rng.random_range(0..SETS.len())];
@@ -179,26 +194,47 @@ impl Client {
 }
 
 /// Removes keys at random until the end.
-async fn remove(servers: &[Server], world: &World, mut rng: ChaCha8Rng) -> u64 {
-    let mut connections = Vec::new();
-    for server in servers {
-        let connection = server.client().get_multiplexed_async_connection().await;
-        connections.push(connection.expect("a server of our own"));
-    }
+async fn remove(servers: Vec<Client>, world: Arc<World>, mut rng: ChaCha8Rng) -> u64 {
+    let mut connections: Vec<Option<MultiplexedConnection>> = servers.iter().map(|_| None).collect();
     let mut removed = 0;
     while !world.is_over() {
         let place = rng.random_range(0..connections.len());
+        // It breaks when its server restarts.
+        if connections[place].is_none() {
+            connections[place] = servers[place].get_multiplexed_async_connection().await.ok();
+        }
         let resource = RESOURCES[rng.random_range(0..RESOURCES.len())];
         let mut command = redis::cmd("DEL");
         command.arg(resource);
         if world.broken == Some(Broken::CounterDiesWithItsKey) {
             command.arg(redlock_core::redis::CounterKey::of(resource).to_string());
         }
-        let gone: u64 = command.query_async(&mut connections[place]).await.expect("a server of our own");
-        removed += gone.min(1);
+        if let Some(connection) = &mut connections[place] {
+            match command.query_async::<u64>(connection).await {
+                Ok(gone) => removed += gone.min(1),
+                Err(_) => connections[place] = None,
+            }
+        }
         tokio::time::sleep(Duration::from_micros(rng.random_range(0..2_000))).await;
     }
     removed
+}
+
+/// Restarts servers without their data until the end. The next one waits until a lock on each resource was
+/// won: a fencing quorum of 4 of 5 allows for two losses between two locks.
+fn restart(mut servers: Vec<Server>, world: &World, mut rng: ChaCha8Rng, restarts: bool) -> u64 {
+    let (mut number, mut wins) = (0, world.judge.wins());
+    while !world.is_over() {
+        std::thread::sleep(Duration::from_millis(50));
+        let now = world.judge.wins();
+        if restarts && RESOURCES.iter().all(|resource| now.get(resource) > wins.get(resource)) {
+            let place = rng.random_range(0..servers.len());
+            servers[place].restart_empty();
+            number += 1;
+            wins = world.judge.wins();
+        }
+    }
+    number
 }
 
 /// Cuts connections and holds bytes up, at random, until the end.
@@ -278,4 +314,5 @@ fn skew(number: usize, rng: &mut ChaCha8Rng) -> Skew {
 
 const RESOURCES: [&str; 2] = ["x", "y"];
 const SETS: [&[&str]; 4] = [&["x"], &["x"], &["y"], &["x", "y"]];
+const MAX_TTL: Duration = Duration::from_millis(400);
 const SHORT: Duration = Duration::from_millis(3);

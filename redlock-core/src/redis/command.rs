@@ -217,6 +217,12 @@ impl<'a> Command<'a> {
         self.name
     }
 
+    /// The script of an `EVAL`, which is its first argument. A client that takes static text need not copy it.
+    #[must_use]
+    pub fn script(&self) -> Option<&'static str> {
+        self.script
+    }
+
     /// What follows the name, in its order.
     pub fn arguments(&self) -> impl Iterator<Item = Argument<'a>> + use<'a> {
         let count = Argument::Number(self.number_of_keys() as u64);
@@ -324,7 +330,7 @@ mod tests {
     fn a_command_has_its_arguments_in_the_servers_order() {
         let (resources, token) = ("a".into(), "0123456789".repeat(4).parse().unwrap());
         let acquire = Command::acquire_natively(&Acquire::new(&resources, &token, SECOND, SECOND));
-        assert_eq!((acquire.name(), acquire.first_key()), ("SET", 0));
+        assert_eq!((acquire.name(), acquire.script(), acquire.first_key()), ("SET", None, 0));
         assert_eq!(words(acquire), ["a", token.as_str(), "NX", "GET", "PX", "1000"]);
 
         let release = Release::new(&resources, &token, SECOND);
@@ -337,6 +343,7 @@ mod tests {
 
         let eval = Command::release_and_tell(&release);
         assert_eq!((eval.name(), eval.first_key()), ("EVAL", 2));
+        assert_eq!(eval.script(), words(eval).first().map(String::as_str));
         assert_eq!(words(eval)[1..], ["1", "a", token.as_str()]);
         let eval = Command::acquire_and_tell(&Acquire::new(&resources, &token, SECOND, SECOND));
         assert_eq!(words(eval)[1..], ["1", "a", token.as_str(), "1000"]);

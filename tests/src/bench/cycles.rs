@@ -72,8 +72,14 @@ pub(crate) fn many_tasks(plan: &Plan) -> Vec<Line> {
         Line::new(&work, "throughput, the floor with TCP_NODELAY over the floor", Unit::Ratio, {
             rate(NO_DELAY, FLOOR)
         }),
+        Line::new(&work, "throughput, ours over the floor with TCP_NODELAY", Unit::Ratio, {
+            rate(OURS, NO_DELAY)
+        }),
         Line::new(&work, "client CPU a cycle, ours over the floor", Unit::Ratio, cpu(OURS, FLOOR))
             .at_most(1.15),
+        Line::new(&work, "client CPU a cycle, ours over the floor with TCP_NODELAY", Unit::Ratio, {
+            cpu(OURS, NO_DELAY)
+        }),
         Line::new(&work, "client CPU a cycle, rslock over the floor", Unit::Ratio, cpu(RSLOCK, FLOOR)),
         Line::new(&work, "ours", Unit::PerSecond, samples.of(&key(OURS, "rate"))),
         Line::new(&work, "the floor", Unit::PerSecond, samples.of(&key(FLOOR, "rate"))),
@@ -251,7 +257,7 @@ fn of_two(plan: &Plan, program: &Program, nodes: usize, tasks: usize) -> Samples
 
 /// Lets them compete. A round is a few short blocks of each in turn, as a busy machine is not equally busy
 /// for long; another one begins each time.
-async fn rounds(plan: &Plan, contenders: &[(&str, Contender)], tasks: usize) -> Samples {
+pub(super) async fn rounds(plan: &Plan, contenders: &[(&str, Contender)], tasks: usize) -> Samples {
     for (who, contender) in contenders {
         contender.block(who, tasks, WARM_UP).await;
     }
@@ -273,7 +279,7 @@ async fn rounds(plan: &Plan, contenders: &[(&str, Contender)], tasks: usize) -> 
     samples
 }
 
-fn key(who: &str, what: &str) -> String {
+pub(super) fn key(who: &str, what: &str) -> String {
     format!("{who}: {what}")
 }
 

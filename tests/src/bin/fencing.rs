@@ -22,6 +22,10 @@ struct Arguments {
     /// The seed of all choices
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Lets servers restart without their data, with a fencing quorum of all but one, and the restart guard:
+    /// needs 5 servers
+    #[arg(long, conflicts_with = "broken")]
+    restarts: bool,
     /// An error on purpose, which the checks have to find
     #[arg(long)]
     broken: Option<Error>,
@@ -43,7 +47,7 @@ enum Error {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Arguments { seconds, clients, nodes, seed, broken } = Arguments::parse();
+    let Arguments { seconds, clients, nodes, seed, restarts, broken } = Arguments::parse();
     let length = Duration::from_secs(seconds);
     let broken = broken.map(|broken| match broken {
         Error::Count => Broken::GrantDoesNotCount,
@@ -52,7 +56,7 @@ async fn main() -> ExitCode {
         Error::Counter => Broken::CounterDiesWithItsKey,
         Error::Raise => Broken::NoRaise,
     });
-    let report = run(&Plan { length, seed, clients, nodes, broken }).await;
+    let report = run(&Plan { length, seed, clients, nodes, restarts, broken }).await;
     print(&report);
     if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -66,6 +70,7 @@ fn print(report: &Report) {
         ("overlaps", report.overlaps),
         ("raises", counts.raises.load(Ordering::Relaxed)),
         ("removed keys", report.removed),
+        ("restarts", report.restarts),
         ("lost requests", counts.lost_requests.load(Ordering::Relaxed)),
         ("late requests", counts.late_requests.load(Ordering::Relaxed)),
         ("lost replies", counts.lost_replies.load(Ordering::Relaxed)),

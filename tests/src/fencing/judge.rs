@@ -21,6 +21,8 @@ struct State {
     highest: HashMap<&'static str, u64>,
     /// For each resource, the token of the lock that was won last, and until when it is valid.
     held: HashMap<&'static str, (u64, Instant)>,
+    /// For each resource, how many locks there were.
+    wins: HashMap<&'static str, u64>,
     acquires: u64,
     overlaps: u64,
     violations: Vec<Violation>,
@@ -74,6 +76,7 @@ impl Judge {
         }
         let now = Instant::now();
         for &resource in resources {
+            *state.wins.entry(resource).or_default() += 1;
             if let Some(other) = state.tokens.insert((resource, token), client) {
                 state.violations.push(Violation::Twice { resource, token, clients: [other, client] });
             }
@@ -92,6 +95,11 @@ impl Judge {
                 state.held.remove(resource);
             }
         }
+    }
+
+    /// For each resource, how many locks were won.
+    pub(super) fn wins(&self) -> HashMap<&'static str, u64> {
+        self.state().wins.clone()
     }
 
     pub(super) fn has_violations(&self) -> bool {
