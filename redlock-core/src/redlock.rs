@@ -178,7 +178,8 @@ impl Redlock {
     ///   try may succeed if a quorum of nodes still has the old token.
     /// * [`Error::Rejected`] when so many nodes reject it that no quorum is left. Backends that cannot
     ///   [replace](crate::LockBackend::replace) tokens do so.
-    /// * [`Error::InvalidRequest`] for parts that are invalid; nothing was sent.
+    /// * [`Error::InvalidRequest`] for parts that are invalid, or have a fencing token that a node cannot
+    ///   [count](crate::LockBackend::can_fence); nothing was sent.
     ///
     /// # Cancellation
     ///
