@@ -82,7 +82,8 @@ impl RedlockBuilder {
     }
 
     /// How many attempts follow the first; 0 is a single attempt. The default is 3, so 4 attempts. A call that
-    /// has to wait for others of this lock manager makes fewer, within the same time.
+    /// has to wait for others of this lock manager, or comes right after a release and lets other clients go
+    /// first, makes fewer, within the same time.
     pub fn retry_count(mut self, count: u32) -> Self {
         self.retry.count = Some(count);
         self
@@ -204,7 +205,8 @@ impl RedlockBuilder {
     ///   [`unknown_uptime_votes`](Self::unknown_uptime_votes).
     ///
     /// Every client of the nodes has to use it, with the same value. When a majority of the nodes restarts at
-    /// once, nobody can lock anything for that time.
+    /// once, nobody can lock anything for that time. A restart behind a proxy that keeps its clients'
+    /// connections is not seen.
     pub fn max_ttl(mut self, max_ttl: Duration) -> Self {
         self.admission.max_ttl = Some(max_ttl);
         self

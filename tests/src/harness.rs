@@ -6,7 +6,8 @@ use std::{
 };
 
 use redlock_core::{
-    Error, LockBackend, MemoryBackend, NodeOutcome, NodeReply, Redlock, RedlockBuilder, Runtime,
+    Acquire, AcquireReply, BackendError, Error, Extend, LockBackend, MemoryBackend, NodeOutcome, NodeReply,
+    Redlock, RedlockBuilder, Release, ReleaseReply, Runtime, async_trait,
 };
 
 use crate::sim_runtime::{Sim, SimRuntime};
@@ -125,6 +126,25 @@ impl Harness {
     /// Panics if tasks or timers are left.
     pub fn assert_at_rest(&self) {
         assert_eq!((self.runtime.tasks(), self.runtime.timers()), (0, 0), "tasks and timers");
+    }
+}
+
+/// A node that can do what every backend has to, and nothing more.
+#[derive(Debug)]
+pub struct Plain(pub MemoryBackend);
+
+#[async_trait]
+impl LockBackend for Plain {
+    async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
+        self.0.acquire(request).await
+    }
+
+    async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
+        self.0.extend(request).await
+    }
+
+    async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
+        self.0.release(request).await
     }
 }
 

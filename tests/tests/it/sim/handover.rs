@@ -7,7 +7,7 @@ use redlock_core::{
     MemoryBackend, Release, ReleaseReply, Runtime, UnlockOutcome, async_trait,
 };
 use redlock_tests::{
-    harness::{Harness, ms, s},
+    harness::{Harness, Plain, ms, s},
     sim_runtime::SimRuntime,
 };
 
@@ -253,24 +253,6 @@ fn parts_of_an_earlier_version_and_of_others_have_defaults() {
 
 #[test]
 fn a_backend_that_cannot_take_over_reports_it() {
-    #[derive(Debug)]
-    struct Plain(MemoryBackend);
-
-    #[async_trait]
-    impl LockBackend for Plain {
-        async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
-            self.0.acquire(request).await
-        }
-
-        async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
-            self.0.extend(request).await
-        }
-
-        async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
-            self.0.release(request).await
-        }
-    }
-
     let harness = Harness::new(3);
     harness.run(async {
         let parts = harness.redlock().lock("x", s(10)).await.unwrap().into_parts();

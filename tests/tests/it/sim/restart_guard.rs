@@ -4,9 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use redlock_core::{
     Acquire, AcquireReply, BackendError, ConfigError, Error, Extend, InvalidRequest, LockBackend,
-    MemoryBackend, Redlock, Release, ReleaseReply, Replace, ServerInfo, ServerRole, async_trait,
+    MemoryBackend, Redlock, Release, ReleaseReply, ServerInfo, ServerRole, async_trait,
 };
-use redlock_tests::harness::{Harness, answers, attempts, ms};
+use redlock_tests::harness::{Harness, Plain, answers, attempts, ms};
 
 const TTL: Duration = Duration::from_secs(30);
 
@@ -168,7 +168,7 @@ fn a_longest_ttl_without_any_validity_is_a_mistake_of_configuration() {
 fn a_node_with_an_unknown_uptime_votes_only_where_that_was_chosen() {
     let harness = Harness::new(3);
     let builder = || {
-        let nodes = harness.nodes.iter().cloned().map(Silent);
+        let nodes = harness.nodes.iter().cloned().map(Plain);
         Redlock::builder(harness.runtime.clone()).nodes(nodes).entropy(harness.sim.entropy())
     };
     harness.run(async {
@@ -204,29 +204,6 @@ fn a_server_with_a_risk_has_no_vote_where_only_safe_ones_may() {
         lock.extend(TTL).await.unwrap();
         drop(with(Some(ServerRole::Replica)).build().unwrap().lock("y", TTL).await.unwrap());
     });
-}
-
-/// A node that does not say anything about its server.
-#[derive(Debug)]
-struct Silent(MemoryBackend);
-
-#[async_trait]
-impl LockBackend for Silent {
-    async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
-        self.0.acquire(request).await
-    }
-
-    async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
-        self.0.extend(request).await
-    }
-
-    async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
-        self.0.release(request).await
-    }
-
-    async fn replace(&self, request: Replace<'_>) -> Result<AcquireReply, BackendError> {
-        self.0.replace(request).await
-    }
 }
 
 /// A node whose server says that it has this role.
