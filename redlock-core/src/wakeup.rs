@@ -58,7 +58,7 @@ async fn until_its_moment(
         let looked = nodes.now();
         // Nodes that cannot tell are asked for the lock itself.
         if !reported(nodes, resources, wake.forget(), rivals).await
-            || nodes.now().saturating_duration_since(looked) <= rivals.trip() * 3 / 2
+            || rivals.is_soon(nodes.now().saturating_duration_since(looked))
         {
             return;
         }
@@ -70,12 +70,19 @@ async fn until_its_moment(
 
 /// Waits until enough nodes report that the keys may be free. Returns `false` if they cannot.
 async fn reported(nodes: &Nodes, resources: &Resources, mut wake: Wake, rivals: &mut Rivals) -> bool {
-    let eager = rivals.believes();
+    let (eager, asked) = (rivals.believes(), nodes.now());
     let watch = |node| async move { nodes.get(node).watch(resources, LONGEST, eager).await.then_some(node) };
     let mut watching: FuturesUnordered<_> = wake.unknown().map(watch).collect();
     while !wake.is_due() {
         match watching.next().await {
-            Some(reported) => reported.into_iter().for_each(|node| wake.report(node)),
+            Some(Some(node)) => {
+                wake.report(node);
+                let after = nodes.now().saturating_duration_since(asked);
+                if eager && !wake.is_due() && rivals.tries_early(after) {
+                    return true;
+                }
+            }
+            Some(None) => {}
             None => return false,
         }
     }
