@@ -138,6 +138,7 @@ fn shared(seed: u64, managers: u32, turns: u32, hold: Duration) -> Shared {
             let lock = lock.unwrap();
             waits.push(took.as_secs_f64() / alone / f64::from(managers - 1));
             attempts += lock.attempts();
+            if std::env::var("PROBE").is_ok() { print!("{number}:{} ", lock.attempts()); }
             assert!(!held.replace(true), "two have it");
             harness.runtime.sleep(hold).await;
             held.set(false);
@@ -326,4 +327,17 @@ fn an_extension_costs_who_waits_one_attempt_and_those_after_it_none() {
         lock.unlock().await.unwrap();
     });
     harness.assert_at_rest();
+}
+
+#[test]
+fn probe() {
+    if std::env::var("PROBE").is_ok() {
+        for n in [3, 4, 6] { for seed in 0..4 { let s = shared(seed, n, 16, ms(2)); println!("\n{n} {s:?}"); } }
+        return;
+    }
+    for n in [2, 3, 4, 6, 8, 16] {
+        let all: Vec<Shared> = (0..15).map(|seed| shared(seed, n, 16, ms(2))).collect();
+        let m = |f: fn(&Shared) -> f64| { let mut v: Vec<f64> = all.iter().map(f).collect(); v.sort_by(f64::total_cmp); format!("{:.2} ({:.2}..{:.2})", v[7], v[0], v[14]) };
+        println!("{n}: p99 {} least {} turn {} attempts {}", m(|s| s.p99), m(|s| s.least), m(|s| s.turn), m(|s| s.attempts));
+    }
 }
