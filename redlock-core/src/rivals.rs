@@ -156,6 +156,8 @@ struct Place {
 #[derive(Clone, Copy, Debug, Default)]
 struct Last {
     trip: Duration,
+    /// Whether somebody else had the lock just before.
+    passed_on: bool,
     released: Option<Instant>,
 }
 
@@ -176,10 +178,13 @@ impl UsualRivals {
     }
 
     /// The lock is released. If it was `disputed`, another client wants it, although this one may never have
-    /// waited.
+    /// waited. If it has waited, that is a further one beside the holder before: two that only knew of each
+    /// other would take turns without end while a third one waits.
     pub(crate) fn release(&self, resources: &Resources, disputed: bool, now: impl FnOnce() -> Instant) {
         if disputed {
-            self.place(resources).usual.fetch_max(SCALE, Ordering::Relaxed);
+            let place = self.place(resources);
+            let rivals = if place.last().passed_on { 2 } else { 1 };
+            place.usual.fetch_max(rivals * SCALE, Ordering::Relaxed);
             self.known.store(true, Ordering::Relaxed);
         }
         if let Some(place) = self.disputed(resources) {
@@ -191,7 +196,10 @@ impl UsualRivals {
     /// A call has won the lock after a wait, in a round that took so long.
     pub(crate) fn learn(&self, resources: &Resources, rivals: &Rivals, trip: Duration) {
         let (place, learnt) = (self.place(resources), rivals.learnt());
-        place.last().trip = trip;
+        {
+            let mut last = place.last();
+            (last.trip, last.passed_on) = (trip, rivals.seen > 0);
+        }
         match rivals.early {
             Early::Failed => place.patient.store(PATIENT, Ordering::Relaxed),
             Early::MayNot => {

@@ -71,7 +71,12 @@ async fn until_its_moment(
 /// Waits until enough nodes report that the keys may be free. Returns `false` if they cannot.
 async fn reported(nodes: &Nodes, resources: &Resources, mut wake: Wake, rivals: &mut Rivals) -> bool {
     let (eager, asked) = (rivals.believes(), nodes.now());
-    let watch = |node| async move { nodes.get(node).watch(resources, LONGEST, eager).await.then_some(node) };
+    let watch = |node| async move {
+        let node = nodes.get(node);
+        let is_early = !eager && node.watch(resources, BRISK, true).await;
+        let is_free = is_early || node.watch(resources, LONGEST, eager).await;
+        is_free.then_some(node.position)
+    };
     let mut watching: FuturesUnordered<_> = wake.unknown().map(watch).collect();
     while !wake.is_due() {
         match watching.next().await {
@@ -93,5 +98,7 @@ fn moment(nodes: &Nodes, rivals: &Rivals) -> Duration {
     rivals.moment(|width| nodes.with_entropy(|rng| rng.random_range(0..=width)))
 }
 
+/// Who extends a lock does so less often than this, and clients that take short turns more often.
+const BRISK: Duration = Duration::from_millis(100);
 /// The wait ends before, with its delay.
 const LONGEST: Duration = MAX_TTL;
