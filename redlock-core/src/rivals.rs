@@ -393,6 +393,11 @@ mod tests {
         assert_eq!(comes_last(), None);
         release(true);
         assert_eq!(comes_last(), Some(4 * TRIP), "it never waited, but a node refused");
+        wait(&usual, &resources, 1);
+        release(false);
+        assert_eq!(comes_last(), Some(4 * TRIP));
+        release(true);
+        assert_eq!(comes_last(), Some(12 * TRIP), "not only the one that had it before, but a third one");
     }
 
     #[test]

@@ -138,7 +138,6 @@ fn shared(seed: u64, managers: u32, turns: u32, hold: Duration) -> Shared {
             let lock = lock.unwrap();
             waits.push(took.as_secs_f64() / alone / f64::from(managers - 1));
             attempts += lock.attempts();
-            if std::env::var("PROBE").is_ok() { print!("{number}:{} ", lock.attempts()); }
             assert!(!held.replace(true), "two have it");
             harness.runtime.sleep(hold).await;
             held.set(false);
@@ -181,9 +180,11 @@ fn usual(managers: u32, turns: u32) -> Shared {
 
 #[test]
 fn many_managers_that_come_back_at_once_take_turns() {
-    let shared = usual(16, 16);
-    assert!(shared.p99 < 3.0 && shared.turn < 1.5 && shared.attempts < 3.0, "{shared:?}");
-    assert!(shared.least >= 0.2, "{shared:?}");
+    for managers in [8, 16] {
+        let shared = usual(managers, 16);
+        assert!(shared.p99 < 3.0 && shared.turn < 1.5 && shared.attempts < 3.0, "{managers}: {shared:?}");
+        assert!(shared.least >= 0.2, "{managers}: {shared:?}");
+    }
 }
 
 /// The first of them never waits, and so learns of the other only from a node that refuses.
@@ -299,6 +300,89 @@ fn a_hand_over_takes_a_release_and_an_acquire() {
     });
 }
 
+/// Notes which watches are eager.
+#[derive(Debug)]
+struct Noting {
+    node: MemoryBackend,
+    eager: Arc<Mutex<Vec<bool>>>,
+}
+
+#[async_trait]
+impl LockBackend for Noting {
+    async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
+        self.node.acquire(request).await
+    }
+
+    async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
+        self.node.extend(request).await
+    }
+
+    async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
+        self.node.release(request).await
+    }
+
+    async fn watch(&self, request: Watch<'_>) -> Result<(), BackendError> {
+        self.eager.lock().unwrap().push(request.eager);
+        self.node.watch(request).await
+    }
+}
+
+#[test]
+fn after_a_report_that_was_wrong_those_that_follow_soon_are_believed_and_later_ones_verified() {
+    let harness = Harness::seeded(1, 1);
+    let eager = Arc::<Mutex<Vec<bool>>>::default();
+    let waiter = harness.redlock_over(|node| Noting { node, eager: eager.clone() });
+    let holder = harness.redlock();
+    harness.run(async {
+        let mut held = holder.lock("x", TTL).await.unwrap();
+        let waiting = async {
+            let lock = waiter.lock("x", TTL).retry_forever().retry_delay(s(1_000)).await.unwrap();
+            assert_eq!(lock.attempts(), 3);
+            lock.unlock().await.unwrap();
+        };
+        let seen = async || {
+            harness.sleep(50).await;
+            eager.lock().unwrap().clone()
+        };
+        let extended = async {
+            harness.sleep(1_000).await;
+            held.extend(TTL).await.unwrap();
+            assert_eq!(seen().await, [true, true]);
+            harness.sleep(100).await;
+            held.extend(TTL).await.unwrap();
+            assert_eq!(seen().await, [true, true, false], "it is verified");
+            held.unlock().await.unwrap();
+        };
+        tokio::join!(waiting, extended);
+    });
+}
+
+/// Two nodes are further away than the third, for all. When that one reports the release, the requests of the
+/// holder are on their way to the others; those of who waits follow them.
+#[test]
+fn who_waits_tries_when_the_nearest_node_reports_the_release() {
+    let harness = harness(1);
+    for far in &harness.nodes[1..] {
+        far.delay_requests(ms(1));
+        far.delay_replies(ms(1));
+    }
+    let (one, other) = (harness.redlock(), harness.redlock());
+    harness.run(async {
+        let held = one.lock("x", TTL).await.unwrap();
+        let waiting = async { (other.lock("x", TTL).retry_forever().await.unwrap(), harness.now()) };
+        let unlocked = async {
+            harness.sleep(50).await;
+            let begun = harness.now();
+            held.unlock().await.unwrap();
+            begun
+        };
+        let ((lock, had), begun) = tokio::join!(waiting, unlocked);
+        assert_eq!(had - begun, 2 * ONE_WAY + ms(2));
+        assert_eq!(lock.attempts(), 2);
+        lock.unlock().await.unwrap();
+    });
+}
+
 /// The nodes report an extension as they report a release.
 #[test]
 fn an_extension_costs_who_waits_one_attempt_and_those_after_it_none() {
@@ -327,17 +411,4 @@ fn an_extension_costs_who_waits_one_attempt_and_those_after_it_none() {
         lock.unlock().await.unwrap();
     });
     harness.assert_at_rest();
-}
-
-#[test]
-fn probe() {
-    if std::env::var("PROBE").is_ok() {
-        for n in [3, 4, 6] { for seed in 0..4 { let s = shared(seed, n, 16, ms(2)); println!("\n{n} {s:?}"); } }
-        return;
-    }
-    for n in [2, 3, 4, 6, 8, 16] {
-        let all: Vec<Shared> = (0..15).map(|seed| shared(seed, n, 16, ms(2))).collect();
-        let m = |f: fn(&Shared) -> f64| { let mut v: Vec<f64> = all.iter().map(f).collect(); v.sort_by(f64::total_cmp); format!("{:.2} ({:.2}..{:.2})", v[7], v[0], v[14]) };
-        println!("{n}: p99 {} least {} turn {} attempts {}", m(|s| s.p99), m(|s| s.least), m(|s| s.turn), m(|s| s.attempts));
-    }
 }
