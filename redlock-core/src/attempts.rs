@@ -19,6 +19,7 @@ use crate::{
     nodes::Nodes,
     patience::Patience,
     quorum::LossReason,
+    reply::{NodeOutcome, NodeReply},
     resources::Resources,
     retry::RetryPolicy,
     rounds::AcquireRound,
@@ -118,7 +119,8 @@ pub(crate) async fn acquire(
             let rivals = wait.get_or_insert_with(|| nodes.usual_rivals.of(resources));
             rivals.took(now - begun);
             if woken && lost.reason == LossReason::Refused {
-                rivals.collided();
+                let granted = |reply: &NodeReply| matches!(reply.outcome, NodeOutcome::Granted);
+                rivals.collided(lost.replies.iter().any(granted));
             }
             let woken_again = until_free(nodes, resources, &lost.replies, rivals);
             woken = until_next(nodes, &ticket, &mut patience, due, woken_again).await;

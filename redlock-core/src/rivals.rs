@@ -30,6 +30,8 @@ pub(crate) struct Rivals {
     spread: u32,
     /// How many reports to believe before the next one that has to be verified.
     trust: u32,
+    /// Whether this call tries, or has tried, at the report of a single node.
+    early: Early,
     /// How long a round takes.
     trip: Duration,
 }
@@ -50,9 +52,30 @@ impl Rivals {
         self.seen = self.seen.saturating_add(1);
     }
 
-    /// Somebody else tried at the same moment, and this call did not get it. So it needs more room.
-    pub(crate) fn collided(&mut self) {
+    /// Somebody else tried at the same moment, and this call did not get it, or only on `some` nodes. So it
+    /// needs more room.
+    pub(crate) fn collided(&mut self, some: bool) {
         self.spread = (2 * self.spread + FIRST_SPREAD).min(MAX_SPREAD);
+        if some && self.early == Early::Tried {
+            self.early = Early::Failed;
+        }
+    }
+
+    /// Whether to try at the report of a single node, which came so long after the question. One that comes
+    /// soon says how things are, not that they have changed; it may be between the requests of another client.
+    /// With several rivals, those who try early would only divide the nodes among themselves.
+    pub(crate) fn tries_early(&mut self, after: Duration) -> bool {
+        let early = self.early == Early::May && self.usual <= SCALE && !self.is_soon(after);
+        if early {
+            self.early = Early::Tried;
+        }
+        early
+    }
+
+    /// Whether a report that came so long after the question is about what the node found, and not about a
+    /// change.
+    pub(crate) fn is_soon(&self, after: Duration) -> bool {
+        after <= self.trip() * 3 / 2
     }
 
     /// Somebody else was faster, and this call did not even try. So others make room, and it is its turn to be
@@ -102,6 +125,18 @@ impl Rivals {
     }
 }
 
+/// A release arrives at one node after the other. So does the request of who waits, and it leaves later: when
+/// the first node reports the release, there is no need to wait for the others' reports. That fails where the
+/// first node is much closer to whoever releases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Early {
+    May,
+    Tried,
+    /// It was too early: other nodes still had the key.
+    Failed,
+    MayNot,
+}
+
 /// The rivals of the last waits, for each resource; resources share a place when there are many.
 #[derive(Debug)]
 pub(crate) struct UsualRivals {
@@ -113,12 +148,16 @@ pub(crate) struct UsualRivals {
 #[derive(Debug, Default)]
 struct Place {
     usual: AtomicU32,
+    /// For how many more waits no call tries early.
+    patient: AtomicU32,
     last: Mutex<Last>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Last {
     trip: Duration,
+    /// Whether somebody else had the lock just before.
+    passed_on: bool,
     released: Option<Instant>,
 }
 
@@ -127,7 +166,8 @@ impl UsualRivals {
     pub(crate) fn of(&self, resources: &Resources) -> Rivals {
         let place = self.place(resources);
         let usual = place.usual.load(Ordering::Relaxed);
-        Rivals { usual, seen: 0, spread: 0, trust: FIRST_TRUST, trip: place.last().trip }
+        let early = if place.patient.load(Ordering::Relaxed) == 0 { Early::May } else { Early::MayNot };
+        Rivals { usual, seen: 0, spread: 0, trust: FIRST_TRUST, early, trip: place.last().trip }
     }
 
     /// If there are any, and this client has released the lock: those of its next call, and when that was.
@@ -138,10 +178,13 @@ impl UsualRivals {
     }
 
     /// The lock is released. If it was `disputed`, another client wants it, although this one may never have
-    /// waited.
+    /// waited. If it has waited, that is a further one beside the holder before: two that only knew of each
+    /// other would take turns without end while a third one waits.
     pub(crate) fn release(&self, resources: &Resources, disputed: bool, now: impl FnOnce() -> Instant) {
         if disputed {
-            self.place(resources).usual.fetch_max(SCALE, Ordering::Relaxed);
+            let place = self.place(resources);
+            let rivals = if place.last().passed_on { 2 } else { 1 };
+            place.usual.fetch_max(rivals * SCALE, Ordering::Relaxed);
             self.known.store(true, Ordering::Relaxed);
         }
         if let Some(place) = self.disputed(resources) {
@@ -153,7 +196,18 @@ impl UsualRivals {
     /// A call has won the lock after a wait, in a round that took so long.
     pub(crate) fn learn(&self, resources: &Resources, rivals: &Rivals, trip: Duration) {
         let (place, learnt) = (self.place(resources), rivals.learnt());
-        place.last().trip = trip;
+        {
+            let mut last = place.last();
+            (last.trip, last.passed_on) = (trip, rivals.seen > 0);
+        }
+        match rivals.early {
+            Early::Failed => place.patient.store(PATIENT, Ordering::Relaxed),
+            Early::MayNot => {
+                let waits = place.patient.load(Ordering::Relaxed);
+                place.patient.store(waits.saturating_sub(1), Ordering::Relaxed);
+            }
+            Early::May | Early::Tried => {}
+        }
         if learnt != rivals.usual {
             place.usual.store(learnt, Ordering::Relaxed);
             self.known.store(true, Ordering::Relaxed);
@@ -206,6 +260,8 @@ const MAX_SPREAD: u32 = 64;
 const FIRST_TRUST: u32 = 1;
 /// ... and how many after one that was verified.
 const TRUST: u32 = 4;
+/// How many waits after one that was too early have none.
+const PATIENT: u32 = 16;
 /// So many rivals at most count.
 const MOST: u32 = 64;
 const PLACES: usize = 64;
@@ -219,7 +275,7 @@ mod tests {
     const TRIP: Duration = Duration::from_millis(1);
 
     fn rivals(usual: u32, seen: u32) -> Rivals {
-        Rivals { usual: usual * SCALE, seen, spread: 0, trust: FIRST_TRUST, trip: TRIP }
+        Rivals { usual: usual * SCALE, seen, spread: 0, trust: FIRST_TRUST, early: Early::May, trip: TRIP }
     }
 
     fn place(usual: u32, seen: u32) -> u128 {
@@ -242,7 +298,7 @@ mod tests {
         let latest = |rivals: &Rivals| rivals.moment(|width| width).as_millis();
         let mut widths = Vec::new();
         for _ in 0..5 {
-            rivals.collided();
+            rivals.collided(false);
             assert_eq!(rivals.moment(|_| 0), Duration::ZERO);
             widths.push(latest(&rivals));
         }
@@ -289,6 +345,36 @@ mod tests {
     }
 
     #[test]
+    fn a_call_tries_early_once_at_a_report_of_a_change_and_with_one_rival_at_most() {
+        let change = 2 * TRIP;
+        let mut one = rivals(1, 0);
+        assert!(!one.tries_early(TRIP * 3 / 2), "how the node found it");
+        assert!(one.tries_early(change));
+        assert!(!one.tries_early(change), "once");
+        assert!(rivals(0, 0).tries_early(change));
+        assert!(!rivals(2, 0).tries_early(change));
+    }
+
+    #[test]
+    fn nobody_tries_early_for_some_waits_after_one_that_was_too_early() {
+        let (usual, resources) = (UsualRivals::default(), Resources::from("a"));
+        let wait = |granted: Option<bool>| {
+            let mut rivals = usual.of(&resources);
+            let early = rivals.tries_early(TRIP);
+            if let Some(some) = granted {
+                rivals.collided(some);
+            }
+            usual.learn(&resources, &rivals, TRIP / 4);
+            early
+        };
+        assert!(wait(None), "the first time");
+        assert!(wait(Some(false)), "no node granted it, so it was none too early");
+        assert!(wait(Some(true)));
+        let patient = (0..100).take_while(|_| !wait(Some(true))).count();
+        assert_eq!(patient, PATIENT as usize);
+    }
+
+    #[test]
     #[allow(clippy::disallowed_methods)]
     fn a_release_counts_only_with_rivals() {
         let (usual, resources) = (UsualRivals::default(), Resources::from("a"));
@@ -307,12 +393,17 @@ mod tests {
         assert_eq!(comes_last(), None);
         release(true);
         assert_eq!(comes_last(), Some(4 * TRIP), "it never waited, but a node refused");
+        wait(&usual, &resources, 1);
+        release(false);
+        assert_eq!(comes_last(), Some(4 * TRIP));
+        release(true);
+        assert_eq!(comes_last(), Some(12 * TRIP), "not only the one that had it before, but a third one");
     }
 
     #[test]
     fn the_moment_is_bounded() {
         let all = u32::MAX;
-        let mut rivals = Rivals { usual: all, seen: 0, spread: MAX_SPREAD, trust: 0, trip: Duration::MAX };
+        let mut rivals = Rivals { usual: all, spread: MAX_SPREAD, trip: Duration::MAX, ..rivals(0, 0) };
         assert_eq!(rivals.moment(|width| width), MAX_TRIP * (SLOT * (MOST + 1) + MAX_SPREAD));
         rivals.seen = all;
         rivals.released();

@@ -58,7 +58,7 @@ async fn until_its_moment(
         let looked = nodes.now();
         // Nodes that cannot tell are asked for the lock itself.
         if !reported(nodes, resources, wake.forget(), rivals).await
-            || nodes.now().saturating_duration_since(looked) <= rivals.trip() * 3 / 2
+            || rivals.is_soon(nodes.now().saturating_duration_since(looked))
         {
             return;
         }
@@ -70,12 +70,25 @@ async fn until_its_moment(
 
 /// Waits until enough nodes report that the keys may be free. Returns `false` if they cannot.
 async fn reported(nodes: &Nodes, resources: &Resources, mut wake: Wake, rivals: &mut Rivals) -> bool {
-    let eager = rivals.believes();
-    let watch = |node| async move { nodes.get(node).watch(resources, LONGEST, eager).await.then_some(node) };
+    let (eager, asked) = (rivals.believes(), nodes.now());
+    let watch = |node| async move {
+        let node = nodes.get(node);
+        // With every report verified, a client would not notice that others take turns: whenever the node reads
+        // the keys, the next one has them already.
+        let changed = !eager && node.watch(resources, BRISK, true).await;
+        (changed || node.watch(resources, LONGEST, eager).await).then_some(node.position)
+    };
     let mut watching: FuturesUnordered<_> = wake.unknown().map(watch).collect();
     while !wake.is_due() {
         match watching.next().await {
-            Some(reported) => reported.into_iter().for_each(|node| wake.report(node)),
+            Some(Some(node)) => {
+                wake.report(node);
+                let after = nodes.now().saturating_duration_since(asked);
+                if eager && !wake.is_due() && rivals.tries_early(after) {
+                    return true;
+                }
+            }
+            Some(None) => {}
             None => return false,
         }
     }
@@ -86,5 +99,7 @@ fn moment(nodes: &Nodes, rivals: &Rivals) -> Duration {
     rivals.moment(|width| nodes.with_entropy(|rng| rng.random_range(0..=width)))
 }
 
+/// An extension rarely follows the change before within this time; clients that take short turns do.
+const BRISK: Duration = Duration::from_millis(100);
 /// The wait ends before, with its delay.
 const LONGEST: Duration = MAX_TTL;

@@ -9,10 +9,7 @@
 
 use std::{
     env, fmt, fs,
-    io::{BufRead, BufReader, Write},
-    net::TcpStream,
     path::Path,
-    process::{Child, ChildStdin, Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -21,9 +18,14 @@ use redis::{Client, Cmd, Connection, FromRedisValue, RedisResult};
 use redlock_redis_rs::{RedisBackend, Redlock, RedlockBuilder, TokioRuntime};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
-use tokio::net::TcpSocket;
 
+use self::process::Process;
+pub use self::{monitor::Monitor, port::ReservedPort};
 use crate::netns::Namespace;
+
+mod monitor;
+mod port;
+mod process;
 
 /// A server: running, unless it has been killed.
 pub struct Server {
@@ -39,14 +41,6 @@ pub struct Server {
     process: Option<Process>,
     /// For the tests' own commands.
     password: Option<String>,
-}
-
-/// A server, and the shell that ends it when this process ends, even if it is killed.
-struct Process {
-    shell: Child,
-    /// The shell's standard input: the shell ends the server when it is closed.
-    pipe: Option<ChildStdin>,
-    pid: Pid,
 }
 
 impl Server {
@@ -136,7 +130,7 @@ impl Server {
 
     /// The port on 127.0.0.1. It is the same after a restart, and stays reserved in between.
     pub fn port(&self) -> u16 {
-        self.port.number
+        self.port.number()
     }
 
     /// Host and port, as in error messages.
@@ -253,12 +247,7 @@ impl Server {
 
     /// Records the commands of clients from now on.
     pub fn monitor(&self) -> Monitor {
-        let mut stream = TcpStream::connect(self.address()).expect("a connection");
-        stream.set_read_timeout(Some(ANSWER)).expect("a timeout");
-        stream.write_all(b"MONITOR\r\n").expect("an open connection");
-        let mut monitor = Monitor(BufReader::new(stream));
-        assert_eq!(monitor.line(), "+OK");
-        monitor
+        Monitor::of(&self.address(), ANSWER)
     }
 
     /// A blocking connection.
@@ -272,7 +261,7 @@ impl Server {
     }
 
     fn pid(&self) -> Pid {
-        self.process.as_ref().expect("the server runs").pid
+        self.process.as_ref().expect("the server runs").pid()
     }
 
     fn spawn(&mut self) {
@@ -326,112 +315,6 @@ impl fmt::Debug for Server {
     }
 }
 
-impl Process {
-    /// The words of `place` precede the program.
-    fn spawn(
-        place: &[&str],
-        program: &str,
-        file: Option<&str>,
-        listens: &[&str],
-        options: &[String],
-        folder: &Path,
-    ) -> Self {
-        let mut shell = Command::new("sh")
-            .args(["-c", RUN_SERVER])
-            .args(place)
-            .arg(program)
-            .args(file)
-            .args(listens)
-            .args(["--save", "", "--daemonize", "no"])
-            .args(options)
-            .current_dir(folder)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("a shell");
-        let pipe = shell.stdin.take();
-        let mut line = String::new();
-        BufReader::new(shell.stdout.take().expect("piped"))
-            .read_line(&mut line)
-            .expect("a line from the shell");
-        let pid = line.trim().parse().ok().and_then(Pid::from_raw);
-        let pid = pid.unwrap_or_else(|| panic!("cannot run `{program}`: {HINT}"));
-        Self { shell, pipe, pid }
-    }
-
-    fn has_ended(&mut self) -> bool {
-        !matches!(self.shell.try_wait(), Ok(None))
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        drop(self.pipe.take());
-        // The shell ends after the server.
-        let _ = self.shell.wait();
-    }
-}
-
-/// A port that stays reserved while no server uses it: a socket is bound to it, but does not listen.
-#[derive(Debug)]
-pub struct ReservedPort {
-    number: u16,
-    _socket: TcpSocket,
-}
-
-impl ReservedPort {
-    /// Reserves a free port.
-    #[must_use]
-    #[allow(clippy::new_without_default, reason = "each call reserves another port")]
-    pub fn new() -> Self {
-        let socket = TcpSocket::new_v4().expect("a socket");
-        // The server sets this option, too, so it can bind to the same port.
-        socket.set_reuseaddr(true).expect("a socket option");
-        socket.bind(([127, 0, 0, 1], 0).into()).expect("a loopback port");
-        let number = socket.local_addr().expect("a bound address").port();
-        Self { number, _socket: socket }
-    }
-
-    /// The port on 127.0.0.1.
-    pub fn number(&self) -> u16 {
-        self.number
-    }
-}
-
-/// The commands that clients send to a server, in the order in which it runs them.
-#[derive(Debug)]
-pub struct Monitor(BufReader<TcpStream>);
-
-impl Monitor {
-    /// The names of the commands, up to the first one that contains `mark`. That one is left out, and so are
-    /// the commands of scripts.
-    pub fn until(&mut self, mark: &str) -> Vec<String> {
-        let name = |line: String| line.split('"').nth(1).expect("a quoted name").to_owned();
-        self.lines_until(mark).into_iter().map(name).collect()
-    }
-
-    /// As [`Monitor::until`], with their arguments, as the server prints them.
-    pub fn lines_until(&mut self, mark: &str) -> Vec<String> {
-        let mut lines = Vec::new();
-        loop {
-            let line = self.line();
-            if line.contains(mark) {
-                return lines;
-            }
-            if !line.contains(" lua] ") {
-                lines.push(line);
-            }
-        }
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.0.read_line(&mut line).expect("a line from MONITOR");
-        assert!(line.ends_with('\n'), "MONITOR ended: {line:?}");
-        line.trim_end().to_owned()
-    }
-}
-
 /// A builder for a lock manager on these servers, with the defaults.
 pub fn manager(servers: &[Server]) -> RedlockBuilder {
     let open = |server: &Server| RedisBackend::open(server.url()).expect("the test's own URL");
@@ -463,20 +346,7 @@ fn words(command: &[&str]) -> Cmd {
     words
 }
 
-/// Runs the server and prints its pid. Kills the server when standard input is closed; ends after the server.
-const RUN_SERVER: &str = r#"
-command -v "$0" >/dev/null || { echo missing; exit 1; }
-"$0" "$@" >>log 2>&1 </dev/null &
-server=$!
-echo "$server"
-exec >/dev/null 3<&0
-{ read -r _ <&3; kill -9 "$server"; } 2>/dev/null &
-reader=$!
-wait "$server" 2>/dev/null
-kill "$reader" 2>/dev/null
-"#;
 const LOG: &str = "log";
 const SENTINEL: &str = "sentinel.conf";
-const HINT: &str = "`./tests/run` installs it, or set REDIS_SERVER to the path of one";
 const START: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(5);

@@ -7,16 +7,17 @@ use std::{
     future::{Future, poll_fn},
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Wake, Waker},
+    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
 use rand::{RngExt, SeedableRng, rngs::ChaCha20Rng};
 use redlock_core::{BoxFuture, Runtime};
 
-use self::clock::Clock;
+use self::{clock::Clock, timer::TaskWaker};
 
 mod clock;
+mod timer;
 
 /// A run of the simulation. Two runs with the same seed and the same program take the same steps.
 ///
@@ -334,11 +335,7 @@ impl Runtime for SimRuntime {
                 .checked_add(duration)
                 .map_or(Duration::MAX, |local| clock.reaches(local))
         };
-        let timer = Timer { runtime: self.clone(), due, key: None };
-        Box::pin(async move {
-            let mut timer = timer;
-            poll_fn(|cx| timer.poll(cx)).await;
-        })
+        Box::pin(timer::reaches(self.clone(), due))
     }
 
     fn spawn(&self, task: BoxFuture<()>) {
@@ -357,10 +354,9 @@ impl Runtime for SimRuntime {
         let future = if delay.is_zero() {
             task
         } else {
-            let timer = Timer { runtime: self.clone(), due: state.elapsed + delay, key: None };
+            let starts = timer::reaches(self.clone(), state.elapsed + delay);
             Box::pin(async move {
-                let mut timer = timer;
-                poll_fn(|cx| timer.poll(cx)).await;
+                starts.await;
                 task.await;
             })
         };
@@ -374,49 +370,6 @@ impl Runtime for SimRuntime {
 impl fmt::Debug for SimRuntime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("SimRuntime").field(&self.process).field(&self.elapsed()).finish()
-    }
-}
-
-struct TaskWaker {
-    runtime: SimRuntime,
-    id: u64,
-}
-
-impl Wake for TaskWaker {
-    fn wake(self: Arc<Self>) {
-        let mut state = self.runtime.state();
-        if !state.ready.contains(&self.id) {
-            state.ready.push_back(self.id);
-        }
-    }
-}
-
-struct Timer {
-    runtime: SimRuntime,
-    due: Duration,
-    key: Option<(Duration, u64)>,
-}
-
-impl Timer {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut state = self.runtime.state();
-        if state.elapsed >= self.due {
-            return Poll::Ready(());
-        }
-        let key = *self.key.get_or_insert_with(|| {
-            state.next_id += 1;
-            (self.due, state.next_id)
-        });
-        state.timers.insert(key, cx.waker().clone());
-        Poll::Pending
-    }
-}
-
-impl Drop for Timer {
-    fn drop(&mut self) {
-        if let Some(key) = self.key {
-            self.runtime.state().timers.remove(&key);
-        }
     }
 }
 

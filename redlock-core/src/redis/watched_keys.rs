@@ -173,6 +173,11 @@ impl<W> WatchedKeys<W> {
         std::mem::take(&mut self.watches).into_values().map(|watching| watching.waker).collect()
     }
 
+    /// Whether there is a key to read.
+    pub(super) fn has_unread(&self) -> bool {
+        !self.unread.is_empty()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.watches.is_empty()
     }

@@ -7,7 +7,7 @@ use std::{
     future::{Future, poll_fn},
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    task::{Poll, Waker, ready},
+    task::{Poll, Waker},
     time::{Duration, Instant},
 };
 
@@ -69,6 +69,8 @@ struct State {
     /// The number of the last connection.
     connection: u64,
     is_lost: bool,
+    /// Since when nothing is watched, if so.
+    empty_since: Option<Instant>,
     waker: Option<Waker>,
 }
 
@@ -121,6 +123,7 @@ impl Watcher {
                 return Err(error.clone());
             }
             let number = state.keys.add(request.resources, request.eager, sender);
+            state.empty_since = None;
             let driver = (!state.runs).then(|| state.begin(now));
             (number, driver)
         };
@@ -132,7 +135,7 @@ impl Watcher {
             }
             None => self.wake(),
         }
-        let _watching = Watching { watcher: self, number };
+        let _watching = Watching { watcher: self, runtime, number };
         match select(ended, timeout).await {
             Either::Left((ended, _)) => ended.unwrap_or_else(|_| Err(lost())),
             Either::Right(_) => Err(BackendError::timed_out(request.timeout)),
@@ -185,7 +188,8 @@ impl Reports {
         let mut state = watcher.state();
         if state.connection == self.connection {
             let ended = note(&mut state);
-            let waker = state.waker.take();
+            // The others go first: the task has nothing to do when all who watched the key are eager.
+            let waker = if state.has_work() { state.waker.take() } else { None };
             drop(state);
             ended.into_iter().for_each(|ended| drop(ended.send(Ok(()))));
             waker.into_iter().for_each(Waker::wake);
@@ -201,23 +205,32 @@ impl State {
         self.connection += 1;
         (self.reconnect.begin(now), self.connection)
     }
+
+    /// Whether the task with the connection has to be woken. That nothing is watched any more, it notices by
+    /// itself.
+    fn has_work(&self) -> bool {
+        self.is_lost || self.keys.has_unread()
+    }
 }
 
 /// A watch under way. When it is dropped, the keys that only it waited for are forgotten.
 struct Watching<'a> {
     watcher: &'a Watcher,
+    runtime: &'a Arc<dyn Runtime>,
     number: u64,
 }
 
 impl Drop for Watching<'_> {
     fn drop(&mut self) {
-        let (sender, waker) = {
+        let sender = {
             let mut state = self.watcher.state();
             let sender = state.keys.remove(self.number);
-            (sender, if state.keys.is_empty() { state.waker.take() } else { None })
+            if state.keys.is_empty() {
+                state.empty_since = Some(self.runtime.now());
+            }
+            sender
         };
         drop(sender);
-        waker.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -298,15 +311,21 @@ impl Driver {
             if !names.is_empty() {
                 return Poll::Ready(Step::Read(names));
             }
-            if !state.keys.is_empty() {
-                idle = None;
-                return Poll::Pending;
+            // It runs on while keys are watched, so that a watch that ends need not wake this task.
+            while idle.get_or_insert_with(|| self.runtime.sleep(IDLE)).as_mut().poll(cx).is_ready() {
+                let now = self.runtime.now();
+                let left = match state.empty_since.filter(|_| state.keys.is_empty()) {
+                    Some(since) => IDLE.saturating_sub(now.saturating_duration_since(since)),
+                    None => IDLE,
+                };
+                if left.is_zero() {
+                    // Under the lock, so that the next watch begins another.
+                    state.runs = false;
+                    return Poll::Ready(Step::Idle);
+                }
+                idle = Some(self.runtime.sleep(left));
             }
-            let timer = idle.get_or_insert_with(|| self.runtime.sleep(IDLE));
-            ready!(timer.as_mut().poll(cx));
-            // Under the lock, so that the next watch begins another.
-            state.runs = false;
-            Poll::Ready(Step::Idle)
+            Poll::Pending
         })
         .await
     }

@@ -144,6 +144,8 @@ async fn obey(order: Order, redlock: Option<&Redlock>, urls: &[String], kept: &m
             if let Some(lock) = kept.take() {
                 let _ = lock.unlock().await;
             }
+            // Whoever waits for the lock has it by then: on two cores, the reply would be in its way.
+            sleep(AFTER_UNLOCK).await;
             json(&before)
         }
         Order::Hold(many) => json(&held::hold(&many, urls).await),
@@ -168,5 +170,7 @@ fn json(reply: &impl Serialize) -> String {
 }
 
 const ARGUMENT: &str = "--worker";
+/// Longer than a hand-over takes.
+const AFTER_UNLOCK: Duration = Duration::from_millis(5);
 /// Longer than any order takes.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -74,7 +74,9 @@ fn a_waiter_is_woken_by_an_expiry_and_by_anybodys_deletion() {
             harness.nodes[2].remove("x");
         };
         let ((lock, took), ()) = tokio::join!(harness.timed(waiter.lock("x", TTL)), flushed);
-        assert_eq!((lock.unwrap().attempts(), took), (2, s(2)), "when a quorum is free");
+        // One that loses waits for a moment of its own before the next.
+        assert!((s(2)..s(2) + ms(2)).contains(&took), "when a quorum is free: {took:?}");
+        assert_eq!(lock.unwrap().attempts(), 3, "and once too early");
     });
 }
 
