@@ -20,7 +20,7 @@ use redlock_core::{
 
 use self::route::Route;
 use crate::{
-    command::to_command,
+    command::Commands,
     connection::LazyConnection,
     error::classify,
     executor::{self, unconstrained},
@@ -57,6 +57,7 @@ pub struct RedisBackend<C = LazyConnection> {
     connection: C,
     name: Option<String>,
     line: Line,
+    commands: Arc<Commands>,
 }
 
 /// What is known about the connection beside it.
@@ -92,7 +93,8 @@ where
     /// lives longer; but an acquire that is resent after its release leaves its key for a whole TTL.
     pub fn new(connection: C) -> Self {
         let dialect = if is_cluster(TypeId::of::<C>()) { Dialect::scripts() } else { Dialect::new() };
-        Self { connection, name: None, line: Line::Given(Arc::new(dialect)) }
+        let line = Line::Given(Arc::new(dialect));
+        Self { connection, name: None, line, commands: Arc::default() }
     }
 
     /// What errors call this node. The default is the address for a URL or a client, and nothing for a
@@ -167,7 +169,7 @@ where
 
     /// Sends a command, once.
     async fn ask(&self, route: &Route<'_>, command: &Command<'_>) -> Result<Value, BackendError> {
-        let command = to_command(command);
+        let command = self.commands.make(command);
         let answer = match route {
             Route::Own(shared) => shared.send(&command).await.and_then(Value::extract_error),
             Route::Given(_) => command.query_async(&mut self.connection.clone()).await,

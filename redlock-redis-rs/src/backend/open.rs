@@ -1,5 +1,7 @@
 //! The constructors of a node, by what it leads to.
 
+use std::sync::Arc;
+
 use redis::Client;
 #[cfg(any(feature = "smol-rustls", feature = "tokio-rustls"))]
 use redis::TlsCertificates;
@@ -132,6 +134,6 @@ impl RedisBackend {
     fn lazy(connector: Connector) -> Self {
         let connection = LazyConnection::new(connector);
         let name = connection.name();
-        Self { line: Line::Own(connection.clone()), connection, name }
+        Self { line: Line::Own(connection.clone()), connection, name, commands: Arc::default() }
     }
 }

@@ -3,7 +3,6 @@
 // Tests: below; tests/tests/it/runtimes/tokio.rs.
 
 use std::{
-    collections::HashMap,
     future::pending,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
@@ -22,9 +21,11 @@ pub(in crate::runtime) struct Own<T> {
     all: bool,
 }
 
-type Values<T> = Mutex<HashMap<Id, Entry<T>>>;
+/// A process has few runtimes, and every request looks for its own: to compare a few takes less than a hash.
+type Values<T> = Mutex<Vec<Entry<T>>>;
 
 struct Entry<T> {
+    runtime: Id,
     value: Arc<T>,
     /// The task that notices the end of the runtime, once it has started. It ends with the entry.
     watch: Option<AbortHandle>,
@@ -45,11 +46,11 @@ impl<T: Send + Sync + 'static> Own<T> {
         let id = here.id();
         let value = {
             let mut values = lock(&self.values);
-            if let Some(entry) = values.get(&id) {
+            if let Some(entry) = values.iter().find(|entry| entry.runtime == id) {
                 return Some(entry.value.clone());
             }
             let value = Arc::new(make());
-            values.insert(id, Entry { value: value.clone(), watch: None });
+            values.push(Entry { runtime: id, value: value.clone(), watch: None });
             value
         };
         let leaving = Leaving { values: Arc::downgrade(&self.values), id };
@@ -58,7 +59,7 @@ impl<T: Send + Sync + 'static> Own<T> {
             let _leaving = leaving;
             pending::<()>().await;
         });
-        if let Some(entry) = lock(&self.values).get_mut(&id) {
+        if let Some(entry) = lock(&self.values).iter_mut().find(|entry| entry.runtime == id) {
             entry.watch = Some(watch.abort_handle());
         }
         Some(value)
@@ -82,13 +83,18 @@ struct Leaving<T> {
 impl<T> Drop for Leaving<T> {
     fn drop(&mut self) {
         if let Some(values) = self.values.upgrade() {
-            let gone = lock(&values).remove(&self.id);
+            let gone = {
+                let mut values = lock(&values);
+                let position = values.iter().position(|entry| entry.runtime == self.id);
+                position.map(|position| values.swap_remove(position))
+            };
+            // Outside of the lock, as its destructor may be anyone's.
             drop(gone);
         }
     }
 }
 
-fn lock<T>(values: &Values<T>) -> MutexGuard<'_, HashMap<Id, Entry<T>>> {
+fn lock<T>(values: &Values<T>) -> MutexGuard<'_, Vec<Entry<T>>> {
     values.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
