@@ -77,6 +77,18 @@ pub(crate) fn hand_over(plan: &Plan) -> Vec<Line> {
     for _ in 0..plan.rounds {
         let mut trips: Vec<f64> = (0..TRIPS).map(|_| runtime.block_on(trip(&floor))).collect();
         let trips = percentile(&mut trips, 50.0);
+        let mut idle = Vec::new();
+        for number in 0..HAND_OVERS {
+            thread::sleep(waits(number));
+            let start = Instant::now();
+            let token = runtime.block_on(floor.lock("idle")).expect("all servers work");
+            let locked = micros(start.elapsed());
+            thread::sleep(waits(number));
+            let start = Instant::now();
+            runtime.block_on(floor.unlock("idle", &token));
+            idle.push(locked + micros(start.elapsed()));
+        }
+        samples.add("idle", percentile(&mut idle, 50.0));
         let mut took = Vec::new();
         for number in 0..HAND_OVERS {
             let [holder, waiter] = if number % 2 == 0 { [0, 1] } else { [1, 0] };
@@ -117,6 +129,13 @@ pub(crate) fn hand_over(plan: &Plan) -> Vec<Line> {
             samples.ratio("others", "trips")
         })
         .at_most(1.5),
+        Line::new(
+            work,
+            "p50 over the same trips, each after a pause",
+            Unit::Ratio,
+            samples.ratio("p50", "idle"),
+        ),
+        Line::new(work, "the same trips, each after a pause, p50", Unit::Micros, samples.of("idle")),
         Line::new(work, "p50", Unit::Micros, samples.of("p50")),
         Line::new(work, "the slowest", Unit::Micros, samples.of("most")),
         Line::new(work, "a release trip and an acquire trip, p50", Unit::Micros, samples.of("trips")),
