@@ -144,6 +144,37 @@ fn a_node_that_fails_between_the_trips_is_made_up_for_by_one_that_has_not_voted(
     });
 }
 
+/// Its counters may be of yesterday, although it has the key.
+#[test]
+fn a_node_that_restarts_between_its_grant_and_its_raise_has_a_vote_only_without_a_guard() {
+    let outcome = |guarded: bool| {
+        let harness = counting(&[AHEAD + 10, AHEAD + 20, AHEAD + 15]);
+        harness.nodes[0].delay_requests(ms(1));
+        harness.nodes[1].delay_requests(ms(3));
+        harness.nodes[2].shut_down();
+        harness.run(async {
+            let builder = harness.builder().fenced();
+            let builder = if guarded { builder.max_ttl(s(30)) } else { builder };
+            let redlock = builder.build().unwrap();
+            // The first node has granted, and the second not yet.
+            let restarting = async {
+                harness.runtime.sleep(ms(2)).await;
+                harness.nodes[0].shut_down();
+                harness.nodes[0].start();
+            };
+            let (lock, ()) = tokio::join!(redlock.lock("x", s(10)).retry_count(0), restarting);
+            let releases = u64::from(guarded);
+            assert_eq!(harness.requests()[..2], [2 + releases; 2], "both were asked to raise");
+            lock.map(|lock| lock.fence())
+        })
+    };
+    assert_eq!(outcome(false).unwrap(), Some(number(AHEAD + 20)));
+    let error = outcome(true).unwrap_err();
+    assert!(matches!(error, Error::NoQuorum(_)), "{error}");
+    assert_eq!(answers(&error), "xgx", "{error}");
+    assert!(error.to_string().contains("may have forgotten locks"), "{error}");
+}
+
 /// What the raise of a round meets, whose two fast nodes disagree: others have the keys of the `gone` nodes,
 /// and the `down` ones have failed.
 async fn raised(harness: &Harness, gone: &[usize], down: &[usize]) -> Result<Option<NonZeroU64>, Error> {
