@@ -78,8 +78,8 @@ fn size(command: &Cmd) -> usize {
 /// Room for the arguments of a native command: a script's are more.
 const USUAL_ARGUMENTS: usize = 8;
 const USUAL_SIZE: usize = 128;
-/// The most commands that are kept for one node: more than are often in flight at once. Those that answer late
-/// have theirs for longer.
+/// The most commands that are kept for one node: more than are often in flight at once, as slow nodes have
+/// theirs for longer.
 const MAX_SPARE: usize = 256;
 /// The largest command that is kept, in bytes: room for each script and the usual keys.
 const MAX_SIZE: usize = 2048;
