@@ -98,6 +98,13 @@ checks! {
         another_instance_sees_the_keys
         another_instance_knows_the_server_by_the_same_identity
         an_inspection_reports_the_keys;
+    extending:
+        a_repeated_acquire_is_granted_and_extends_nothing
+        a_repeated_acquire_shortens_nothing
+        an_acquire_of_some_that_are_held_is_granted
+        an_extension_lengthens_the_ttl
+        an_extension_of_several_lengthens_all
+        an_extension_never_shortens;
     names:
         names_are_taken_byte_for_byte
         names_are_no_patterns_and_no_prefixes
@@ -108,13 +115,6 @@ checks! {
         a_release_of_several_removes_what_is_held
         many_resources_are_one_request
         several_resources_are_taken_at_one_instant;
-    extending:
-        a_repeated_acquire_is_granted_and_extends_nothing
-        a_repeated_acquire_shortens_nothing
-        an_acquire_of_some_that_are_held_is_granted
-        an_extension_lengthens_the_ttl
-        an_extension_of_several_lengthens_all
-        an_extension_never_shortens;
     taking_over:
         a_replacement_gives_the_keys_to_the_new_token
         a_replacement_needs_the_old_token
@@ -123,6 +123,7 @@ checks! {
         a_replacement_lengthens_and_never_shortens;
     order:
         requests_take_effect_in_order
+        a_long_request_is_not_overtaken
         a_request_that_was_never_polled_does_nothing
         a_release_removes_what_a_dropped_acquire_left
         replies_belong_to_their_requests

@@ -23,6 +23,9 @@ use crate::{
 };
 
 mod fenced;
+mod seen;
+
+pub(super) use self::seen::{Life, Refusal, Seen};
 
 #[derive(Clone)]
 pub(super) struct Case<'k> {
@@ -95,12 +98,26 @@ impl<'k> Case<'k> {
         expected: impl Into<String>,
         seen: impl Into<String>,
     ) -> Violation {
+        self.violation_at(None, clause, expected, seen)
+    }
+
+    /// A violation by one step. Of many that were under way at once, it shows those around this one.
+    fn violation_at(
+        &self,
+        step: Option<usize>,
+        clause: Clause,
+        expected: impl Into<String>,
+        seen: impl Into<String>,
+    ) -> Violation {
         let log = self.log();
-        let shown = &log.steps[log.steps.len().saturating_sub(STEPS)..];
-        let step = |(asked, answered): &(String, Option<String>)| {
-            format!("{asked}: {}", answered.as_deref().unwrap_or("dropped"))
+        let last = log.steps.len();
+        let end = step.map_or(last, |step| last.min(step + 1 + STEPS / 3));
+        let shown = |position: usize| {
+            let (asked, answered) = &log.steps[position];
+            let mark = if step == Some(position) && position + 1 < last { "  <- this one" } else { "" };
+            format!("{asked}: {}{mark}", answered.as_deref().unwrap_or("dropped"))
         };
-        let steps = shown.iter().map(step).collect();
+        let steps = (end.saturating_sub(STEPS)..end).map(shown).collect();
         Violation { clause, check: self.check, steps, expected: expected.into(), seen: seen.into() }
     }
 
@@ -120,7 +137,8 @@ impl<'k> Case<'k> {
     /// Checks that the key is free: another client can take and release it.
     pub(super) async fn must_be_free(&self, name: &str) -> Result<(), Violation> {
         let stranger = self.holder();
-        stranger.acquire(name, LONG).await.must(AcquireReply::Granted)?;
+        let why = || format!(", as {} has to be free", self.shown(&name.into()));
+        stranger.acquire(name, LONG).await.must_as(AcquireReply::Granted, why)?;
         stranger.release(name).await.must(ReleaseReply::Removed)
     }
 
@@ -300,7 +318,9 @@ impl<'k> Holder<'k> {
 
     /// Checks that this holder has the keys. An extension by the shortest TTL changes nothing.
     pub(super) async fn must_hold(&self, names: impl Into<Resources> + Send) -> Result<(), Violation> {
-        self.extend(names, Duration::from_millis(1)).await.must(AcquireReply::Granted)
+        let names = names.into();
+        let why = || format!(", as {} has to hold {}", self.letter, self.case.shown(&names));
+        self.extend(names.clone(), Duration::from_millis(1)).await.must_as(AcquireReply::Granted, why)
     }
 
     async fn ask<T: Debug + Send>(
@@ -321,90 +341,12 @@ impl<'k> Holder<'k> {
             Either::Left((answer, _)) => Some(answer.map_err(Refusal)),
             Either::Right(_) => None,
         };
-        let seen = Seen { answer, asked, answered: case.now(), timeout: self.timeout, case };
+        let seen = Seen { answer, asked, answered: case.now(), timeout: self.timeout, step, case };
         if let Some(step) = step {
             let outcome = seen.outcome();
             seen.case.log().steps[step].1 = Some(outcome);
         }
         seen
-    }
-}
-
-/// An error, which is equal to no other.
-#[derive(Debug)]
-pub(super) struct Refusal(pub(super) BackendError);
-
-impl PartialEq for Refusal {
-    fn eq(&self, _: &Self) -> bool {
-        false
-    }
-}
-
-/// The outcome of a request.
-pub(super) struct Seen<'k, T> {
-    /// `None` when it did not end before its deadline.
-    pub(super) answer: Option<Result<T, Refusal>>,
-    pub(super) asked: Instant,
-    pub(super) answered: Instant,
-    timeout: Duration,
-    case: Case<'k>,
-}
-
-impl<T: Debug> Seen<'_, T> {
-    pub(super) fn outcome(&self) -> String {
-        match &self.answer {
-            None => format!("no end after {:?}", self.answered - self.asked),
-            Some(Ok(answer)) => format!("{answer:?}"),
-            Some(Err(Refusal(error))) => format!("error, {error}"),
-        }
-    }
-
-    /// Checks that the reply is this one.
-    pub(super) fn must(&self, expected: T) -> Result<(), Violation>
-    where
-        T: PartialEq,
-    {
-        match &self.answer {
-            None => Err(self.overdue()),
-            Some(Ok(answer)) if *answer == expected => Ok(()),
-            _ => Err(self.case.violation(format!("{expected:?}"), self.outcome())),
-        }
-    }
-
-    /// The reply, or the error, of a request that ended before its deadline.
-    pub(super) fn ended(&self) -> Result<Result<&T, &BackendError>, Violation> {
-        match &self.answer {
-            None => Err(self.overdue()),
-            Some(answer) => Ok(answer.as_ref().map_err(|refusal| &refusal.0)),
-        }
-    }
-
-    /// When a key expires that this request has written or extended.
-    pub(super) fn life(&self, ttl: Duration) -> Life {
-        // The margin of the library itself for clocks that drift and for whole milliseconds.
-        let early = ttl / 100 + Duration::from_millis(2);
-        Life { earliest: self.asked + ttl - early, latest: self.answered + ttl + ttl / LATE_SHARE, ttl }
-    }
-
-    fn overdue(&self) -> Violation {
-        let expected =
-            format!("an end within the timeout of {:?}, or {:?} later", self.timeout, self.case.suite.slack);
-        self.case.violation_of(Clause::BoundedByTimeout, expected, self.outcome())
-    }
-}
-
-/// When a key has to expire.
-#[derive(Clone, Copy)]
-pub(super) struct Life {
-    earliest: Instant,
-    latest: Instant,
-    ttl: Duration,
-}
-
-impl Life {
-    /// The key has to be there until then.
-    pub(super) fn earliest(&self) -> Instant {
-        self.earliest
     }
 }
 

@@ -120,6 +120,10 @@ pub async fn an_extension_never_shortens(suite: &Suite<'_>) -> Outcome {
         .timed(Clause::ExtendNeverShortens, "an_extension_never_shortens", |case, ttl| async move {
             let a = case.holder();
             let (key, other) = (case.name("key"), case.name("other"));
+            // A backend may have another command for one key.
+            let alone = case.name("alone");
+            a.acquire(&alone, LONG).await.must(AcquireReply::Granted)?;
+            a.extend(&alone, ttl).await.must(AcquireReply::Granted)?;
             let acquired = a.acquire(&key, 2 * ttl).await;
             acquired.must(AcquireReply::Granted)?;
             // One of the two keys would live shorter, the other longer.
@@ -134,6 +138,7 @@ pub async fn an_extension_never_shortens(suite: &Suite<'_>) -> Outcome {
             }
             let verdict = case.watch(&key, acquired.life(2 * ttl)).await?;
             a.must_hold(&other).await?;
+            a.must_hold(&alone).await?;
             Ok(verdict)
         })
         .await

@@ -43,6 +43,34 @@ pub async fn requests_take_effect_in_order(suite: &Suite<'_>) -> Outcome {
         .await
 }
 
+/// A request with many long names, which takes longer to send and to read than the short one behind it, is not
+/// overtaken. (Over several connections, as those of a pool, it is now and then, so there are many.)
+pub async fn a_long_request_is_not_overtaken(suite: &Suite<'_>) -> Outcome {
+    suite
+        .case(Clause::InOrder, "a_long_request_is_not_overtaken", |case| async move {
+            let long = "x".repeat(1000);
+            let other = |number| case.name(&format!("{number} {long}"));
+            for round in 0..3 {
+                let key = case.name(&format!("key {round}"));
+                // It is neither the first nor the last one, by which a backend may choose a connection.
+                let names: Resources =
+                    [other(0), key.clone()].into_iter().chain((1..300).map(other)).collect();
+                let [a, b] = case.holders();
+                let mut requests = Vec::new();
+                for _ in 0..ROUNDS {
+                    requests.push(later(a.acquire(names.clone(), LONG), AcquireReply::Granted));
+                    requests.push(later(b.acquire(&key, LONG), AcquireReply::Refused));
+                    requests.push(later(a.release(names.clone()), ReleaseReply::Removed));
+                    requests.push(later(b.acquire(&key, LONG), AcquireReply::Granted));
+                    requests.push(later(b.release(&key), ReleaseReply::Removed));
+                }
+                all_must(requests).await?;
+            }
+            Ok(Verdict::Passed)
+        })
+        .await
+}
+
 /// A request whose future is dropped before its first poll does nothing, now or later.
 pub async fn a_request_that_was_never_polled_does_nothing(suite: &Suite<'_>) -> Outcome {
     suite

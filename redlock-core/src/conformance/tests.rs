@@ -2,12 +2,16 @@
 
 // Tests: conformance/tests.rs.
 
+use async_trait::async_trait;
+
 use super::{
     defective::Defective,
     defects::{DEFECTS, Defect::*},
     *,
 };
-use crate::{MemoryBackend, TokioRuntime};
+use crate::{
+    Acquire, AcquireReply, BackendError, Extend, MemoryBackend, Release, ReleaseReply, TokioRuntime,
+};
 
 #[tokio::test(start_paused = true)]
 async fn the_backend_in_memory_keeps_the_contract() {
@@ -25,6 +29,41 @@ async fn checks_that_did_not_run_are_listed() {
     let passed = check(&MemoryBackend::new(runtime.clone()), &runtime).await.unwrap();
     assert_eq!(passed.skipped().len(), 10, "{passed}");
     assert!(passed.to_string().contains("nothing_is_sent_late: no node that can be shut down was given"));
+}
+
+/// A backend with the required methods only.
+#[derive(Debug)]
+struct Plain {
+    node: MemoryBackend,
+}
+
+#[async_trait]
+impl LockBackend for Plain {
+    async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
+        self.node.acquire(request).await
+    }
+
+    async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
+        self.node.extend(request).await
+    }
+
+    async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
+        self.node.release(request).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_backend_cannot_do_is_skipped_for_this_reason() {
+    let runtime = TokioRuntime::current();
+    let node = MemoryBackend::new(runtime.clone());
+    let plain = Plain { node: node.clone() };
+    let passed = Suite::new(&plain, &runtime).node(&node).second(&plain).check().await.unwrap();
+    assert!(!passed.skipped().is_empty());
+    for (check, reason) in passed.skipped() {
+        let known =
+            reason.starts_with("the backend cannot") || reason == &"the backend has no fencing tokens";
+        assert!(known, "{check}: {reason}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -92,11 +131,35 @@ async fn a_violation_shows_the_steps_the_expected_and_the_actual_result() {
         "\
 clause 3 (idempotent in the token), found by a_repeated_acquire_is_granted_and_extends_nothing
     A acquires for 200ms \"one\", \"two\": Granted
-    A acquires for 200ms \"one\", \"two\": Refused
+    A acquires for 200ms \"one\", \"two\": Refused  <- this one
     A acquires for 200ms \"one\", \"two\": Refused
   expected: Granted
-  seen:     Refused"
+  seen:     Refused
+  rule:     a second acquire with the token is granted again, and the keys live neither longer nor shorter \
+         for it"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_violation_says_what_a_probe_of_the_suite_means() {
+    let runtime = TokioRuntime::current();
+    let late = Defective::new(SentWhenUpAgain, &runtime);
+    let violation = nothing_is_sent_late(&Suite::new(&late, &runtime).node(&late)).await.unwrap_err();
+    assert_eq!(violation.expected(), "Granted, as \"key 0\" has to be free");
+    let short = Defective::new(ExtendOfOneShortens, &runtime);
+    let violation = an_extension_never_shortens(&Suite::new(&short, &runtime)).await.unwrap_err();
+    assert_eq!(violation.expected(), "Granted, as A has to hold \"alone\"");
+}
+
+/// Of hundreds of requests that are under way at once, those around the wrong reply are shown.
+#[tokio::test(start_paused = true)]
+async fn a_violation_shows_the_request_that_broke_the_order() {
+    let runtime = TokioRuntime::current();
+    let backend = Defective::new(ReleaseOvertakesInABusyTask, &runtime);
+    let violation = order_is_kept_in_a_busy_task(&Suite::new(&backend, &runtime)).await.unwrap_err();
+    let marked = violation.steps().iter().position(|step| step.ends_with("  <- this one"));
+    assert!(marked.is_some_and(|position| position > 0), "{violation}");
+    assert!(violation.steps()[marked.unwrap()].contains(violation.seen()), "{violation}");
 }
 
 #[test]

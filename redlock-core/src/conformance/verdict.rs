@@ -59,6 +59,51 @@ impl Clause {
             Self::UptimeNeverTooLong => "an uptime is never too long",
         }
     }
+
+    /// The clause in short, with what often breaks it.
+    #[must_use]
+    pub fn rule(self) -> &'static str {
+        match self {
+            Self::HeldByToken => {
+                "a key is free, or holds one token until its TTL has passed; only that token extends or \
+                 releases it"
+            }
+            Self::AllOrNothing => {
+                "a request for several keys changes all of them or none, at one instant; a release removes \
+                 those that hold the token"
+            }
+            Self::Idempotent => {
+                "a second acquire with the token is granted again, and the keys live neither longer nor \
+                 shorter for it"
+            }
+            Self::ExtendNeverShortens => "keys live until the TTL from now, or longer if they did before",
+            Self::InOrder => {
+                "requests for one key take effect in the order of their first polls, also behind one that \
+                 was dropped; several connections do not keep it, nor does a wait before the command is \
+                 queued"
+            }
+            Self::OneRoundTrip => {
+                "a request is one command, sent at most once; a client library may resend by default"
+            }
+            Self::BoundedByTimeout => {
+                "a request ends at its timeout, waits for a reply until then, and sends nothing later; a \
+                 queue has to drop what was given up"
+            }
+            Self::ClassifiedErrors => {
+                "a request that may have run is indeterminate; one that has changed nothing is transient if \
+                 a retry may help, else rejected"
+            }
+            Self::OneIdentity => "a server has one id over every connection, and no two servers share one",
+            Self::WatchMissesNothing => {
+                "a watch ends once its keys are free, or have become free since its first poll, and not \
+                 before"
+            }
+            Self::CountersOnlyGrow => {
+                "a counter outlives its key, and only a grant or a raise changes it, to a higher number"
+            }
+            Self::UptimeNeverTooLong => "after a grant, its server has been running for the uptime at least",
+        }
+    }
 }
 
 /// `clause 5 (in order)`
@@ -88,8 +133,8 @@ impl Verdict {
     }
 }
 
-/// How a backend broke its contract. Its text has the clause, the check, the last requests and replies, the
-/// expected result, and the actual one.
+/// How a backend broke its contract. Its text has the clause, the check, the requests and replies until then,
+/// the expected result, the actual one, and the clause's [rule](Clause::rule).
 #[derive(Clone, Debug)]
 pub struct Violation {
     pub(super) clause: Clause,
@@ -112,7 +157,8 @@ impl Violation {
         self.check
     }
 
-    /// The last steps, with their replies. The holders are A, B, C and so on.
+    /// The steps until then, with their replies. The holders are A, B, C and so on. A step that is not the last
+    /// is marked when its reply is the wrong one.
     #[must_use]
     pub fn steps(&self) -> &[String] {
         &self.steps
@@ -138,7 +184,8 @@ impl fmt::Display for Violation {
             writeln!(f, "    {step}")?;
         }
         writeln!(f, "  expected: {}", self.expected)?;
-        write!(f, "  seen:     {}", self.seen)
+        writeln!(f, "  seen:     {}", self.seen)?;
+        write!(f, "  rule:     {}", self.clause.rule())
     }
 }
 

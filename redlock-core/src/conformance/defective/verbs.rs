@@ -89,6 +89,9 @@ impl Defective {
                 }
             }
             Defect::ReleaseOvertakes => self.runtime.sleep(Duration::from_millis(5)).await,
+            Defect::LongRequestsAreOvertaken if names.iter().map(str::len).sum::<usize>() > 50_000 => {
+                self.runtime.sleep(Duration::from_millis(1)).await;
+            }
             Defect::ReleaseOvertakesInABusyTask => tokio::task::consume_budget().await,
             Defect::DroppedAcquireIsSentLate => return self.late_when_dropped(plain).await,
             Defect::AnswersOutOfStep => {
@@ -171,7 +174,9 @@ impl Defective {
                 return self.node.extend(Extend::new(&first, &token, ttl, timeout)).await;
             }
             Defect::ExtendDoesNothing if all => return Ok(AcquireReply::Granted),
-            Defect::ExtendShortens if all => {
+            Defect::ExtendShortens | Defect::ExtendOfOneShortens
+                if all && (self.defect == Defect::ExtendShortens || names.iter().len() == 1) =>
+            {
                 names.iter().for_each(|name| self.lengthen(name, ttl));
                 return Ok(AcquireReply::Granted);
             }
