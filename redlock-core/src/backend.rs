@@ -38,7 +38,7 @@ pub use self::requests::{Acquire, AcquireFenced, Extend, Raise, Release, Replace
 /// 5. **In order.** Requests for one key take effect in the order in which their futures were first polled,
 ///    for as long as the connection lasts, even if an earlier one was dropped or timed out. (A request may
 ///    never take effect; one that was never polled does not.) So a release comes behind the acquire whose
-///    keys it removes.
+///    keys it removes. The connections of a pool do not keep this order; one connection, or one queue, does.
 /// 6. **One round trip, at most once.** A request is one command, sent at most once. The backend does not
 ///    retry: it never sends a command again that may have been executed. (A `release` that the server refuses
 ///    as a command that it does not know may follow in another form. An `acquire` may not, as its own release

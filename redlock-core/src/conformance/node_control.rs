@@ -16,6 +16,9 @@ use crate::memory::MemoryBackend;
 pub trait NodeControl: fmt::Debug + Send + Sync {
     /// The number of requests that the node has run so far: those of the backend alone, failed ones included.
     /// It may restart at zero after [`NodeControl::start`]. The default is `None`: the node does not count.
+    ///
+    /// The totals of Redis also have what scripts run. With [`Dialect::scripts`](crate::redis::Dialect::scripts)
+    /// each request is an `EVAL`, so `cmdstat_eval` of `INFO commandstats` is their number.
     async fn commands(&self) -> Option<u64> {
         None
     }
