@@ -22,12 +22,13 @@
 //! Every check is also a function, to run it alone:
 //! `conformance::an_extension_lengthens_the_ttl(&suite).await`.
 //!
-//! The suite does not flake: a busy machine makes it slow or undecided, but not wrong. What depends on chance,
-//! such as the order between the connections of a pool, it finds in most runs, not in all. A missing key counts
+//! The suite does not flake: a busy machine makes it slow or undecided, but not wrong. A missing key counts
 //! against the backend only if the reply came before the key's expiry, and a key that is still there only if
-//! the request started after it. The suite uses names and tokens of its own, different ones in each run, and
-//! removes its keys at the end. The counters for fencing tokens cannot be removed: they expire after ten
-//! minutes.
+//! the request started after it. What depends on chance, such as the order between several connections, it
+//! finds in nearly every run, but not in each.
+//!
+//! The suite uses names and tokens of its own, different ones in each run, and removes its keys at the end.
+//! The counters for fencing tokens cannot be removed: they expire after ten minutes.
 
 #![allow(clippy::missing_errors_doc, reason = "a check has one error, and its docs are those of `Outcome`")]
 

@@ -43,8 +43,8 @@ pub async fn requests_take_effect_in_order(suite: &Suite<'_>) -> Outcome {
         .await
 }
 
-/// A request with many long names, which takes longer to send and to read than the short one behind it, is not
-/// overtaken. (Over several connections, as those of a pool, it is now and then, so there are many.)
+/// A request with many long names, which takes longer to send and to read than the short one behind it, is
+/// not overtaken. (Over several connections, as those of a pool, it is now and then, so there are many.)
 pub async fn a_long_request_is_not_overtaken(suite: &Suite<'_>) -> Outcome {
     suite
         .case(Clause::InOrder, "a_long_request_is_not_overtaken", |case| async move {
