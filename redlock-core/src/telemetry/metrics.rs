@@ -19,7 +19,7 @@ use self::{
     keys::{Family, change, observe},
     series::{Part, Series, Shows},
 };
-use super::{Kind, Label, Loss, Verb};
+use super::{Kind, Label, Loss, Verb, in_a_destructor};
 use crate::runtime::Runtime;
 
 mod keys;
@@ -200,7 +200,7 @@ impl PendingReleases {
 impl Drop for PendingReleases {
     /// Pending releases end with their runtime.
     fn drop(&mut self) {
-        self.add(-self.number.load(Ordering::Relaxed));
+        in_a_destructor(|| self.add(-self.number.load(Ordering::Relaxed)));
     }
 }
 
