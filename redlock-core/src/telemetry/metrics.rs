@@ -1,7 +1,7 @@
 //! Counters, gauges and histograms. Labels are few and bounded: no names of resources.
 //!
-//! A manager has the keys of its metrics, but no handles of them. A handle belongs to one recorder, while keys
-//! also reach a recorder that is installed later, and a metric that an exporter has removed as idle.
+//! A manager has the keys of its metrics, but no handles of them. A handle belongs to one recorder, while
+//! keys also reach a recorder that is installed later, and a metric that an exporter has removed as idle.
 
 // Tests: tests/tests/it/telemetry/metrics.rs, telemetry/gauges.rs, telemetry/scrapes.rs.
 

@@ -1,5 +1,5 @@
-//! What a Prometheus exporter shows, from one scrape to the next, and whether the alerts in docs/alerts.yml fire
-//! on it. `tests/alerts` tests their expressions with Prometheus itself.
+//! What a Prometheus exporter shows, from one scrape to the next, and whether the alerts in docs/alerts.yml
+//! fire on it. `tests/alerts` tests their expressions with Prometheus itself.
 
 use std::{
     collections::BTreeSet,
