@@ -14,7 +14,7 @@ use crate::{
     reply::NodeReply,
     resources::Resources,
     rounds,
-    telemetry::{self, Call, Kind, Loss, Outcome},
+    telemetry::{Call, Kind, Loss, Outcome},
     token::Token,
     validity::Ttl,
 };
@@ -204,7 +204,7 @@ impl Drop for Lock {
             let LeaseState { nodes, claim, .. } = &*self.state;
             self.state.end();
             drop(nodes.release_all(claim).then_pass_on(self.state.take_ticket()));
-            telemetry::dropped(&claim.token);
+            nodes.telemetry().dropped(&claim.token);
         }
     }
 }
@@ -279,7 +279,8 @@ async fn release(state: &LeaseState) -> Result<UnlockOutcome, Error> {
             Err(lost) => Err(lost.into_holder_error(claim)),
         }
     };
-    let call = Call::begin(Kind::Unlock, &**nodes.runtime(), &claim.resources, Some(&claim.token));
+    let (telemetry, clock) = (nodes.telemetry(), &**nodes.runtime());
+    let call = Call::begin(telemetry, Kind::Unlock, clock, &claim.resources, Some(&claim.token));
     call.watch(release, |outcome| match outcome {
         UnlockOutcome::Released => Outcome::Released,
         UnlockOutcome::NotHeld => Outcome::NotHeld,
