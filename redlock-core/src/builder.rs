@@ -19,6 +19,7 @@ use crate::{
     fencing::Fencing,
     invalid::{ConfigError, InvalidRequest},
     nodes::Nodes,
+    note::Note,
     redlock::Redlock,
     retry::{DelaySource, RetryPolicy},
     runtime::Runtime,
@@ -38,6 +39,7 @@ pub struct RedlockBuilder {
     entropy: Option<Entropy>,
     fencing: Fencing,
     admission: Admission,
+    note: Option<Note>,
 }
 
 impl Redlock {
@@ -58,6 +60,7 @@ impl RedlockBuilder {
             entropy: None,
             fencing: Fencing::default(),
             admission: Admission::default(),
+            note: None,
         }
     }
 
@@ -230,6 +233,30 @@ impl RedlockBuilder {
         self
     }
 
+    /// Gives each lock a note, which the nodes store beside its keys for as long as they live: a short text that
+    /// says who holds it. The default is none; [`LockRequest::note`](crate::LockRequest::note) sets it for a single
+    /// call. [`Note::of_process`] adds the host and the process:
+    ///
+    /// ```
+    /// # use redlock_core::{Note, RedlockBuilder};
+    /// # fn example(builder: RedlockBuilder) -> RedlockBuilder {
+    /// builder.note(Note::of_process("nightly report"))
+    /// # }
+    /// ```
+    ///
+    /// * [`LockBackend::inspect`] shows the note, and so does `redlock status`. A call that has a note itself, and
+    ///   whose last attempt is refused, asks the nodes for the holder's, for its error:
+    ///   [`RoundReport::holder`](crate::RoundReport::holder). That takes one more trip, within the node timeout
+    ///   and the [`acquire_timeout`](crate::LockRequest::acquire_timeout).
+    /// * It is advisory: each note is sent once, in the background, when a lock was won and whenever it was
+    ///   extended, and it is removed when the lock is released. No lock waits for it, or fails with it.
+    /// * Whoever may read the keys of the nodes can read it. On a server it is at a key of its own, for which the
+    ///   user needs a permission.
+    pub fn note(mut self, note: impl Into<Note>) -> Self {
+        self.note = Some(note.into());
+        self
+    }
+
     /// The source of tokens and jitter: a function that fills a slice with random bytes, good enough for
     /// secrets. The default is the operating system's, which two processes never share, not even after a fork
     /// or when a virtual machine is cloned. Use a seeded one to replay a test.
@@ -275,8 +302,13 @@ impl RedlockBuilder {
         {
             return Err(ConfigError::FencingUnsupported { node });
         }
+        if self.note.is_some()
+            && let Err(InvalidRequest::NotesUnsupported { node }) = nodes.check_notes()
+        {
+            return Err(ConfigError::NotesUnsupported { node });
+        }
         telemetry::built();
-        Ok(Redlock::new(Arc::new(nodes), self.retry))
+        Ok(Redlock::new(Arc::new(nodes), self.retry, self.note))
     }
 }
 
@@ -290,6 +322,7 @@ impl fmt::Debug for RedlockBuilder {
             .field("retry", &self.retry)
             .field("admission", &self.admission)
             .field("fencing", &self.fencing)
+            .field("note", &self.note)
             .finish_non_exhaustive()
     }
 }

@@ -11,10 +11,12 @@ use std::{
 use futures_util::future::{Either, select};
 
 use crate::{
+    annotation,
     claim::Claim,
     error::Error,
     latch::Latch,
     nodes::Nodes,
+    note::Note,
     resources::Resources,
     rounds,
     telemetry::{Call, Kind, LockTelemetry, Loss, Outcome},
@@ -73,6 +75,7 @@ pub(crate) struct LeaseState {
     pub(crate) claim: Arc<Claim>,
     /// The fencing token, if it has one.
     pub(crate) fence: Option<NonZeroU64>,
+    note: Option<Note>,
     state: Mutex<State>,
     over: Latch,
     /// Those who wait in this process for the lock are behind it.
@@ -97,7 +100,34 @@ impl LeaseState {
     ) -> Self {
         let state = Mutex::new(State { valid_until, over: false });
         let telemetry = LockTelemetry::begin(&**nodes.runtime());
-        Self { nodes, claim, fence, state, over: Latch::default(), ticket: Mutex::new(ticket), telemetry }
+        let (over, ticket) = (Latch::default(), Mutex::new(ticket));
+        Self { nodes, claim, fence, note: None, state, over, ticket, telemetry }
+    }
+
+    /// The same with a note.
+    pub(crate) fn with_note(self, note: Option<Note>) -> Self {
+        Self { note, ..self }
+    }
+
+    /// Sends the note to the nodes, if there is one. They keep it for as long as the keys live by now.
+    pub(crate) async fn annotate(&self) {
+        if self.note.is_some() {
+            annotation::send(&self.nodes, &self.claim, self.note.as_ref()).await;
+        }
+    }
+
+    /// Sends the removal of the note, if there is one.
+    pub(crate) async fn remove_note(&self) {
+        if self.note.is_some() {
+            annotation::send(&self.nodes, &self.claim, None).await;
+        }
+    }
+
+    /// As [`LeaseState::remove_note`], from a destructor.
+    pub(crate) fn remove_note_later(&self) {
+        if self.note.is_some() {
+            annotation::remove(&self.nodes, &self.claim);
+        }
     }
 
     /// The remaining validity; `None` when it has ended or the lease is over.
@@ -183,6 +213,7 @@ impl LeaseState {
         let lost = match extended {
             Ok((valid_until, _)) if self.extend_to(valid_until) => {
                 self.ticket.lock().unwrap_or_else(PoisonError::into_inner).stay(self.valid_until());
+                self.annotate().await;
                 return Ok(());
             }
             Ok((_, replies)) => LostRound { attempts: 1, replies, ..LostRound::lapsed() },

@@ -203,6 +203,7 @@ impl Drop for Lock {
         if self.armed {
             let LeaseState { nodes, claim, .. } = &*self.state;
             self.state.end();
+            self.state.remove_note_later();
             drop(nodes.release_all(claim).then_pass_on(self.state.take_ticket()));
             telemetry::dropped(&claim.token);
         }
@@ -270,6 +271,8 @@ async fn release(state: &LeaseState) -> Result<UnlockOutcome, Error> {
     let LeaseState { nodes, claim, .. } = state;
     let release = || async {
         state.end();
+        // Before the release on the same connections: when that has its reply, the note is gone.
+        state.remove_note().await;
         match rounds::release(nodes, claim, state.take_ticket()).await {
             Ok(true) => Ok(UnlockOutcome::Released),
             Ok(false) => {

@@ -120,6 +120,14 @@ impl Nodes {
         }
     }
 
+    /// A node that cannot store notes has no place for one.
+    pub(crate) fn check_notes(&self) -> Result<(), InvalidRequest> {
+        match self.nodes.iter().find(|node| !node.can_annotate()) {
+            Some(node) => Err(InvalidRequest::NotesUnsupported { node: node.label() }),
+            None => Ok(()),
+        }
+    }
+
     /// Writes the claim's keys on all nodes. With a proposal for the fencing token, they count.
     pub(crate) fn acquire_all(&self, claim: &Arc<Claim>, proposal: Option<u64>, timeout: Duration) -> FanOut {
         self.ask(None, claim, Action::Acquire(claim.ledger.ttl(), proposal), timeout)

@@ -23,6 +23,7 @@ use crate::{
 };
 
 mod fenced;
+mod noted;
 
 #[derive(Clone)]
 pub(super) struct Case<'k> {
