@@ -10,9 +10,9 @@ use std::{
 };
 
 use redlock_redis_rs::{
-    Acquire, AcquireFenced, AcquireReply, BackendError, BoxFuture, Extend, FencedReply, Inspect, KeyState,
-    LockBackend, NodeOutcome, NodeReply, Raise, RedisBackend, Redlock, RedlockBuilder, Release, ReleaseReply,
-    Runtime, ServerInfo, Token, TokioRuntime, Watch, async_trait,
+    Acquire, AcquireFenced, AcquireReply, Annotate, BackendError, BoxFuture, Extend, FencedReply, Inspect,
+    KeyState, LockBackend, NodeOutcome, NodeReply, Raise, RedisBackend, Redlock, RedlockBuilder, Release,
+    ReleaseReply, Runtime, ServerInfo, Token, TokioRuntime, Watch, async_trait,
 };
 use tokio::time::{sleep, timeout};
 
@@ -242,6 +242,15 @@ impl LockBackend for MonitoredNode {
     async fn raise(&self, request: Raise<'_>) -> Result<FencedReply, BackendError> {
         let verb = if request.ttl.is_some() { "extend" } else { "raise" };
         self.observe(verb, request.token, self.node.raise(request), counted).await
+    }
+
+    fn can_annotate(&self) -> bool {
+        self.node.can_annotate()
+    }
+
+    /// Not one of the lock's requests: a node is well without it.
+    async fn annotate(&self, request: Annotate<'_>) -> Result<(), BackendError> {
+        self.node.annotate(request).await
     }
 
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {

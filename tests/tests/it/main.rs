@@ -55,6 +55,7 @@ mod servers {
     mod handover;
     mod inspecting;
     mod locking;
+    mod notes;
     mod one_server;
     mod ordering;
     mod queue;
@@ -81,6 +82,7 @@ mod sim {
     mod limits;
     mod locking;
     mod memory;
+    mod notes;
     pub(crate) mod odd_nodes;
     mod one_server;
     mod panics;
