@@ -248,8 +248,9 @@ impl LockBackend for MonitoredNode {
         self.node.can_annotate()
     }
 
-    /// Not one of the lock's requests: a node is well without it.
+    /// Its answer is not one to the lock: a node is well without it. But its removal is sent last of all.
     async fn annotate(&self, request: Annotate<'_>) -> Result<(), BackendError> {
+        let _under_way = UnderWay::new(&self.monitor);
         self.node.annotate(request).await
     }
 
@@ -278,18 +279,35 @@ impl LockBackend for MonitoredNode {
     }
 }
 
+/// A request that has to be answered before the process ends.
+struct UnderWay<'a>(&'a NodeMonitor);
+
+impl<'a> UnderWay<'a> {
+    fn new(monitor: &'a NodeMonitor) -> Self {
+        monitor.under_way.fetch_add(1, Ordering::SeqCst);
+        Self(monitor)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 /// A request under way. When it is dropped without an answer, it has timed out.
 struct PendingRequest<'a> {
     node: &'a MonitoredNode,
     verb: &'a str,
     start: Instant,
     answered: bool,
+    // Dropped last, when the answer has been reported.
+    _under_way: UnderWay<'a>,
 }
 
 impl<'a> PendingRequest<'a> {
     fn new(node: &'a MonitoredNode, verb: &'a str, start: Instant) -> Self {
-        node.monitor.under_way.fetch_add(1, Ordering::SeqCst);
-        Self { node, verb, start, answered: false }
+        Self { node, verb, start, answered: false, _under_way: UnderWay::new(&node.monitor) }
     }
 
     fn answered(mut self, answer: &NodeOutcome) {
@@ -305,7 +323,6 @@ impl Drop for PendingRequest<'_> {
             let answer = NodeOutcome::Failed(self.node.timed_out(took));
             self.node.monitor.answered(self.node.position, self.verb, took, &answer);
         }
-        self.node.monitor.under_way.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

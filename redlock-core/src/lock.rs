@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::future::join;
+
 use crate::{
     error::Error,
     lease::{Lease, LeaseState},
@@ -203,8 +205,8 @@ impl Drop for Lock {
         if self.armed {
             let LeaseState { nodes, claim, .. } = &*self.state;
             self.state.end();
-            self.state.remove_note_later();
             drop(nodes.release_all(claim).then_pass_on(self.state.take_ticket()));
+            self.state.remove_note_later();
             telemetry::dropped(&claim.token);
         }
     }
@@ -271,9 +273,9 @@ async fn release(state: &LeaseState) -> Result<UnlockOutcome, Error> {
     let LeaseState { nodes, claim, .. } = state;
     let release = || async {
         state.end();
-        // Before the release on the same connections: when that has its reply, the note is gone.
-        state.remove_note().await;
-        match rounds::release(nodes, claim, state.take_ticket()).await {
+        // The removal is sent right behind the release, which does not wait for it.
+        let released = rounds::release(nodes, claim, state.take_ticket());
+        match join(released, state.remove_note()).await.0 {
             Ok(true) => Ok(UnlockOutcome::Released),
             Ok(false) => {
                 state.report_lost(Loss::Gone);

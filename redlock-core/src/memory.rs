@@ -208,13 +208,14 @@ impl MemoryBackend {
         self.node.state().requests
     }
 
-    /// The number of keys.
+    /// The number of keys and notes.
     #[cfg(all(test, feature = "conformance"))]
     pub(crate) fn keys(&self) -> usize {
         let now = self.node.runtime.now();
         let mut state = self.node.state();
         state.keys.expire(now);
-        state.keys.len()
+        state.notes.expire(now);
+        state.keys.len() + state.notes.len()
     }
 
     async fn ask<T: Answerable>(&self, order: Order, timeout: Duration) -> Result<T, BackendError> {

@@ -82,7 +82,7 @@ mod sim {
     mod limits;
     mod locking;
     mod memory;
-    mod notes;
+    pub(crate) mod notes;
     pub(crate) mod odd_nodes;
     mod one_server;
     mod panics;

@@ -17,6 +17,9 @@ impl<'k> Holder<'k> {
         note: Option<&str>,
     ) -> Seen<'k, ()> {
         let resources = names.into();
+        if note.is_some() {
+            self.case.log().noted.push((resources.clone(), self.token.clone()));
+        }
         let request = Annotate::new(&resources, &self.token, note, self.timeout);
         let verb = note.map_or_else(|| "removes its note of".to_owned(), |note| format!("notes {note:?} at"));
         self.ask(&verb, &resources, self.backend.annotate(request)).await

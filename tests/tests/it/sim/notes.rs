@@ -241,7 +241,7 @@ async fn shown(harness: &Harness, name: &str) -> Vec<Option<String>> {
 
 /// How a node refuses notes.
 #[derive(Clone, Copy, Debug)]
-enum Way {
+pub(crate) enum Way {
     Hangs,
     Fails,
     Panics,
@@ -249,7 +249,7 @@ enum Way {
 
 /// A node that locks, and does nothing else.
 #[derive(Debug)]
-struct Noteless(MemoryBackend, Way);
+pub(crate) struct Noteless(pub(crate) MemoryBackend, pub(crate) Way);
 
 impl Noteless {
     async fn fail<T>(&self) -> Result<T, BackendError> {
