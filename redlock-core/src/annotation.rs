@@ -20,26 +20,40 @@ use crate::{
     runtime::BoxFuture,
 };
 
-/// Sends a note to the nodes, or its removal, behind what has been sent to them. It completes in the
-/// background, and says nothing about the lock.
-pub(crate) async fn send(nodes: &Arc<Nodes>, claim: &Arc<Claim>, note: Option<&Note>) {
-    let mut request = request(nodes, claim, note);
+/// Sends the claim's note to the nodes, if it has one, behind what has been sent to them. It completes in the
+/// background, and says nothing about the lock. They keep it for as long as the keys live by now.
+pub(crate) async fn write(nodes: &Arc<Nodes>, claim: &Arc<Claim>) {
+    send(nodes, claim, true).await;
+}
+
+/// Sends the removal of the claim's note, if it has one.
+pub(crate) async fn remove(nodes: &Arc<Nodes>, claim: &Arc<Claim>) {
+    send(nodes, claim, false).await;
+}
+
+/// As [`remove`], from a destructor.
+pub(crate) fn remove_later(nodes: &Arc<Nodes>, claim: &Arc<Claim>) {
+    if claim.note.is_some() {
+        nodes.runtime().spawn(request(nodes, claim, false));
+    }
+}
+
+async fn send(nodes: &Arc<Nodes>, claim: &Arc<Claim>, writes: bool) {
+    if claim.note.is_none() {
+        return;
+    }
+    let mut request = request(nodes, claim, writes);
     if poll_fn(|cx| Poll::Ready(request.poll_unpin(cx))).await.is_pending() {
         nodes.runtime().spawn(request);
     }
 }
 
-/// As [`send`], from a destructor.
-pub(crate) fn remove(nodes: &Arc<Nodes>, claim: &Arc<Claim>) {
-    nodes.runtime().spawn(request(nodes, claim, None));
-}
-
 /// Each node gets it once, unless it is silent: then its requests would only pile up.
-fn request(nodes: &Arc<Nodes>, claim: &Arc<Claim>, note: Option<&Note>) -> BoxFuture<()> {
-    let (nodes, claim, note) = (nodes.clone(), claim.clone(), note.cloned());
+fn request(nodes: &Arc<Nodes>, claim: &Arc<Claim>, writes: bool) -> BoxFuture<()> {
+    let (nodes, claim) = (nodes.clone(), claim.clone());
     Box::pin(async move {
         let timeout = nodes.timeout(claim.ledger.ttl());
-        let note = note.as_ref().map(Note::as_str);
+        let note = claim.note.as_ref().filter(|_| writes).map(Note::as_str);
         let asked = (0..nodes.len()).map(|node| nodes.get(node)).filter(|node| !node.is_silent());
         let asked = asked.map(|node| node.annotate(&claim, note, timeout));
         select(pin!(join_all(asked)), nodes.runtime().sleep(timeout)).await;

@@ -87,8 +87,8 @@ pub(crate) async fn acquire(
     loop {
         attempts = attempts.saturating_add(1);
         let timeout = patience.for_a_round(begun);
-        let mut round =
-            AcquireRound::new(nodes, resources.clone(), ttl, begun, timeout, options.fenced, ticket);
+        let claim = nodes.claim(resources.clone(), ttl, options.note.clone());
+        let mut round = AcquireRound::new(nodes, claim, begun, timeout, options.fenced, ticket);
         let mut won = round.decide(patience.is_last(begun), patience.give_up()).await;
         if !won && patience.is_last(nodes.now()) {
             // It turned out to be the last one. If that was clear from the start, this changes nothing.
@@ -107,9 +107,9 @@ pub(crate) async fn acquire(
                 None => {}
             }
             let state = LeaseState::new(nodes.clone(), won.claim, won.valid_until, won.ticket, won.fence);
-            let (state, replies) = (state.with_note(options.note.clone()), won.replies);
+            let replies = won.replies;
             let lock = Lock::new(state, ttl, Acquisition { attempts, took, replies, keep_until });
-            lock.state().annotate().await;
+            annotation::write(nodes, &lock.state().claim).await;
             return Ok(lock);
         }
         let now = nodes.now();

@@ -16,7 +16,6 @@ use crate::{
     error::Error,
     latch::Latch,
     nodes::Nodes,
-    note::Note,
     resources::Resources,
     rounds,
     telemetry::{Call, Kind, LockTelemetry, Loss, Outcome},
@@ -75,7 +74,6 @@ pub(crate) struct LeaseState {
     pub(crate) claim: Arc<Claim>,
     /// The fencing token, if it has one.
     pub(crate) fence: Option<NonZeroU64>,
-    note: Option<Note>,
     state: Mutex<State>,
     over: Latch,
     /// Those who wait in this process for the lock are behind it.
@@ -100,34 +98,7 @@ impl LeaseState {
     ) -> Self {
         let state = Mutex::new(State { valid_until, over: false });
         let telemetry = LockTelemetry::begin(&**nodes.runtime());
-        let (over, ticket) = (Latch::default(), Mutex::new(ticket));
-        Self { nodes, claim, fence, note: None, state, over, ticket, telemetry }
-    }
-
-    /// The same with a note.
-    pub(crate) fn with_note(self, note: Option<Note>) -> Self {
-        Self { note, ..self }
-    }
-
-    /// Sends the note to the nodes, if there is one. They keep it for as long as the keys live by now.
-    pub(crate) async fn annotate(&self) {
-        if self.note.is_some() {
-            annotation::send(&self.nodes, &self.claim, self.note.as_ref()).await;
-        }
-    }
-
-    /// Sends the removal of the note, if there is one.
-    pub(crate) async fn remove_note(&self) {
-        if self.note.is_some() {
-            annotation::send(&self.nodes, &self.claim, None).await;
-        }
-    }
-
-    /// As [`LeaseState::remove_note`], from a destructor.
-    pub(crate) fn remove_note_later(&self) {
-        if self.note.is_some() {
-            annotation::remove(&self.nodes, &self.claim);
-        }
+        Self { nodes, claim, fence, state, over: Latch::default(), ticket: Mutex::new(ticket), telemetry }
     }
 
     /// The remaining validity; `None` when it has ended or the lease is over.
@@ -213,7 +184,7 @@ impl LeaseState {
         let lost = match extended {
             Ok((valid_until, _)) if self.extend_to(valid_until) => {
                 self.ticket.lock().unwrap_or_else(PoisonError::into_inner).stay(self.valid_until());
-                self.annotate().await;
+                annotation::write(&self.nodes, &self.claim).await;
                 return Ok(());
             }
             Ok((_, replies)) => LostRound { attempts: 1, replies, ..LostRound::lapsed() },
@@ -269,7 +240,7 @@ mod tests {
         };
         let backend = MemoryBackend::new(runtime.clone());
         let nodes = Arc::new(Nodes::new(settings, vec![Box::new(backend)], Entropy::of_system().unwrap()));
-        let claim = nodes.claim("a".into(), nodes.ttl(TTL).unwrap());
+        let claim = nodes.claim("a".into(), nodes.ttl(TTL).unwrap(), None);
         let valid_until = nodes.now() + TTL;
         let ticket = nodes.waiters.outside(&claim.resources);
         LeaseState::new(nodes, claim, valid_until, ticket, None)

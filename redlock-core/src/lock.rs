@@ -11,6 +11,7 @@ use std::{
 use futures_util::future::join;
 
 use crate::{
+    annotation,
     error::Error,
     lease::{Lease, LeaseState},
     reply::NodeReply,
@@ -206,7 +207,7 @@ impl Drop for Lock {
             let LeaseState { nodes, claim, .. } = &*self.state;
             self.state.end();
             drop(nodes.release_all(claim).then_pass_on(self.state.take_ticket()));
-            self.state.remove_note_later();
+            annotation::remove_later(nodes, claim);
             telemetry::dropped(&claim.token);
         }
     }
@@ -275,7 +276,7 @@ async fn release(state: &LeaseState) -> Result<UnlockOutcome, Error> {
         state.end();
         // The removal is sent right behind the release, which does not wait for it.
         let released = rounds::release(nodes, claim, state.take_ticket());
-        match join(released, state.remove_note()).await.0 {
+        match join(released, annotation::remove(nodes, claim)).await.0 {
             Ok(true) => Ok(UnlockOutcome::Released),
             Ok(false) => {
                 state.report_lost(Loss::Gone);

@@ -19,6 +19,7 @@ use crate::{
     fan_out::FanOut,
     invalid::InvalidRequest,
     node::Node,
+    note::Note,
     resources::Resources,
     rivals::UsualRivals,
     runtime::{PerRuntime, Runtime},
@@ -97,9 +98,9 @@ impl Nodes {
     }
 
     /// A new claim with a token of its own.
-    pub(crate) fn claim(&self, resources: Resources, ttl: Ttl) -> Arc<Claim> {
+    pub(crate) fn claim(&self, resources: Resources, ttl: Ttl, note: Option<Note>) -> Arc<Claim> {
         let token = self.with_entropy(Token::random);
-        Arc::new(Claim::new(resources, token, ttl, self.len()))
+        Arc::new(Claim::new(resources, token, ttl, self.len()).with_note(note))
     }
 
     /// Whether each lock has a fencing token.

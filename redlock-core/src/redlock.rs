@@ -5,6 +5,7 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use crate::{
+    annotation,
     error::Error,
     fence::MAX_FENCE,
     invalid::InvalidRequest,
@@ -206,7 +207,15 @@ impl Redlock {
             Some(left) => nodes.ttl(asked.get().min(left)).map_err(|_| Error::lapsed(resources.clone()))?,
             None => asked,
         };
-        let takeover = Takeover::new(nodes, resources, parts.token.clone(), parts.fence, asked, longest);
+        let takeover = Takeover::new(
+            nodes,
+            resources,
+            parts.token.clone(),
+            parts.fence,
+            asked,
+            longest,
+            self.note.clone(),
+        );
         let claim = takeover.claim();
         let take_over = move || async move {
             let mut won = takeover.decide().await?;
@@ -214,9 +223,9 @@ impl Redlock {
             let took = nodes.now().saturating_duration_since(start);
             let keep_until = parts.max_hold.and_then(|left| start.checked_add(left));
             let state = LeaseState::new(nodes.clone(), won.claim, won.valid_until, won.ticket, won.fence);
-            let (state, replies) = (state.with_note(self.note.clone()), won.replies);
+            let replies = won.replies;
             let lock = Lock::new(state, ttl, Acquisition { attempts: 1, took, replies, keep_until });
-            lock.state().annotate().await;
+            annotation::write(nodes, &lock.state().claim).await;
             Ok(lock)
         };
         let call = Call::begin(Kind::Extend, &**nodes.runtime(), &claim.resources, Some(&claim.token));
