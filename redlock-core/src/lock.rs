@@ -17,7 +17,7 @@ use crate::{
     reply::NodeReply,
     resources::Resources,
     rounds,
-    telemetry::{self, Call, Kind, Loss, Outcome},
+    telemetry::{Call, Kind, Loss, Outcome},
     token::Token,
     validity::Ttl,
 };
@@ -208,7 +208,7 @@ impl Drop for Lock {
             self.state.end();
             drop(nodes.release_all(claim).then_pass_on(self.state.take_ticket()));
             annotation::remove_later(nodes, claim);
-            telemetry::dropped(&claim.token);
+            nodes.telemetry().dropped(&claim.token);
         }
     }
 }
@@ -285,7 +285,8 @@ async fn release(state: &LeaseState) -> Result<UnlockOutcome, Error> {
             Err(lost) => Err(lost.into_holder_error(claim)),
         }
     };
-    let call = Call::begin(Kind::Unlock, &**nodes.runtime(), &claim.resources, Some(&claim.token));
+    let (telemetry, clock) = (nodes.telemetry(), &**nodes.runtime());
+    let call = Call::begin(telemetry, Kind::Unlock, clock, &claim.resources, Some(&claim.token));
     call.watch(release, |outcome| match outcome {
         UnlockOutcome::Released => Outcome::Released,
         UnlockOutcome::NotHeld => Outcome::NotHeld,

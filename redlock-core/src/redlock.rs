@@ -228,7 +228,8 @@ impl Redlock {
             annotation::write(nodes, &lock.state().claim).await;
             Ok(lock)
         };
-        let call = Call::begin(Kind::Extend, &**nodes.runtime(), &claim.resources, Some(&claim.token));
+        let (telemetry, clock) = (nodes.telemetry(), &**nodes.runtime());
+        let call = Call::begin(telemetry, Kind::Extend, clock, &claim.resources, Some(&claim.token));
         call.watch(take_over, |_| Outcome::Extended).await
     }
 }
