@@ -59,9 +59,9 @@ pub use self::requests::{Acquire, AcquireFenced, Annotate, Extend, Raise, Releas
 ///     instant with the keys, and nothing else does.
 /// 12. **An uptime is never too long.** After a grant, the server that granted has been running for at least
 ///     [`uptime`](Self::uptime). Whatever may forget keys begins a new one.
-/// 13. **A note changes no lock.** On a node that [can annotate](Self::can_annotate), `annotate` and a note change
-///     no key, and no other request depends on them. `inspect` shows a note only while the token that has
-///     written it holds the key. When the key expires, so does the note.
+/// 13. **A note changes no lock.** On a node that [can annotate](Self::can_annotate), `annotate` and a note
+///     change no key, and no other request depends on them. `inspect` shows a note only while the token
+///     that has written it holds the key. When the key expires, so does the note.
 ///
 /// A request that panics counts as [`BackendErrorKind::Indeterminate`], and is not polled again.
 ///

@@ -234,9 +234,9 @@ impl RedlockBuilder {
         self
     }
 
-    /// Gives each lock a note, which the nodes store beside its keys for as long as they live: a short text that
-    /// says who holds it. The default is none; [`LockRequest::note`](crate::LockRequest::note) sets it for a single
-    /// call. [`Note::of_process`] adds the host and the process:
+    /// Gives each lock a note, which the nodes store beside its keys for as long as they live: a short text
+    /// that says who holds it. The default is none; [`LockRequest::note`](crate::LockRequest::note) sets it
+    /// for a single call. [`Note::of_process`] adds the host and the process:
     ///
     /// ```
     /// # use redlock_core::{Note, RedlockBuilder};
@@ -245,13 +245,13 @@ impl RedlockBuilder {
     /// # }
     /// ```
     ///
-    /// * [`LockBackend::inspect`] shows the note, and so does `redlock status`. A call that has a note itself, and
-    ///   whose last attempt is refused, asks the nodes for the holder's, for its error:
-    ///   [`RoundReport::holder`](crate::RoundReport::holder). That takes one more trip, within the node timeout
-    ///   and the [`acquire_timeout`](crate::LockRequest::acquire_timeout).
+    /// * [`LockBackend::inspect`] shows the note, and so does `redlock status`. A call that has a note
+    ///   itself, and whose last attempt is refused, asks the nodes for the holder's, for its error:
+    ///   [`RoundReport::holder`](crate::RoundReport::holder). That takes one more trip, within the node
+    ///   timeout and the [`acquire_timeout`](crate::LockRequest::acquire_timeout).
     /// * It is advisory: each note is sent once, in the background, when a lock was won and whenever it was
-    ///   extended, and it is removed when the lock is released, or expires with its keys. No lock waits for it, or
-    ///   fails with it.
+    ///   extended, and it is removed when the lock is released, or expires with its keys. No lock waits for
+    ///   it, or fails with it.
     /// * Whoever may read the keys of the nodes can read it. On a server it is at a key of its own, for which the
     ///   user needs a permission.
     pub fn note(mut self, note: impl Into<Note>) -> Self {

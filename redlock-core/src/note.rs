@@ -6,10 +6,11 @@ use std::{env, fmt, process, sync::Arc};
 
 /// A short text about the holder of a lock, which the nodes store beside its keys while the lock is held.
 ///
-/// [`RedlockBuilder::note`](crate::RedlockBuilder::note) and [`LockRequest::note`](crate::LockRequest::note)
-/// take one. It is for people: [`LockBackend::inspect`](crate::LockBackend::inspect) and the error of a client
-/// that was refused show it, and nothing else depends on it. Whoever may read the keys of the nodes can read
-/// it, so it should contain nothing secret.
+/// [`RedlockBuilder::note`](crate::RedlockBuilder::note) and
+/// [`LockRequest::note`](crate::LockRequest::note) take one. It is for people:
+/// [`LockBackend::inspect`](crate::LockBackend::inspect) and the error of a client that was refused show
+/// it, and nothing else depends on it. Whoever may read the keys of the nodes can read it, so it should
+/// contain nothing secret.
 ///
 /// ```
 /// use redlock_core::Note;

@@ -200,11 +200,12 @@ for i = 1, n do
 end
 return reply";
 
-/// KEYS: the resources, then their notes. ARGV: token, its prefix, and the text, unless the notes are removed.
+/// KEYS: the resources, then their notes. ARGV: token, its prefix, and the text, unless the notes are
+/// removed.
 ///
 /// A note is `note PREFIX TEXT`. What is stored at its key by somebody else stays: it may be a lock. A note
-/// expires with its resource, and so is not written where that never expires. The prefix decides which notes are
-/// removed: their resources may have been released already.
+/// expires with its resource, and so is not written where that never expires. The prefix decides which
+/// notes are removed: their resources may have been released already.
 pub(super) const ANNOTATE: &str = "\
 local n, mark = #KEYS / 2, 'note ' .. ARGV[2] .. ' '
 for i = 1, n do

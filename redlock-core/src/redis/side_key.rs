@@ -7,9 +7,9 @@ use std::fmt;
 /// A key that belongs to a resource: of the counter for its fencing tokens, or of the note of its holder.
 ///
 /// Its `Display` is the key: for the resource `a` it is `{a}:fence` or `{a}:note`, and for one whose name
-/// contains a `}`, such as `{a}:b`, it is `{a}:b.fence` or `{a}:b.note`. No two resources share such a key. On a
-/// Cluster, it is in the slot of its resource, with one exception: a name that contains a `}`, but has no hash
-/// tag (`a}b`, `{}a`). A Cluster rejects requests that need both keys with `CROSSSLOT` there.
+/// contains a `}`, such as `{a}:b`, it is `{a}:b.fence` or `{a}:b.note`. No two resources share such a key.
+/// On a Cluster, it is in the slot of its resource, with one exception: a name that contains a `}`, but has
+/// no hash tag (`a}b`, `{}a`). A Cluster rejects requests that need both keys with `CROSSSLOT` there.
 ///
 /// A resource whose name is such a key of another one should not be locked. While the counter or the note is
 /// there, nobody gets that lock. While a client holds such a lock, requests that would need the counter are
