@@ -1,4 +1,5 @@
-//! The notes of locks on the nodes: written and removed in the background, and read for whoever was refused.
+//! The notes of locks on the nodes: written and removed in the background, and read for whoever was
+//! refused.
 
 // Tests: tests/tests/it/sim/notes.rs.
 
@@ -20,8 +21,8 @@ use crate::{
     runtime::BoxFuture,
 };
 
-/// Sends the claim's note to the nodes, if it has one, behind what has been sent to them. It completes in the
-/// background, and says nothing about the lock. They keep it for as long as the keys live by now.
+/// Sends the claim's note to the nodes, if it has one, behind what has been sent to them. It completes in
+/// the background, and says nothing about the lock. They keep it for as long as the keys live by now.
 pub(crate) async fn write(nodes: &Arc<Nodes>, claim: &Arc<Claim>) {
     send(nodes, claim, true).await;
 }

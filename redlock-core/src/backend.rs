@@ -126,11 +126,11 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
         false
     }
 
-    /// Stores the note beside every resource's key that holds the token, in place of an earlier one, until the
-    /// key expires. Without a text, it removes the notes of the token, whatever the keys hold by now.
+    /// Stores the note beside every resource's key that holds the token, in place of an earlier one, until
+    /// the key expires. Without a text, it removes the notes of the token, whatever the keys hold by now.
     ///
-    /// It is for people, so the lock manager sends it in the background, once, and ignores its result. A note may
-    /// be lost at any time.
+    /// It is for people, so the lock manager sends it in the background, once, and ignores its result. A
+    /// note may be lost at any time.
     ///
     /// This ability is optional. The default returns [`BackendErrorKind::Rejected`].
     async fn annotate(&self, request: Annotate<'_>) -> Result<(), BackendError> {
@@ -139,8 +139,8 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     }
 
     /// Returns what is stored at each resource's key, in their order, and changes nothing; with
-    /// [`notes`](Inspect::notes), also the note of its holder. It is for people to look at: the reply is old when
-    /// it arrives, so base no decision on it.
+    /// [`notes`](Inspect::notes), also the note of its holder. It is for people to look at: the reply is
+    /// old when it arrives, so base no decision on it.
     ///
     /// This ability is optional. The default returns [`BackendErrorKind::Rejected`].
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {

@@ -252,8 +252,8 @@ impl RedlockBuilder {
     /// * It is advisory: each note is sent once, in the background, when a lock was won and whenever it was
     ///   extended, and it is removed when the lock is released, or expires with its keys. No lock waits for
     ///   it, or fails with it.
-    /// * Whoever may read the keys of the nodes can read it. On a server it is at a key of its own, for which the
-    ///   user needs a permission.
+    /// * Whoever may read the keys of the nodes can read it. On a server it is at a key of its own, for
+    ///   which the user needs a permission.
     pub fn note(mut self, note: impl Into<Note>) -> Self {
         self.note = Some(note.into());
         self

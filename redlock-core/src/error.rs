@@ -71,8 +71,8 @@ pub struct RoundReport {
     /// The replies to the last attempt, in the order of the nodes. Empty when there was none.
     pub replies: Vec<NodeReply>,
     /// Who holds a resource, in an [`Error::Contended`] of a request that has a
-    /// [note](crate::LockRequest::note) itself: the first holder with a note that a node names. `None` when no
-    /// node names one before the call has to end.
+    /// [note](crate::LockRequest::note) itself: the first holder with a note that a node names. `None` when
+    /// no node names one before the call has to end.
     pub holder: Option<Holder>,
 }
 

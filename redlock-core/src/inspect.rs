@@ -14,8 +14,8 @@ pub struct Inspect<'a> {
     pub resources: &'a Resources,
     /// How long the node may take to reply.
     pub timeout: Duration,
-    /// Whether to read the holders' notes, too. On a server, they are at keys of their own, which the user has
-    /// to be permitted to read. `new` sets it to false.
+    /// Whether to read the holders' notes, too. On a server, they are at keys of their own, which the user
+    /// has to be permitted to read. `new` sets it to false.
     pub notes: bool,
 }
 
@@ -46,8 +46,8 @@ pub enum KeyState {
         holder: String,
         /// The remaining TTL; `None` when the key never expires.
         remaining: Option<Duration>,
-        /// The [note](crate::Note) of this holder, if there is one and it was requested: a short text of another
-        /// client, of which what is not printable is escaped.
+        /// The [note](crate::Note) of this holder, if there is one and it was requested: a short text of
+        /// another client, of which what is not printable is escaped.
         note: Option<String>,
     },
 }
@@ -61,8 +61,9 @@ impl KeyState {
         Self::Held { holder: start.escape_ascii().to_string(), remaining, note: None }
     }
 
-    /// The same with the text of the holder's note, which is cut to a [note's length](crate::Note::MAX_LEN), and
-    /// of which what is not printable is escaped. A key that is free stays so.
+    /// The same with the text of the holder's note, which is cut to a [note's
+    /// length](crate::Note::MAX_LEN), and of which what is not printable is escaped. A key that is free
+    /// stays so.
     #[must_use]
     pub fn with_note(self, text: &[u8]) -> Self {
         match self {

@@ -194,7 +194,8 @@ impl MemoryBackend {
         self.node.change(|state| state.counters.remove(resource));
     }
 
-    /// The [note](crate::Note) that is stored beside a key and has not expired, whoever holds the key by now.
+    /// The [note](crate::Note) that is stored beside a key and has not expired, whoever holds the key by
+    /// now.
     #[must_use]
     pub fn note(&self, resource: &str) -> Option<String> {
         let now = self.node.runtime.now();

@@ -111,8 +111,8 @@ impl Node {
         AssertUnwindSafe(watching).catch_unwind().await.is_ok_and(|watched| watched.is_ok())
     }
 
-    /// Writes the note beside the claim's keys, or removes it. Whoever polls it cuts it off at the timeout. One
-    /// that fails says nothing about the node, as its locks do not depend on it.
+    /// Writes the note beside the claim's keys, or removes it. Whoever polls it cuts it off at the timeout.
+    /// One that fails says nothing about the node, as its locks do not depend on it.
     pub(crate) async fn annotate(&self, claim: &Claim, note: Option<&str>, timeout: Duration) {
         let request = Annotate::new(&claim.resources, &claim.token, note, timeout);
         let request = Annotate { caller_enforces_timeout: true, ..request };

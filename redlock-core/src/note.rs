@@ -39,8 +39,9 @@ impl Note {
     /// A note with the host name and the ID of this process before the text: `HOST pid PID: TEXT`, and
     /// `HOST pid PID` for an empty one.
     ///
-    /// The host name is the kernel's on Linux and Android, and elsewhere the environment variable `HOSTNAME` or
-    /// `COMPUTERNAME`. It is left out when there is none: [`Note::new`] takes one of your own.
+    /// The host name is the kernel's on Linux and Android, and elsewhere the environment variable
+    /// `HOSTNAME` or `COMPUTERNAME`. It is left out when there is none: [`Note::new`] takes one of your
+    /// own.
     #[must_use]
     pub fn of_process(text: impl AsRef<str>) -> Self {
         Self::new(described(host().as_deref(), process::id(), text.as_ref()))

@@ -5,8 +5,8 @@
 //!   [`Reply`], which has the [vote](Reply::vote), or for a fenced request the [counter](Reply::fenced); for
 //!   an inspection see [`key_state`].
 //! * [`SideKey`] is where the counters for fencing tokens are, and the notes of holders. These requests are
-//!   scripts, too, as both keys are read or changed at one instant. A user of the server needs the permission
-//!   for both keys, and for fencing tokens that for `TIME`.
+//!   scripts, too, as both keys are read or changed at one instant. A user of the server needs the
+//!   permission for both keys, and for fencing tokens that for `TIME`.
 //! * [`classify`] accepts an error line of a server, without the leading `-`, and returns its meaning for the
 //!   vote and for the connection. [`classify_setup`] does so for the replies to a connection's set-up
 //!   (`AUTH`, `HELLO`, `SELECT`).

@@ -96,8 +96,9 @@ impl<R> LockRequest<R> {
         self
     }
 
-    /// As [`RedlockBuilder::note`](crate::RedlockBuilder::note), for this call. With a backend that cannot store
-    /// notes it fails as [`InvalidRequest::NotesUnsupported`](crate::InvalidRequest::NotesUnsupported).
+    /// As [`RedlockBuilder::note`](crate::RedlockBuilder::note), for this call. With a backend that cannot
+    /// store notes it fails as
+    /// [`InvalidRequest::NotesUnsupported`](crate::InvalidRequest::NotesUnsupported).
     pub fn note(mut self, note: impl Into<Note>) -> Self {
         self.options.note = Some(note.into());
         self

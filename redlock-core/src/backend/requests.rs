@@ -190,8 +190,8 @@ impl<'a> Raise<'a> {
 pub struct Annotate<'a> {
     /// The keys.
     pub resources: &'a Resources,
-    /// The value that they must hold for a note to be written. Its [prefix](Token::prefix) may be stored with
-    /// the note, and nothing else of it.
+    /// The value that they must hold for a note to be written. Its [prefix](Token::prefix) may be stored
+    /// with the note, and nothing else of it.
     pub token: &'a Token,
     /// The text; `None` removes the notes of this token.
     pub note: Option<&'a str>,

@@ -135,9 +135,9 @@ impl<'a> Command<'a> {
         Self { beside: Some(SideKind::Note), ..eval }
     }
 
-    /// Replies with an array, which has for each key an array of the beginning of its value (or nil), its TTL in
-    /// ms and, for a request [with notes](Inspect::with_notes), what is stored at the note's key (or nil): see
-    /// [`key_state`](super::key_state).
+    /// Replies with an array, which has for each key an array of the beginning of its value (or nil), its
+    /// TTL in ms and, for a request [with notes](Inspect::with_notes), what is stored at the note's key (or
+    /// nil): see [`key_state`](super::key_state).
     #[must_use]
     pub fn inspect(request: &Inspect<'a>) -> Self {
         let length = Argument::Number(Token::PREFIX_LEN as u64);

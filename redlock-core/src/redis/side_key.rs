@@ -11,9 +11,9 @@ use std::fmt;
 /// On a Cluster, it is in the slot of its resource, with one exception: a name that contains a `}`, but has
 /// no hash tag (`a}b`, `{}a`). A Cluster rejects requests that need both keys with `CROSSSLOT` there.
 ///
-/// A resource whose name is such a key of another one should not be locked. While the counter or the note is
-/// there, nobody gets that lock. While a client holds such a lock, requests that would need the counter are
-/// rejected, and no note is written.
+/// A resource whose name is such a key of another one should not be locked. While the counter or the note
+/// is there, nobody gets that lock. While a client holds such a lock, requests that would need the counter
+/// are rejected, and no note is written.
 ///
 /// ```
 /// use redlock_core::redis::SideKey;
