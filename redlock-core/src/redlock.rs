@@ -5,12 +5,14 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use crate::{
+    annotation,
     error::Error,
     fence::MAX_FENCE,
     invalid::InvalidRequest,
     lease::{Lease, LeaseState},
     lock::{Acquisition, Lock, LockParts, UnlockOutcome},
     nodes::Nodes,
+    note::Note,
     request::LockRequest,
     resources::Resources,
     retry::RetryPolicy,
@@ -44,11 +46,12 @@ use crate::{
 pub struct Redlock {
     nodes: Arc<Nodes>,
     retry: RetryPolicy,
+    note: Option<Note>,
 }
 
 impl Redlock {
-    pub(crate) fn new(nodes: Arc<Nodes>, retry: RetryPolicy) -> Self {
-        Self { nodes, retry }
+    pub(crate) fn new(nodes: Arc<Nodes>, retry: RetryPolicy, note: Option<Note>) -> Self {
+        Self { nodes, retry, note }
     }
 
     /// Locks one resource or several, all or nothing, for `ttl`, with the retries of the manager's
@@ -81,7 +84,7 @@ impl Redlock {
     ///
     /// Dropping the future at any time removes, in the background, the keys that it may have written.
     pub fn lock(&self, resources: impl Into<Resources>, ttl: Duration) -> LockRequest {
-        LockRequest::new(self.nodes.clone(), self.retry.clone(), resources.into(), ttl)
+        LockRequest::new(self.nodes.clone(), self.retry.clone(), self.note.clone(), resources.into(), ttl)
     }
 
     /// As [`Redlock::lock`] with a single attempt, at once: it waits for no other call.
@@ -161,7 +164,8 @@ impl Redlock {
     /// The lock gets a new token, which replaces the old one on a quorum of nodes. That uses the parts up: of
     /// several processes with the same parts at most one gets the lock, and the others get [`Error::Lost`].
     ///
-    /// A lock with a [fencing token](Lock::fence) keeps it: it is the same hold.
+    /// A lock with a [fencing token](Lock::fence) keeps it: it is the same hold. Its [note](crate::Note) is
+    /// that of this lock manager, if it has one.
     ///
     /// The clocks of two processes have nothing in common, so a new validity begins here, if a quorum of
     /// nodes still holds the lock. It lasts for the TTL, or for the remaining validity at
@@ -203,7 +207,15 @@ impl Redlock {
             Some(left) => nodes.ttl(asked.get().min(left)).map_err(|_| Error::lapsed(resources.clone()))?,
             None => asked,
         };
-        let takeover = Takeover::new(nodes, resources, parts.token.clone(), parts.fence, asked, longest);
+        let takeover = Takeover::new(
+            nodes,
+            resources,
+            parts.token.clone(),
+            parts.fence,
+            asked,
+            longest,
+            self.note.clone(),
+        );
         let claim = takeover.claim();
         let take_over = move || async move {
             let mut won = takeover.decide().await?;
@@ -212,7 +224,9 @@ impl Redlock {
             let keep_until = parts.max_hold.and_then(|left| start.checked_add(left));
             let state = LeaseState::new(nodes.clone(), won.claim, won.valid_until, won.ticket, won.fence);
             let replies = won.replies;
-            Ok(Lock::new(state, ttl, Acquisition { attempts: 1, took, replies, keep_until }))
+            let lock = Lock::new(state, ttl, Acquisition { attempts: 1, took, replies, keep_until });
+            annotation::write(nodes, &lock.state().claim).await;
+            Ok(lock)
         };
         let (telemetry, clock) = (nodes.telemetry(), &**nodes.runtime());
         let call = Call::begin(telemetry, Kind::Extend, clock, &claim.resources, Some(&claim.token));

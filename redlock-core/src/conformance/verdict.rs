@@ -31,7 +31,9 @@ pub enum Clause {
     /// 11: counters only grow.
     CountersOnlyGrow,
     /// 12: an uptime is never too long.
-    UptimeNeverTooLong = 12,
+    UptimeNeverTooLong,
+    /// 13: a note changes no lock.
+    NoteChangesNoLock = 13,
 }
 
 impl Clause {
@@ -57,6 +59,7 @@ impl Clause {
             Self::WatchMissesNothing => "a watch waits, and misses nothing",
             Self::CountersOnlyGrow => "counters only grow",
             Self::UptimeNeverTooLong => "an uptime is never too long",
+            Self::NoteChangesNoLock => "a note changes no lock",
         }
     }
 
@@ -102,6 +105,9 @@ impl Clause {
                 "a counter outlives its key, and only a grant or a raise changes it, to a higher number"
             }
             Self::UptimeNeverTooLong => "after a grant, its server has been running for the uptime at least",
+            Self::NoteChangesNoLock => {
+                "a note changes no key and decides no request, and nobody reads it when its key is not held"
+            }
         }
     }
 }

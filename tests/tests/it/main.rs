@@ -57,6 +57,7 @@ mod servers {
     mod inspecting;
     mod leader;
     mod locking;
+    mod notes;
     mod one_server;
     mod ordering;
     mod queue;
@@ -83,6 +84,7 @@ mod sim {
     mod limits;
     mod locking;
     mod memory;
+    pub(crate) mod notes;
     pub(crate) mod odd_nodes;
     mod one_server;
     mod panics;
