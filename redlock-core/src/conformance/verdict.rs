@@ -106,7 +106,7 @@ impl Clause {
             }
             Self::UptimeNeverTooLong => "after a grant, its server has been running for the uptime at least",
             Self::NoteChangesNoLock => {
-                "a note changes no key and decides no request, and nobody reads it when its key is not held"
+                "a note changes no key and decides no request; it is shown only while its token holds the key"
             }
         }
     }
