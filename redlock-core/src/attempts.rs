@@ -14,6 +14,7 @@ use rand::RngExt;
 
 use crate::{
     error::Error,
+    hold::HoldLimits,
     lease::LeaseState,
     lock::{Acquisition, Lock},
     nodes::Nodes,
@@ -35,7 +36,7 @@ use crate::{
 pub(crate) struct Options {
     pub(crate) retry: RetryPolicy,
     pub(crate) acquire_timeout: Option<Duration>,
-    pub(crate) max_hold: Option<Duration>,
+    pub(crate) hold: HoldLimits,
     /// Whether the lock has a fencing token.
     pub(crate) fenced: bool,
 }
@@ -49,7 +50,8 @@ pub(crate) async fn acquire(
     options: &Options,
 ) -> Result<Lock, Error> {
     resources.validate()?;
-    let ttl = nodes.ttl(options.max_hold.map_or(ttl, |max_hold| ttl.min(max_hold)))?;
+    let ttl = nodes.ttl(options.hold.max.map_or(ttl, |max_hold| ttl.min(max_hold)))?;
+    let asked = options.hold.cover(nodes.settings(), ttl)?;
     if options.fenced {
         nodes.check_fencing()?;
     }
@@ -82,7 +84,7 @@ pub(crate) async fn acquire(
         attempts = attempts.saturating_add(1);
         let timeout = patience.for_a_round(begun);
         let mut round =
-            AcquireRound::new(nodes, resources.clone(), ttl, begun, timeout, options.fenced, ticket);
+            AcquireRound::new(nodes, resources.clone(), asked, begun, timeout, options.fenced, ticket);
         let mut won = round.decide(patience.is_last(begun), patience.give_up()).await;
         if !won && patience.is_last(nodes.now()) {
             // It turned out to be the last one. If that was clear from the start, this changes nothing.
@@ -90,8 +92,11 @@ pub(crate) async fn acquire(
         }
         if won {
             let mut won = round.accept(Verb::Acquire);
-            let start = won.valid_until - nodes.drift().validity(ttl);
-            let keep_until = options.max_hold.and_then(|max_hold| start.checked_add(max_hold));
+            let start = won.valid_until - nodes.drift().validity(asked);
+            let until = options.hold.from(start);
+            if let Some(until) = &until {
+                won.valid_until = until.cut(won.valid_until);
+            }
             let took = won.decided.map_or(Duration::ZERO, |decided| decided.saturating_duration_since(start));
             won.ticket.hold(start, won.valid_until);
             match &wait {
@@ -102,7 +107,7 @@ pub(crate) async fn acquire(
             }
             let state = LeaseState::new(nodes.clone(), won.claim, won.valid_until, won.ticket, won.fence);
             let replies = won.replies;
-            return Ok(Lock::new(state, ttl, Acquisition { attempts, took, replies, keep_until }));
+            return Ok(Lock::new(state, ttl, Acquisition { attempts, took, replies, until }));
         }
         let now = nodes.now();
         if round.is_certain() {

@@ -38,6 +38,14 @@ pub enum InvalidRequest {
         /// The longest possible TTL.
         max: Duration,
     },
+    /// A lock cannot be held for at least longer than at most.
+    #[error("a lock cannot be held for at least {min_hold:?} and at most {max_hold:?}")]
+    MinHoldTooLong {
+        /// The requested [`min_hold`](crate::LockRequest::min_hold).
+        min_hold: Duration,
+        /// The requested [`max_hold`](crate::LockRequest::max_hold).
+        max_hold: Duration,
+    },
     /// A lock with a fencing token needs nodes that all have counters.
     #[error("the backend of {node} has no fencing tokens")]
     FencingUnsupported {

@@ -7,6 +7,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use crate::{
     error::Error,
     fence::MAX_FENCE,
+    hold::HoldLimits,
     invalid::InvalidRequest,
     lease::{Lease, LeaseState},
     lock::{Acquisition, Lock, LockParts, UnlockOutcome},
@@ -44,11 +45,12 @@ use crate::{
 pub struct Redlock {
     nodes: Arc<Nodes>,
     retry: RetryPolicy,
+    key_prefix: Option<Arc<str>>,
 }
 
 impl Redlock {
-    pub(crate) fn new(nodes: Arc<Nodes>, retry: RetryPolicy) -> Self {
-        Self { nodes, retry }
+    pub(crate) fn new(nodes: Arc<Nodes>, retry: RetryPolicy, key_prefix: Option<Arc<str>>) -> Self {
+        Self { nodes, retry, key_prefix }
     }
 
     /// Locks one resource or several, all or nothing, for `ttl`, with the retries of the manager's
@@ -81,7 +83,13 @@ impl Redlock {
     ///
     /// Dropping the future at any time removes, in the background, the keys that it may have written.
     pub fn lock(&self, resources: impl Into<Resources>, ttl: Duration) -> LockRequest {
-        LockRequest::new(self.nodes.clone(), self.retry.clone(), resources.into(), ttl)
+        let names = resources.into();
+        // The only place where names become keys: everything behind it has the keys.
+        let keys = match &self.key_prefix {
+            Some(prefix) => names.with_prefix(prefix),
+            None => names,
+        };
+        LockRequest::new(self.nodes.clone(), self.retry.clone(), keys, ttl)
     }
 
     /// As [`Redlock::lock`] with a single attempt, at once: it waits for no other call.
@@ -161,7 +169,8 @@ impl Redlock {
     /// The lock gets a new token, which replaces the old one on a quorum of nodes. That uses the parts up: of
     /// several processes with the same parts at most one gets the lock, and the others get [`Error::Lost`].
     ///
-    /// A lock with a [fencing token](Lock::fence) keeps it: it is the same hold.
+    /// A lock with a [fencing token](Lock::fence) keeps it: it is the same hold. The names are those of the parts:
+    /// a [`key_prefix`](crate::RedlockBuilder::key_prefix) is part of them already.
     ///
     /// The clocks of two processes have nothing in common, so a new validity begins here, if a quorum of
     /// nodes still holds the lock. It lasts for the TTL, or for the remaining validity at
@@ -183,13 +192,16 @@ impl Redlock {
     ///
     /// # Cancellation
     ///
-    /// Dropping the future releases the taken keys, in the background.
+    /// Dropping the future releases the taken keys, in the background, also before a
+    /// [`min_hold`](LockParts::min_hold) has passed.
     pub async fn from_parts(&self, parts: &LockParts) -> Result<Lock, Error> {
         let nodes = &self.nodes;
         let resources = Resources::from(&parts.resources[..]);
         resources.validate()?;
         let ttl = nodes.ttl(parts.ttl)?;
         let longest = nodes.ttl(parts.longest_ttl.max(parts.ttl))?;
+        let hold = HoldLimits { min: parts.min_hold, max: parts.max_hold };
+        let least = hold.least_ttl(nodes.settings())?;
         if let Some(fence) = parts.fence {
             nodes.check_fencing()?;
             if fence.get() > MAX_FENCE {
@@ -203,16 +215,20 @@ impl Redlock {
             Some(left) => nodes.ttl(asked.get().min(left)).map_err(|_| Error::lapsed(resources.clone()))?,
             None => asked,
         };
+        let asked = least.map_or(asked, |least| least.max(asked));
         let takeover = Takeover::new(nodes, resources, parts.token.clone(), parts.fence, asked, longest);
         let claim = takeover.claim();
         let take_over = move || async move {
             let mut won = takeover.decide().await?;
+            let until = hold.from(start);
+            if let Some(until) = &until {
+                won.valid_until = until.cut(won.valid_until);
+            }
             won.ticket.hold(start, won.valid_until);
             let took = nodes.now().saturating_duration_since(start);
-            let keep_until = parts.max_hold.and_then(|left| start.checked_add(left));
             let state = LeaseState::new(nodes.clone(), won.claim, won.valid_until, won.ticket, won.fence);
             let replies = won.replies;
-            Ok(Lock::new(state, ttl, Acquisition { attempts: 1, took, replies, keep_until }))
+            Ok(Lock::new(state, ttl, Acquisition { attempts: 1, took, replies, until }))
         };
         let call = Call::begin(Kind::Extend, &**nodes.runtime(), &claim.resources, Some(&claim.token));
         call.watch(take_over, |_| Outcome::Extended).await

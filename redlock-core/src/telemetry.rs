@@ -53,6 +53,14 @@ pub(crate) fn dropped(token: &Token) {
     });
 }
 
+/// A lock was dropped before it may be released: it is left to its TTL.
+pub(crate) fn kept(token: &Token) {
+    in_a_destructor(|| {
+        events::kept(token);
+        metrics::unlocked("kept");
+    });
+}
+
 /// A round was decided; `lost` is why it was not won.
 pub(crate) fn round(verb: Verb, token: &Token, lost: Option<LossReason>, votes: &Tally) {
     let outcome = match lost {

@@ -78,9 +78,11 @@ mod sim {
     pub(crate) mod fencing;
     mod handover;
     mod keep_alive;
+    mod key_prefix;
     mod limits;
     mod locking;
     mod memory;
+    mod min_hold;
     pub(crate) mod odd_nodes;
     mod one_server;
     mod panics;
