@@ -8,6 +8,7 @@ mod chaos;
 
 /// The `redlock` command, as a process on real servers.
 mod cli {
+    mod at_least;
     mod loss;
     pub(crate) mod process;
     mod runs;
@@ -55,6 +56,7 @@ mod servers {
     mod handover;
     mod inspecting;
     mod locking;
+    mod names;
     mod one_server;
     mod ordering;
     mod queue;
