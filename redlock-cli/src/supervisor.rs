@@ -129,8 +129,8 @@ impl Supervisor<'_> {
                 StopReason::NotExtended(left)
             } else if self.arguments.at_most.is_some_and(|most| now - start >= most) {
                 StopReason::AtMost
-            } else if let Some((by, _)) =
-                stopped_since.filter(|(_, since)| now.saturating_duration_since(*since) >= self.arguments.ttl())
+            } else if let Some((by, _)) = stopped_since
+                .filter(|(_, since)| now.saturating_duration_since(*since) >= self.arguments.ttl())
             {
                 StopReason::Terminal(by)
             } else {

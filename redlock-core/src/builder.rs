@@ -75,7 +75,7 @@ impl RedlockBuilder {
         backends.into_iter().fold(self, Self::node)
     }
 
-    /// What comes before each name that this lock manager locks: with `key_prefix("locks:")`, `lock("a", ..)` locks
+    /// What comes before each name that this lock manager locks: with `key_prefix("locks:")`, the name `a` is
     /// the key `locks:a`. The default is none: a name is the key, byte for byte.
     ///
     /// The prefix is added once, where names enter the lock manager. [`Lock::resources`](crate::Lock::resources),

@@ -22,11 +22,13 @@ use crate::{
 /// The moment is random each time, so that locks taken together are not extended together. When a process
 /// holds so many locks that extensions fall behind, the nearest deadlines go first.
 ///
-/// One background task extends all the locks that a lock manager keeps alive on a runtime. It starts with the
-/// first guard and ends with the last one. Dropping the guard drops the lock, which releases it in the background.
+/// One background task extends all the locks that a lock manager keeps alive on a runtime. It starts with
+/// the first guard and ends with the last one. Dropping the guard drops the lock, which releases it in the
+/// background.
 ///
-/// A lock with a [`min_hold`](crate::LockRequest::min_hold) that is longer than its TTL is first extended when as much
-/// is left of its validity as is usual for its TTL: its keys should not outlive the minimum for nothing.
+/// A lock with a [`min_hold`](crate::LockRequest::min_hold) that is longer than its TTL is first extended
+/// when as much is left of its validity as is usual for its TTL: its keys should not outlive the minimum
+/// for nothing.
 #[derive(Debug)]
 #[must_use = "a guard that is dropped releases its lock"]
 pub struct KeepAlive {

@@ -196,8 +196,9 @@ impl LeaseState {
         } else {
             Err(LostRound::lapsed())
         };
+        let cut = |valid_until: Instant| most.map_or(valid_until, |most| most.min(valid_until));
         let lost = match extended {
-            Ok((valid_until, _)) if self.extend_to(most.map_or(valid_until, |most| most.min(valid_until))) => {
+            Ok((valid_until, _)) if self.extend_to(cut(valid_until)) => {
                 self.ticket.lock().unwrap_or_else(PoisonError::into_inner).stay(self.valid_until());
                 return Ok(());
             }

@@ -23,8 +23,9 @@ use crate::{
 /// A lock: yours for as long as [`is_valid`](Lock::is_valid) returns true.
 ///
 /// Dropping it releases it in the background, on a runtime that runs its tasks. [`unlock`](Lock::unlock)
-/// releases it and returns whether it was still held. [`forget`](Lock::forget) leaves it until its TTL ends. With a
-/// [`min_hold`](crate::LockRequest::min_hold) that has not passed, the first two leave it as well.
+/// releases it and returns whether it was still held. [`forget`](Lock::forget) leaves it until its TTL
+/// ends. With a [`min_hold`](crate::LockRequest::min_hold) that has not passed, the first two leave it as
+/// well.
 #[derive(Debug)]
 #[must_use = "a lock that is dropped is released"]
 pub struct Lock {
@@ -140,8 +141,8 @@ impl Lock {
 
     /// Releases the lock: one attempt, decided by a quorum.
     ///
-    /// With a [`min_hold`](crate::LockRequest::min_hold) that has not passed, a valid lock is over here, but keeps
-    /// others out: nothing is sent.
+    /// With a [`min_hold`](crate::LockRequest::min_hold) that has not passed, a valid lock is over here,
+    /// but keeps others out: nothing is sent.
     ///
     /// # Errors
     ///
@@ -230,8 +231,8 @@ pub enum UnlockOutcome {
     /// No quorum held it any more: it had lapsed, or its keys were deleted. Another client may have held it
     /// meanwhile.
     NotHeld,
-    /// It is held on: its [`min_hold`](crate::LockRequest::min_hold) has not passed. Nothing was sent, and the keys
-    /// stay until their TTL ends, also without this process.
+    /// It is held on: its [`min_hold`](crate::LockRequest::min_hold) has not passed. Nothing was sent, and
+    /// the keys stay until their TTL ends, also without this process.
     #[non_exhaustive]
     Kept {
         /// For how long nobody else gets the lock, at least: its validity when it was unlocked. Its keys outlive
@@ -263,8 +264,8 @@ pub struct LockParts {
     /// after the hand-over. The default is `None`: no bound.
     #[cfg_attr(feature = "serde", serde(default))]
     pub max_hold: Option<Duration>,
-    /// The rest of [`min_hold`](crate::LockRequest::min_hold) when the lock was taken apart. It counts on from the
-    /// hand-over. The default is `None`: the lock may be released at any time.
+    /// The rest of [`min_hold`](crate::LockRequest::min_hold) when the lock was taken apart. It counts on
+    /// from the hand-over. The default is `None`: the lock may be released at any time.
     #[cfg_attr(feature = "serde", serde(default))]
     pub min_hold: Option<Duration>,
     /// The [fencing token](Lock::fence), which stays the same after the hand-over. The default is `None`: the

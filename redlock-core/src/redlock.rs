@@ -169,8 +169,8 @@ impl Redlock {
     /// The lock gets a new token, which replaces the old one on a quorum of nodes. That uses the parts up: of
     /// several processes with the same parts at most one gets the lock, and the others get [`Error::Lost`].
     ///
-    /// A lock with a [fencing token](Lock::fence) keeps it: it is the same hold. The names are those of the parts:
-    /// a [`key_prefix`](crate::RedlockBuilder::key_prefix) is part of them already.
+    /// A lock with a [fencing token](Lock::fence) keeps it: it is the same hold. The names are those of the
+    /// parts: a [`key_prefix`](crate::RedlockBuilder::key_prefix) is part of them already.
     ///
     /// The clocks of two processes have nothing in common, so a new validity begins here, if a quorum of
     /// nodes still holds the lock. It lasts for the TTL, or for the remaining validity at

@@ -4,9 +4,9 @@ use std::{fmt, iter::Map, slice, sync::Arc};
 
 use crate::invalid::InvalidRequest;
 
-/// The resources of one lock, in the caller's order. Each name is the key on every node, byte for byte, behind the
-/// lock manager's [`key_prefix`](crate::RedlockBuilder::key_prefix) if it has one. The resources of a lock, of an
-/// error and of [`LockParts`](crate::LockParts) are the keys themselves.
+/// The resources of one lock, in the caller's order. Each name is the key on every node, byte for byte,
+/// behind the lock manager's [`key_prefix`](crate::RedlockBuilder::key_prefix) if it has one. The resources
+/// of a lock, of an error and of [`LockParts`](crate::LockParts) are the keys themselves.
 ///
 /// It converts from one name (`"a"`, `String`) or several (`["a", "b"]`, `Vec<String>`, references to these,
 /// `&[..]`). A request with no name, an empty one or a duplicate fails with [`InvalidRequest`] before

@@ -79,10 +79,15 @@ fn the_lock_stays_when_the_command_is_stopped_sooner_or_cannot_start() {
     let servers = Server::start_some(3);
     let ended = CommandLine::new(&servers, "run --ttl 6s --at-most 500ms --at-least 1m x").script("sleep 20");
     let ended = ended.finish();
-    assert_eq!((ended.code, ended.err.as_str()), (124, "redlock: --at-most has passed: stopping the command\n"));
-    let ended = CommandLine::new(&servers, "run --at-least 1m y").arguments(["--", "no-such-command"]).finish();
+    assert_eq!(
+        (ended.code, ended.err.as_str()),
+        (124, "redlock: --at-most has passed: stopping the command\n")
+    );
+    let ended =
+        CommandLine::new(&servers, "run --at-least 1m y").arguments(["--", "no-such-command"]).finish();
     assert_eq!(ended.code, 127);
-    let mut stopped = CommandLine::new(&servers, "run --at-least 1m z").script("echo go >go; sleep 20").start();
+    let mut stopped =
+        CommandLine::new(&servers, "run --at-least 1m z").script("echo go >go; sleep 20").start();
     stopped.wait_for("go");
     stopped.signal(Signal::TERM);
     assert_eq!(stopped.finish().code, 143);

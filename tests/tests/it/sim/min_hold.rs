@@ -140,9 +140,8 @@ fn a_routine_that_is_cancelled_has_begun_and_a_request_that_is_cancelled_has_not
         let (redlock, start) = (harness.redlock(), harness.now());
         harness.nodes.iter().for_each(|node| node.delay_requests(ms(5)));
         let runtime = harness.runtime.clone();
-        let using = |runtime: SimRuntime| {
-            job(&redlock).using(move |_| async move { runtime.sleep(s(100)).await })
-        };
+        let using =
+            |runtime: SimRuntime| job(&redlock).using(move |_| async move { runtime.sleep(s(100)).await });
         assert!(harness.cancel_after(ms(4), using(runtime.clone())).await.is_none());
         harness.sleep(50).await;
         harness.assert_free("x");
@@ -159,9 +158,7 @@ fn a_routine_that_is_cancelled_has_begun_and_a_request_that_is_cancelled_has_not
 #[test]
 fn when_its_time_has_passed_the_lock_is_released_at_once() {
     let ends: [fn(redlock_core::KeepAlive) -> redlock_core::BoxFuture<()>; 3] = [
-        |guard| {
-            Box::pin(async { assert_eq!(guard.unlock().await.unwrap(), UnlockOutcome::Released) })
-        },
+        |guard| Box::pin(async { assert_eq!(guard.unlock().await.unwrap(), UnlockOutcome::Released) }),
         |guard| Box::pin(async { drop(guard) }),
         |guard| Box::pin(async { drop(guard.stop()) }),
     ];
@@ -276,7 +273,11 @@ fn who_waits_in_the_process_waits_as_for_another_process_and_asks_no_more_often(
             assert_just_after(harness.now() - start, MIN_HOLD);
             assert!(won.attempts() <= most, "{delay:?}: {}", won.attempts());
             // An acquire for each attempt, and a release for each that failed.
-            assert!(harness.requests()[0] - sent < 2 * u64::from(most), "{delay:?}: {:?}", harness.requests());
+            assert!(
+                harness.requests()[0] - sent < 2 * u64::from(most),
+                "{delay:?}: {:?}",
+                harness.requests()
+            );
             drop(won);
             let call = queued(redlock.lock("x", TTL).retry_delay(delay)).await;
             drop(call);
