@@ -30,7 +30,8 @@ pub enum InvalidRequest {
         drift: Duration,
     },
     /// The TTL is over [`MAX_TTL`](crate::MAX_TTL), or over the lock manager's
-    /// [`max_ttl`](crate::RedlockBuilder::max_ttl).
+    /// [`max_ttl`](crate::RedlockBuilder::max_ttl). It may be the one that a
+    /// [`min_hold`](crate::LockRequest::min_hold) needs.
     #[error("a TTL of {ttl:?} is too long: at most {max:?}")]
     TtlTooLong {
         /// The requested TTL.

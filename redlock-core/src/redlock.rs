@@ -132,7 +132,8 @@ impl Redlock {
     ///
     /// # Cancellation
     ///
-    /// Dropping the future drops the routine, and releases the lock in the background.
+    /// Dropping the future drops the routine, and releases the lock in the background, unless a
+    /// [`min_hold`](LockRequest::min_hold) has not passed: the routine had begun.
     pub fn using<F, Fut>(
         &self,
         resources: impl Into<Resources>,
