@@ -16,29 +16,29 @@ const TTL: Duration = Duration::from_secs(1);
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn StdError>> {
     let redlock = redlock_examples::connect(env::args().skip(1))?;
-    let leader = become_leader(&redlock).await?;
-    println!("leader");
+    let import = begin(&redlock).await?;
+    println!("the import begins");
     tokio::select! {
-        () = sleep(TTL * 3) => println!("done after three times the TTL; still leader: {}", leader.is_valid()),
-        () = leader.lost() => println!("another process may be leader now: stop at once"),
+        () = sleep(TTL * 3) => println!("done after three times the TTL; still locked: {}", import.is_valid()),
+        () = import.lost() => println!("another process may begin an import now: stop at once"),
     }
-    println!("{:?}", leader.unlock().await?);
+    println!("{:?}", import.unlock().await?);
     Ok(())
 }
 
-async fn become_leader(redlock: &Redlock) -> Result<KeepAlive, Error> {
-    Ok(redlock.lock("leader", TTL).retry_forever().await?.keep_alive())
+async fn begin(redlock: &Redlock) -> Result<KeepAlive, Error> {
+    Ok(redlock.lock("import", TTL).retry_forever().await?.keep_alive())
 }
 
 #[cfg(test)]
 #[tokio::test(start_paused = true)]
-async fn there_is_one_leader_until_its_guard_is_dropped() {
+async fn there_is_one_import_until_its_guard_is_dropped() {
     let redlock = redlock_examples::connect([]).unwrap();
-    let leader = become_leader(&redlock).await.unwrap();
-    let next = become_leader(&redlock);
+    let import = begin(&redlock).await.unwrap();
+    let next = begin(&redlock);
     tokio::pin!(next);
     let waited = tokio::time::timeout(TTL * 10, &mut next).await;
-    assert!(waited.is_err() && leader.is_valid(), "it is extended");
-    drop(leader);
+    assert!(waited.is_err() && import.is_valid(), "it is extended");
+    drop(import);
     assert!(next.await.unwrap().is_valid());
 }

@@ -64,24 +64,27 @@ impl Votes {
         self.yields_early = yes;
     }
 
-    /// Waits until the round is decided, and for a lost one until its replies are `enough`. A grant that
-    /// arrives at the deadline or later does not count, and ends the round: the clock is read again for every
-    /// reply, and never before it.
+    /// Waits until the round is decided, if it is not yet, and for a lost one until its replies are `enough`. A
+    /// grant that arrives at the deadline or later does not count, and ends the round: the clock is read again
+    /// for every reply, and never before it.
     pub(crate) async fn collect(
         &mut self,
         fan_out: &mut FanOut,
         deadline: Option<Instant>,
         enough: impl Fn(&Tally) -> bool,
     ) -> Decision {
-        while self.tally.decision() != Decision::Lost || !enough(&self.tally) {
-            let more = self.receive(fan_out, deadline).await;
+        loop {
             match self.tally.decision() {
                 Decision::Won => return Decision::Won,
-                Decision::Lost | Decision::Open if !more || self.should_give_up() => break,
+                Decision::Lost if enough(&self.tally) => return Decision::Lost,
                 Decision::Lost | Decision::Open => {}
             }
+            let more = self.receive(fan_out, deadline).await;
+            let won = self.tally.decision() == Decision::Won;
+            if !won && (!more || self.should_give_up()) {
+                return Decision::Lost;
+            }
         }
-        Decision::Lost
     }
 
     /// Waits until it is decided whether the nodes have raised their counters to `to`, in place of the replies so

@@ -4,7 +4,8 @@
 //! Two clients often hold the same lock at once here. Their tokens must still differ, and a lock that is
 //! requested after another was won must have a higher one. All times are those of one process.
 //!
-//! A script with an error on purpose shows that the checks find it: see [`Broken`].
+//! A script with an error on purpose shows that the checks find it: see [`Broken`]. One of the errors takes a
+//! coincidence that no run has had yet, so it has a history of its own: see [`late_raise`].
 
 use std::{
     num::NonZeroU64,
@@ -19,11 +20,13 @@ use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
 use redis::{Client, aio::MultiplexedConnection};
 use redlock_core::{BoxFuture, Lock, Redlock, Runtime, TokioRuntime};
 
-use self::network::Wire;
 pub use self::{
     judge::{Judge, Violation},
-    network::{Broken, Counts},
+    lowering::late_raise,
+    network::Counts,
+    scripts::Broken,
 };
+use self::{network::Wire, scripts::Scripts};
 use crate::{
     adapter::Adapter,
     proxy::{Proxy, Then},
@@ -31,7 +34,9 @@ use crate::{
 };
 
 mod judge;
+mod lowering;
 mod network;
+mod scripts;
 
 /// A run.
 #[derive(Clone, Debug)]
@@ -96,7 +101,8 @@ pub async fn run(plan: &Plan) -> Report {
         let mut nodes = Vec::new();
         for (server, proxy) in servers.iter().zip(&proxies) {
             let node = adapter.open(&proxy.url());
-            nodes.push(Wire::new(node, server, &world, ChaCha8Rng::from_rng(&mut rng)).await);
+            let node = Scripts::new(node, server, plan.broken).await;
+            nodes.push(Wire::new(node, &world, ChaCha8Rng::from_rng(&mut rng)));
         }
         let runtime = Skewed { runtime: TokioRuntime::current(), by: skew(number, &mut rng) };
         let mut redlock = Redlock::builder(runtime).nodes(nodes).fenced();
@@ -124,6 +130,7 @@ pub async fn run(plan: &Plan) -> Report {
 }
 
 /// What all of a run share.
+#[derive(Debug)]
 struct World {
     judge: Judge,
     counts: Counts,

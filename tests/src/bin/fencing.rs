@@ -35,7 +35,7 @@ struct Arguments {
 enum Error {
     /// A grant has the number of the one before
     Count,
-    /// A raise lowers a counter that is higher
+    /// A raise lowers a counter that is higher: the tests have a history that shows it, and no run had it yet
     Lower,
     /// A raise does not look at the keys
     Key,

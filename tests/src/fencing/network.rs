@@ -1,8 +1,6 @@
-//! The way to a server: requests and replies are lost, late or sent twice, and may meet a script with an
-//! error.
+//! The way to a server: requests and replies are lost, late or sent twice.
 
 use std::{
-    fmt,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -12,66 +10,12 @@ use std::{
 
 use async_trait::async_trait;
 use rand::{RngExt, rngs::ChaCha8Rng};
-use redis::aio::MultiplexedConnection;
 use redlock_core::{
     Acquire, AcquireFenced, AcquireReply, BackendError, BackendErrorKind, Extend, FencedReply, LockBackend,
     Raise, Release, ReleaseReply, ServerInfo,
-    redis::{Argument, Command, CounterKey, Reply, classify},
 };
 
-use super::World;
-use crate::server::Server;
-
-/// An error on purpose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Broken {
-    /// A grant does not count on: it has the number of the one before, unless a proposal is higher.
-    GrantDoesNotCount,
-    /// A raise sets a counter that is higher, too, and acknowledges it.
-    RaiseLowers,
-    /// A raise does not look at the keys.
-    RaiseWithoutTheKey,
-    /// A counter lives as long as its key.
-    CounterDiesWithItsKey,
-    /// Clients take the highest counter of a quorum, and raise none.
-    NoRaise,
-}
-
-impl Broken {
-    /// All of them.
-    pub const ALL: [Self; 5] = [
-        Self::GrantDoesNotCount,
-        Self::RaiseLowers,
-        Self::RaiseWithoutTheKey,
-        Self::CounterDiesWithItsKey,
-        Self::NoRaise,
-    ];
-
-    /// A script of ours with this error.
-    fn breaks(self, script: &str) -> String {
-        let replacements: &[[&str; 2]] = match self {
-            Self::GrantDoesNotCount => {
-                &[["math.max(f+1,", "math.max(f,1,"], ["math.max(highest + 1,", "math.max(highest, 1,"]]
-            }
-            Self::RaiseLowers => &[
-                ["f=math.max(f,tonumber(s)) ", ""],
-                ["counters[i] = math.max(fence, tonumber(value))", "counters[i] = fence"],
-            ],
-            Self::RaiseWithoutTheKey => &[
-                ["if redis.call('GET',k)~=ARGV[1] then return 0 end ", ""],
-                ["if redis.call('GET', KEYS[i]) ~= ARGV[1] then return 0 end", ""],
-            ],
-            // The third argument of an acquire is the TTL of the keys.
-            Self::CounterDiesWithItsKey => &[
-                ["digits, 'PX', ARGV[4]", "digits, 'PX', ARGV[2]"],
-                ["redis.call('SET',c,s,'PX',ARGV[4])", "redis.call('SET',c,s,'PX',ARGV[2])"],
-            ],
-            Self::NoRaise => &[],
-        };
-        let broken = |script: String, [right, wrong]: &[&str; 2]| script.replace(right, wrong);
-        replacements.iter().fold(script.to_owned(), broken)
-    }
-}
+use super::{World, scripts::Scripts};
 
 /// What a network has done to requests.
 #[derive(Debug, Default)]
@@ -105,9 +49,9 @@ impl Counts {
 }
 
 /// A client's way to a server.
+#[derive(Debug)]
 pub(super) struct Wire {
-    node: Arc<dyn LockBackend>,
-    broken: Option<(Broken, MultiplexedConnection)>,
+    node: Arc<Scripts>,
     world: Arc<World>,
     rng: Mutex<ChaCha8Rng>,
 }
@@ -122,20 +66,8 @@ struct Fate {
 }
 
 impl Wire {
-    pub(super) async fn new(
-        node: Arc<dyn LockBackend>,
-        server: &Server,
-        world: &Arc<World>,
-        rng: ChaCha8Rng,
-    ) -> Arc<Self> {
-        let broken = match world.broken {
-            Some(broken) => {
-                let connection = server.client().get_multiplexed_async_connection().await;
-                Some((broken, connection.expect("a server of our own")))
-            }
-            None => None,
-        };
-        Arc::new(Self { node, broken, world: world.clone(), rng: Mutex::new(rng) })
+    pub(super) fn new(node: Scripts, world: &Arc<World>, rng: ChaCha8Rng) -> Arc<Self> {
+        Arc::new(Self { node: Arc::new(node), world: world.clone(), rng: Mutex::new(rng) })
     }
 
     fn fate(&self) -> Fate {
@@ -183,26 +115,6 @@ impl Wire {
         }
         reply
     }
-
-    async fn grant(&self, request: AcquireFenced<'_>) -> Result<FencedReply, BackendError> {
-        match &self.broken {
-            Some((broken, connection)) => {
-                run(&Command::acquire_fenced(&request), *broken, connection.clone()).await
-            }
-            None => self.node.acquire_fenced(request).await,
-        }
-    }
-
-    async fn lift(&self, request: Raise<'_>) -> Result<FencedReply, BackendError> {
-        match &self.broken {
-            Some((Broken::NoRaise, _)) => Ok(FencedReply::Granted { counter: request.fence }),
-            // Its counters live for as long as is usual, so that only an acquire shows the error.
-            Some((broken, connection)) if *broken != Broken::CounterDiesWithItsKey => {
-                run(&Command::raise(&request), *broken, connection.clone()).await
-            }
-            _ => self.node.raise(request).await,
-        }
-    }
 }
 
 #[async_trait]
@@ -216,16 +128,7 @@ impl LockBackend for Wire {
     }
 
     async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
-        let released = self.pass(self.node.release(request), |_| ()).await;
-        if let Some((Broken::CounterDiesWithItsKey, connection)) = &self.broken
-            && matches!(released, Ok(ReleaseReply::Removed))
-        {
-            let keys = request.resources.iter().map(|resource| CounterKey::of(resource).to_string());
-            let mut command = redis::cmd("DEL");
-            command.arg(keys.collect::<Vec<_>>());
-            let _ = command.exec_async(&mut connection.clone()).await;
-        }
-        released
+        self.pass(self.node.release(request), |_| ()).await
     }
 
     fn can_fence(&self) -> bool {
@@ -245,11 +148,11 @@ impl LockBackend for Wire {
         };
         // An error of the scripts shows in the client's own requests.
         let repeat = |after| {
-            if self.broken.is_none() {
+            if self.node.is_right() {
                 repeat(after)
             }
         };
-        self.pass(self.grant(request), repeat).await
+        self.pass(self.node.acquire_fenced(request), repeat).await
     }
 
     async fn raise(&self, request: Raise<'_>) -> Result<FencedReply, BackendError> {
@@ -266,11 +169,11 @@ impl LockBackend for Wire {
             });
         };
         let repeat = |after| {
-            if self.broken.is_none() {
+            if self.node.is_right() {
                 repeat(after)
             }
         };
-        self.pass(self.lift(request), repeat).await
+        self.pass(self.node.raise(request), repeat).await
     }
 
     fn name(&self) -> Option<&str> {
@@ -290,69 +193,8 @@ impl LockBackend for Wire {
     }
 }
 
-impl fmt::Debug for Wire {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Wire").field("node", &self.node).finish_non_exhaustive()
-    }
-}
-
-/// Runs a command of ours with an error in its script.
-async fn run(
-    command: &Command<'_>,
-    broken: Broken,
-    mut connection: MultiplexedConnection,
-) -> Result<FencedReply, BackendError> {
-    let mut to_send = redis::cmd(command.name());
-    for (position, argument) in command.arguments().enumerate() {
-        match argument {
-            Argument::Text(script) if position == 0 => to_send.arg(broken.breaks(script)),
-            Argument::Text(text) => to_send.arg(text),
-            Argument::Counter(key) => to_send.arg(key.to_string()),
-            Argument::Number(number) => to_send.arg(number),
-        };
-    }
-    let reply = to_send.query_async(&mut connection).await;
-    let reply: i64 = reply.map_err(|error| BackendError::from(classify(&error.to_string())))?;
-    Reply::Number(reply).fenced()
-}
-
 fn lost() -> BackendError {
     BackendError::new(BackendErrorKind::Indeterminate, "lost on purpose")
 }
 
 const SOON: Duration = Duration::from_secs(1);
-
-#[cfg(test)]
-mod tests {
-    use std::num::NonZeroU64;
-
-    use redlock_core::Resources;
-
-    use super::*;
-
-    /// Otherwise an error would no longer be one.
-    #[test]
-    fn each_error_changes_the_scripts_for_one_resource_and_for_several() {
-        let token = "0".repeat(40).parse().expect("hex digits");
-        for resources in [Resources::from("a"), Resources::from(["a", "b"])] {
-            let acquire = Acquire::new(&resources, &token, SOON, SOON);
-            let acquire = AcquireFenced::new(acquire, 0, Some(SOON));
-            let raise = Raise::new(&resources, &token, NonZeroU64::MIN, Some(SOON), SOON);
-            let scripts = [Command::acquire_fenced(&acquire), Command::raise(&raise)];
-            let scripts = scripts.map(|command| command.arguments().next());
-            for broken in Broken::ALL {
-                let changed = scripts.map(|script| match script {
-                    Some(Argument::Text(script)) => broken.breaks(script) != script,
-                    _ => panic!("a script comes first"),
-                });
-                let expected = match broken {
-                    Broken::GrantDoesNotCount => [true, false],
-                    Broken::RaiseLowers | Broken::RaiseWithoutTheKey => [false, true],
-                    Broken::CounterDiesWithItsKey => [true, true],
-                    Broken::NoRaise => [false, false],
-                };
-                assert_eq!(changed, expected, "{broken:?}");
-            }
-        }
-    }
-}

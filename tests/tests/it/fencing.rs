@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use redlock_tests::fencing::{Broken, Plan, run};
+use redlock_tests::{
+    adapter::Adapter,
+    fencing::{Broken, Plan, late_raise, run},
+};
 
 fn plan(seconds: u64, broken: Option<Broken>) -> Plan {
     Plan { length: Duration::from_secs(seconds), seed: 1, clients: 8, nodes: 3, restarts: false, broken }
@@ -22,11 +25,19 @@ async fn a_larger_quorum_and_the_restart_guard_survive_servers_that_lose_their_c
     assert!(report.acquires > 0 && report.restarts > 0, "{report:?}");
 }
 
-/// Those that a few locks show. That a raise lowers a counter takes many more: `fencing --broken lower`.
+/// Those that a few locks show. The other one has a history of its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn errors_of_the_scripts_are_found() {
     for broken in Broken::ALL.into_iter().filter(|broken| *broken != Broken::RaiseLowers) {
         let report = run(&plan(120, Some(broken))).await;
         assert_ne!(report.violations, [], "{broken:?} in {} locks", report.acquires);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_raise_lowers_no_counter() {
+    for adapter in [Adapter::RedisRs, Adapter::Fred] {
+        assert_eq!(late_raise(adapter, None).await, [], "{adapter:?}");
+    }
+    assert_ne!(late_raise(Adapter::RedisRs, Some(Broken::RaiseLowers)).await, []);
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 #![allow(clippy::future_not_send, reason = "the simulation has one thread")]
 
+mod built;
 mod chaos;
 
 /// The `redlock` command, as a process on real servers.
@@ -55,6 +56,7 @@ mod servers {
     mod fred_cluster;
     mod handover;
     mod inspecting;
+    mod leader;
     mod locking;
     mod names;
     mod one_server;

@@ -1,7 +1,6 @@
 //! The `redlock` command as a process, in a folder of its own.
 
 use std::{
-    env,
     ffi::OsString,
     fs::{self, File},
     io::Write,
@@ -15,6 +14,8 @@ use std::{
 use redlock_tests::server::Server;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+
+use crate::built::built;
 
 /// A command line of `redlock`.
 pub(crate) struct CommandLine {
@@ -207,28 +208,8 @@ pub(crate) fn is_ignored(signal: Signal) -> bool {
 /// Builds the command from the current sources, like the tests themselves, and returns its path.
 fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        // target/debug/deps/it-...
-        let folder = env::current_exe().unwrap().ancestors().nth(2).unwrap().to_owned();
-        let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into()));
-        // This builds the command together with the tests, so that both have the same features.
-        cargo.args(BUILD.split(' '));
-        cargo.arg("--target-dir").arg(folder.parent().unwrap());
-        // Build scripts that read these would run again, and everything that depends on them would be
-        // rebuilt.
-        for (name, _) in env::vars_os() {
-            if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|start| name.to_string_lossy().starts_with(start))
-            {
-                cargo.env_remove(name);
-            }
-        }
-        if folder.ends_with("release") {
-            cargo.arg("--release");
-        }
-        let built = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
-        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-        folder.join("redlock")
-    })
+    // This builds the command together with the tests, so that both have the same features.
+    BINARY.get_or_init(|| built(BUILD).join("redlock"))
 }
 
 const BUILD: &str = "test --workspace --all-features --locked --no-run --test it --test command_line";

@@ -108,6 +108,20 @@ fn a_majority_that_agrees_is_enough() {
 }
 
 #[test]
+fn a_quorum_that_agrees_or_was_raised_waits_for_no_other_node() {
+    for (next, trips) in [([10, 10, 10], 1), ([10, 20, 10], 2)] {
+        let harness = counting(&next.map(|next| AHEAD + next));
+        harness.run(async {
+            harness.nodes[..2].iter().for_each(|node| node.delay_requests(ms(1)));
+            harness.nodes[2].stop();
+            let lock = fenced(&harness).lock("x", s(10)).await.unwrap();
+            assert_eq!(lock.took(), ms(trips), "{next:?}");
+            assert!(matches!(lock.replies()[2].outcome, NodeOutcome::Pending), "{next:?}");
+        });
+    }
+}
+
+#[test]
 fn a_number_that_is_higher_than_the_one_raised_to_is_adopted() {
     let harness = counting(&[AHEAD + 10, AHEAD + 20, AHEAD + 30]);
     harness.run(async {
@@ -226,6 +240,8 @@ fn a_round_whose_raise_fails_is_followed_by_another() {
         let lock = lock.unwrap();
         assert_eq!(lock.attempts(), 2);
         assert!(lock.fence() > Some(number(AHEAD + 20)));
+        // The slow node grants later.
+        harness.runtime.sleep(ms(10)).await;
         assert_eq!(harness.values("x"), vec![Some(lock.token().as_str().to_owned()); 3]);
     });
 }

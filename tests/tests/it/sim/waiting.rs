@@ -1,34 +1,47 @@
 //! How long an acquire waits: silent nodes, retries, bounds.
 
-use std::future::IntoFuture;
+use std::{future::IntoFuture, time::Duration};
 
-use redlock_core::{BackendErrorKind, Error, LockBackend, MemoryBackend};
+use redlock_core::{BackendErrorKind, Error, LockBackend, MemoryBackend, UnlockOutcome};
 use redlock_tests::harness::{Harness, answers, attempts, ms, s};
 
 use crate::sim::odd_nodes::Far;
 
 #[test]
-fn a_silent_minority_costs_nothing() {
-    for (nodes, silent) in [(3, 1), (5, 2)] {
-        let harness = Harness::new(nodes);
-        harness.run(async {
-            for node in &harness.nodes {
-                node.delay_replies(ms(3));
-            }
-            for node in &harness.nodes[..silent] {
-                node.stop();
-            }
-            let redlock = harness.redlock();
-            let (lock, took) = harness.timed(redlock.lock("x", s(30))).await;
-            assert_eq!(took, ms(3), "lock");
-            let mut lock = lock.unwrap();
-            let (extended, took) = harness.timed(lock.extend(s(30))).await;
-            extended.unwrap();
-            assert_eq!(took, ms(3), "extend");
-            let (unlocked, took) = harness.timed(lock.unlock()).await;
-            unlocked.unwrap();
-            assert_eq!(took, ms(3), "unlock");
-        });
+fn a_minority_that_is_silent_or_slow_delays_no_call_that_the_others_decide() {
+    const TRIP: Duration = Duration::from_millis(2);
+    for (nodes, slow, fenced) in [(3, 1, false), (3, 1, true), (5, 2, false), (5, 2, true)] {
+        for stops in [true, false] {
+            let harness = Harness::new(nodes);
+            harness.run(async {
+                let case = format!("{nodes} nodes, stopped: {stops}, fenced: {fenced}");
+                for (position, node) in harness.nodes.iter().enumerate() {
+                    match position < slow {
+                        true if stops => node.stop(),
+                        true => node.delay_replies(ms(400)),
+                        false => node.delay_replies(TRIP),
+                    }
+                }
+                let builder = harness.builder();
+                let redlock = if fenced { builder.fenced() } else { builder }.build().unwrap();
+                let (lock, took) = harness.timed(redlock.lock("x", s(10))).await;
+                let mut lock = lock.unwrap();
+                assert_eq!(took, TRIP, "lock: {case}");
+                let (extended, took) = harness.timed(lock.extend(s(10))).await;
+                assert!(extended.is_ok());
+                assert_eq!(took, TRIP, "extend: {case}");
+                let parts = lock.into_parts();
+                let (lock, took) = harness.timed(redlock.from_parts(&parts)).await;
+                let lock = lock.unwrap();
+                assert_eq!(took, TRIP, "from_parts: {case}");
+                let (unlocked, took) = harness.timed(lock.unlock()).await;
+                assert_eq!(unlocked.unwrap(), UnlockOutcome::Released);
+                assert_eq!(took, TRIP, "unlock: {case}");
+                let (used, took) = harness.timed(redlock.using("x", s(10), |_| async {})).await;
+                assert!(used.is_ok());
+                assert_eq!(took, 2 * TRIP, "using: {case}");
+            });
+        }
     }
 }
 
@@ -391,7 +404,7 @@ fn a_certain_result_is_returned_without_waiting_for_a_silent_node() {
         assert!(matches!(error, Err(Error::Contended(_))), "{error:?}");
         assert_eq!(took, ms(0), "contended");
         let (unlocked, took) = harness.timed(gone.unlock()).await;
-        assert_eq!((unlocked.unwrap(), took), (redlock_core::UnlockOutcome::NotHeld, ms(0)));
+        assert_eq!((unlocked.unwrap(), took), (UnlockOutcome::NotHeld, ms(0)));
         harness.nodes[..2].iter().for_each(|node| node.remove("held"));
         let (error, took) = harness.timed(lock.extend(s(10))).await;
         assert!(matches!(error, Err(Error::Lost(_))), "{error:?}");
