@@ -30,7 +30,7 @@ pub(crate) fn cost(plan: &Plan) -> Vec<Line> {
     let redis = Program::of_the_tests();
     let mut lines = Vec::new();
     for tasks in [1, MANY] {
-        let (samples, servers) = plan.block_on(async {
+        let (samples, stopped) = plan.block_on(async {
             let servers = redis.start(3);
             let fenced = |adapter: Adapter| {
                 Contender::Ours(adapter.manager(&servers).fenced().build().expect("nodes that can fence"))
@@ -50,9 +50,11 @@ pub(crate) fn cost(plan: &Plan) -> Vec<Line> {
                     samples.add(key(who, "server"), (time_in(&servers[0], commands) - before) / cycles);
                 }
             }
-            (samples, servers)
+            servers[2].pause();
+            let stopped = rounds(plan, &contenders[..2], tasks).await;
+            servers[2].resume();
+            (samples, stopped)
         });
-        drop(servers);
         let ratio = |over: &str, under: &str, what| samples.ratio(&key(over, what), &key(under, what));
         let work = if tasks == 1 { "one task".to_owned() } else { format!("{tasks} tasks") };
         let work = format!("{work}, N = 3, {}", redis.name);
@@ -64,6 +66,9 @@ pub(crate) fn cost(plan: &Plan) -> Vec<Line> {
                 Line::new(&work, "the same with fred", Unit::Ratio, p50(FENCED_FRED, PLAIN_FRED))
                     .at_most(1.05),
                 Line::new(&work, "with a token, p50", Unit::Micros, samples.of(&key(FENCED, "p50"))),
+                Line::new(&work, "with a token over without, p50, one node stopped", Unit::Ratio, {
+                    stopped.ratio(&key(FENCED, "p50"), &key(PLAIN, "p50"))
+                }),
             ]);
         } else {
             let rate = |over, under| ratio(over, under, "rate");
