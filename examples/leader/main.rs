@@ -36,8 +36,8 @@ const RUN: Duration = Duration::from_secs(60);
 /// Returns only when no retry can help.
 async fn campaign<F, Fut>(redlock: &Redlock, election: &str, lead: F) -> Error
 where
-    F: Fn(NonZeroU64, Lease) -> Fut,
-    Fut: Future<Output = ()>,
+    F: Fn(NonZeroU64, Lease) -> Fut + Send + Sync,
+    Fut: Future<Output = ()> + Send,
 {
     loop {
         let elected = async |lease: Lease| {

@@ -1,5 +1,7 @@
 //! The example `leader`, as processes on real servers: who dies or loses its servers is followed.
 
+#![allow(clippy::print_stdout, reason = "with --nocapture, a run shows how long nobody led")]
+
 use std::{
     io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
