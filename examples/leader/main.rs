@@ -1,4 +1,5 @@
-//! Leader election: one process at a time leads. When it dies, hangs or loses its servers, another takes over.
+//! Leader election: one process at a time leads. When it dies, hangs or loses its servers, another takes
+//! over.
 //!
 //! ```text
 //! cargo run --example leader
@@ -11,13 +12,13 @@
 //! **Nobody leads by mistake.** The leader's lock is extended while it leads. If that fails, the leading
 //! routine is dropped at an await before the lock ends, and only then can another candidate win.
 //!
-//! **How long there is no leader.** When a leader resigns, the next one leads after a round trip. When it dies,
-//! its lock has to end first: that takes the TTL at most. A shorter TTL needs more extensions, and gives up the
-//! lead in a shorter outage.
+//! **How long there is no leader.** When a leader resigns, the next one leads after a round trip. When it
+//! dies, its lock has to end first: that takes the TTL at most. A shorter TTL needs more extensions, and
+//! gives up the lead in a shorter outage.
 //!
 //! **Its term** is the lock's fencing token, a number that grows from leader to leader. The leader sends it
-//! with each order that it gives, and whoever receives orders refuses one of a lower term. So an order that was
-//! delayed, or that comes from a leader that was paused and does not know yet, does no harm.
+//! with each order that it gives, and whoever receives orders refuses one of a lower term. So an order that
+//! was delayed, or that comes from a leader that was paused and does not know yet, does no harm.
 
 use std::{env, error::Error as StdError, future::Future, num::NonZeroU64, time::Duration};
 
@@ -32,8 +33,8 @@ const TTL: Duration = Duration::from_secs(3);
 /// How long a process is a candidate.
 const RUN: Duration = Duration::from_secs(60);
 
-/// Runs `lead` with the term whenever this candidate is elected, and again after it resigned or lost the lead.
-/// Returns only when no retry can help.
+/// Runs `lead` with the term whenever this candidate is elected, and again after it resigned or lost the
+/// lead. Returns only when no retry can help.
 async fn campaign<F, Fut>(redlock: &Redlock, election: &str, lead: F) -> Error
 where
     F: Fn(NonZeroU64, Lease) -> Fut + Send + Sync,

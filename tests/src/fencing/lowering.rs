@@ -1,5 +1,5 @@
-//! A history in which a raise meets a counter that is higher: what is special is that the holder's keys vanish
-//! one after the other, between the requests of another client.
+//! A history in which a raise meets a counter that is higher: what is special is that the holder's keys
+//! vanish one after the other, between the requests of another client.
 
 use std::{
     future::IntoFuture,
