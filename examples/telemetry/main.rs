@@ -31,7 +31,7 @@ async fn main() -> Result<(), Failed> {
 
 async fn watched(urls: &[String]) -> Result<String, Failed> {
     let metrics = install()?;
-    // After the recorder, because a new manager describes its metrics to it.
+    // After the recorder, because a new manager describes and shows its metrics to it.
     let (redlock, ours) = manager(urls)?;
     let mut workers = JoinSet::new();
     for _ in 0..4 {
@@ -60,7 +60,8 @@ fn install() -> Result<PrometheusHandle, Failed> {
 
 fn manager(urls: &[String]) -> Result<(Redlock, Vec<MemoryBackend>), Failed> {
     let runtime = TokioRuntime::current();
-    let mut builder = Redlock::builder(runtime.clone());
+    // A service with several kinds of work has a manager for each, and alerts that tell them apart.
+    let mut builder = Redlock::builder(runtime.clone()).label("workers");
     for url in urls {
         builder = builder.node(RedisBackend::open(url.as_str())?);
     }
@@ -96,11 +97,15 @@ mod tests {
         for line in [
             "# HELP redlock_locks_total ",
             "# TYPE redlock_lock_duration_seconds histogram",
-            r#"redlock_locks_total{outcome="granted"} "#,
-            r#"redlock_node_requests_total{node="a",verb="acquire",outcome="indeterminate"} "#,
-            r#"redlock_lock_duration_seconds_bucket{outcome="granted",le="0.5"} "#,
+            r#"redlock_locks_total{manager="workers",outcome="granted"} "#,
+            r#"redlock_lost_total{manager="workers",reason="expired"} 0"#,
+            r#"redlock_locks_held{manager="workers"} 0"#,
+            r#"redlock_node_healthy{node="a",manager="workers"} 1"#,
+            r#"redlock_lock_duration_seconds_bucket{manager="workers",outcome="granted",le="0.5"} "#,
         ] {
             assert!(text.contains(line), "{line} is missing in {text}");
         }
+        let failed = r#"{node="a",verb="acquire",manager="workers",outcome="indeterminate"} "#;
+        assert!(text.contains(failed) && !text.contains(&format!("{failed}0\n")), "{text}");
     }
 }

@@ -290,7 +290,7 @@ mod tests {
         };
         let backends = [(); 3].map(|()| MemoryBackend::new(Stuck::default()));
         let nodes = backends.iter().cloned().map(|node| Box::new(node) as _).collect();
-        let nodes = Nodes::new(settings, nodes, Entropy::of_system().unwrap());
+        let nodes = Nodes::new(settings, nodes, Entropy::of_system().unwrap(), None);
         let ttl = Ttl::new(Duration::from_secs(1), drift).unwrap();
         let token = "0".repeat(40).parse().unwrap();
         let claim = Arc::new(Claim::handed_over("x".into(), token, ttl, 3));

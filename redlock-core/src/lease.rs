@@ -96,7 +96,7 @@ impl LeaseState {
         fence: Option<NonZeroU64>,
     ) -> Self {
         let state = Mutex::new(State { valid_until, over: false });
-        let telemetry = LockTelemetry::begin(&**nodes.runtime());
+        let telemetry = LockTelemetry::begin(nodes.telemetry(), &**nodes.runtime());
         Self { nodes, claim, fence, state, over: Latch::default(), ticket: Mutex::new(ticket), telemetry }
     }
 
@@ -128,7 +128,8 @@ impl LeaseState {
         if !before.over {
             let Claim { resources, token, .. } = &*self.claim;
             self.nodes.usual_rivals.release(resources, disputed, || self.nodes.now());
-            self.telemetry.ended(&**self.nodes.runtime(), resources, token, before.valid_until);
+            let (manager, clock) = (self.nodes.telemetry(), &**self.nodes.runtime());
+            self.telemetry.ended(manager, clock, resources, token, before.valid_until);
         }
     }
 
@@ -177,13 +178,15 @@ impl LeaseState {
         most: Option<Instant>,
     ) -> Result<(), Error> {
         let Claim { resources, token, .. } = &*self.claim;
-        let call = Call::begin(Kind::Extend, &**self.nodes.runtime(), resources, Some(token));
+        let (telemetry, clock) = (self.nodes.telemetry(), &**self.nodes.runtime());
+        let call = Call::begin(telemetry, Kind::Extend, clock, resources, Some(token));
         call.watch(|| self.confirm(ttl, timeout, most), |()| Outcome::Extended).await
     }
 
     /// Reports a loss to operators, once.
     pub(crate) fn report_lost(&self, loss: Loss) {
-        self.telemetry.lost(&self.claim.resources, &self.claim.token, loss);
+        let Claim { resources, token, .. } = &*self.claim;
+        self.telemetry.lost(self.nodes.telemetry(), resources, token, loss);
     }
 
     async fn confirm(&self, ttl: Ttl, timeout: Duration, most: Option<Instant>) -> Result<(), Error> {
@@ -254,7 +257,8 @@ mod tests {
             fencing: Fencing::default(),
         };
         let backend = MemoryBackend::new(runtime.clone());
-        let nodes = Arc::new(Nodes::new(settings, vec![Box::new(backend)], Entropy::of_system().unwrap()));
+        let entropy = Entropy::of_system().unwrap();
+        let nodes = Arc::new(Nodes::new(settings, vec![Box::new(backend)], entropy, None));
         let claim = nodes.claim("a".into(), nodes.ttl(TTL).unwrap());
         let valid_until = nodes.now() + TTL;
         let ticket = nodes.waiters.outside(&claim.resources);

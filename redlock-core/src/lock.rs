@@ -15,7 +15,7 @@ use crate::{
     reply::NodeReply,
     resources::Resources,
     rounds,
-    telemetry::{self, Call, Kind, Loss, Outcome},
+    telemetry::{Call, Kind, Loss, Outcome},
     token::Token,
     validity::Ttl,
 };
@@ -212,12 +212,12 @@ impl Drop for Lock {
         if self.armed {
             let LeaseState { nodes, claim, .. } = &*self.state;
             if self.state.keep(self.hold_until(|until| until.min)).is_some() {
-                telemetry::kept(&claim.token);
+                nodes.telemetry().kept(&claim.token);
                 return;
             }
             self.state.end();
             drop(nodes.release_all(claim).then_pass_on(self.state.take_ticket()));
-            telemetry::dropped(&claim.token);
+            nodes.telemetry().dropped(&claim.token);
         }
     }
 }
@@ -308,7 +308,8 @@ async fn release(state: &LeaseState, min: Option<Instant>) -> Result<UnlockOutco
             Err(lost) => Err(lost.into_holder_error(claim)),
         }
     };
-    let call = Call::begin(Kind::Unlock, &**nodes.runtime(), &claim.resources, Some(&claim.token));
+    let (telemetry, clock) = (nodes.telemetry(), &**nodes.runtime());
+    let call = Call::begin(telemetry, Kind::Unlock, clock, &claim.resources, Some(&claim.token));
     call.watch(release, |outcome| match outcome {
         UnlockOutcome::Released => Outcome::Released,
         UnlockOutcome::NotHeld => Outcome::NotHeld,

@@ -31,7 +31,7 @@ use crate::{
     resources::Resources,
     server::ServerInfo,
     settings::Settings,
-    telemetry::{self, NodesTelemetry, Verb},
+    telemetry::{self, Telemetry, Verb},
     token::Token,
     watch::Watch,
 };
@@ -43,7 +43,7 @@ pub(crate) struct Node {
     /// Its position in the builder.
     pub(crate) position: usize,
     pub(crate) settings: Arc<Settings>,
-    pub(crate) telemetry: Arc<NodesTelemetry>,
+    pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) cleanup: CleanupQueue,
     /// Whether the last request had no reply, and none has come since.
     silent: AtomicBool,
@@ -55,7 +55,7 @@ impl Node {
         position: usize,
         backend: Box<dyn LockBackend>,
         settings: Arc<Settings>,
-        telemetry: Arc<NodesTelemetry>,
+        telemetry: Arc<Telemetry>,
     ) -> Self {
         let name = backend.name().map(Arc::from);
         let (silent, replied) = (AtomicBool::new(false), AtomicU64::new(0));

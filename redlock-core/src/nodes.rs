@@ -23,7 +23,7 @@ use crate::{
     rivals::UsualRivals,
     runtime::{PerRuntime, Runtime},
     settings::Settings,
-    telemetry::NodesTelemetry,
+    telemetry::Telemetry,
     ticket::Waiters,
     token::Token,
     tracked::{Action, Request},
@@ -33,7 +33,7 @@ use crate::{
 /// Everything that the locks of one manager share.
 pub(crate) struct Nodes {
     settings: Arc<Settings>,
-    telemetry: Arc<NodesTelemetry>,
+    telemetry: Arc<Telemetry>,
     entropy: Mutex<Entropy>,
     nodes: Arc<[Arc<Node>]>,
     pub(crate) extenders: PerRuntime<Extender>,
@@ -42,9 +42,15 @@ pub(crate) struct Nodes {
 }
 
 impl Nodes {
-    pub(crate) fn new(settings: Settings, backends: Vec<Box<dyn LockBackend>>, entropy: Entropy) -> Self {
+    /// `label`: the manager's, for operators.
+    pub(crate) fn new(
+        settings: Settings,
+        backends: Vec<Box<dyn LockBackend>>,
+        entropy: Entropy,
+        label: Option<&str>,
+    ) -> Self {
         let settings = Arc::new(settings);
-        let telemetry = Arc::new(NodesTelemetry::new(backends.iter().map(|backend| backend.name())));
+        let telemetry = Arc::new(Telemetry::new(label, backends.iter().map(|backend| backend.name())));
         let node =
             |(position, backend)| Arc::new(Node::new(position, backend, settings.clone(), telemetry.clone()));
         let nodes = backends.into_iter().enumerate().map(node).collect();
@@ -80,7 +86,7 @@ impl Nodes {
         self.settings.timeout(ttl)
     }
 
-    pub(crate) fn telemetry(&self) -> &NodesTelemetry {
+    pub(crate) fn telemetry(&self) -> &Telemetry {
         &self.telemetry
     }
 

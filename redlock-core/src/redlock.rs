@@ -231,7 +231,8 @@ impl Redlock {
             let replies = won.replies;
             Ok(Lock::new(state, ttl, Acquisition { attempts: 1, took, replies, until }))
         };
-        let call = Call::begin(Kind::Extend, &**nodes.runtime(), &claim.resources, Some(&claim.token));
+        let (telemetry, clock) = (nodes.telemetry(), &**nodes.runtime());
+        let call = Call::begin(telemetry, Kind::Extend, clock, &claim.resources, Some(&claim.token));
         call.watch(take_over, |_| Outcome::Extended).await
     }
 }

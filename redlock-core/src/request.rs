@@ -139,7 +139,7 @@ impl LockRequest {
 
     async fn run(self) -> Result<Lock, Error> {
         let Self { nodes, resources, ttl, options, routine: () } = &self;
-        let call = Call::begin(Kind::Lock, &**nodes.runtime(), resources, None);
+        let call = Call::begin(nodes.telemetry(), Kind::Lock, &**nodes.runtime(), resources, None);
         let acquire = || attempts::acquire(nodes, resources, *ttl, options);
         call.watch(acquire, |lock| {
             let (attempts, token, fence) = (lock.attempts(), lock.token(), lock.fence());

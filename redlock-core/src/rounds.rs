@@ -16,7 +16,7 @@ use crate::{
     quorum::{Decision, LossReason, Tally},
     reply::NodeReply,
     resources::Resources,
-    telemetry::{self, Verb},
+    telemetry::Verb,
     ticket::Ticket,
     validity::Ttl,
     votes::{LostRound, Votes, is_conclusive},
@@ -107,7 +107,7 @@ impl AcquireRound {
             // Acquires without a reply yet continue in the background; the raise goes out behind them.
             self.fan_out = self.nodes.raise_all(&self.claim, to, timeout);
             let raised = self.votes.collect_raise(&mut self.fan_out, self.valid_until, to).await;
-            telemetry::raised(&self.claim.token, raised, self.votes.tally());
+            self.nodes.telemetry().raised(&self.claim.token, raised, self.votes.tally());
             next = match raised {
                 Raised::Done(fence) => Some(AfterGrants::Done(fence)),
                 Raised::Again(higher) if !timeout.is_zero() => Some(AfterGrants::Raise(higher)),
@@ -124,7 +124,7 @@ impl AcquireRound {
     /// Accepts a won round. Requests without a reply yet continue in the background.
     pub(crate) fn accept(mut self, verb: Verb) -> WonRound {
         self.settled = true;
-        telemetry::round(verb, &self.claim.token, None, self.votes.tally());
+        self.nodes.telemetry().round(verb, &self.claim.token, None, self.votes.tally());
         let (claim, valid_until, decided) = (self.claim.clone(), self.valid_until, self.votes.decided());
         WonRound {
             claim,
@@ -141,7 +141,7 @@ impl AcquireRound {
         self.settled = true;
         let fan_out = self.nodes.release_all(&self.claim);
         let lost = self.votes.lost();
-        telemetry::round(verb, &self.claim.token, Some(lost.reason), self.votes.tally());
+        self.nodes.telemetry().round(verb, &self.claim.token, Some(lost.reason), self.votes.tally());
         (Rollback { claim: self.claim.clone(), fan_out, ticket: self.ticket.take() }, lost)
     }
 }
@@ -150,7 +150,7 @@ impl Drop for AcquireRound {
     fn drop(&mut self) {
         if !self.settled {
             drop(self.nodes.release_all(&self.claim).then_pass_on(self.ticket.take()));
-            telemetry::round_cancelled(&self.claim.token, self.votes.tally());
+            self.nodes.telemetry().round_cancelled(&self.claim.token, self.votes.tally());
         }
     }
 }
@@ -235,7 +235,7 @@ pub(crate) async fn extend(
     let mut votes = Votes::new(nodes);
     if votes.collect(&mut fan_out, Some(deadline), is_conclusive).await != Decision::Won {
         let lost = votes.lost();
-        telemetry::round(Verb::Extend, &claim.token, Some(lost.reason), votes.tally());
+        nodes.telemetry().round(Verb::Extend, &claim.token, Some(lost.reason), votes.tally());
         return Err(lost);
     }
     fan_out.put_back_where_refused();
@@ -244,7 +244,7 @@ pub(crate) async fn extend(
         // Sent here, so that a later release is behind it; it completes in the background.
         nodes.put_back(refused, claim, fence, ttl, timeout).start(&mut Vec::new()).await;
     }
-    telemetry::round(Verb::Extend, &claim.token, None, votes.tally());
+    nodes.telemetry().round(Verb::Extend, &claim.token, None, votes.tally());
     Ok((valid_until, votes.take_replies()))
 }
 
@@ -260,12 +260,12 @@ pub(crate) async fn release(
     let mut votes = Votes::new(nodes);
     match votes.collect(&mut fan_out, None, is_conclusive).await {
         Decision::Won => {
-            telemetry::round(Verb::Release, &claim.token, None, votes.tally());
+            nodes.telemetry().round(Verb::Release, &claim.token, None, votes.tally());
             Ok(true)
         }
         Decision::Open | Decision::Lost => {
             let lost = votes.lost();
-            telemetry::round(Verb::Release, &claim.token, Some(lost.reason), votes.tally());
+            nodes.telemetry().round(Verb::Release, &claim.token, Some(lost.reason), votes.tally());
             if lost.no_quorum_holds { Ok(false) } else { Err(lost) }
         }
     }

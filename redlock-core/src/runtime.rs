@@ -44,8 +44,9 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// The current time of the monotonic clock.
     fn now(&self) -> Instant;
 
-    /// The wall clock: the time since 1970 in UTC. Only the proposals for fencing tokens come from it, so it
-    /// may be wrong, jump, and go back: then tokens take more round trips, but stay unique and in order.
+    /// The wall clock: the time since 1970 in UTC. Only the proposals for fencing tokens come from it, and a
+    /// metric that says since when a lock is held. So it may be wrong, jump, and go back: then tokens take more
+    /// round trips, but stay unique and in order.
     fn unix_time(&self) -> Duration;
 
     /// Completes after `duration`, counted from the call.

@@ -7,6 +7,7 @@
 // Tests: tests/tests/it/telemetry.
 
 use std::{
+    fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
@@ -34,79 +35,89 @@ use crate::{
 mod call;
 #[cfg_attr(not(feature = "tracing"), path = "telemetry/events_off.rs")]
 mod events;
+#[cfg_attr(not(any(feature = "tracing", feature = "metrics")), path = "telemetry/health_off.rs")]
+mod health;
 mod labels;
 #[cfg_attr(not(feature = "metrics"), path = "telemetry/metrics_off.rs")]
 mod metrics;
 #[cfg_attr(not(any(feature = "tracing", feature = "metrics")), path = "telemetry/moment_off.rs")]
 mod moment;
 
-/// A lock manager was made.
-pub(crate) fn built() {
-    metrics::describe();
-}
-
-/// A lock was dropped: it is released in the background.
-pub(crate) fn dropped(token: &Token) {
-    in_a_destructor(|| {
-        events::dropped(token);
-        metrics::unlocked("dropped");
-    });
-}
-
-/// A lock was dropped before it may be released: it is left to its TTL.
-pub(crate) fn kept(token: &Token) {
-    in_a_destructor(|| {
-        events::kept(token);
-        metrics::unlocked("kept");
-    });
-}
-
-/// A round was decided; `lost` is why it was not won.
-pub(crate) fn round(verb: Verb, token: &Token, lost: Option<LossReason>, votes: &Tally) {
-    let outcome = match lost {
-        None => "won",
-        Some(LossReason::Refused) => "refused",
-        Some(LossReason::NoQuorum) => "no_quorum",
-        Some(LossReason::Rejected) => "rejected",
-    };
-    events::round(verb, token, outcome, votes);
-    metrics::round(verb, outcome);
-}
-
-/// The nodes were asked to raise their counters, in a second trip of a round.
-pub(crate) fn raised(token: &Token, raised: Raised, votes: &Tally) {
-    let outcome = match raised {
-        Raised::Done(_) => "done",
-        Raised::Again(_) => "again",
-        Raised::Open | Raised::Failed => "failed",
-    };
-    events::round(Verb::Raise, token, outcome, votes);
-    metrics::raised(outcome);
-}
-
-/// A round was given up half-way, since its call was dropped.
-pub(crate) fn round_cancelled(token: &Token, votes: &Tally) {
-    in_a_destructor(|| {
-        events::round(Verb::Acquire, token, "cancelled", votes);
-        metrics::round(Verb::Acquire, "cancelled");
-    });
-}
-
-/// What is remembered of the nodes of a lock manager.
-#[derive(Debug)]
-pub(crate) struct NodesTelemetry {
+/// What is remembered of one lock manager and its nodes.
+pub(crate) struct Telemetry {
+    /// The manager's, on all of its metrics, and in its events for operators.
+    label: Option<Arc<str>>,
     events: events::Nodes,
-    metrics: metrics::Nodes,
+    metrics: metrics::Metrics,
+    health: Vec<health::Watched>,
 }
 
-impl NodesTelemetry {
+impl Telemetry {
     /// A node's label is its name, or its position when it has none.
-    pub(crate) fn new<'a>(names: impl Iterator<Item = Option<&'a str>>) -> Self {
-        let label = |(position, name): (usize, Option<&str>)| {
+    pub(crate) fn new<'a>(label: Option<&str>, names: impl Iterator<Item = Option<&'a str>>) -> Self {
+        let of_node = |(position, name): (usize, Option<&str>)| {
             name.map_or_else(|| position.to_string().into(), Arc::from)
         };
-        let labels: Vec<Arc<str>> = names.enumerate().map(label).collect();
-        Self { events: events::Nodes::new(&labels), metrics: metrics::Nodes::new(&labels) }
+        let nodes: Vec<Arc<str>> = names.enumerate().map(of_node).collect();
+        let label = label.filter(|label| !label.is_empty()).map(Arc::from);
+        Self {
+            events: events::Nodes::new(label.as_ref(), &nodes),
+            metrics: metrics::Metrics::new(label.as_ref(), &nodes),
+            health: nodes.iter().map(|_| Default::default()).collect(),
+            label,
+        }
+    }
+
+    /// The lock manager was made.
+    pub(crate) fn built(&self) {
+        self.metrics.built();
+    }
+
+    /// A lock was dropped: it is released in the background.
+    pub(crate) fn dropped(&self, token: &Token) {
+        in_a_destructor(|| {
+            events::dropped(token);
+            self.metrics.unlocked("dropped");
+        });
+    }
+
+    /// A lock was dropped before it may be released: it is left to its TTL.
+    pub(crate) fn kept(&self, token: &Token) {
+        in_a_destructor(|| {
+            events::kept(token);
+            self.metrics.unlocked("kept");
+        });
+    }
+
+    /// A round was decided; `lost` is why it was not won.
+    pub(crate) fn round(&self, verb: Verb, token: &Token, lost: Option<LossReason>, votes: &Tally) {
+        let outcome = match lost {
+            None => "won",
+            Some(LossReason::Refused) => "refused",
+            Some(LossReason::NoQuorum) => "no_quorum",
+            Some(LossReason::Rejected) => "rejected",
+        };
+        events::round(verb, token, outcome, votes);
+        self.metrics.round(verb, outcome);
+    }
+
+    /// The nodes were asked to raise their counters, in a second trip of a round.
+    pub(crate) fn raised(&self, token: &Token, raised: Raised, votes: &Tally) {
+        let outcome = match raised {
+            Raised::Done(_) => "done",
+            Raised::Again(_) => "again",
+            Raised::Open | Raised::Failed => "failed",
+        };
+        events::round(Verb::Raise, token, outcome, votes);
+        self.metrics.raised(outcome);
+    }
+
+    /// A round was given up half-way, since its call was dropped.
+    pub(crate) fn round_cancelled(&self, token: &Token, votes: &Tally) {
+        in_a_destructor(|| {
+            events::round(Verb::Acquire, token, "cancelled", votes);
+            self.metrics.round(Verb::Acquire, "cancelled");
+        });
     }
 
     /// One request to one node begins.
@@ -117,7 +128,7 @@ impl NodesTelemetry {
         verb: Verb,
         token: &'a Token,
     ) -> Request<'a> {
-        Request { nodes: self, clock, node, verb, token, start: Moment::now(clock) }
+        Request { telemetry: self, clock, node, verb, token, start: Moment::now(clock) }
     }
 
     /// The node has no vote, as `other` leads to the same server; reported once.
@@ -140,12 +151,30 @@ impl NodesTelemetry {
         self.events.pending_releases(node, before, after);
         self.metrics.pending_releases(node, before, after);
     }
+
+    /// The node served a request, or failed.
+    fn seen(&self, node: usize, now: Moment, error: Option<&BackendError>) {
+        let seen = self.health[node].seen(now, error.map(BackendError::kind));
+        if seen.turned {
+            self.metrics.turned(node, || self.health[node].serves());
+        }
+        if let Some(transition) = seen.transition {
+            let serving = self.health.iter().filter(|node| node.serves()).count();
+            self.events.health(node, transition, error, serving);
+        }
+    }
+}
+
+impl fmt::Debug for Telemetry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Telemetry").field("label", &self.label).finish_non_exhaustive()
+    }
 }
 
 /// One request to one node.
 #[derive(Clone, Copy)]
 pub(crate) struct Request<'a> {
-    nodes: &'a NodesTelemetry,
+    telemetry: &'a Telemetry,
     clock: &'a dyn Runtime,
     node: usize,
     verb: Verb,
@@ -157,15 +186,15 @@ impl Request<'_> {
     /// `informative`: whether the answer says something about the node. A timeout that was cut short does
     /// not.
     pub(crate) fn answered(self, answer: &NodeOutcome, informative: bool) {
-        let Self { nodes, clock, node, verb, token, start } = self;
+        let Self { telemetry, clock, node, verb, token, start } = self;
         let now = Moment::now(clock);
         let took = now.since(start);
         let outcome = answer.label();
         let error = if let NodeOutcome::Failed(error) = answer { Some(error) } else { None };
-        nodes.metrics.answered(node, verb, outcome, took);
-        nodes.events.answered(node, verb, outcome, took, error, token);
+        telemetry.metrics.answered(node, verb, outcome, took);
+        telemetry.events.answered(node, verb, outcome, took, error, token);
         if informative {
-            nodes.events.seen(node, now, error);
+            telemetry.seen(node, now, error);
         }
     }
 }
@@ -174,20 +203,23 @@ impl Request<'_> {
 #[derive(Debug)]
 pub(crate) struct LockTelemetry {
     start: Moment,
+    hold: metrics::Hold,
     /// Whether its loss was reported.
     lost: AtomicBool,
 }
 
 impl LockTelemetry {
-    pub(crate) fn begin(clock: &dyn Runtime) -> Self {
-        Self { start: Moment::now(clock), lost: AtomicBool::new(false) }
+    pub(crate) fn begin(manager: &Telemetry, clock: &dyn Runtime) -> Self {
+        let (start, hold) = (Moment::now(clock), manager.metrics.hold(clock));
+        Self { start, hold, lost: AtomicBool::new(false) }
     }
 
     /// Reports a loss, the first time that it is noticed.
-    pub(crate) fn lost(&self, resources: &Resources, token: &Token, loss: Loss) {
+    pub(crate) fn lost(&self, manager: &Telemetry, resources: &Resources, token: &Token, loss: Loss) {
         if !self.lost.swap(true, Ordering::Relaxed) {
-            events::lost(resources, token, loss.label());
-            metrics::lost(loss);
+            events::lost(manager.label.as_deref(), resources, token, loss.label());
+            manager.metrics.lost(loss);
+            self.hold.end();
         }
     }
 
@@ -195,6 +227,7 @@ impl LockTelemetry {
     /// lost.
     pub(crate) fn ended(
         &self,
+        manager: &Telemetry,
         clock: &dyn Runtime,
         resources: &Resources,
         token: &Token,
@@ -203,9 +236,10 @@ impl LockTelemetry {
         let now = Moment::now(clock);
         in_a_destructor(|| {
             if now.is_past(valid_until) {
-                self.lost(resources, token, Loss::Expired);
+                self.lost(manager, resources, token, Loss::Expired);
             }
-            metrics::held(now.since(self.start));
+            manager.metrics.held(now.since(self.start));
+            self.hold.end();
         });
     }
 }

@@ -4,7 +4,7 @@
 
 use std::{future::Future, num::NonZeroU64};
 
-use super::{events, in_a_destructor, labels::Label, metrics, moment::Moment};
+use super::{Telemetry, events, in_a_destructor, labels::Label, moment::Moment};
 use crate::{error::Error, resources::Resources, runtime::Runtime, token::Token};
 
 /// What was called.
@@ -18,6 +18,7 @@ pub(crate) enum Kind {
 
 /// A call of `lock`, `extend` or `unlock`. Dropped before its end, it was cancelled.
 pub(crate) struct Call<'a> {
+    telemetry: &'a Telemetry,
     kind: Kind,
     clock: &'a dyn Runtime,
     resources: &'a Resources,
@@ -29,13 +30,15 @@ pub(crate) struct Call<'a> {
 impl<'a> Call<'a> {
     /// `token`: of the lock, if it is held already.
     pub(crate) fn begin(
+        telemetry: &'a Telemetry,
         kind: Kind,
         clock: &'a dyn Runtime,
         resources: &'a Resources,
         token: Option<&Token>,
     ) -> Self {
-        let (start, span) = (Moment::now(clock), events::span(kind, resources, token));
-        Self { kind, clock, resources, start, span, ended: false }
+        let start = Moment::now(clock);
+        let span = events::span(kind, telemetry.label.as_deref(), resources, token);
+        Self { telemetry, kind, clock, resources, start, span, ended: false }
     }
 
     /// Runs the work of the call in its span; `done` returns the outcome of a success. The work is made where
@@ -69,7 +72,7 @@ impl<'a> Call<'a> {
             outcome.fence(),
             took,
         );
-        metrics::ended(self.kind, outcome.label(), took);
+        self.telemetry.metrics.ended(self.kind, outcome.label(), took);
     }
 }
 

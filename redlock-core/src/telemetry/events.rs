@@ -19,8 +19,11 @@ use std::{
 pub(super) use tracing::Span;
 use tracing::{debug, field, info, info_span, trace, warn};
 
-use self::health::{Transition, Watched};
-use super::{Kind, Label, Verb, moment::Moment};
+use super::{
+    Kind, Label, Verb,
+    health::{Transition, Watched},
+    moment::Moment,
+};
 use crate::{
     backend::BackendError,
     error_text::with_sources,
@@ -30,14 +33,13 @@ use crate::{
     token::Token,
 };
 
-mod health;
-
-pub(super) fn span(kind: Kind, resources: &Resources, token: Option<&Token>) -> Span {
+pub(super) fn span(kind: Kind, manager: Option<&str>, resources: &Resources, token: Option<&Token>) -> Span {
     macro_rules! span {
         ($name:literal) => {
             info_span!(
                 target: "redlock",
                 $name,
+                manager,
                 resources = resources.as_slice().len(),
                 holder = field::Empty,
                 attempts = field::Empty,
@@ -132,9 +134,9 @@ pub(super) fn round(verb: Verb, token: &Token, outcome: &'static str, votes: &Ta
     debug!(target: "redlock", verb, holder, outcome, yes, no, failed, rejected, pending, "round");
 }
 
-pub(super) fn lost(resources: &Resources, token: &Token, reason: &'static str) {
-    let holder = token.prefix();
-    warn!(target: "redlock", reason, resources = resources.as_slice().len(), holder, "lock lost");
+pub(super) fn lost(manager: Option<&str>, resources: &Resources, token: &Token, reason: &'static str) {
+    let (holder, number) = (token.prefix(), resources.as_slice().len());
+    warn!(target: "redlock", manager, reason, resources = number, holder, "lock lost");
     debug!(target: "redlock", names = %resources, holder, "what was lost");
 }
 
@@ -146,14 +148,16 @@ pub(super) fn kept(token: &Token) {
     debug!(target: "redlock", holder = token.prefix(), "lock dropped: it is left to its TTL");
 }
 
-/// The nodes, and what was last reported of each.
+/// The nodes of a lock manager, and what was last reported of each.
 #[derive(Debug)]
-pub(super) struct Nodes(Vec<Node>);
+pub(super) struct Nodes {
+    manager: Option<Arc<str>>,
+    nodes: Vec<Node>,
+}
 
 #[derive(Debug)]
 struct Node {
     label: Arc<str>,
-    health: Watched,
     /// Whether it is admitted to vote.
     admission: Watched,
     /// Whether it was reported that it shares its server.
@@ -163,15 +167,14 @@ struct Node {
 }
 
 impl Nodes {
-    pub(super) fn new(labels: &[Arc<str>]) -> Self {
+    pub(super) fn new(manager: Option<&Arc<str>>, labels: &[Arc<str>]) -> Self {
         let node = |label: &Arc<str>| Node {
             label: label.clone(),
-            health: Watched::default(),
             admission: Watched::default(),
             shares_server: AtomicBool::new(false),
             risks: AtomicU8::new(0),
         };
-        Self(labels.iter().map(node).collect())
+        Self { manager: manager.cloned(), nodes: labels.iter().map(node).collect() }
     }
 
     pub(super) fn answered(
@@ -183,7 +186,7 @@ impl Nodes {
         error: Option<&BackendError>,
         token: &Token,
     ) {
-        let node = &*self.0[node].label;
+        let node = &*self.nodes[node].label;
         let (verb, holder, elapsed_ms) = (verb.label(), token.prefix(), millis(took));
         match error {
             None => trace!(target: "redlock", node, verb, holder, outcome, elapsed_ms, "reply"),
@@ -200,34 +203,57 @@ impl Nodes {
         }
     }
 
-    /// Reports that the node has become unhealthy, or has recovered.
-    pub(super) fn seen(&self, node: usize, now: Moment, error: Option<&BackendError>) {
-        let Node { label, health, .. } = &self.0[node];
-        let Some(transition) = health.seen(now.0, error.map(BackendError::kind)) else { return };
-        let (node, nodes) = (&**label, self.0.len());
-        let serving = self.0.iter().filter(|node| node.health.serves()).count();
+    /// Reports that the node has become unhealthy, or has recovered. So many of them serve.
+    pub(super) fn health(
+        &self,
+        node: usize,
+        transition: Transition,
+        error: Option<&BackendError>,
+        serving: usize,
+    ) {
+        let (node, nodes) = (&*self.nodes[node].label, self.nodes.len());
+        let manager = self.manager.as_deref();
         match transition {
             Transition::Fails { kind, suppressed } => {
                 let error = error.map(|error| field::display(with_sources(error)));
-                warn!(target: "redlock", node, %kind, error, serving, nodes, suppressed, "node unhealthy");
+                warn!(
+                    target: "redlock",
+                    manager,
+                    node,
+                    %kind,
+                    error,
+                    serving,
+                    nodes,
+                    suppressed,
+                    "node unhealthy"
+                );
             }
             Transition::Serves { failed_for, suppressed } => {
                 let failed_for_ms = millis(failed_for);
-                info!(target: "redlock", node, failed_for_ms, serving, nodes, suppressed, "node recovered");
+                info!(
+                    target: "redlock",
+                    manager,
+                    node,
+                    failed_for_ms,
+                    serving,
+                    nodes,
+                    suppressed,
+                    "node recovered"
+                );
             }
         }
     }
 
     pub(super) fn shares_server(&self, node: usize, other: usize) {
-        let (node, other) = (&self.0[node], &self.0[other]);
+        let (node, other) = (&self.nodes[node], &self.nodes[other]);
         if !node.shares_server.swap(true, Ordering::Relaxed) {
-            let (node, same_server_as) = (&*node.label, &*other.label);
-            warn!(target: "redlock", node, same_server_as, "node has no vote of its own");
+            let (manager, node, same_server_as) = (self.manager.as_deref(), &*node.label, &*other.label);
+            warn!(target: "redlock", manager, node, same_server_as, "node has no vote of its own");
         }
     }
 
     pub(super) fn risk(&self, node: usize, risk: &ServerRisk) {
-        let node = &self.0[node];
+        let node = &self.nodes[node];
         let bit = 1
             << match risk {
                 ServerRisk::Evicts { .. } => 0,
@@ -236,28 +262,30 @@ impl Nodes {
                 ServerRisk::ForgetsAtRestart => 3,
             };
         if node.risks.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
-            warn!(target: "redlock", node = &*node.label, %risk, "server endangers locks");
+            let (manager, node) = (self.manager.as_deref(), &*node.label);
+            warn!(target: "redlock", manager, node, %risk, "server endangers locks");
         }
     }
 
     /// Reports that a node that grants has no vote, or votes again.
     pub(super) fn admitted(&self, node: usize, now: Moment, why_not: Option<&BackendError>) {
-        let Node { label, admission, .. } = &self.0[node];
-        let Some(transition) = admission.seen(now.0, why_not.map(BackendError::kind)) else { return };
-        let node = &**label;
+        let Node { label, admission, .. } = &self.nodes[node];
+        let seen = admission.seen(now, why_not.map(BackendError::kind));
+        let Some(transition) = seen.transition else { return };
+        let (manager, node) = (self.manager.as_deref(), &**label);
         match transition {
             Transition::Fails { suppressed, .. } => {
                 let error = why_not.map(|error| field::display(with_sources(error)));
-                warn!(target: "redlock", node, error, suppressed, "node has no vote");
+                warn!(target: "redlock", manager, node, error, suppressed, "node has no vote");
             }
             Transition::Serves { suppressed, .. } => {
-                info!(target: "redlock", node, suppressed, "node votes again");
+                info!(target: "redlock", manager, node, suppressed, "node votes again");
             }
         }
     }
 
     pub(super) fn pending_releases(&self, node: usize, before: usize, pending: usize) {
-        let node = &*self.0[node].label;
+        let node = &*self.nodes[node].label;
         if pending > before {
             debug!(target: "redlock", node, pending, "release pending: it is asked for again");
         } else if pending < before {

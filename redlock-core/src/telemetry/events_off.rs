@@ -4,13 +4,13 @@
 
 use std::{future::Future, num::NonZeroU64, sync::Arc, time::Duration};
 
-use super::{Kind, Verb, moment::Moment};
+use super::{Kind, Verb, health::Transition, moment::Moment};
 use crate::{backend::BackendError, quorum::Tally, resources::Resources, server::ServerRisk, token::Token};
 
 #[derive(Clone, Debug)]
 pub(super) struct Span;
 
-pub(super) fn span(_: Kind, _: &Resources, _: Option<&Token>) -> Span {
+pub(super) fn span(_: Kind, _: Option<&str>, _: &Resources, _: Option<&Token>) -> Span {
     Span
 }
 
@@ -32,7 +32,7 @@ pub(super) fn ended(
 
 pub(super) fn round(_: Verb, _: &Token, _: &'static str, _: &Tally) {}
 
-pub(super) fn lost(_: &Resources, _: &Token, _: &'static str) {}
+pub(super) fn lost(_: Option<&str>, _: &Resources, _: &Token, _: &'static str) {}
 
 pub(super) fn dropped(_: &Token) {}
 
@@ -42,7 +42,7 @@ pub(super) fn kept(_: &Token) {}
 pub(super) struct Nodes;
 
 impl Nodes {
-    pub(super) fn new(_: &[Arc<str>]) -> Self {
+    pub(super) fn new(_: Option<&Arc<str>>, _: &[Arc<str>]) -> Self {
         Self
     }
 
@@ -57,7 +57,7 @@ impl Nodes {
     ) {
     }
 
-    pub(super) fn seen(&self, _: usize, _: Moment, _: Option<&BackendError>) {}
+    pub(super) fn health(&self, _: usize, _: Transition, _: Option<&BackendError>, _: usize) {}
 
     pub(super) fn shares_server(&self, _: usize, _: usize) {}
 

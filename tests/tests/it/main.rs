@@ -108,6 +108,8 @@ mod simulation;
 mod telemetry {
     mod calls;
     pub(crate) mod capture;
+    mod gauges;
     mod limits;
     mod metrics;
+    mod scrapes;
 }

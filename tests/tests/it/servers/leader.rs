@@ -1,6 +1,6 @@
 //! The example `leader`, as processes on real servers: who dies or loses its servers is followed.
 
-#![allow(clippy::print_stdout, reason = "with --nocapture, a run shows how long nobody led")]
+#![allow(clippy::print_stdout, reason = "the figures of the example's docs")]
 
 use std::{
     io::{BufRead, BufReader},

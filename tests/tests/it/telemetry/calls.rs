@@ -55,6 +55,30 @@ fn a_lock_reports_its_fencing_token() {
     assert_eq!(capture.named("done")[0].get("fence"), fence);
 }
 
+#[rstest]
+fn the_label_of_a_manager_is_in_its_spans_and_in_what_a_service_logs(#[values("reports", "")] label: &str) {
+    let harness = Harness::new(4);
+    let (_, capture) = Capture::of(&harness, async {
+        // With a node that leads to the server of another.
+        let other_way = harness.nodes[0].clone().with_name("other way");
+        let redlock = harness.builder().node(other_way).label(label).build().unwrap();
+        let mut lock = redlock.lock("x", s(10)).await.unwrap();
+        harness.nodes[2].shut_down();
+        lock.extend(s(10)).await.unwrap();
+        harness.nodes[2].start();
+        lock.extend(s(10)).await.unwrap();
+        lock.lease().lost().await;
+    });
+    let expected =
+        ["WARN node has no vote of its own", "WARN node unhealthy", "INFO node recovered", "WARN lock lost"];
+    assert_eq!(capture.loud(), expected);
+    let loud: Vec<_> = capture.entries().into_iter().filter(|entry| entry.level <= Level::INFO).collect();
+    for entry in loud.iter().chain(&capture.spans()) {
+        let manager = entry.fields.get("manager").map(String::as_str);
+        assert_eq!(manager, (!label.is_empty()).then_some(label), "{entry:?}");
+    }
+}
+
 #[test]
 fn a_node_that_leads_to_the_server_of_another_is_reported_once() {
     let harness = Harness::new(2);

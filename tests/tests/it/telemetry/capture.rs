@@ -7,6 +7,7 @@ use std::{
     thread,
 };
 
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use redlock_core::{BackendErrorKind, Redlock, UnlockOutcome};
 use redlock_tests::harness::{Harness, s};
@@ -206,6 +207,28 @@ pub(crate) fn metered<T>(test: impl FnOnce() -> T) -> (T, BTreeMap<String, i64>)
         (format!("{}{{{}}}", key.key().name(), labels.join(",")), value(found))
     });
     (output, metrics.collect())
+}
+
+/// The samples of one scrape, by their names and labels.
+pub(crate) type Scrape = BTreeMap<String, f64>;
+
+/// Runs `test` with a Prometheus exporter of its own.
+pub(crate) fn exported<T>(test: impl FnOnce(&PrometheusHandle) -> T) -> T {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    metrics::with_local_recorder(&recorder, || test(&handle))
+}
+
+/// What Prometheus reads now.
+pub(crate) fn scrape(exporter: &PrometheusHandle) -> Scrape {
+    let text = exporter.render();
+    let samples = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    samples
+        .map(|line| {
+            let (name, value) = line.rsplit_once(' ').unwrap();
+            (name.to_owned(), value.parse().unwrap())
+        })
+        .collect()
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::moment::Moment;
 use crate::backend::BackendErrorKind;
 
 /// A node's [`Condition`], for concurrent requests.
@@ -12,9 +13,11 @@ use crate::backend::BackendErrorKind;
 pub(super) struct Watched(Mutex<Condition>);
 
 impl Watched {
-    /// What to log after an answer. The caller logs it without the lock, since a subscriber is foreign code.
-    pub(super) fn seen(&self, now: Instant, failure: Option<BackendErrorKind>) -> Option<Transition> {
-        self.condition().seen(now, failure)
+    /// What to report after an answer. The caller does so without the lock, since it calls foreign code.
+    pub(super) fn seen(&self, now: Moment, failure: Option<BackendErrorKind>) -> Seen {
+        let mut condition = self.condition();
+        let turned = failure.is_some() == condition.is.is_none();
+        Seen { turned, transition: condition.seen(now.0, failure) }
     }
 
     pub(super) fn serves(&self) -> bool {
@@ -24,6 +27,15 @@ impl Watched {
     fn condition(&self) -> MutexGuard<'_, Condition> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What an answer shows of a node.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    /// It has begun to fail, or to serve again.
+    pub(super) turned: bool,
+    /// What to log.
+    pub(super) transition: Option<Transition>,
 }
 
 /// The state of a node by its last answers, and what was logged of it. `None` means that it serves.
@@ -39,6 +51,7 @@ struct Condition {
 
 /// A change to log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "tracing"), allow(dead_code, reason = "only logs need to know more"))]
 pub(super) enum Transition {
     /// It fails. `suppressed`: changes since the last line.
     Fails { kind: BackendErrorKind, suppressed: u32 },
@@ -90,6 +103,17 @@ mod tests {
 
     fn s(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_node_turns_at_each_change_however_seldom_it_is_logged() {
+        let (node, start) = (Watched::default(), some_instant());
+        let turns: Vec<_> = [None, Some(Indeterminate), Some(Transient), None, None, Some(Indeterminate)]
+            .map(|failure| (node.seen(Moment(start), failure).turned, node.serves()))
+            .into();
+        let turned = |serves| (true, serves);
+        let same = |serves| (false, serves);
+        assert_eq!(turns, [same(true), turned(false), same(false), turned(true), same(true), turned(false)]);
     }
 
     #[test]
