@@ -98,10 +98,10 @@ fn every_counter_is_there_at_zero_before_it_counts(#[values("", "reports")] labe
         names(&after, "counter").iter().filter(|name| name.contains(r#"manager="reports""#)).count();
     let counters = names(&before, "counter").len();
     if label.is_empty() {
-        assert_eq!((counters, labelled), (27 + 3 * 25, 0));
+        assert_eq!((counters, labelled), (28 + 3 * 25, 0));
     } else {
         // The other manager has none, and no nodes with the same names.
-        assert_eq!((counters - labelled, labelled), (27 + 3 * 25, 27 + 3 * 25));
+        assert_eq!((counters - labelled, labelled), (28 + 3 * 25, 28 + 3 * 25));
     }
 }
 
