@@ -108,7 +108,8 @@ fn every_counter_is_there_at_zero_before_it_counts(#[values("", "reports")] labe
 #[test]
 fn a_recorder_that_is_installed_later_counts_from_then_on() {
     let harness = Harness::new(3);
-    let redlock = harness.redlock();
+    // The gauge of managers without a label is that of all tests that run.
+    let redlock = harness.builder().label("later").build().unwrap();
     let lock = || harness.run(async { redlock.lock("x", s(10)).await.unwrap() });
     let before = lock();
     let samples = exported(|exporter| {
@@ -116,8 +117,8 @@ fn a_recorder_that_is_installed_later_counts_from_then_on() {
         lock().forget();
         scrape(exporter)
     });
-    assert_eq!(samples[r#"redlock_locks_total{outcome="granted"}"#], 1.0);
-    assert_eq!(samples["redlock_locks_held"], 0.0);
+    assert_eq!(samples[r#"redlock_locks_total{manager="later",outcome="granted"}"#], 1.0);
+    assert_eq!(samples[r#"redlock_locks_held{manager="later"}"#], 0.0);
 }
 
 #[test]
