@@ -24,7 +24,7 @@ impl OwnBackend {
         for argument in command.arguments() {
             match argument {
                 Argument::Text(text) => to_send.arg(text),
-                Argument::Counter(key) => to_send.arg(key.to_string()),
+                Argument::Side(key) => to_send.arg(key.to_string()),
                 Argument::Number(number) => to_send.arg(number),
             };
         }

@@ -93,6 +93,12 @@ pub(crate) struct Run {
     #[arg(long)]
     pub(crate) fenced: bool,
 
+    /// Store this text beside the lock, after the host name and the process ID: `redlock status` shows it,
+    /// and so does the message of others who are refused and have a note, too. Whoever may read the keys
+    /// can read it.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) note: Option<String>,
+
     /// Give up when the lock is not acquired within this time; 0 tries once [default: wait forever].
     #[arg(short, long, value_name = "TIME", value_parser = duration)]
     pub(crate) wait: Option<Duration>,

@@ -10,9 +10,9 @@ use std::{
 };
 
 use redlock_redis_rs::{
-    Acquire, AcquireFenced, AcquireReply, BackendError, BoxFuture, Extend, FencedReply, Inspect, KeyState,
-    LockBackend, NodeOutcome, NodeReply, Raise, RedisBackend, Redlock, RedlockBuilder, Release, ReleaseReply,
-    Runtime, ServerInfo, Token, TokioRuntime, Watch, async_trait,
+    Acquire, AcquireFenced, AcquireReply, Annotate, BackendError, BoxFuture, Extend, FencedReply, Inspect,
+    KeyState, LockBackend, NodeOutcome, NodeReply, Raise, RedisBackend, Redlock, RedlockBuilder, Release,
+    ReleaseReply, Runtime, ServerInfo, Token, TokioRuntime, Watch, async_trait,
 };
 use tokio::time::{sleep, timeout};
 
@@ -244,6 +244,16 @@ impl LockBackend for MonitoredNode {
         self.observe(verb, request.token, self.node.raise(request), counted).await
     }
 
+    fn can_annotate(&self) -> bool {
+        self.node.can_annotate()
+    }
+
+    /// Its answer is not one to the lock: a node is well without it. But its removal is sent last of all.
+    async fn annotate(&self, request: Annotate<'_>) -> Result<(), BackendError> {
+        let _under_way = UnderWay::new(&self.monitor);
+        self.node.annotate(request).await
+    }
+
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
         self.node.inspect(request).await
     }
@@ -269,18 +279,35 @@ impl LockBackend for MonitoredNode {
     }
 }
 
+/// A request that has to be answered before the process ends.
+struct UnderWay<'a>(&'a NodeMonitor);
+
+impl<'a> UnderWay<'a> {
+    fn new(monitor: &'a NodeMonitor) -> Self {
+        monitor.under_way.fetch_add(1, Ordering::SeqCst);
+        Self(monitor)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 /// A request under way. When it is dropped without an answer, it has timed out.
 struct PendingRequest<'a> {
     node: &'a MonitoredNode,
     verb: &'a str,
     start: Instant,
     answered: bool,
+    // Dropped last, when the answer has been reported.
+    _under_way: UnderWay<'a>,
 }
 
 impl<'a> PendingRequest<'a> {
     fn new(node: &'a MonitoredNode, verb: &'a str, start: Instant) -> Self {
-        node.monitor.under_way.fetch_add(1, Ordering::SeqCst);
-        Self { node, verb, start, answered: false }
+        Self { node, verb, start, answered: false, _under_way: UnderWay::new(&node.monitor) }
     }
 
     fn answered(mut self, answer: &NodeOutcome) {
@@ -296,7 +323,6 @@ impl Drop for PendingRequest<'_> {
             let answer = NodeOutcome::Failed(self.node.timed_out(took));
             self.node.monitor.answered(self.node.position, self.verb, took, &answer);
         }
-        self.node.monitor.under_way.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

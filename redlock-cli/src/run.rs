@@ -2,7 +2,7 @@
 
 use std::{future::IntoFuture, time::Duration};
 
-use redlock_redis_rs::{Error, InvalidRequest, Lock, LockRequest};
+use redlock_redis_rs::{Error, InvalidRequest, Lock, LockRequest, Note};
 use rustix::process::Signal;
 
 use crate::{
@@ -71,6 +71,10 @@ fn request(arguments: &Run, request: LockRequest) -> LockRequest {
     let request = request.retry_delay(delay).retry_jitter(delay / 2);
     let request = if arguments.fenced { request.fenced() } else { request };
     let request = arguments.at_least.into_iter().fold(request, LockRequest::min_hold);
+    let request = match &arguments.note {
+        Some(text) => request.note(Note::of_process(text)),
+        None => request,
+    };
     match arguments.wait {
         _ if arguments.no_wait => request.retry_count(0),
         Some(Duration::ZERO) => request.retry_count(0),

@@ -106,23 +106,24 @@ impl Report {
 
 impl ResourceReport {
     fn json(&self, nodes: &[NodeReport]) -> Value {
-        let (state, holder) = match &self.verdict {
-            Verdict::Free => ("free", None),
-            Verdict::Held { holder, .. } => ("held", Some(holder)),
-            Verdict::Undecided { .. } => ("undecided", None),
-            Verdict::NoQuorum { .. } => ("no_quorum", None),
-            Verdict::Rejected => ("rejected", None),
+        let (state, holder, note) = match &self.verdict {
+            Verdict::Free => ("free", None, None),
+            Verdict::Held { holder, note, .. } => ("held", Some(holder), note.as_ref()),
+            Verdict::Undecided { .. } => ("undecided", None, None),
+            Verdict::NoQuorum { .. } => ("no_quorum", None, None),
+            Verdict::Rejected => ("rejected", None, None),
         };
         let of_node = |(node, key): (&NodeReport, &Result<KeyState, BackendError>)| match key {
-            Ok(KeyState::Held { holder, remaining, .. }) => {
+            Ok(KeyState::Held { holder, remaining, note, .. }) => {
                 let left = remaining.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
-                json!({ "node": node.name(), "state": "held", "holder": holder, "remaining_ms": left })
+                let node = node.name();
+                json!({ "node": node, "state": "held", "holder": holder, "remaining_ms": left, "note": note })
             }
             Ok(_) => json!({ "node": node.name(), "state": "free" }),
             Err(_) => json!({ "node": node.name(), "state": "unknown", "error": described(&key.as_ref()) }),
         };
         let keys: Vec<_> = nodes.iter().zip(&self.states).map(of_node).collect();
-        json!({ "name": self.name, "state": state, "holder": holder, "nodes": keys })
+        json!({ "name": self.name, "state": state, "holder": holder, "note": note, "nodes": keys })
     }
 }
 
@@ -169,17 +170,17 @@ fn count_each_server_once(nodes: &[RedisBackend], answers: &mut [Answer]) -> Vec
 async fn ask(node: &RedisBackend, resources: &Resources, timeout: Duration) -> Answer {
     let number = resources.iter().count();
     let none: [&str; 0] = [];
-    if let Err(error) = inspect(node, &Resources::from(&none), timeout).await {
+    if let Err(error) = inspect(node, Inspect::new(&Resources::from(&none), timeout)).await {
         return Answer { node: Err(error.clone()), keys: vec![Err(error); number] };
     }
     if number == 0 {
         return Answer { node: Ok(()), keys: Vec::new() };
     }
-    let keys = match inspect(node, resources, timeout).await {
+    let keys = match inspect_all(node, resources, timeout).await {
         Ok(states) => states.into_iter().map(Ok).collect(),
         Err(error) if error.kind() == BackendErrorKind::Rejected && number > 1 => {
             let one = async |resource: &str| {
-                let states = inspect(node, &resource.into(), timeout).await?;
+                let states = inspect_all(node, &resource.into(), timeout).await?;
                 Ok(states.into_iter().next().unwrap_or(KeyState::Free))
             };
             join_all(resources.iter().map(one)).await
@@ -189,34 +190,58 @@ async fn ask(node: &RedisBackend, resources: &Resources, timeout: Duration) -> A
     Answer { node: Ok(()), keys }
 }
 
-async fn inspect(
+/// With the notes, unless the user may not read them.
+async fn inspect_all(
     node: &RedisBackend,
     resources: &Resources,
     timeout: Duration,
 ) -> Result<Vec<KeyState>, BackendError> {
-    let answer = node.inspect(Inspect::new(resources, timeout));
+    let request = Inspect::new(resources, timeout);
+    match inspect(node, request.with_notes()).await {
+        Err(error) if error.kind() == BackendErrorKind::Rejected => inspect(node, request).await,
+        states => states,
+    }
+}
+
+async fn inspect(node: &RedisBackend, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
+    let (answer, timeout) = (node.inspect(request), request.timeout);
     tokio::time::timeout(timeout, answer).await.unwrap_or_else(|_| Err(BackendError::timed_out(timeout)))
 }
 
 fn described(state: &Result<&KeyState, &BackendError>) -> String {
     match state {
-        Ok(KeyState::Held { holder, remaining: Some(left), .. }) => {
-            format!("held by {holder}... for another {}", readable(*left))
+        Ok(KeyState::Held { holder, remaining: Some(left), note, .. }) => {
+            format!("held by {} for another {}", named(holder, note.as_deref()), readable(*left))
         }
-        Ok(KeyState::Held { holder, remaining: None, .. }) => {
-            format!("held by {holder}... without an expiry: not a lock")
+        Ok(KeyState::Held { holder, remaining: None, note, .. }) => {
+            format!("held by {} without an expiry: not a lock", named(holder, note.as_deref()))
         }
         Ok(_) => "free".to_owned(),
         Err(error) => NodeOutcome::Failed((*error).clone()).to_string(),
     }
 }
 
+/// A holder, with its note.
+fn named(holder: &str, note: Option<&str>) -> String {
+    let note = note.map_or_else(String::new, |note| format!(" ({note})"));
+    format!("{holder}...{note}")
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Verdict {
     Free,
-    Held { holder: String, nodes: usize },
-    Undecided { answered: usize },
-    NoQuorum { answered: usize },
+    /// The note is that of the first node that has one of this holder.
+    Held {
+        holder: String,
+        note: Option<String>,
+        nodes: usize,
+    },
+    Undecided {
+        answered: usize,
+    },
+    NoQuorum {
+        answered: usize,
+    },
     Rejected,
 }
 
@@ -240,7 +265,13 @@ impl Verdict {
             *holders.entry(holder).or_default() += 1;
         }
         match holders.into_iter().find(|(_, nodes)| *nodes >= quorum) {
-            Some((Some(holder), nodes)) => Self::Held { holder: holder.to_owned(), nodes },
+            Some((Some(of_most), nodes)) => {
+                let note = states.iter().flatten().find_map(|state| match state {
+                    KeyState::Held { holder, note, .. } if holder == of_most => note.clone(),
+                    _ => None,
+                });
+                Self::Held { holder: of_most.to_owned(), note, nodes }
+            }
             Some((None, _)) => Self::Free,
             None => Self::Undecided { answered },
         }
@@ -259,7 +290,9 @@ impl Verdict {
     fn text(&self, all: usize) -> String {
         match self {
             Self::Free => "free".to_owned(),
-            Self::Held { holder, nodes } => format!("held by {holder}... on {nodes} of {all} nodes"),
+            Self::Held { holder, note, nodes } => {
+                format!("held by {} on {nodes} of {all} nodes", named(holder, note.as_deref()))
+            }
             Self::Undecided { answered } => {
                 format!("undecided: {answered} of {all} nodes answered, and no majority says the same")
             }
@@ -278,11 +311,18 @@ mod tests {
         let (free, a, b) = (KeyState::Free, KeyState::held(b"aaaaaaaaaa", None), KeyState::held(b"bb", None));
         let down = BackendError::timed_out(Duration::from_secs(1));
         let rejects = BackendError::new(BackendErrorKind::Rejected, "no");
-        let held = |nodes| Verdict::Held { holder: "aaaaaaaa".to_owned(), nodes };
+        let noted = |note: Option<&str>, nodes| Verdict::Held {
+            holder: "aaaaaaaa".to_owned(),
+            note: note.map(str::to_owned),
+            nodes,
+        };
+        let held = |nodes| noted(None, nodes);
+        let (with_note, other) = (a.clone().with_note(b"who"), b.clone().with_note(b"other"));
         for (states, expected) in [
             (vec![Ok(&free), Ok(&free), Ok(&a)], Verdict::Free),
             (vec![Ok(&a), Err(&down), Ok(&a)], held(2)),
             (vec![Ok(&a), Ok(&a), Ok(&a)], held(3)),
+            (vec![Ok(&other), Ok(&a), Ok(&with_note)], noted(Some("who"), 2)),
             (vec![Ok(&a), Ok(&b), Ok(&free)], Verdict::Undecided { answered: 3 }),
             (vec![Ok(&a), Err(&down), Ok(&free)], Verdict::Undecided { answered: 2 }),
             (vec![Ok(&a), Ok(&a), Ok(&b), Ok(&b)], Verdict::Undecided { answered: 4 }),

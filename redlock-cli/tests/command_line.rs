@@ -27,6 +27,7 @@ fn the_help_has_examples_and_every_exit_code() {
         "REDLOCK_NODES",
         "REDLOCK_HOLDER",
         "--foreground",
+        "--note",
         "--kill-after",
         "--at-least",
         "[default: 30s, or --at-least if that is shorter]",

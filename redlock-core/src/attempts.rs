@@ -9,15 +9,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future::{Either, select};
+use futures_util::future::{Either, join, select};
 use rand::RngExt;
 
 use crate::{
+    annotation,
     error::Error,
     hold::HoldLimits,
     lease::LeaseState,
     lock::{Acquisition, Lock},
     nodes::Nodes,
+    note::Note,
     patience::Patience,
     quorum::LossReason,
     reply::{NodeOutcome, NodeReply},
@@ -39,6 +41,7 @@ pub(crate) struct Options {
     pub(crate) hold: HoldLimits,
     /// Whether the lock has a fencing token.
     pub(crate) fenced: bool,
+    pub(crate) note: Option<Note>,
 }
 
 /// Makes rounds until one is won, or the last one is lost. Of the calls of a manager that want one resource,
@@ -54,6 +57,9 @@ pub(crate) async fn acquire(
     let asked = options.hold.cover(nodes.settings(), ttl)?;
     if options.fenced {
         nodes.check_fencing()?;
+    }
+    if options.note.is_some() {
+        nodes.check_notes()?;
     }
     let mut begun = nodes.now();
     let longest = nodes.timeout(ttl) + GRACE;
@@ -83,8 +89,8 @@ pub(crate) async fn acquire(
     loop {
         attempts = attempts.saturating_add(1);
         let timeout = patience.for_a_round(begun);
-        let mut round =
-            AcquireRound::new(nodes, resources.clone(), asked, begun, timeout, options.fenced, ticket);
+        let claim = nodes.claim(resources.clone(), asked, options.note.clone());
+        let mut round = AcquireRound::new(nodes, claim, begun, timeout, options.fenced, ticket);
         let mut won = round.decide(patience.is_last(begun), patience.give_up()).await;
         if !won && patience.is_last(nodes.now()) {
             // It turned out to be the last one. If that was clear from the start, this changes nothing.
@@ -107,14 +113,16 @@ pub(crate) async fn acquire(
             }
             let state = LeaseState::new(nodes.clone(), won.claim, won.valid_until, won.ticket, won.fence);
             let replies = won.replies;
-            return Ok(Lock::new(state, ttl, Acquisition { attempts, took, replies, until }));
+            let lock = Lock::new(state, ttl, Acquisition { attempts, took, replies, until });
+            annotation::write(nodes, &lock.state().claim).await;
+            return Ok(lock);
         }
         let now = nodes.now();
         if round.is_certain() {
             patience.learn(now - begun);
         }
         let (rollback, lost) = round.roll_back(Verb::Acquire);
-        let claim = rollback.claim();
+        let (claim, mut holder) = (rollback.claim(), None);
         let delay = match lost.reason {
             LossReason::Rejected => None,
             LossReason::Refused | LossReason::NoQuorum => delay(nodes, &mut patience, now),
@@ -136,10 +144,19 @@ pub(crate) async fn acquire(
                 continue;
             }
         } else {
-            let left = nodes.runtime().sleep(patience.left(now));
-            select(pin!(rollback.settle(nodes)), left).await;
+            let left = patience.left(now);
+            let settled = pin!(rollback.settle(nodes));
+            let settled = select(settled, nodes.runtime().sleep(left));
+            if options.note.is_some() && lost.reason == LossReason::Refused {
+                let timeout = nodes.timeout(ttl).min(left);
+                // Boxed, as few calls need it, and all would have room for it.
+                let asked = Box::pin(annotation::holder(nodes, resources, &lost.replies, timeout));
+                holder = join(settled, asked).await.1;
+            } else {
+                settled.await;
+            }
         }
-        return Err(LostRound { attempts, ..lost }.into_acquire_error(&claim));
+        return Err(LostRound { attempts, ..lost }.into_acquire_error(&claim).held_by(holder));
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
 
 mod requests;
 
-pub use self::requests::{Acquire, AcquireFenced, Extend, Raise, Release, Replace};
+pub use self::requests::{Acquire, AcquireFenced, Annotate, Extend, Raise, Release, Replace};
 
 /// One node: a server that grants, extends and releases keys, independent of all other nodes.
 ///
@@ -59,6 +59,9 @@ pub use self::requests::{Acquire, AcquireFenced, Extend, Raise, Release, Replace
 ///     instant with the keys, and nothing else does.
 /// 12. **An uptime is never too long.** After a grant, the server that granted has been running for at least
 ///     [`uptime`](Self::uptime). Whatever may forget keys begins a new one.
+/// 13. **A note changes no lock.** On a node that [can annotate](Self::can_annotate), `annotate` and a note
+///     change no key, and no other request depends on them. `inspect` shows a note only while the token
+///     that has written it holds the key. When the key expires, so does the note.
 ///
 /// A request that panics counts as [`BackendErrorKind::Indeterminate`], and is not polled again.
 ///
@@ -117,8 +120,27 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
         Err(BackendError::new(BackendErrorKind::Rejected, "this backend has no fencing tokens"))
     }
 
-    /// Returns what is stored at each resource's key, in their order, and changes nothing. It is for people
-    /// to look at: the reply is old when it arrives, so base no decision on it.
+    /// Whether the node can store a note beside a key: [`annotate`](Self::annotate), and
+    /// [`inspect`](Self::inspect) with the notes. The default is `false`.
+    fn can_annotate(&self) -> bool {
+        false
+    }
+
+    /// Stores the note beside every resource's key that holds the token, in place of an earlier one, until
+    /// the key expires. Without a text, it removes the notes of the token, whatever the keys hold by now.
+    ///
+    /// It is for people, so the lock manager sends it in the background, once, and ignores its result. A
+    /// note may be lost at any time.
+    ///
+    /// This ability is optional. The default returns [`BackendErrorKind::Rejected`].
+    async fn annotate(&self, request: Annotate<'_>) -> Result<(), BackendError> {
+        let _ = request;
+        Err(BackendError::new(BackendErrorKind::Rejected, "this backend has no notes"))
+    }
+
+    /// Returns what is stored at each resource's key, in their order, and changes nothing; with
+    /// [`notes`](Inspect::notes), also the note of its holder. It is for people to look at: the reply is
+    /// old when it arrives, so base no decision on it.
     ///
     /// This ability is optional. The default returns [`BackendErrorKind::Rejected`].
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
@@ -211,6 +233,14 @@ impl<B: LockBackend + ?Sized> LockBackend for Arc<B> {
 
     async fn raise(&self, request: Raise<'_>) -> Result<FencedReply, BackendError> {
         (**self).raise(request).await
+    }
+
+    fn can_annotate(&self) -> bool {
+        (**self).can_annotate()
+    }
+
+    async fn annotate(&self, request: Annotate<'_>) -> Result<(), BackendError> {
+        (**self).annotate(request).await
     }
 
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {

@@ -19,6 +19,7 @@ use crate::{
     fencing::Fencing,
     invalid::{ConfigError, InvalidRequest},
     nodes::Nodes,
+    note::Note,
     redlock::Redlock,
     retry::{DelaySource, RetryPolicy},
     runtime::Runtime,
@@ -38,6 +39,7 @@ pub struct RedlockBuilder {
     entropy: Option<Entropy>,
     fencing: Fencing,
     admission: Admission,
+    note: Option<Note>,
     label: Option<String>,
 }
 
@@ -60,6 +62,7 @@ impl RedlockBuilder {
             entropy: None,
             fencing: Fencing::default(),
             admission: Admission::default(),
+            note: None,
             label: None,
         }
     }
@@ -247,6 +250,31 @@ impl RedlockBuilder {
         self
     }
 
+    /// Gives each lock a note, which the nodes store beside its keys for as long as they live: a short text
+    /// that says who holds it. The default is none; [`LockRequest::note`](crate::LockRequest::note) sets it
+    /// for a single call. [`Note::of_process`] adds the host and the process:
+    ///
+    /// ```
+    /// # use redlock_core::{Note, RedlockBuilder};
+    /// # fn example(builder: RedlockBuilder) -> RedlockBuilder {
+    /// builder.note(Note::of_process("nightly report"))
+    /// # }
+    /// ```
+    ///
+    /// * [`LockBackend::inspect`] shows the note, and so does `redlock status`. A call that has a note
+    ///   itself, and whose last attempt is refused, asks the nodes for the holder's, for its error:
+    ///   [`RoundReport::holder`](crate::RoundReport::holder). That takes one more trip, within the node
+    ///   timeout and the [`acquire_timeout`](crate::LockRequest::acquire_timeout).
+    /// * It is advisory: each note is sent once, in the background, when a lock was won and whenever it was
+    ///   extended, and it is removed when the lock is released, or expires with its keys. No lock waits for
+    ///   it, or fails with it.
+    /// * Whoever may read the keys of the nodes can read it. On a server it is at a key of its own, for
+    ///   which the user needs a permission.
+    pub fn note(mut self, note: impl Into<Note>) -> Self {
+        self.note = Some(note.into());
+        self
+    }
+
     /// What telemetry calls this lock manager: the label `manager` of its metrics, and the field `manager` of
     /// its spans and of its events at the levels warn and info. With it, each kind of work of a process has
     /// series and alerts of its own, although no metric has names of resources. The default is none: the label
@@ -304,9 +332,14 @@ impl RedlockBuilder {
         {
             return Err(ConfigError::FencingUnsupported { node });
         }
+        if self.note.is_some()
+            && let Err(InvalidRequest::NotesUnsupported { node }) = nodes.check_notes()
+        {
+            return Err(ConfigError::NotesUnsupported { node });
+        }
         nodes.telemetry().built();
         let key_prefix = (!key_prefix.is_empty()).then(|| key_prefix.into());
-        Ok(Redlock::new(Arc::new(nodes), self.retry, key_prefix))
+        Ok(Redlock::new(Arc::new(nodes), self.retry, key_prefix, self.note))
     }
 }
 
@@ -321,6 +354,7 @@ impl fmt::Debug for RedlockBuilder {
             .field("key_prefix", &self.key_prefix)
             .field("admission", &self.admission)
             .field("fencing", &self.fencing)
+            .field("note", &self.note)
             .field("label", &self.label)
             .finish_non_exhaustive()
     }

@@ -41,6 +41,7 @@ mod fencing;
 mod multi_key;
 mod names;
 mod node_control;
+mod notes;
 mod order;
 mod ownership;
 mod suite;
@@ -152,6 +153,14 @@ checks! {
         a_counter_lives_for_its_ttl
         a_raise_keeps_the_counter_alive
         counters_are_exact_up_to_the_highest;
+    notes:
+        a_note_is_shown_while_its_token_holds_the_key
+        a_note_is_stored_as_it_is
+        a_note_needs_the_token
+        a_note_is_removed_by_its_token_alone
+        a_note_is_beside_each_key_that_the_token_holds
+        a_note_leaves_the_key_as_it_is
+        a_note_lives_as_long_as_its_key;
     faults:
         a_request_is_one_command
         a_request_is_not_sent_again

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use crate::{invalid::InvalidRequest, reply::NodeReply, resources::Resources};
+use crate::{inspect::Holder, invalid::InvalidRequest, reply::NodeReply, resources::Resources};
 
 /// Why a call did not get the lock, or no longer has it.
 ///
@@ -13,7 +13,7 @@ use crate::{invalid::InvalidRequest, reply::NodeReply, resources::Resources};
 #[non_exhaustive]
 pub enum Error {
     /// Another client holds a resource: come back later.
-    #[error("{} held by another owner ({_0})", Are(&.0.resources))]
+    #[error("{} held by another owner{} ({_0})", Are(&.0.resources), By(.0.holder.as_ref()))]
     Contended(Box<RoundReport>),
     /// Too few nodes replied before the deadline for a quorum: alert an operator.
     #[error("no quorum of nodes for {} ({_0})", .0.resources)]
@@ -32,7 +32,18 @@ pub enum Error {
 impl Error {
     /// A lock whose validity has ended, without a request to any node.
     pub(crate) fn lapsed(resources: Resources) -> Self {
-        Self::Lost(Box::new(RoundReport { resources, attempts: 0, replies: Vec::new() }))
+        Self::Lost(Box::new(RoundReport { resources, attempts: 0, replies: Vec::new(), holder: None }))
+    }
+
+    /// The error of a call that was refused, with whom a node names as the holder.
+    pub(crate) fn held_by(self, holder: Option<Holder>) -> Self {
+        match self {
+            Self::Contended(mut report) => {
+                report.holder = holder;
+                Self::Contended(report)
+            }
+            other => other,
+        }
     }
 
     /// The reply of every node; `None` for [`Error::InvalidRequest`].
@@ -59,6 +70,18 @@ pub struct RoundReport {
     pub attempts: u32,
     /// The replies to the last attempt, in the order of the nodes. Empty when there was none.
     pub replies: Vec<NodeReply>,
+    /// Who holds a resource, in an [`Error::Contended`] of a request that has a
+    /// [note](crate::LockRequest::note) itself: the first holder with a note that a node names. `None` when
+    /// no node names one before the call has to end.
+    pub holder: Option<Holder>,
+}
+
+impl RoundReport {
+    /// The note of the [`holder`](Self::holder): a short printable text of another client.
+    #[must_use]
+    pub fn holder_note(&self) -> Option<&str> {
+        self.holder.as_ref().map(|holder| &*holder.note)
+    }
 }
 
 impl fmt::Display for RoundReport {
@@ -83,18 +106,42 @@ impl fmt::Display for Are<'_> {
     }
 }
 
+struct By<'a>(Option<&'a Holder>);
+
+impl fmt::Display for By<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |holder| write!(f, ", {holder}"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inspect::KeyState;
 
     #[test]
     fn errors_read_as_sentences() {
         let report = |names: &[&str]| {
-            Box::new(RoundReport { resources: names.into(), attempts: 4, replies: Vec::new() })
+            Box::new(RoundReport { resources: names.into(), attempts: 4, replies: Vec::new(), holder: None })
         };
         let error = Error::Contended(report(&["a"]));
         assert_eq!(error.to_string(), "\"a\" is held by another owner (4 attempts)");
         let error = Error::Contended(report(&["a", "b"]));
         assert_eq!(error.to_string(), "\"a\", \"b\" are held by another owner (4 attempts)");
+    }
+
+    #[test]
+    fn a_holder_is_named_by_its_note() {
+        let report = RoundReport {
+            resources: "a".into(),
+            attempts: 1,
+            replies: Vec::new(),
+            holder: Holder::of(vec![KeyState::Free, KeyState::held(b"0123456789", None).with_note(b"x\ny")]),
+        };
+        assert_eq!(report.holder_note(), Some("x\\ny"));
+        let text = "\"a\" is held by another owner, 01234567 (x\\ny) (1 attempt)";
+        assert_eq!(Error::Contended(Box::new(report.clone())).to_string(), text);
+        let none = Error::Contended(Box::new(report)).held_by(None);
+        assert_eq!(none.to_string(), "\"a\" is held by another owner (1 attempt)");
     }
 }

@@ -2,9 +2,9 @@
 
 // Tests: below; tests/tests/it/servers/inspecting.rs.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
-use crate::{resources::Resources, token::Token};
+use crate::{note, resources::Resources, token::Token};
 
 /// A request for the state of keys.
 #[derive(Clone, Copy, Debug)]
@@ -14,13 +14,22 @@ pub struct Inspect<'a> {
     pub resources: &'a Resources,
     /// How long the node may take to reply.
     pub timeout: Duration,
+    /// Whether to read the holders' notes, too. On a server, they are at keys of their own, which the user
+    /// has to be permitted to read. `new` sets it to false.
+    pub notes: bool,
 }
 
 impl<'a> Inspect<'a> {
     /// A request with all of its fields.
     #[must_use]
     pub fn new(resources: &'a Resources, timeout: Duration) -> Self {
-        Self { resources, timeout }
+        Self { resources, timeout, notes: false }
+    }
+
+    /// The same, which also reads the holders' notes.
+    #[must_use]
+    pub fn with_notes(self) -> Self {
+        Self { notes: true, ..self }
     }
 }
 
@@ -37,6 +46,9 @@ pub enum KeyState {
         holder: String,
         /// The remaining TTL; `None` when the key never expires.
         remaining: Option<Duration>,
+        /// The [note](crate::Note) of this holder, if there is one and it was requested: a short text of
+        /// another client, of which what is not printable is escaped.
+        note: Option<String>,
     },
 }
 
@@ -46,7 +58,47 @@ impl KeyState {
     #[must_use]
     pub fn held(value: &[u8], remaining: Option<Duration>) -> Self {
         let start = &value[..value.len().min(Token::PREFIX_LEN)];
-        Self::Held { holder: start.escape_ascii().to_string(), remaining }
+        Self::Held { holder: start.escape_ascii().to_string(), remaining, note: None }
+    }
+
+    /// The same with the text of the holder's note, which is cut to a [note's
+    /// length](crate::Note::MAX_LEN), and of which what is not printable is escaped. A key that is free
+    /// stays so.
+    #[must_use]
+    pub fn with_note(self, text: &[u8]) -> Self {
+        match self {
+            Self::Free => Self::Free,
+            Self::Held { holder, remaining, .. } => {
+                Self::Held { holder, remaining, note: Some(note::foreign(text)) }
+            }
+        }
+    }
+}
+
+/// Who holds a resource, by the note beside its key.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Holder {
+    /// The [prefix](Token::prefix) of its token.
+    pub prefix: String,
+    /// Its [note](crate::Note), as [`KeyState::Held`] has it.
+    pub note: String,
+}
+
+impl Holder {
+    /// That of the first key with a note.
+    pub(crate) fn of(states: Vec<KeyState>) -> Option<Self> {
+        states.into_iter().find_map(|state| match state {
+            KeyState::Held { holder, note: Some(note), .. } => Some(Self { prefix: holder, note }),
+            _ => None,
+        })
+    }
+}
+
+/// `01234567 (HOST pid 42: nightly report)`
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.prefix, self.note)
     }
 }
 

@@ -53,6 +53,12 @@ pub enum InvalidRequest {
         /// The first node without, by its name or its position.
         node: String,
     },
+    /// A lock with a note needs nodes that can all store it.
+    #[error("the backend of {node} has no notes")]
+    NotesUnsupported {
+        /// The first node without, by its name or its position.
+        node: String,
+    },
     /// The fencing token of [`LockParts`](crate::LockParts) is higher than any that there is.
     #[error("a fencing token of {fence} is too high: at most {max}")]
     FenceTooHigh {
@@ -91,6 +97,12 @@ pub enum ConfigError {
     /// The lock manager makes fencing tokens, and a node has no counters for them.
     #[error("the backend of {node} has no fencing tokens")]
     FencingUnsupported {
+        /// The first node without, by its name or its position.
+        node: String,
+    },
+    /// The locks have a note, and a node cannot store one.
+    #[error("the backend of {node} has no notes")]
+    NotesUnsupported {
         /// The first node without, by its name or its position.
         node: String,
     },

@@ -11,6 +11,7 @@ use std::{
 use futures_util::future::{Either, select};
 
 use crate::{
+    annotation,
     claim::Claim,
     error::Error,
     latch::Latch,
@@ -203,6 +204,7 @@ impl LeaseState {
         let lost = match extended {
             Ok((valid_until, _)) if self.extend_to(cut(valid_until)) => {
                 self.ticket.lock().unwrap_or_else(PoisonError::into_inner).stay(self.valid_until());
+                annotation::write(&self.nodes, &self.claim).await;
                 return Ok(());
             }
             Ok((_, replies)) => LostRound { attempts: 1, replies, ..LostRound::lapsed() },
@@ -259,7 +261,7 @@ mod tests {
         let backend = MemoryBackend::new(runtime.clone());
         let entropy = Entropy::of_system().unwrap();
         let nodes = Arc::new(Nodes::new(settings, vec![Box::new(backend)], entropy, None));
-        let claim = nodes.claim("a".into(), nodes.ttl(TTL).unwrap());
+        let claim = nodes.claim("a".into(), nodes.ttl(TTL).unwrap(), None);
         let valid_until = nodes.now() + TTL;
         let ticket = nodes.waiters.outside(&claim.resources);
         LeaseState::new(nodes, claim, valid_until, ticket, None)

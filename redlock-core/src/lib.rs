@@ -16,6 +16,7 @@
 // Tests: the examples of README.md, as doctests; for the whole of it, tests/tests/it.
 
 mod admission;
+mod annotation;
 mod attempts;
 mod backend;
 mod builder;
@@ -43,6 +44,7 @@ mod memory;
 mod node;
 pub mod node_url;
 mod nodes;
+mod note;
 mod pace;
 mod patience;
 mod quorum;
@@ -81,17 +83,18 @@ pub use self::runtime::SmolRuntime;
 pub use self::runtime::{NoRuntime, TokioRuntime};
 pub use self::{
     backend::{
-        Acquire, AcquireFenced, AcquireReply, BackendError, BackendErrorKind, Extend, FencedReply,
+        Acquire, AcquireFenced, AcquireReply, Annotate, BackendError, BackendErrorKind, Extend, FencedReply,
         LockBackend, Raise, Release, ReleaseReply, Replace,
     },
     builder::RedlockBuilder,
     error::{Error, RoundReport},
-    inspect::{Inspect, KeyState},
+    inspect::{Holder, Inspect, KeyState},
     invalid::{ConfigError, InvalidRequest},
     keep_alive::KeepAlive,
     lease::Lease,
     lock::{Lock, LockParts, UnlockOutcome},
     memory::{FencedRegister, MemoryBackend, StaleFence},
+    note::Note,
     redlock::Redlock,
     reply::{NodeOutcome, NodeReply},
     request::LockRequest,

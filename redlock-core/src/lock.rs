@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::future::join;
+
 use crate::{
+    annotation,
     error::Error,
     hold::HoldUntil,
     lease::{Lease, LeaseState},
@@ -217,6 +220,7 @@ impl Drop for Lock {
             }
             self.state.end();
             drop(nodes.release_all(claim).then_pass_on(self.state.take_ticket()));
+            annotation::remove_later(nodes, claim);
             nodes.telemetry().dropped(&claim.token);
         }
     }
@@ -299,7 +303,9 @@ async fn release(state: &LeaseState, min: Option<Instant>) -> Result<UnlockOutco
             return Ok(UnlockOutcome::Kept { remaining });
         }
         state.end();
-        match rounds::release(nodes, claim, state.take_ticket()).await {
+        // The removal is sent right behind the release, which does not wait for it.
+        let released = rounds::release(nodes, claim, state.take_ticket());
+        match join(released, annotation::remove(nodes, claim)).await.0 {
             Ok(true) => Ok(UnlockOutcome::Released),
             Ok(false) => {
                 state.report_lost(Loss::Gone);

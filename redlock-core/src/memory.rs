@@ -10,7 +10,7 @@ use futures_util::future::{Either, select};
 use self::server::{Armed, Counting, Failure, Order, Outcome, Server, Verb, counter_ttl, unreachable};
 use crate::{
     backend::{
-        Acquire, AcquireFenced, AcquireReply, BackendError, BackendErrorKind, Extend, FencedReply,
+        Acquire, AcquireFenced, AcquireReply, Annotate, BackendError, BackendErrorKind, Extend, FencedReply,
         LockBackend, Raise, Release, ReleaseReply, Replace,
     },
     inspect::{Inspect, KeyState},
@@ -141,11 +141,12 @@ impl MemoryBackend {
         self.node.state().failures = Some((requests, Failure::LoseReply));
     }
 
-    /// Removes all keys and counters.
+    /// Removes all keys, counters and notes.
     pub fn clear(&self) {
         self.node.change(|state| {
             state.keys.clear();
             state.counters.clear();
+            state.notes.clear();
         });
     }
 
@@ -193,6 +194,14 @@ impl MemoryBackend {
         self.node.change(|state| state.counters.remove(resource));
     }
 
+    /// The [note](crate::Note) that is stored beside a key and has not expired, whoever holds the key by
+    /// now.
+    #[must_use]
+    pub fn note(&self, resource: &str) -> Option<String> {
+        let now = self.node.runtime.now();
+        self.node.state().notes.get(resource, now).map(|note| note.value().text.clone())
+    }
+
     /// How many requests have arrived so far, failed ones included, but not those of a
     /// [`watch`](LockBackend::watch).
     #[must_use]
@@ -200,13 +209,14 @@ impl MemoryBackend {
         self.node.state().requests
     }
 
-    /// The number of keys.
+    /// The number of keys and notes.
     #[cfg(all(test, feature = "conformance"))]
     pub(crate) fn keys(&self) -> usize {
         let now = self.node.runtime.now();
         let mut state = self.node.state();
         state.keys.expire(now);
-        state.keys.len()
+        state.notes.expire(now);
+        state.keys.len() + state.notes.len()
     }
 
     async fn ask<T: Answerable>(&self, order: Order, timeout: Duration) -> Result<T, BackendError> {
@@ -294,8 +304,17 @@ impl LockBackend for MemoryBackend {
         self.ask(Order { verb, resources: resources.clone() }, timeout).await
     }
 
+    fn can_annotate(&self) -> bool {
+        true
+    }
+
+    async fn annotate(&self, request: Annotate<'_>) -> Result<(), BackendError> {
+        let verb = Verb::Annotate(request.token.clone(), request.note.map(ToOwned::to_owned));
+        self.ask(Order { verb, resources: request.resources.clone() }, request.timeout).await
+    }
+
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
-        let order = Order { verb: Verb::Inspect, resources: request.resources.clone() };
+        let order = Order { verb: Verb::Inspect(request.notes), resources: request.resources.clone() };
         self.ask(order, request.timeout).await
     }
 
@@ -355,6 +374,10 @@ impl Answerable for ReleaseReply {
             _ => Self::NotHeld,
         }
     }
+}
+
+impl Answerable for () {
+    fn from_outcome(_: Outcome) -> Self {}
 }
 
 impl Answerable for Vec<KeyState> {

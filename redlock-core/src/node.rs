@@ -22,11 +22,12 @@ use futures_util::{
 
 use crate::{
     backend::{
-        Acquire, AcquireFenced, AcquireReply, BackendError, BackendErrorKind, Extend, FencedReply,
+        Acquire, AcquireFenced, AcquireReply, Annotate, BackendError, BackendErrorKind, Extend, FencedReply,
         LockBackend, Raise, Release, ReleaseReply, Replace,
     },
     claim::Claim,
     cleanup::CleanupQueue,
+    inspect::{Inspect, KeyState},
     reply::NodeOutcome,
     resources::Resources,
     server::ServerInfo,
@@ -88,6 +89,10 @@ impl Node {
         self.backend.can_fence()
     }
 
+    pub(crate) fn can_annotate(&self) -> bool {
+        self.backend.can_annotate()
+    }
+
     pub(crate) fn is_silent(&self) -> bool {
         self.silent.load(Ordering::Relaxed)
     }
@@ -104,6 +109,28 @@ impl Node {
     pub(crate) async fn watch(&self, resources: &Resources, timeout: Duration, eager: bool) -> bool {
         let watching = async { self.backend.watch(Watch { resources, timeout, eager }).await };
         AssertUnwindSafe(watching).catch_unwind().await.is_ok_and(|watched| watched.is_ok())
+    }
+
+    /// Writes the note beside the claim's keys, or removes it. Whoever polls it cuts it off at the timeout.
+    /// One that fails says nothing about the node, as its locks do not depend on it.
+    pub(crate) async fn annotate(&self, claim: &Claim, note: Option<&str>, timeout: Duration) {
+        let request = Annotate::new(&claim.resources, &claim.token, note, timeout);
+        let request = Annotate { caller_enforces_timeout: true, ..request };
+        let annotating = async { self.backend.annotate(request).await };
+        let annotated = AssertUnwindSafe(annotating).catch_unwind().await;
+        let annotated = annotated.unwrap_or_else(|panic| Err(BackendError::panicked(&*panic)));
+        if let Err(error) = annotated {
+            self.telemetry.not_annotated(self.position, &claim.token, &error.redact(&claim.token));
+        }
+    }
+
+    /// The state of the keys, with their notes; nothing from a node that fails or panics.
+    pub(crate) async fn inspect(&self, resources: &Resources, timeout: Duration) -> Vec<KeyState> {
+        let inspecting = async { self.backend.inspect(Inspect::new(resources, timeout).with_notes()).await };
+        match AssertUnwindSafe(inspecting).catch_unwind().await {
+            Ok(Ok(states)) => states,
+            _ => Vec::new(),
+        }
     }
 
     /// Releases the claim's keys once more.

@@ -19,6 +19,7 @@ use crate::{
     fan_out::FanOut,
     invalid::InvalidRequest,
     node::Node,
+    note::Note,
     resources::Resources,
     rivals::UsualRivals,
     runtime::{PerRuntime, Runtime},
@@ -107,9 +108,9 @@ impl Nodes {
     }
 
     /// A new claim with a token of its own.
-    pub(crate) fn claim(&self, resources: Resources, ttl: Ttl) -> Arc<Claim> {
+    pub(crate) fn claim(&self, resources: Resources, ttl: Ttl, note: Option<Note>) -> Arc<Claim> {
         let token = self.with_entropy(Token::random);
-        Arc::new(Claim::new(resources, token, ttl, self.len()))
+        Arc::new(Claim::new(resources, token, ttl, self.len()).with_note(note))
     }
 
     /// Whether each lock has a fencing token.
@@ -126,6 +127,14 @@ impl Nodes {
     pub(crate) fn check_fencing(&self) -> Result<(), InvalidRequest> {
         match self.nodes.iter().find(|node| !node.can_fence()) {
             Some(node) => Err(InvalidRequest::FencingUnsupported { node: node.label() }),
+            None => Ok(()),
+        }
+    }
+
+    /// A node that cannot store notes has no place for one.
+    pub(crate) fn check_notes(&self) -> Result<(), InvalidRequest> {
+        match self.nodes.iter().find(|node| !node.can_annotate()) {
+            Some(node) => Err(InvalidRequest::NotesUnsupported { node: node.label() }),
             None => Ok(()),
         }
     }

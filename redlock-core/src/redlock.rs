@@ -5,6 +5,7 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use crate::{
+    annotation,
     error::Error,
     fence::MAX_FENCE,
     hold::HoldLimits,
@@ -12,6 +13,7 @@ use crate::{
     lease::{Lease, LeaseState},
     lock::{Acquisition, Lock, LockParts, UnlockOutcome},
     nodes::Nodes,
+    note::Note,
     request::LockRequest,
     resources::Resources,
     retry::RetryPolicy,
@@ -46,11 +48,17 @@ pub struct Redlock {
     nodes: Arc<Nodes>,
     retry: RetryPolicy,
     key_prefix: Option<Arc<str>>,
+    note: Option<Note>,
 }
 
 impl Redlock {
-    pub(crate) fn new(nodes: Arc<Nodes>, retry: RetryPolicy, key_prefix: Option<Arc<str>>) -> Self {
-        Self { nodes, retry, key_prefix }
+    pub(crate) fn new(
+        nodes: Arc<Nodes>,
+        retry: RetryPolicy,
+        key_prefix: Option<Arc<str>>,
+        note: Option<Note>,
+    ) -> Self {
+        Self { nodes, retry, key_prefix, note }
     }
 
     /// Locks one resource or several, all or nothing, for `ttl`, with the retries of the manager's
@@ -89,7 +97,7 @@ impl Redlock {
             Some(prefix) => names.with_prefix(prefix),
             None => names,
         };
-        LockRequest::new(self.nodes.clone(), self.retry.clone(), keys, ttl)
+        LockRequest::new(self.nodes.clone(), self.retry.clone(), self.note.clone(), keys, ttl)
     }
 
     /// As [`Redlock::lock`] with a single attempt, at once: it waits for no other call.
@@ -170,8 +178,9 @@ impl Redlock {
     /// The lock gets a new token, which replaces the old one on a quorum of nodes. That uses the parts up: of
     /// several processes with the same parts at most one gets the lock, and the others get [`Error::Lost`].
     ///
-    /// A lock with a [fencing token](Lock::fence) keeps it: it is the same hold. The names are those of the
-    /// parts: a [`key_prefix`](crate::RedlockBuilder::key_prefix) is part of them already.
+    /// A lock with a [fencing token](Lock::fence) keeps it: it is the same hold. Its [note](crate::Note) is
+    /// that of this lock manager, if it has one. The names are those of the parts: a
+    /// [`key_prefix`](crate::RedlockBuilder::key_prefix) is part of them already.
     ///
     /// The clocks of two processes have nothing in common, so a new validity begins here, if a quorum of
     /// nodes still holds the lock. It lasts for the TTL, or for the remaining validity at
@@ -217,7 +226,15 @@ impl Redlock {
             None => asked,
         };
         let asked = least.map_or(asked, |least| least.max(asked));
-        let takeover = Takeover::new(nodes, resources, parts.token.clone(), parts.fence, asked, longest);
+        let takeover = Takeover::new(
+            nodes,
+            resources,
+            parts.token.clone(),
+            parts.fence,
+            asked,
+            longest,
+            self.note.clone(),
+        );
         let claim = takeover.claim();
         let take_over = move || async move {
             let mut won = takeover.decide().await?;
@@ -229,7 +246,9 @@ impl Redlock {
             let took = nodes.now().saturating_duration_since(start);
             let state = LeaseState::new(nodes.clone(), won.claim, won.valid_until, won.ticket, won.fence);
             let replies = won.replies;
-            Ok(Lock::new(state, ttl, Acquisition { attempts: 1, took, replies, until }))
+            let lock = Lock::new(state, ttl, Acquisition { attempts: 1, took, replies, until });
+            annotation::write(nodes, &lock.state().claim).await;
+            Ok(lock)
         };
         let (telemetry, clock) = (nodes.telemetry(), &**nodes.runtime());
         let call = Call::begin(telemetry, Kind::Extend, clock, &claim.resources, Some(&claim.token));

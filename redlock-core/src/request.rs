@@ -12,6 +12,7 @@ use crate::{
     hold::HoldLimits,
     lock::Lock,
     nodes::Nodes,
+    note::Note,
     resources::Resources,
     retry::{Delay, DelaySource, RetryPolicy},
     telemetry::{Call, Kind, Outcome},
@@ -118,6 +119,14 @@ impl<R> LockRequest<R> {
         self
     }
 
+    /// As [`RedlockBuilder::note`](crate::RedlockBuilder::note), for this call. With a backend that cannot
+    /// store notes it fails as
+    /// [`InvalidRequest::NotesUnsupported`](crate::InvalidRequest::NotesUnsupported).
+    pub fn note(mut self, note: impl Into<Note>) -> Self {
+        self.options.note = Some(note.into());
+        self
+    }
+
     /// Splits off the routine.
     pub(crate) fn split(self) -> (LockRequest, R) {
         let Self { nodes, resources, ttl, options, routine } = self;
@@ -126,9 +135,16 @@ impl<R> LockRequest<R> {
 }
 
 impl LockRequest {
-    pub(crate) fn new(nodes: Arc<Nodes>, retry: RetryPolicy, resources: Resources, ttl: Duration) -> Self {
+    pub(crate) fn new(
+        nodes: Arc<Nodes>,
+        retry: RetryPolicy,
+        note: Option<Note>,
+        resources: Resources,
+        ttl: Duration,
+    ) -> Self {
         let fenced = nodes.always_fences();
-        let options = Options { retry, acquire_timeout: None, hold: HoldLimits::default(), fenced };
+        let hold = HoldLimits::default();
+        let options = Options { retry, acquire_timeout: None, hold, fenced, note };
         Self { nodes, resources, ttl, options, routine: () }
     }
 

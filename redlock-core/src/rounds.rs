@@ -15,7 +15,6 @@ use crate::{
     nodes::Nodes,
     quorum::{Decision, LossReason, Tally},
     reply::NodeReply,
-    resources::Resources,
     telemetry::Verb,
     ticket::Ticket,
     validity::Ttl,
@@ -42,14 +41,13 @@ impl AcquireRound {
     /// a fencing token.
     pub(crate) fn new(
         nodes: &Arc<Nodes>,
-        resources: Resources,
-        ttl: Ttl,
+        claim: Arc<Claim>,
         start: Instant,
         timeout: Duration,
         fenced: bool,
         ticket: Ticket,
     ) -> Self {
-        let claim = nodes.claim(resources, ttl);
+        let ttl = claim.ledger.ttl();
         let proposal = fenced.then(|| nodes.fence_proposal());
         let fan_out = nodes.acquire_all(&claim, proposal, timeout);
         let fence = if fenced { Fence::Wanted { timeout } } else { Fence::None };

@@ -8,6 +8,7 @@ use crate::{
     claim::Claim,
     error::Error,
     nodes::Nodes,
+    note::Note,
     quorum::Decision,
     resources::Resources,
     rounds::{AcquireRound, Fence, WonRound},
@@ -40,9 +41,10 @@ impl Takeover {
         fence: Option<NonZeroU64>,
         ttl: Ttl,
         longest: Ttl,
+        note: Option<Note>,
     ) -> Self {
         let old = Arc::new(Claim::handed_over(resources.clone(), old, longest, nodes.len()));
-        let claim = nodes.claim(resources, longest.max(ttl));
+        let claim = nodes.claim(resources, longest.max(ttl), note);
         let timeout = nodes.timeout(ttl);
         let ticket = nodes.waiters.outside(&claim.resources);
         let fan_out = nodes.replace_all(&claim, &old, ttl, timeout);

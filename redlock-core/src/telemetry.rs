@@ -146,6 +146,11 @@ impl Telemetry {
         self.events.admitted(node, Moment::now(clock), why_not);
     }
 
+    /// The node did not take a note.
+    pub(crate) fn not_annotated(&self, node: usize, token: &Token, error: &BackendError) {
+        self.events.not_annotated(node, token, error);
+    }
+
     /// The node has more pending releases than before, or fewer.
     pub(crate) fn pending_releases(&self, node: usize, before: usize, after: usize) {
         self.events.pending_releases(node, before, after);

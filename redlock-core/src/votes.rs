@@ -237,7 +237,7 @@ impl LostRound {
 
     pub(crate) fn report(self, claim: &Claim) -> Box<RoundReport> {
         let resources = claim.resources.clone();
-        Box::new(RoundReport { resources, attempts: self.attempts, replies: self.replies })
+        Box::new(RoundReport { resources, attempts: self.attempts, replies: self.replies, holder: None })
     }
 
     /// The error of a call that locks.

@@ -17,9 +17,9 @@ use fred::{
     types::Value,
 };
 use redlock_core::{
-    Acquire, AcquireFenced, AcquireReply, BackendError, BackendErrorKind, Extend, FencedReply, Inspect,
-    KeyState, LockBackend, PerRuntime, Raise, Release, ReleaseReply, Replace, Resources, Runtime as _,
-    ServerInfo, TokioRuntime, Watch,
+    Acquire, AcquireFenced, AcquireReply, Annotate, BackendError, BackendErrorKind, Extend, FencedReply,
+    Inspect, KeyState, LockBackend, PerRuntime, Raise, Release, ReleaseReply, Replace, Resources,
+    Runtime as _, ServerInfo, TokioRuntime, Watch,
     node_url::OpenError,
     redis::{Command, Reply, ServerAnswer, ServerProbe, Watcher, of_single_server},
 };
@@ -277,9 +277,17 @@ impl LockBackend for FredBackend {
         self.ask_for(Command::raise(&request), Reply::fenced, request.resources, request.timeout).await
     }
 
+    fn can_annotate(&self) -> bool {
+        true
+    }
+
+    async fn annotate(&self, request: Annotate<'_>) -> Result<(), BackendError> {
+        self.send(Command::annotate(&request), Deadline::after(request.timeout)).await.map(drop)
+    }
+
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
         let answer = self.ask(&Command::inspect(&request), Deadline::after(request.timeout)).await?;
-        key_states(&answer, request.resources).ok_or_else(|| self.unexpected())
+        key_states(&answer, &request).ok_or_else(|| self.unexpected())
     }
 
     /// Rejected over a client of the user, and to a Cluster.

@@ -9,7 +9,7 @@ pub(crate) fn to_arguments(command: &Command<'_>) -> Vec<Value> {
     arguments.extend(command.script().map(Value::from_static_str));
     arguments.extend(command.arguments().skip(arguments.len()).map(|argument| match argument {
         Argument::Text(text) => Value::from(text),
-        Argument::Counter(key) => Value::from(key.to_string()),
+        Argument::Side(key) => Value::from(key.to_string()),
         Argument::Number(number) => Value::Integer(i64::try_from(number).unwrap_or(i64::MAX)),
     }));
     arguments

@@ -3,7 +3,7 @@
 
 use fred::{error::Error, types::Value};
 use redlock_core::{
-    BackendError, KeyState, Resources,
+    BackendError, Inspect, KeyState,
     redis::{Command, Reply},
 };
 
@@ -17,8 +17,8 @@ pub fn to_reply(answer: &Value) -> Reply {
     reply::to_reply(answer)
 }
 
-pub fn key_states(answer: &Value, resources: &Resources) -> Option<Vec<KeyState>> {
-    reply::key_states(answer, resources)
+pub fn key_states(answer: &Value, request: &Inspect<'_>) -> Option<Vec<KeyState>> {
+    reply::key_states(answer, request)
 }
 
 pub fn classify(error: Error) -> BackendError {

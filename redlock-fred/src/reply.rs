@@ -2,7 +2,7 @@
 
 use fred::types::Value;
 use redlock_core::{
-    KeyState, Resources,
+    Inspect, KeyState,
     redis::{Reply, key_state as state},
 };
 
@@ -18,25 +18,40 @@ pub(crate) fn to_reply(answer: &Value) -> Reply {
 }
 
 /// What is stored at each of the keys.
-pub(crate) fn key_states(answer: &Value, resources: &Resources) -> Option<Vec<KeyState>> {
+pub(crate) fn key_states(answer: &Value, request: &Inspect<'_>) -> Option<Vec<KeyState>> {
     match answer {
-        Value::Array(keys) if keys.len() == resources.iter().len() => keys.iter().map(key_state).collect(),
+        Value::Array(keys) if keys.len() == request.resources.iter().len() => {
+            keys.iter().map(|key| key_state(key, request.notes)).collect()
+        }
         _ => None,
     }
 }
 
-/// What is stored at a key: the first bytes of its value, and its TTL in ms.
-fn key_state(key: &Value) -> Option<KeyState> {
-    let Value::Array(pair) = key else { return None };
-    let [value, Value::Integer(ttl)] = &pair[..] else { return None };
+/// What is stored at a key: the first bytes of its value, its TTL in ms and, if it was requested, the note.
+fn key_state(key: &Value, with_note: bool) -> Option<KeyState> {
+    let Value::Array(parts) = key else { return None };
+    let (value, ttl, note) = match &parts[..] {
+        [value, Value::Integer(ttl)] if !with_note => (value, ttl, &Value::Null),
+        [value, Value::Integer(ttl), note] if with_note => (value, ttl, note),
+        _ => return None,
+    };
+    Some(state(text(value)?, *ttl, text(note)?))
+}
+
+/// A string of bytes, or nil.
+fn text(value: &Value) -> Option<Option<&[u8]>> {
     match value {
-        Value::Null => Some(state(None, *ttl)),
-        value => Some(state(Some(value.as_bytes()?), *ttl)),
+        Value::Null => Some(None),
+        value => value.as_bytes().map(Some),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use redlock_core::Resources;
+
     use super::*;
 
     #[test]
@@ -60,9 +75,32 @@ mod tests {
             (vec![free.clone(), free.clone(), held], false),
             (vec![free, Value::Integer(1)], false),
         ] {
-            let states = key_states(&Value::Array(keys.clone()), &["a", "b"].into());
+            let states = key_states(&Value::Array(keys.clone()), &inspect(&["a", "b"].into()));
             assert_eq!(states.map(|states| states.len()), right.then_some(2), "{keys:?}");
         }
-        assert!(key_states(&Value::Null, &["a"].into()).is_none());
+        assert!(key_states(&Value::Null, &inspect(&["a"].into())).is_none());
+    }
+
+    #[test]
+    fn a_note_is_read_if_and_only_if_it_was_requested() {
+        let (name, value) = ("a".into(), Value::from("01234567"));
+        let keys = |parts: &[Value]| Value::Array(vec![Value::Array(parts.to_vec())]);
+        let plain = keys(&[value.clone(), Value::Integer(5)]);
+        let noted = |note| keys(&[value.clone(), Value::Integer(5), note]);
+        let held = KeyState::held(b"01234567", Some(Duration::from_millis(5)));
+
+        let inspect = inspect(&name);
+        assert_eq!(key_states(&plain, &inspect), Some(vec![held.clone()]));
+        assert_eq!(key_states(&noted(Value::Null), &inspect), None);
+        let inspect = inspect.with_notes();
+        assert_eq!(key_states(&plain, &inspect), None);
+        assert_eq!(key_states(&noted(Value::Null), &inspect), Some(vec![held.clone()]));
+        assert_eq!(key_states(&noted(Value::Integer(1)), &inspect), None);
+        let note = noted(Value::Bytes(b"note 01234567 \xff"[..].into()));
+        assert_eq!(key_states(&note, &inspect), Some(vec![held.with_note(b"\xff")]));
+    }
+
+    fn inspect(resources: &Resources) -> Inspect<'_> {
+        Inspect::new(resources, Duration::from_secs(1))
     }
 }

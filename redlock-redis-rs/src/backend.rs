@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use redis::cluster_async::ClusterConnection;
 use redis::{RedisError, Value, aio::ConnectionLike};
 use redlock_core::{
-    Acquire, AcquireFenced, AcquireReply, BackendError, BackendErrorKind, Extend, FencedReply, Inspect,
-    KeyState, LockBackend, Raise, Release, ReleaseReply, Replace, Resources, ServerInfo, Watch,
+    Acquire, AcquireFenced, AcquireReply, Annotate, BackendError, BackendErrorKind, Extend, FencedReply,
+    Inspect, KeyState, LockBackend, Raise, Release, ReleaseReply, Replace, Resources, ServerInfo, Watch,
     redis::{Command, Dialect, Reply, ServerAnswer, ServerProbe, of_single_server},
 };
 
@@ -245,12 +245,23 @@ where
         self.ask_for(command, Reply::fenced, resources, timeout, caller_enforces_timeout).await
     }
 
+    fn can_annotate(&self) -> bool {
+        true
+    }
+
+    async fn annotate(&self, request: Annotate<'_>) -> Result<(), BackendError> {
+        let limit = (!request.caller_enforces_timeout).then_some(request.timeout);
+        let route = self.route();
+        let asked = pin!(self.send(&route, Command::annotate(&request)));
+        self.within(limit, asked).await.map(drop)
+    }
+
     async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
         let Inspect { resources, timeout, .. } = request;
         let route = self.route();
         let looking = pin!(async {
             let answer = self.ask(&route, &Command::inspect(&request)).await?;
-            key_states(without_attributes(&answer), resources).ok_or_else(|| route.unexpected())
+            key_states(without_attributes(&answer), &request).ok_or_else(|| route.unexpected())
         });
         let request = pin!(self.within(Some(timeout), looking));
         self.count(&route, request, resources, timeout).await
@@ -449,6 +460,29 @@ mod tests {
             let node = RedisBackend::new(Answering::new(Ok(answer.clone())));
             let states = node.inspect(Inspect::new(&resources, timeout)).await;
             assert_eq!(states.map(|states| states.len()).ok(), right.then_some(2), "{answer:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_note_is_read_if_and_only_if_it_was_requested() {
+        let (value, name) = (Value::BulkString(b"01234567".to_vec()), "a".into());
+        let keys = |parts: &[Value]| Value::Array(vec![Value::Array(parts.to_vec())]);
+        let plain = keys(&[value.clone(), Value::Int(5)]);
+        let noted = |note| keys(&[value.clone(), Value::Int(5), note]);
+        let note = Value::BulkString(b"note 01234567 \xff".to_vec());
+        let held = KeyState::held(b"01234567", Some(Duration::from_millis(5)));
+        let with_note = held.clone().with_note(b"\xff");
+        for (answer, without, with) in [
+            (plain, Some(&held), None),
+            (noted(Value::Nil), None, Some(&held)),
+            (noted(note), None, Some(&with_note)),
+            (noted(Value::Int(1)), None, None),
+        ] {
+            let node = RedisBackend::new(Answering::new(Ok(answer.clone())));
+            let inspect = Inspect::new(&name, Duration::from_secs(60));
+            let states = [node.inspect(inspect).await, node.inspect(inspect.with_notes()).await];
+            let states = states.map(|states| states.ok().and_then(|states| states.into_iter().next()));
+            assert_eq!(states.each_ref().map(Option::as_ref), [without, with], "{answer:?}");
         }
     }
 }

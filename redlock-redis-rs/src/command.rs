@@ -61,7 +61,7 @@ fn fill(to_send: &mut Cmd, command: &Command<'_>) {
             Argument::Text(text) => {
                 to_send.arg(text);
             }
-            Argument::Counter(key) => to_send.write_arg_fmt(key),
+            Argument::Side(key) => to_send.write_arg_fmt(key),
             Argument::Number(number) => {
                 to_send.arg(number);
             }

@@ -38,12 +38,12 @@ pub use redlock_core::SmolRuntime;
 #[cfg(feature = "conformance")]
 pub use redlock_core::conformance;
 pub use redlock_core::{
-    Acquire, AcquireFenced, AcquireReply, BackendError, BackendErrorKind, BoxFuture, ConfigError, Error,
-    Extend, FencedRegister, FencedReply, Inspect, InvalidRequest, InvalidToken, KeepAlive, KeyState, Lease,
-    Lock, LockBackend, LockParts, LockRequest, MAX_TTL, MemoryBackend, NodeOutcome, NodeReply, PerRuntime,
-    Raise, Redlock, RedlockBuilder, Release, ReleaseReply, Replace, Resources, RoundReport, Runtime,
-    ServerClock, ServerInfo, ServerRisk, ServerRole, StaleFence, Token, UnlockOutcome, Using, UsingFuture,
-    Watch, async_trait, node_url,
+    Acquire, AcquireFenced, AcquireReply, Annotate, BackendError, BackendErrorKind, BoxFuture, ConfigError,
+    Error, Extend, FencedRegister, FencedReply, Holder, Inspect, InvalidRequest, InvalidToken, KeepAlive,
+    KeyState, Lease, Lock, LockBackend, LockParts, LockRequest, MAX_TTL, MemoryBackend, NodeOutcome,
+    NodeReply, Note, PerRuntime, Raise, Redlock, RedlockBuilder, Release, ReleaseReply, Replace, Resources,
+    RoundReport, Runtime, ServerClock, ServerInfo, ServerRisk, ServerRole, StaleFence, Token, UnlockOutcome,
+    Using, UsingFuture, Watch, async_trait, node_url,
 };
 #[cfg(feature = "tokio")]
 pub use redlock_core::{NoRuntime, TokioRuntime};

@@ -2,7 +2,7 @@
 
 use redis::Value;
 use redlock_core::{
-    KeyState, Resources,
+    Inspect, KeyState,
     redis::{Reply, key_state as state},
 };
 
@@ -18,19 +18,31 @@ pub(crate) fn to_reply(answer: Value) -> Reply {
 }
 
 /// What is stored at each of the keys.
-pub(crate) fn key_states(answer: &Value, resources: &Resources) -> Option<Vec<KeyState>> {
+pub(crate) fn key_states(answer: &Value, request: &Inspect<'_>) -> Option<Vec<KeyState>> {
     match answer {
-        Value::Array(keys) if keys.len() == resources.iter().len() => keys.iter().map(key_state).collect(),
+        Value::Array(keys) if keys.len() == request.resources.iter().len() => {
+            keys.iter().map(|key| key_state(key, request.notes)).collect()
+        }
         _ => None,
     }
 }
 
-/// What is stored at a key: the first bytes of its value, and its TTL in ms.
-fn key_state(key: &Value) -> Option<KeyState> {
-    let Value::Array(pair) = key else { return None };
-    match &pair[..] {
-        [Value::Nil, Value::Int(ttl)] => Some(state(None, *ttl)),
-        [Value::BulkString(value), Value::Int(ttl)] => Some(state(Some(value), *ttl)),
+/// What is stored at a key: the first bytes of its value, its TTL in ms and, if it was requested, the note.
+fn key_state(key: &Value, with_note: bool) -> Option<KeyState> {
+    let Value::Array(parts) = key else { return None };
+    let (value, ttl, note) = match &parts[..] {
+        [value, Value::Int(ttl)] if !with_note => (value, ttl, &Value::Nil),
+        [value, Value::Int(ttl), note] if with_note => (value, ttl, note),
+        _ => return None,
+    };
+    Some(state(text(value)?, *ttl, text(note)?))
+}
+
+/// A string of bytes, or nil.
+fn text(value: &Value) -> Option<Option<&[u8]>> {
+    match value {
+        Value::Nil => Some(None),
+        Value::BulkString(text) => Some(Some(text)),
         _ => None,
     }
 }

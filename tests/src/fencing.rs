@@ -214,7 +214,7 @@ async fn remove(servers: Vec<Client>, world: Arc<World>, mut rng: ChaCha8Rng) ->
         let mut command = redis::cmd("DEL");
         command.arg(resource);
         if world.broken == Some(Broken::CounterDiesWithItsKey) {
-            command.arg(redlock_core::redis::CounterKey::of(resource).to_string());
+            command.arg(redlock_core::redis::SideKey::counter(resource).to_string());
         }
         if let Some(connection) = &mut connections[place] {
             match command.query_async::<u64>(connection).await {

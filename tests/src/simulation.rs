@@ -105,6 +105,8 @@ struct World {
     rules: Rules,
     /// Of runs whose locks have fencing tokens.
     fencing: Option<Plan>,
+    /// Whether the locks have notes.
+    notes: bool,
     timeline: Timeline,
     state: Mutex<State>,
     checks: Mutex<Checks>,
@@ -183,6 +185,7 @@ impl World {
             rules: Rules { broken, guarded: run.guard && faults.breaks(), notice },
             guard: run.guard,
             fencing,
+            notes: run.seed % 4 == 3,
             timeline: run.timeline.clone(),
             state: Mutex::new(state),
             tokens: Mutex::default(),
@@ -238,6 +241,7 @@ impl World {
                     left.is_none(),
                     "{AFTERMATH:?} after the last client, node {number} has {name:?} for {left:?}"
                 );
+                assert_eq!(node.note(name), None, "node {number} has a note of {name:?} without a lock");
             }
         }
         let leaked = std::mem::take(&mut self.state().leaked);
@@ -288,6 +292,9 @@ impl World {
         }
         if self.guard {
             builder = builder.max_ttl(MAX_TTL);
+        }
+        if self.notes {
+            builder = builder.note(format!("client {client}"));
         }
         builder.build().unwrap_or_else(|error| panic!("{error}"))
     }

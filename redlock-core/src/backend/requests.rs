@@ -183,3 +183,28 @@ impl<'a> Raise<'a> {
         Self { resources, token, fence, ttl: Some(ttl), counter_ttl, timeout, caller_enforces_timeout }
     }
 }
+
+/// A request to write the note of a token beside its keys, or to remove it.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Annotate<'a> {
+    /// The keys.
+    pub resources: &'a Resources,
+    /// The value that they must hold for a note to be written. Its [prefix](Token::prefix) may be stored
+    /// with the note, and nothing else of it.
+    pub token: &'a Token,
+    /// The text; `None` removes the notes of this token.
+    pub note: Option<&'a str>,
+    /// How long the node may take to reply.
+    pub timeout: Duration,
+    /// Whether the caller drops the request at the timeout, as in [`Acquire::caller_enforces_timeout`].
+    pub caller_enforces_timeout: bool,
+}
+
+impl<'a> Annotate<'a> {
+    /// A request with all of its fields.
+    #[must_use]
+    pub fn new(resources: &'a Resources, token: &'a Token, note: Option<&'a str>, timeout: Duration) -> Self {
+        Self { resources, token, note, timeout, caller_enforces_timeout: false }
+    }
+}

@@ -15,7 +15,9 @@ use super::{
     verdict::{Clause, Outcome, Verdict, Violation},
 };
 use crate::{
-    backend::{Acquire, AcquireReply, BackendError, Extend, LockBackend, Release, ReleaseReply, Replace},
+    backend::{
+        Acquire, AcquireReply, Annotate, BackendError, Extend, LockBackend, Release, ReleaseReply, Replace,
+    },
     inspect::{Inspect, KeyState},
     resources::Resources,
     token::Token,
@@ -23,6 +25,7 @@ use crate::{
 };
 
 mod fenced;
+mod noted;
 
 #[derive(Clone)]
 pub(super) struct Case<'k> {
@@ -39,6 +42,8 @@ struct Log {
     steps: Vec<(String, Option<String>)>,
     /// The tokens that may be stored, and at which keys.
     claims: Vec<(Resources, Token)>,
+    /// Those whose notes may be stored.
+    noted: Vec<(Resources, Token)>,
     holders: u32,
 }
 
@@ -174,8 +179,14 @@ impl<'k> Case<'k> {
         Ok(0)
     }
 
-    /// Removes the keys that may be left. Errors do not matter here.
+    /// Removes the keys and notes that may be left. Errors do not matter here.
     pub(super) async fn clean_up(&self) {
+        let noted = std::mem::take(&mut self.log().noted);
+        for (resources, token) in noted {
+            let remove = Annotate::new(&resources, &token, None, self.suite.timeout);
+            let cut_off = self.suite.runtime.sleep(self.suite.timeout + self.suite.slack);
+            let _ = select(self.suite.backend.annotate(remove), cut_off).await;
+        }
         let claims = std::mem::take(&mut self.log().claims);
         for (resources, token) in claims {
             let release = Release::new(&resources, &token, self.suite.timeout);

@@ -3,7 +3,7 @@
 // Tests: conformance/tests.rs.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
     future::{pending, ready},
     sync::{
@@ -18,12 +18,13 @@ use async_trait::async_trait;
 
 use super::{Asked, FaultOutcome, NodeControl, defects::Defect};
 use crate::{
-    Acquire, AcquireFenced, AcquireReply, BackendError, BackendErrorKind, Extend, FencedReply, Inspect,
-    KeyState, LockBackend, MAX_TTL, MemoryBackend, Raise, Release, ReleaseReply, Replace, Resources,
+    Acquire, AcquireFenced, AcquireReply, Annotate, BackendError, BackendErrorKind, Extend, FencedReply,
+    Inspect, KeyState, LockBackend, MAX_TTL, MemoryBackend, Raise, Release, ReleaseReply, Replace, Resources,
     Runtime as _, ServerInfo, Token, TokioRuntime, Watch,
 };
 
 mod fencing;
+mod notes;
 mod verbs;
 mod watching;
 
@@ -41,6 +42,8 @@ pub(super) struct Defective {
     granted: Arc<Mutex<BTreeSet<String>>>,
     answers: Arc<Mutex<VecDeque<Result<AcquireReply, BackendError>>>>,
     acquires: Arc<Mutex<Vec<String>>>,
+    /// The last note of each key, and whose it is.
+    notes: Arc<Mutex<BTreeMap<String, (Token, String)>>>,
     /// Whether the last release came through the second instance.
     released_by_second: Arc<AtomicBool>,
     watch: Arc<tokio::sync::Mutex<()>>,
@@ -60,6 +63,7 @@ impl Defective {
             granted: Arc::default(),
             answers: Arc::default(),
             acquires: Arc::default(),
+            notes: Arc::default(),
             released_by_second: Arc::default(),
             watch: Arc::default(),
         }
@@ -211,6 +215,15 @@ impl LockBackend for Defective {
     fn raise<'a, 'b, 'f>(&'a self, request: Raise<'b>) -> Asked<'f, Result<FencedReply, BackendError>>
     where 'a: 'f, 'b: 'f, Self: 'f {
         Box::pin(self.raised(request))
+    }
+
+    fn can_annotate(&self) -> bool {
+        true
+    }
+
+    fn annotate<'a, 'b, 'f>(&'a self, request: Annotate<'b>) -> Asked<'f, Result<(), BackendError>>
+    where 'a: 'f, 'b: 'f, Self: 'f {
+        Box::pin(self.annotated(request))
     }
 
     fn inspect<'a, 'b, 'f>(&'a self, request: Inspect<'b>) -> Asked<'f, Result<Vec<KeyState>, BackendError>>

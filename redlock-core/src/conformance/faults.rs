@@ -39,10 +39,20 @@ pub async fn a_request_is_one_command(suite: &Suite<'_>) -> Outcome {
                 b.extend(names, 2 * LONG).await.must(AcquireReply::Refused)?;
                 b.release(names).await.must(ReleaseReply::NotHeld)?;
                 a.release(names).await.must(ReleaseReply::Removed)?;
-                let Some(after) = commands(&case).await else { return Ok(NOT_COUNTED) };
+                let Some(mut after) = commands(&case).await else { return Ok(NOT_COUNTED) };
                 if after - before != 7 {
                     let expected = "7 requests are 7 commands";
                     return Err(case.violation(expected, format!("{} commands", after - before)));
+                }
+                if suite.backend.can_annotate() {
+                    a.annotate(names, Some("a note")).await.must(())?;
+                    a.annotate(names, None).await.must(())?;
+                    let Some(noted) = commands(&case).await else { return Ok(NOT_COUNTED) };
+                    if noted - after != 2 {
+                        let expected = "2 requests about notes are 2 commands";
+                        return Err(case.violation(expected, format!("{} commands", noted - after)));
+                    }
+                    after = noted;
                 }
                 if !suite.backend.can_fence() {
                     continue;

@@ -244,7 +244,7 @@ pub async fn an_inspection_reports_the_keys(suite: &Suite<'_>) -> Outcome {
                 }
             };
             let shows = |state: Option<&KeyState>, token: &str, ttl: Duration| match state {
-                Some(KeyState::Held { holder, remaining: Some(left) }) => {
+                Some(KeyState::Held { holder, remaining: Some(left), .. }) => {
                     token.starts_with(holder) && !holder.is_empty() && (ttl - LONG / 2..=ttl).contains(left)
                 }
                 _ => false,

@@ -31,7 +31,9 @@ pub enum Clause {
     /// 11: counters only grow.
     CountersOnlyGrow,
     /// 12: an uptime is never too long.
-    UptimeNeverTooLong = 12,
+    UptimeNeverTooLong,
+    /// 13: a note changes no lock.
+    NoteChangesNoLock = 13,
 }
 
 impl Clause {
@@ -57,6 +59,7 @@ impl Clause {
             Self::WatchMissesNothing => "a watch waits, and misses nothing",
             Self::CountersOnlyGrow => "counters only grow",
             Self::UptimeNeverTooLong => "an uptime is never too long",
+            Self::NoteChangesNoLock => "a note changes no lock",
         }
     }
 }

@@ -36,6 +36,7 @@ pub(super) struct Server {
 pub(super) struct State {
     pub(super) keys: Keys,
     pub(super) counters: Keys<NonZeroU64>,
+    pub(super) notes: Keys<StoredNote>,
     pub(super) inbox: VecDeque<Request>,
     pub(super) watches: Vec<Watching>,
     pub(super) stopped: bool,
@@ -192,6 +193,7 @@ impl State {
     fn obey(&mut self, order: &Order, now: Instant, unix_time: Duration) -> Reply {
         self.keys.expire(now);
         self.counters.expire(now);
+        self.notes.expire(now);
         let held = |keys: &Keys, name: &str, token: &Token| {
             keys.get(name, now).map(|key| key.value() == token.as_str())
         };
@@ -272,17 +274,41 @@ impl State {
                 }
                 Outcome::Yes
             }
-            Verb::Inspect => {
-                let state = |name: &str| {
-                    let key = self.keys.get(name, now);
-                    key.map_or(KeyState::Free, |key| {
-                        KeyState::held(key.value().as_bytes(), Some(key.expires() - now))
-                    })
-                };
+            Verb::Annotate(token, Some(text)) => {
+                for name in order.resources.iter() {
+                    if let Some(key) = self.keys.get(name, now)
+                        && key.value() == token.as_str()
+                    {
+                        let note = StoredNote { token: token.clone(), text: text.clone() };
+                        self.notes.put(name, note, key.expires());
+                    }
+                }
+                Outcome::Yes
+            }
+            Verb::Annotate(token, None) => {
+                for name in order.resources.iter() {
+                    if self.notes.get(name, now).is_some_and(|note| note.value().token == *token) {
+                        self.notes.remove(name);
+                    }
+                }
+                Outcome::Yes
+            }
+            Verb::Inspect(with_notes) => {
+                let state = |name| self.inspect(name, *with_notes, now);
                 Outcome::Keys(order.resources.iter().map(state).collect())
             }
             Verb::Watch => self.watch(&order.resources, now),
         })
+    }
+
+    fn inspect(&self, name: &str, with_notes: bool, now: Instant) -> KeyState {
+        let Some(key) = self.keys.get(name, now) else { return KeyState::Free };
+        let state = KeyState::held(key.value().as_bytes(), Some(key.expires() - now));
+        let note = self.notes.get(name, now).filter(|_| with_notes).map(Key::value);
+        match note.filter(|note| note.token.as_str() == key.value()) {
+            Some(note) => state.with_note(note.text.as_bytes()),
+            None => state,
+        }
     }
 
     /// The highest counter of the resources; 0 when there is none.
@@ -326,11 +352,25 @@ pub(super) struct Order {
 pub(super) enum Verb {
     Acquire(Duration, Token, Option<Counting>),
     Extend(Duration, Token),
-    Raise { token: Token, fence: NonZeroU64, ttl: Option<Duration>, counter_ttl: Duration },
+    Raise {
+        token: Token,
+        fence: NonZeroU64,
+        ttl: Option<Duration>,
+        counter_ttl: Duration,
+    },
     Release(Token),
     Replace(Duration, Token, Token),
-    Inspect,
+    Annotate(Token, Option<String>),
+    /// Whether with notes.
+    Inspect(bool),
     Watch,
+}
+
+/// A note, and whose it is.
+#[derive(Clone, Debug)]
+pub(super) struct StoredNote {
+    token: Token,
+    pub(super) text: String,
 }
 
 /// What a fenced acquire says about the counters.

@@ -6,13 +6,14 @@
 use std::{fmt, time::Duration};
 
 use super::{
-    counter_key::CounterKey,
     reply::{Reply, Shape},
     scripts,
+    side_key::{SideKey, SideKind},
 };
 use crate::{
-    backend::{Acquire, AcquireFenced, Extend, Raise, Release, Replace},
+    backend::{Acquire, AcquireFenced, Annotate, Extend, Raise, Release, Replace},
     inspect::Inspect,
+    note::Note,
     resources::Resources,
     token::Token,
 };
@@ -40,8 +41,8 @@ pub struct Command<'a> {
     name: &'static str,
     script: Option<&'static str>,
     keys: &'a Resources,
-    /// Whether the counters' keys follow the keys.
-    has_counters: bool,
+    /// Which keys beside them follow the keys.
+    beside: Option<SideKind>,
     rest: [Option<Argument<'a>>; MAX_REST],
     shape: Shape,
 }
@@ -52,8 +53,8 @@ pub struct Command<'a> {
 pub enum Argument<'a> {
     /// A script, a key, a token, or a word of the command.
     Text(&'a str),
-    /// The key of a counter. It is text, made out of its [parts](CounterKey::parts).
-    Counter(CounterKey<'a>),
+    /// The key of a counter or a note. It is text, made out of its [parts](SideKey::parts).
+    Side(SideKey<'a>),
     /// A number: of keys, of a fencing token, or a TTL in ms.
     Number(u64),
 }
@@ -125,13 +126,29 @@ impl<'a> Command<'a> {
         Self::with_counters(script, request.resources, arguments, request.counter_ttl)
     }
 
-    /// Replies with an array, which has for each key an array of the beginning of its value (or nil) and its
-    /// TTL in ms: see [`key_state`](super::key_state).
+    /// Replies 1. Every key that holds the token has the note, or the token's notes are removed.
+    #[must_use]
+    pub fn annotate(request: &Annotate<'a>) -> Self {
+        let prefix = Argument::Text(request.token.prefix());
+        let arguments = [Some(text(request.token)), Some(prefix), request.note.map(word)];
+        let eval = Self::eval(scripts::ANNOTATE, request.resources, arguments);
+        Self { beside: Some(SideKind::Note), ..eval }
+    }
+
+    /// Replies with an array, which has for each key an array of the beginning of its value (or nil), its
+    /// TTL in ms and, for a request [with notes](Inspect::with_notes), what is stored at the note's key (or
+    /// nil): see [`key_state`](super::key_state).
     #[must_use]
     pub fn inspect(request: &Inspect<'a>) -> Self {
         let length = Argument::Number(Token::PREFIX_LEN as u64);
-        let eval = Self::eval(scripts::INSPECT, request.resources, [Some(length), None, None]);
-        Self { shape: Shape::Any, ..eval }
+        let (script, longest, beside) = if request.notes {
+            let longest = scripts::NOTE_MARK.len() + Token::PREFIX_LEN + 1 + Note::MAX_LEN;
+            (scripts::INSPECT_WITH_NOTES, Some(Argument::Number(longest as u64)), Some(SideKind::Note))
+        } else {
+            (scripts::INSPECT, None, None)
+        };
+        let eval = Self::eval(script, request.resources, [Some(length), longest, None]);
+        Self { shape: Shape::Any, beside, ..eval }
     }
 
     /// Replies with what the server reveals about itself, or with nil where that is not allowed: see
@@ -197,18 +214,12 @@ impl<'a> Command<'a> {
     ) -> Self {
         let [first, second, third] = arguments;
         let rest = [first, second, third, counter_ttl.map(ms), None];
-        Self { rest, has_counters: true, shape: Shape::Fenced, ..Self::eval(script, keys, arguments) }
+        let beside = Some(SideKind::Counter);
+        Self { rest, beside, shape: Shape::Fenced, ..Self::eval(script, keys, arguments) }
     }
 
     fn without_script(keys: &'a Resources) -> Self {
-        Self {
-            name: "",
-            script: None,
-            keys,
-            has_counters: false,
-            rest: [None; MAX_REST],
-            shape: Shape::UpTo(1),
-        }
+        Self { name: "", script: None, keys, beside: None, rest: [None; MAX_REST], shape: Shape::UpTo(1) }
     }
 
     /// The name.
@@ -227,9 +238,11 @@ impl<'a> Command<'a> {
     pub fn arguments(&self) -> impl Iterator<Item = Argument<'a>> + use<'a> {
         let count = Argument::Number(self.number_of_keys() as u64);
         let script = self.script.map(|script| [Argument::Text(script), count]);
-        let counters = self.has_counters.then(|| self.keys.iter()).into_iter().flatten();
-        let counters = counters.map(|resource| Argument::Counter(CounterKey::of(resource)));
-        let keys = self.keys.iter().map(Argument::Text).chain(counters);
+        let all = self.keys;
+        let side_key = move |kind, resource| Argument::Side(SideKey::new(resource, kind));
+        let beside =
+            self.beside.into_iter().flat_map(move |kind| all.iter().map(move |one| side_key(kind, one)));
+        let keys = self.keys.iter().map(Argument::Text).chain(beside);
         script.into_iter().flatten().chain(keys).chain(self.rest.into_iter().flatten())
     }
 
@@ -241,7 +254,7 @@ impl<'a> Command<'a> {
 
     fn number_of_keys(&self) -> usize {
         let resources = self.keys.iter().len();
-        if self.has_counters { 2 * resources } else { resources }
+        if self.beside.is_some() { 2 * resources } else { resources }
     }
 
     /// Whether there are none, which is never the case.
@@ -279,7 +292,7 @@ impl fmt::Debug for Argument<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Text(_) => f.write_str("Text(..)"),
-            Self::Counter(key) => f.debug_tuple("Counter").field(key).finish(),
+            Self::Side(key) => f.debug_tuple("Side").field(key).finish(),
             Self::Number(number) => f.debug_tuple("Number").field(number).finish(),
         }
     }
@@ -317,7 +330,7 @@ mod tests {
     fn words(command: Command<'_>) -> Vec<String> {
         let words = command.arguments().map(|argument| match argument {
             Argument::Text(text) => text.to_owned(),
-            Argument::Counter(key) => key.to_string(),
+            Argument::Side(key) => key.to_string(),
             Argument::Number(number) => number.to_string(),
         });
         let words: Vec<_> = words.collect();
@@ -374,6 +387,25 @@ mod tests {
     }
 
     #[test]
+    fn the_notes_keys_follow_the_keys_and_the_text_is_the_last_argument() {
+        let token: Token = "0123456789".repeat(4).parse().unwrap();
+        let two = ["a", "{b}c"].into();
+        let annotate = |note| words(Command::annotate(&Annotate::new(&two, &token, note, SECOND)));
+        let keys = ["4", "a", "{b}c", "{a}:note", "{b}c.note"];
+        assert_eq!(annotate(Some("who"))[1..6], keys);
+        assert_eq!(annotate(Some("who"))[6..], [token.as_str(), "01234567", "who"]);
+        assert_eq!(annotate(None)[6..], [token.as_str(), "01234567"]);
+
+        let inspect = Inspect::new(&two, SECOND);
+        assert_eq!(words(Command::inspect(&inspect))[1..], ["2", "a", "{b}c", "8"]);
+        let with_notes = words(Command::inspect(&inspect.with_notes()));
+        assert_eq!(
+            (&with_notes[1..6], &with_notes[6..]),
+            (&keys.map(String::from)[..], &["8", "270"].map(String::from)[..])
+        );
+    }
+
+    #[test]
     fn only_the_replies_of_a_command_are_accepted() {
         let (resources, token) = ("a".into(), "0".repeat(40).parse().unwrap());
         let acquire = Acquire::new(&resources, &token, SECOND, SECOND);
@@ -399,6 +431,7 @@ mod tests {
         assert_eq!(accepted(Command::release_and_tell(&release)), [1, 1, 1, 0, 0, 0, 0, 0]);
         assert_eq!(accepted(Command::acquire_natively(&acquire)), [0, 0, 0, 0, 0, 1, 1, 0]);
         assert_eq!(accepted(Command::inspect(&Inspect::new(&resources, SECOND))), [1; 8]);
+        assert_eq!(accepted(Command::annotate(&Annotate::new(&resources, &token, None, SECOND))), done);
         let fenced = [1, 1, 1, 1, 0, 0, 0, 0];
         assert_eq!(accepted(Command::acquire_fenced(&AcquireFenced::new(acquire, 0, None))), fenced);
         let raise = Raise::new(&resources, &token, NonZeroU64::MIN, None, SECOND);

@@ -4,10 +4,12 @@
 
 use std::{fmt, num::NonZeroU64, time::Duration};
 
+use super::scripts::NOTE_MARK;
 use crate::{
     backend::{AcquireReply, BackendError, BackendErrorKind, FencedReply},
     fence::MAX_FENCE,
     inspect::KeyState,
+    token::Token,
 };
 
 /// A server's reply to a [`Command`](super::Command), if it is no error line.
@@ -102,14 +104,22 @@ impl Shape {
     }
 }
 
-/// The state of a key, from the beginning of its value, if it has one, and its TTL in ms (negative without an
-/// expiry).
+/// The state of a key, from the beginning of its value, if it has one, its TTL in ms (negative without an
+/// expiry), and what is stored at the note's key, if it was read. A note of another holder is left out.
 #[must_use]
-pub fn key_state(value: Option<&[u8]>, ttl: i64) -> KeyState {
-    match value {
-        None => KeyState::Free,
-        Some(value) => KeyState::held(value, u64::try_from(ttl).ok().map(Duration::from_millis)),
+pub fn key_state(value: Option<&[u8]>, ttl: i64, note: Option<&[u8]>) -> KeyState {
+    let Some(value) = value else { return KeyState::Free };
+    let state = KeyState::held(value, u64::try_from(ttl).ok().map(Duration::from_millis));
+    match note.and_then(|note| note_of(value, note)) {
+        Some(text) => state.with_note(text),
+        None => state,
     }
+}
+
+/// The text of a note, if it is one of the holder with this value.
+fn note_of<'a>(value: &[u8], note: &'a [u8]) -> Option<&'a [u8]> {
+    let prefix = value.get(..Token::PREFIX_LEN)?;
+    note.strip_prefix(NOTE_MARK.as_bytes())?.strip_prefix(prefix)?.strip_prefix(b" ")
 }
 
 #[cfg(test)]
@@ -151,8 +161,22 @@ mod tests {
     #[test]
     fn a_key_has_a_holder_and_a_remaining_ttl() {
         let held = |left| KeyState::held(b"ab", left);
-        assert_eq!(key_state(None, -2), KeyState::Free);
-        assert_eq!(key_state(Some(b"ab"), 5), held(Some(Duration::from_millis(5))));
-        assert_eq!(key_state(Some(b"ab"), -1), held(None));
+        assert_eq!(key_state(None, -2, None), KeyState::Free);
+        assert_eq!(key_state(Some(b"ab"), 5, None), held(Some(Duration::from_millis(5))));
+        assert_eq!(key_state(Some(b"ab"), -1, None), held(None));
+    }
+
+    #[test]
+    fn a_note_is_shown_of_the_holder_only() {
+        let held = KeyState::held(b"01234567", None);
+        let state = |note: &[u8]| key_state(Some(b"01234567"), -1, Some(note));
+        assert_eq!(state(b"note 01234567 who"), held.clone().with_note(b"who"));
+        assert_eq!(state(b"note 01234567 "), held.clone().with_note(b""));
+        for other in ["note 01234568 who", "note 01234567", "01234567 who", "Note 01234567 who", ""] {
+            assert_eq!(state(other.as_bytes()), held, "{other}");
+        }
+        assert_eq!(key_state(None, -2, Some(b"note 01234567 who")), KeyState::Free);
+        // No token is that short.
+        assert_eq!(key_state(Some(b"ab"), -1, Some(b"note ab who")), KeyState::held(b"ab", None));
     }
 }

@@ -188,6 +188,41 @@ for i, key in ipairs(KEYS) do
 end
 return reply";
 
+/// As [`INSPECT`]. KEYS: the resources, then their notes. ARGV: also how many bytes of a note to return.
+///
+/// What another client has stored at a note's key, of whatever type, is no error.
+pub(super) const INSPECT_WITH_NOTES: &str = "\
+local n, reply = #KEYS / 2, {}
+for i = 1, n do
+  local value, note = redis.call('GET', KEYS[i]), redis.pcall('GET', KEYS[n + i])
+  note = type(note) == 'string' and string.sub(note, 1, ARGV[2])
+  reply[i] = {value and string.sub(value, 1, ARGV[1]), redis.call('PTTL', KEYS[i]), note}
+end
+return reply";
+
+/// KEYS: the resources, then their notes. ARGV: token, its prefix, and the text, unless the notes are
+/// removed.
+///
+/// A note is `note PREFIX TEXT`. What is stored at its key by somebody else stays: it may be a lock. A note
+/// expires with its resource, and so is not written where that never expires. The prefix decides which
+/// notes are removed: their resources may have been released already.
+pub(super) const ANNOTATE: &str = "\
+local n, mark = #KEYS / 2, 'note ' .. ARGV[2] .. ' '
+for i = 1, n do
+  local note = redis.pcall('GET', KEYS[n + i])
+  local is_text = type(note) == 'string'
+  if not ARGV[3] then
+    if is_text and string.sub(note, 1, #mark) == mark then redis.call('DEL', KEYS[n + i]) end
+  elseif not note or (is_text and string.match(note, '^note %x%x%x%x%x%x%x%x ')) then
+    local ttl = redis.call('GET', KEYS[i]) == ARGV[1] and redis.call('PTTL', KEYS[i]) or 0
+    if ttl > 0 then redis.call('SET', KEYS[n + i], mark .. ARGV[3], 'PX', ttl) end
+  end
+end
+return 1";
+
+/// What the value of a note begins with. The prefix of its holder's token follows.
+pub(super) const NOTE_MARK: &str = "note ";
+
 /// KEYS: those of a request. The reply has a line for each field, as in `INFO`. Redis 6.2 takes one
 /// section at a time.
 pub(super) const SERVER_INFO: &str = "\

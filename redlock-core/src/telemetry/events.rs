@@ -284,6 +284,11 @@ impl Nodes {
         }
     }
 
+    pub(super) fn not_annotated(&self, node: usize, token: &Token, error: &BackendError) {
+        let (node, holder) = (&*self.nodes[node].label, token.prefix());
+        debug!(target: "redlock", node, holder, error = %with_sources(error), "note not stored");
+    }
+
     pub(super) fn pending_releases(&self, node: usize, before: usize, pending: usize) {
         let node = &*self.nodes[node].label;
         if pending > before {

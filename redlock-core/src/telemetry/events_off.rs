@@ -65,5 +65,7 @@ impl Nodes {
 
     pub(super) fn admitted(&self, _: usize, _: Moment, _: Option<&BackendError>) {}
 
+    pub(super) fn not_annotated(&self, _: usize, _: &Token, _: &BackendError) {}
+
     pub(super) fn pending_releases(&self, _: usize, _: usize, _: usize) {}
 }

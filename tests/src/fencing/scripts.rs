@@ -7,7 +7,7 @@ use redis::aio::MultiplexedConnection;
 use redlock_core::{
     Acquire, AcquireFenced, AcquireReply, BackendError, Extend, FencedReply, LockBackend, Raise, Release,
     ReleaseReply, ServerInfo,
-    redis::{Argument, Command, CounterKey, Reply, classify},
+    redis::{Argument, Command, Reply, SideKey, classify},
 };
 use std::time::Duration;
 
@@ -103,7 +103,7 @@ impl LockBackend for Scripts {
         if let Some((Broken::CounterDiesWithItsKey, connection)) = &self.broken
             && matches!(released, Ok(ReleaseReply::Removed))
         {
-            let keys = request.resources.iter().map(|resource| CounterKey::of(resource).to_string());
+            let keys = request.resources.iter().map(|resource| SideKey::counter(resource).to_string());
             let mut command = redis::cmd("DEL");
             command.arg(keys.collect::<Vec<_>>());
             let _ = command.exec_async(&mut connection.clone()).await;
@@ -163,7 +163,7 @@ async fn run(
         match argument {
             Argument::Text(script) if position == 0 => to_send.arg(broken.breaks(script)),
             Argument::Text(text) => to_send.arg(text),
-            Argument::Counter(key) => to_send.arg(key.to_string()),
+            Argument::Side(key) => to_send.arg(key.to_string()),
             Argument::Number(number) => to_send.arg(number),
         };
     }

@@ -82,7 +82,7 @@ impl Ledger {
             Verb::Acquire(_) | Verb::AcquireFenced { .. } | Verb::Replace(..) => {
                 self.entry(request).acquired = now;
             }
-            Verb::Extend(_) | Verb::Raise { .. } => {}
+            Verb::Extend(_) | Verb::Raise { .. } | Verb::Annotate(_) => {}
             Verb::Release => self.entry(request).released |= executed,
         }
     }

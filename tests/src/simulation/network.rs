@@ -13,8 +13,8 @@ use std::{
 
 use rand::RngExt;
 use redlock_core::{
-    Acquire, AcquireFenced, AcquireReply, BackendError, BoxFuture, Extend, FencedReply, LockBackend,
-    MemoryBackend, Raise, Release, ReleaseReply, Replace, Resources, Runtime, Token,
+    Acquire, AcquireFenced, AcquireReply, Annotate, BackendError, BoxFuture, Extend, FencedReply,
+    LockBackend, MemoryBackend, Raise, Release, ReleaseReply, Replace, Resources, Runtime, Token,
 };
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -103,6 +103,8 @@ pub(super) enum Verb {
     /// The token to replace.
     Replace(Token, Duration),
     Release,
+    /// Without a text, the note is removed.
+    Annotate(Option<String>),
 }
 
 pub(super) type Answer = Result<Reply, BackendError>;
@@ -113,6 +115,7 @@ pub(super) enum Reply {
     Acquired(AcquireReply),
     Fenced(FencedReply),
     Released(ReleaseReply),
+    Annotated,
 }
 
 /// A direction of a link.
@@ -395,6 +398,10 @@ async fn run(node: &MemoryBackend, request: &Request) -> Answer {
         }
         Verb::Release => {
             node.release(Release::new(resources, token, Duration::MAX)).await.map(Reply::Released)
+        }
+        Verb::Annotate(note) => {
+            let request = Annotate::new(resources, token, note.as_deref(), Duration::MAX);
+            node.annotate(request).await.map(|()| Reply::Annotated)
         }
     }
 }

@@ -61,6 +61,7 @@ impl Timeline {
                 Ok(Reply::Acquired(_) | Reply::Fenced(_)) => "refused".to_owned(),
                 Ok(Reply::Released(ReleaseReply::Removed)) => "removed".to_owned(),
                 Ok(Reply::Released(_)) => "not held".to_owned(),
+                Ok(Reply::Annotated) => "done".to_owned(),
                 Err(error) => error.to_string(),
             };
             format!("{} answered: {answer}", describe(request))
@@ -93,6 +94,8 @@ fn describe(request: &Request) -> String {
         Verb::Raise { ttl, .. } => ("raise", ttl.as_ref()),
         Verb::Replace(_, ttl) => ("replace", Some(ttl)),
         Verb::Release => ("release", None),
+        Verb::Annotate(Some(_)) => ("note", None),
+        Verb::Annotate(None) => ("remove note", None),
     };
     let names: Vec<&str> = request.resources.iter().collect();
     let duration = ttl.map_or(String::new(), |ttl| format!(" for {ttl:?}"));

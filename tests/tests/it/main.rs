@@ -59,6 +59,7 @@ mod servers {
     mod leader;
     mod locking;
     mod names;
+    mod notes;
     mod one_server;
     mod ordering;
     mod queue;
@@ -87,6 +88,7 @@ mod sim {
     mod locking;
     mod memory;
     mod min_hold;
+    pub(crate) mod notes;
     pub(crate) mod odd_nodes;
     mod one_server;
     mod panics;

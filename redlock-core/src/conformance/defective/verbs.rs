@@ -298,7 +298,9 @@ impl Defective {
     pub(super) async fn looked(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
         self.troubled(request.timeout).await?;
         let names = self.names(request.resources);
-        let states = self.bent(self.node.inspect(Inspect::new(&names, self.timeout(request.timeout)?)).await);
+        let plain = Inspect { notes: request.notes, ..Inspect::new(&names, self.timeout(request.timeout)?) };
+        let states = self.bent(self.node.inspect(plain).await);
+        let states = states.map(|states| self.with_wrong_notes(&names, states));
         match self.defect {
             Defect::InspectSaysFree => states.map(|states| states.iter().map(|_| KeyState::Free).collect()),
             Defect::InspectReverses => states.map(|states| states.into_iter().rev().collect()),

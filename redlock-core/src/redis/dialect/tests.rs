@@ -50,7 +50,7 @@ impl Server {
         let words: Vec<_> = command.arguments().collect();
         let text = |at: usize| match words[at] {
             Argument::Text(text) => text.to_owned(),
-            Argument::Counter(_) | Argument::Number(_) => panic!("no word"),
+            Argument::Side(_) | Argument::Number(_) => panic!("no word"),
         };
         let number = |done: bool, more: i64| Ok(Reply::Number(i64::from(done) + more));
         match command.name() {

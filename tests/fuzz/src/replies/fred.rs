@@ -98,7 +98,7 @@ pub(super) fn check(exchange: &Exchange) {
         Answer::Fred(tree) => {
             let value = tree.value();
             let outcome = match exchange.verb {
-                Verb::Inspect => fuzzing::key_states(&value, &resources).map(Outcome::Keys),
+                Verb::Inspect => fuzzing::key_states(&value, &Inspect::new(&resources, any)).map(Outcome::Keys),
                 _ => match fuzzing::to_reply(&value) {
                     Reply::Number(number) if (0..=exchange.most()).contains(&number) => {
                         Some(if number % 2 == 1 { Outcome::Yes } else { Outcome::No })

@@ -3,8 +3,9 @@
 use std::{fmt, future::pending, sync::Arc, time::Duration};
 
 use redlock_core::{
-    Acquire, AcquireFenced, AcquireReply, BackendError, BackendErrorKind, Extend, FencedReply, LockBackend,
-    Raise, Release, ReleaseReply, Replace, Resources, Runtime as _, ServerInfo, Token, Watch, async_trait,
+    Acquire, AcquireFenced, AcquireReply, Annotate, BackendError, BackendErrorKind, Extend, FencedReply,
+    Inspect, KeyState, LockBackend, Raise, Release, ReleaseReply, Replace, Resources, Runtime as _,
+    ServerInfo, Token, Watch, async_trait,
 };
 
 use super::{Network, Reply, Request, Verb};
@@ -83,6 +84,22 @@ impl LockBackend for Wire {
         self.ask(Verb::Release, request.resources, request.token, request.timeout).await?.released()
     }
 
+    fn can_annotate(&self) -> bool {
+        true
+    }
+
+    async fn annotate(&self, request: Annotate<'_>) -> Result<(), BackendError> {
+        let verb = Verb::Annotate(request.note.map(str::to_owned));
+        self.ask(verb, request.resources, request.token, request.timeout).await?.annotated()
+    }
+
+    /// Without faults, as nothing depends on it.
+    async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
+        let latency = self.network.state().latency();
+        self.process.sleep(latency).await;
+        self.network.0.nodes[self.node].inspect(request).await
+    }
+
     /// Over a connection of its own. A report can be lost, or come late, or for nothing.
     async fn watch(&self, request: Watch<'_>) -> Result<(), BackendError> {
         let shared = &self.network.0;
@@ -126,21 +143,28 @@ impl Reply {
     fn reply(self) -> Result<AcquireReply, BackendError> {
         match self {
             Self::Acquired(reply) => Ok(reply),
-            Self::Fenced(_) | Self::Released(_) => Err(unreadable()),
+            _ => Err(unreadable()),
         }
     }
 
     fn fenced(self) -> Result<FencedReply, BackendError> {
         match self {
             Self::Fenced(reply) => Ok(reply),
-            Self::Acquired(_) | Self::Released(_) => Err(unreadable()),
+            _ => Err(unreadable()),
         }
     }
 
     fn released(self) -> Result<ReleaseReply, BackendError> {
         match self {
             Self::Released(released) => Ok(released),
-            Self::Acquired(_) | Self::Fenced(_) => Err(unreadable()),
+            _ => Err(unreadable()),
+        }
+    }
+
+    fn annotated(self) -> Result<(), BackendError> {
+        match self {
+            Self::Annotated => Ok(()),
+            _ => Err(unreadable()),
         }
     }
 }

@@ -1,9 +1,11 @@
 //! `redlock status`.
 
+use std::fs;
+
 use redlock_tests::server::{ReservedPort, Server};
 use serde_json::Value;
 
-use crate::cli::process::{CommandLine, Ended};
+use crate::cli::process::{CommandLine, Ended, soon};
 
 const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
@@ -169,4 +171,47 @@ fn a_user_without_info_is_a_warning_and_with_a_guard_a_rejection() {
     let ended = status("--max-ttl 1m");
     assert_eq!(ended.code, 78, "{ended:?}");
     assert!(ended.out.contains("no vote: rejected: its server does not reveal how long"), "{ended:?}");
+}
+
+#[test]
+fn a_note_is_shown_to_whoever_looks_and_to_whoever_is_refused_and_ends_with_the_lock() {
+    let servers = Server::start_some(3);
+    let script = "echo on >started; while [ ! -e go ]; do sleep 0.02; done";
+    let line = CommandLine::new(&servers, "run x --note").arguments(["nightly\treport"]);
+    let mut holder = line.script(script).start();
+    holder.wait_for("started");
+    assert!(soon(|| servers.iter().all(|server| server.get("{x}:note").is_some())));
+
+    let ended = status(&servers, "x");
+    let shown = format!(" pid {}: nightly\\treport) ", holder.pid().as_raw_nonzero());
+    for line in ["\"x\": held by ", &format!("  {}: held by ", servers[2].address())] {
+        let line = ended.out.lines().find(|printed| printed.starts_with(line)).unwrap();
+        assert!(line.contains(&shown) && line.contains("... ("), "{line}");
+    }
+    let ended = CommandLine::new(&servers, "status --json x").finish();
+    let json: Value = serde_json::from_str(&ended.out).unwrap_or_else(|error| panic!("{error}: {ended:?}"));
+    let resource = &json["resources"][0];
+    let note = resource["note"].as_str().unwrap();
+    assert!(format!(" {note}) ").contains(&shown), "{note}");
+    assert!(resource["nodes"].as_array().unwrap().iter().all(|node| node["note"] == note), "{resource}");
+
+    for (options, is_shown) in [("--note other", true), ("", false)] {
+        let line = format!("run --no-wait {options} x");
+        let ended = CommandLine::new(&servers, &line).script("echo ran").finish();
+        assert_eq!((ended.code, ended.err.contains(&shown)), (75, is_shown), "{ended:?}");
+    }
+
+    // Who may not read notes sees the rest.
+    let user =
+        ["ACL", "SETUSER", "locker", "reset", "on", ">secret", "~x", "+eval", "+get", "+pttl", "+info"];
+    servers.iter().for_each(|server| server.command::<()>(&user));
+    let urls: Vec<_> =
+        servers.iter().map(|server| format!("redis://locker:secret@{}", server.address())).collect();
+    let ended = CommandLine::bare("status x").variable("REDLOCK_NODES", &urls.join(" ")).finish();
+    assert!(ended.code == 75 && ended.out.contains("... on 3 of 3 nodes\n"), "{ended:?}");
+
+    fs::write(holder.path("go"), "").unwrap();
+    assert_eq!(holder.finish().code, 0);
+    let left = |server: &Server| server.command::<u64>(&["DBSIZE"]);
+    assert_eq!(servers.iter().map(left).sum::<u64>(), 0);
 }

@@ -9,7 +9,7 @@ use std::{
 
 use redlock_core::{
     Acquire, AcquireFenced, AcquireReply, BackendError, BackendErrorKind, Extend, FencedReply, LockBackend,
-    Raise, Release, ReleaseReply, Resources, Token, redis::CounterKey,
+    Raise, Release, ReleaseReply, Resources, Token, redis::SideKey,
 };
 use redlock_fred::FredBackend;
 use redlock_redis_rs::RedisBackend;
@@ -70,7 +70,7 @@ fn counter(reply: FencedReply) -> u64 {
 }
 
 fn key(resource: &str) -> String {
-    CounterKey::of(resource).to_string()
+    SideKey::counter(resource).to_string()
 }
 
 fn rejected(reply: Result<u64, BackendError>, text: &str) {

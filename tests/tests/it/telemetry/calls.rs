@@ -5,7 +5,13 @@ use redlock_tests::harness::{Harness, ms, s};
 use rstest::rstest;
 use tracing::Level;
 
-use crate::{sim::restart_guard::Playing, telemetry::capture::Capture};
+use crate::{
+    sim::{
+        notes::{Noteless, Way},
+        restart_guard::Playing,
+    },
+    telemetry::capture::Capture,
+};
 
 #[rstest]
 #[case::granted("granted", "1", "3/0/0/0/0", &[])]
@@ -77,6 +83,22 @@ fn the_label_of_a_manager_is_in_its_spans_and_in_what_a_service_logs(#[values("r
         let manager = entry.fields.get("manager").map(String::as_str);
         assert_eq!(manager, (!label.is_empty()).then_some(label), "{entry:?}");
     }
+}
+
+#[test]
+fn a_note_that_a_node_does_not_take_is_reported_for_whoever_looks_for_it() {
+    let harness = Harness::new(1);
+    let ((), capture) = Capture::of(&harness, async {
+        let redlock = harness.redlock_over(|node| Noteless(node, Way::Fails));
+        let lock = redlock.lock("x", s(10)).note("nightly report").await.unwrap();
+        lock.unlock().await.unwrap();
+    });
+    assert_eq!(capture.loud(), [] as [&str; 0]);
+    let reported = capture.named("note not stored");
+    assert_eq!(reported.len(), 2, "and one for its removal");
+    assert_eq!((reported[0].level, reported[0].get("node")), (Level::DEBUG, "0"));
+    assert_eq!(reported[0].get("error"), "indeterminate: no notes today");
+    assert!(!format!("{:?}", capture.entries()).contains("nightly"), "no log has a note");
 }
 
 #[test]
