@@ -78,9 +78,9 @@ pub(crate) struct Run {
     pub(crate) command: Vec<OsString>,
 
     /// How long the lock lives without an extension, and so how long it blocks others after this machine
-    /// dies.
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = ttl)]
-    pub(crate) ttl: Duration,
+    /// dies [default: 30s, or --at-least if that is shorter].
+    #[arg(long, value_name = "TIME", value_parser = ttl)]
+    pub(crate) ttl: Option<Duration>,
 
     /// The longest TTL of any lock on these nodes. With it, a node has no vote until its server has been running
     /// for this time, as it may have forgotten locks when it restarted [default: nodes always vote].
@@ -120,7 +120,13 @@ pub(crate) struct Run {
     #[arg(short, long, value_name = "TIME", value_parser = duration)]
     pub(crate) kill_after: Option<Duration>,
 
-    /// Stop the command after this time.
+    /// Keep others out for this time from when the lock was acquired, also when the command has ended sooner and
+    /// `redlock run` is gone. So one machine of many runs a short job, though their clocks differ. Choose a time
+    /// shorter than the job's period. A longer TTL keeps them out for longer [default: until the command ends].
+    #[arg(long, value_name = "TIME", value_parser = ttl)]
+    pub(crate) at_least: Option<Duration>,
+
+    /// Stop the command after this time. With a longer --at-least, the lock stays.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) at_most: Option<Duration>,
 
@@ -137,6 +143,13 @@ pub(crate) struct Run {
     /// does not work.
     #[arg(short, long)]
     pub(crate) quiet: bool,
+}
+
+impl Run {
+    /// With a short `--at-least`, a lock that its job no longer needs should not stay much longer.
+    pub(crate) fn ttl(&self) -> Duration {
+        self.ttl.unwrap_or_else(|| self.at_least.map_or(DEFAULT_TTL, |least| least.min(DEFAULT_TTL)))
+    }
 }
 
 /// Shows how the nodes are, and which of them hold a key, for whom and for how long.
@@ -238,6 +251,7 @@ fn timeout(text: &str) -> Result<Duration, &'static str> {
     }
 }
 
+const DEFAULT_TTL: Duration = Duration::from_secs(30);
 /// Of less, clock drift leaves nothing.
 const MIN_TTL: Duration = Duration::from_millis(3);
 
@@ -262,6 +276,24 @@ mod tests {
         }
         for text in ["", "-1", "nan", "inf", "soon", "1e300"] {
             assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_default_ttl_is_half_a_minute_and_no_longer_than_the_lock_has_to_stay() {
+        let ttl = |options: &[&str]| {
+            let line = ["redlock", "run"].iter().chain(options).chain(&["x", "--", "ls"]);
+            let Action::Run(run) = Arguments::try_parse_from(line).unwrap().action else { panic!() };
+            run.ttl().as_secs()
+        };
+        for (options, expected) in [
+            (&[][..], 30),
+            (&["--at-least", "3s"], 3),
+            (&["--at-least", "5m"], 30),
+            (&["--at-least", "3s", "--ttl", "10s"], 10),
+            (&["--at-least", "10s", "--ttl", "3s"], 3),
+        ] {
+            assert_eq!(ttl(options), expected, "{options:?}");
         }
     }
 

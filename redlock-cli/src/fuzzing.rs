@@ -46,10 +46,10 @@ impl From<Action> for Line {
     fn from(action: Action) -> Self {
         match action {
             Action::Run(run) => Self::Run {
+                ttl: run.ttl(),
                 urls: run.nodes.urls,
                 resources: run.resources,
                 command: run.command,
-                ttl: run.ttl,
                 wait: run.wait,
                 no_wait: run.no_wait,
             },

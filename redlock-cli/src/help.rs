@@ -30,7 +30,7 @@ const EXAMPLES: &str = "\
 Examples:
   export REDLOCK_NODES=redis://a:6379,redis://b:6379,redis://c:6379
   redlock run nightly-report -- /usr/local/bin/report
-  redlock run --no-wait --conflict-exit-code 0 cron:cleanup -- cleanup.sh
+  redlock run --no-wait --conflict-exit-code 0 --at-least 50s cron:cleanup -- cleanup.sh
   redlock run --wait 5m --at-most 1h deploy:shop deploy:db -- ./deploy.sh production
   redlock status nightly-report";
 

@@ -2,7 +2,7 @@
 
 use std::{future::IntoFuture, time::Duration};
 
-use redlock_redis_rs::{Error, Lock, LockRequest, Note};
+use redlock_redis_rs::{Error, InvalidRequest, Lock, LockRequest, Note};
 use rustix::process::Signal;
 
 use crate::{
@@ -17,9 +17,10 @@ use crate::{
 
 /// Runs the command under the lock. Returns the exit code.
 pub(crate) async fn run(arguments: &Run, output: &Output) -> Result<u8, Failure> {
-    let grace = arguments.kill_after.unwrap_or(arguments.ttl / 3);
-    if grace > arguments.ttl / 3 {
-        return Err(Failure::new(USAGE, too_long(grace, arguments.ttl)));
+    let ttl = arguments.ttl();
+    let grace = arguments.kill_after.unwrap_or(ttl / 3);
+    if grace > ttl / 3 {
+        return Err(Failure::new(USAGE, too_long(grace, ttl)));
     }
     let nodes = nodes::open(&arguments.nodes)?;
     let (redlock, monitor) = monitor::monitored(nodes, output, arguments.quiet, arguments.max_ttl)?;
@@ -36,7 +37,7 @@ pub(crate) async fn run(arguments: &Run, output: &Output) -> Result<u8, Failure>
     if names.is_none() {
         output.print(format!("the names are too long for the environment: {RESOURCES} is left out"));
     }
-    let request = request(arguments, redlock.lock(&arguments.resources[..], arguments.ttl));
+    let request = request(arguments, redlock.lock(&arguments.resources[..], ttl));
     monitor.warn(arguments.wait.is_none() && !arguments.no_wait);
     let outcome = match acquire(request, &mut signals).await {
         Ok(lock) => {
@@ -52,7 +53,7 @@ pub(crate) async fn run(arguments: &Run, output: &Output) -> Result<u8, Failure>
             }
             Ok(arguments.conflict_exit_code)
         }
-        Err(NotAcquired::Failed(error)) => Err(error.into()),
+        Err(NotAcquired::Failed(error)) => Err(failure(arguments, error)),
         Err(NotAcquired::Interrupted(signal)) => {
             let message = format!("{} came while waiting for the lock", signals::name(signal));
             Err(Failure::new(exit::of_signal(signal.as_raw()), message))
@@ -69,6 +70,7 @@ fn request(arguments: &Run, request: LockRequest) -> LockRequest {
     let delay = arguments.retry_delay;
     let request = request.retry_delay(delay).retry_jitter(delay / 2);
     let request = if arguments.fenced { request.fenced() } else { request };
+    let request = arguments.at_least.into_iter().fold(request, LockRequest::min_hold);
     let request = match &arguments.note {
         Some(text) => request.note(Note::of_process(text)),
         None => request,
@@ -109,6 +111,22 @@ fn too_long(grace: Duration, ttl: Duration) -> String {
         readable(grace),
         readable(ttl / 3)
     )
+}
+
+/// The library knows nothing of options.
+fn failure(arguments: &Run, error: Error) -> Failure {
+    match (arguments.at_least, &error) {
+        (Some(least), Error::InvalidRequest(InvalidRequest::TtlTooLong { ttl, max }))
+            if *ttl > arguments.ttl() =>
+        {
+            let (least, ttl, max) = (readable(least), humantime::format_duration(*ttl), readable(*max));
+            let message = format!(
+                "--at-least is {least}, for which the lock needs a TTL of {ttl}, as clocks may drift: it may be {max} at most"
+            );
+            Failure::new(USAGE, message)
+        }
+        _ => error.into(),
+    }
 }
 
 fn report_acquired(lock: &Lock, output: &Output) {

@@ -11,7 +11,7 @@ use crate::{
     child::{self, Running},
     exit::{Failure, LOST, OS_ERROR},
     monitor::NodeMonitor,
-    output::Output,
+    output::{Output, readable},
     processes,
     signals::{self, Signals, ends_a_wait},
     stop_reason::StopReason,
@@ -34,7 +34,7 @@ impl Supervisor<'_> {
     pub(crate) async fn run(&self, lock: Lock, signals: &mut Signals) -> Result<u8, Failure> {
         let environment = [
             (RESOURCES, self.names.clone()),
-            ("REDLOCK_TTL_MS", Some(self.arguments.ttl.as_millis().to_string())),
+            ("REDLOCK_TTL_MS", Some(self.arguments.ttl().as_millis().to_string())),
             ("REDLOCK_HOLDER", Some(lock.token().prefix().to_owned())),
             // Removed without one: that of a command around this one is of another lock.
             ("REDLOCK_FENCE", lock.fence().map(|fence| fence.to_string())),
@@ -98,7 +98,7 @@ impl Supervisor<'_> {
             let over = self.arguments.at_most.map(|most| most.saturating_sub(clock.now() - start));
             let next_check = left
                 .saturating_sub(self.grace)
-                .min(self.arguments.ttl / CHECKS_PER_TTL)
+                .min(self.arguments.ttl() / CHECKS_PER_TTL)
                 .min(MAX_SLEEP)
                 .min(over.unwrap_or(MAX_SLEEP));
             let mut received = None;
@@ -129,8 +129,8 @@ impl Supervisor<'_> {
                 StopReason::NotExtended(left)
             } else if self.arguments.at_most.is_some_and(|most| now - start >= most) {
                 StopReason::AtMost
-            } else if let Some((by, _)) =
-                stopped_since.filter(|(_, since)| now.saturating_duration_since(*since) >= self.arguments.ttl)
+            } else if let Some((by, _)) = stopped_since
+                .filter(|(_, since)| now.saturating_duration_since(*since) >= self.arguments.ttl())
             {
                 StopReason::Terminal(by)
             } else {
@@ -219,6 +219,10 @@ impl Supervisor<'_> {
         let valid = kept.is_valid();
         match kept.unlock().await {
             Ok(UnlockOutcome::NotHeld) => false,
+            Ok(UnlockOutcome::Kept { remaining, .. }) => {
+                self.output.verbose(|| format!("the lock stays for another {}", readable(remaining)));
+                true
+            }
             Ok(_) => {
                 self.output.verbose(|| "released".to_owned());
                 true

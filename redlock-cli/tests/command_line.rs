@@ -29,7 +29,10 @@ fn the_help_has_examples_and_every_exit_code() {
         "--foreground",
         "--note",
         "--kill-after",
+        "--at-least",
+        "[default: 30s, or --at-least if that is shorter]",
     ] {
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ") + &text;
         assert!(text.contains(word), "{word:?} is not in\n{text}");
     }
     assert!(!text.contains("watchdog"), "{text}");
@@ -237,6 +240,9 @@ fn an_invalid_duration_is_explained_in_the_units_that_people_write() {
         ("--wait=-1", "not a duration like 10s or 2m"),
         ("--wait=1e300", "not a duration like 10s or 2m"),
         ("--at-most=5x", "not a duration like 10s or 2m"),
+        ("--at-least=0", "too short: at least 3ms"),
+        ("--at-least=101y", "too long: at most 100 years"),
+        ("--at-least=36499d", "for which the lock needs a TTL of 100years"),
         ("--kill-after=6s", "--kill-after is 6s, and may be a third of --ttl at most, which is 5s"),
     ] {
         let said = said(
@@ -258,7 +264,7 @@ fn completions_are_made_for_each_shell() {
         let output = redlock(&["completions", shell]);
         let script = String::from_utf8_lossy(&output.stdout);
         assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]), "{shell}");
-        for word in ["status", "kill-after", "conflict-exit-code"] {
+        for word in ["status", "kill-after", "conflict-exit-code", "at-least"] {
             assert!(script.contains(word), "{word} is not in the script for {shell}:\n{script}");
         }
         assert!(!script.contains("watchdog"), "{shell}:\n{script}");

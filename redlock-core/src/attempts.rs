@@ -15,6 +15,7 @@ use rand::RngExt;
 use crate::{
     annotation,
     error::Error,
+    hold::HoldLimits,
     lease::LeaseState,
     lock::{Acquisition, Lock},
     nodes::Nodes,
@@ -37,7 +38,7 @@ use crate::{
 pub(crate) struct Options {
     pub(crate) retry: RetryPolicy,
     pub(crate) acquire_timeout: Option<Duration>,
-    pub(crate) max_hold: Option<Duration>,
+    pub(crate) hold: HoldLimits,
     /// Whether the lock has a fencing token.
     pub(crate) fenced: bool,
     pub(crate) note: Option<Note>,
@@ -52,7 +53,8 @@ pub(crate) async fn acquire(
     options: &Options,
 ) -> Result<Lock, Error> {
     resources.validate()?;
-    let ttl = nodes.ttl(options.max_hold.map_or(ttl, |max_hold| ttl.min(max_hold)))?;
+    let ttl = nodes.ttl(options.hold.max.map_or(ttl, |max_hold| ttl.min(max_hold)))?;
+    let asked = options.hold.cover(nodes.settings(), ttl)?;
     if options.fenced {
         nodes.check_fencing()?;
     }
@@ -87,7 +89,7 @@ pub(crate) async fn acquire(
     loop {
         attempts = attempts.saturating_add(1);
         let timeout = patience.for_a_round(begun);
-        let claim = nodes.claim(resources.clone(), ttl, options.note.clone());
+        let claim = nodes.claim(resources.clone(), asked, options.note.clone());
         let mut round = AcquireRound::new(nodes, claim, begun, timeout, options.fenced, ticket);
         let mut won = round.decide(patience.is_last(begun), patience.give_up()).await;
         if !won && patience.is_last(nodes.now()) {
@@ -96,8 +98,11 @@ pub(crate) async fn acquire(
         }
         if won {
             let mut won = round.accept(Verb::Acquire);
-            let start = won.valid_until - nodes.drift().validity(ttl);
-            let keep_until = options.max_hold.and_then(|max_hold| start.checked_add(max_hold));
+            let start = won.valid_until - nodes.drift().validity(asked);
+            let until = options.hold.from(start);
+            if let Some(until) = &until {
+                won.valid_until = until.cut(won.valid_until);
+            }
             let took = won.decided.map_or(Duration::ZERO, |decided| decided.saturating_duration_since(start));
             won.ticket.hold(start, won.valid_until);
             match &wait {
@@ -108,7 +113,7 @@ pub(crate) async fn acquire(
             }
             let state = LeaseState::new(nodes.clone(), won.claim, won.valid_until, won.ticket, won.fence);
             let replies = won.replies;
-            let lock = Lock::new(state, ttl, Acquisition { attempts, took, replies, keep_until });
+            let lock = Lock::new(state, ttl, Acquisition { attempts, took, replies, until });
             annotation::write(nodes, &lock.state().claim).await;
             return Ok(lock);
         }

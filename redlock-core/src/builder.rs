@@ -35,6 +35,7 @@ pub struct RedlockBuilder {
     drift_factor: f64,
     node_timeout: Option<Duration>,
     retry: RetryPolicy,
+    key_prefix: String,
     entropy: Option<Entropy>,
     fencing: Fencing,
     admission: Admission,
@@ -57,6 +58,7 @@ impl RedlockBuilder {
             drift_factor: Drift::DEFAULT_FACTOR,
             node_timeout: None,
             retry: RetryPolicy::default(),
+            key_prefix: String::new(),
             entropy: None,
             fencing: Fencing::default(),
             admission: Admission::default(),
@@ -75,6 +77,20 @@ impl RedlockBuilder {
     /// Adds several nodes, as [`RedlockBuilder::node`] adds one.
     pub fn nodes<B: LockBackend>(self, backends: impl IntoIterator<Item = B>) -> Self {
         backends.into_iter().fold(self, Self::node)
+    }
+
+    /// What comes before each name that this lock manager locks: with `key_prefix("locks:")`, the name `a` is
+    /// the key `locks:a`. The default is none: a name is the key, byte for byte.
+    ///
+    /// The prefix is added once, where names enter the lock manager. [`Lock::resources`](crate::Lock::resources),
+    /// errors, telemetry and [`LockParts`](crate::LockParts) have the keys, as nodes and other clients do, and
+    /// [`Redlock::from_parts`] adds nothing to them. So parts go to lock managers with another prefix.
+    ///
+    /// In a Redis Cluster, a prefix with a hash tag, as `{locks}:`, puts the keys of all locks in one slot. Then
+    /// several resources can be locked together, and one shard has all the load.
+    pub fn key_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.key_prefix = prefix.into();
+        self
     }
 
     /// The share of a TTL by which the clocks of nodes and clients may drift apart while a lock lives, from 0
@@ -308,7 +324,7 @@ impl RedlockBuilder {
             Some(entropy) => entropy,
             None => Entropy::of_system().map_err(|reason| ConfigError::RandomSource { reason })?,
         };
-        let Self { runtime, node_timeout, admission, fencing, .. } = self;
+        let Self { runtime, node_timeout, admission, fencing, key_prefix, .. } = self;
         let settings = Settings { runtime, drift, node_timeout, admission, fencing };
         let nodes = Nodes::new(settings, self.backends, entropy, self.label.as_deref());
         if fencing.always
@@ -322,7 +338,8 @@ impl RedlockBuilder {
             return Err(ConfigError::NotesUnsupported { node });
         }
         nodes.telemetry().built();
-        Ok(Redlock::new(Arc::new(nodes), self.retry, self.note))
+        let key_prefix = (!key_prefix.is_empty()).then(|| key_prefix.into());
+        Ok(Redlock::new(Arc::new(nodes), self.retry, key_prefix, self.note))
     }
 }
 
@@ -334,6 +351,7 @@ impl fmt::Debug for RedlockBuilder {
             .field("drift_factor", &self.drift_factor)
             .field("node_timeout", &self.node_timeout)
             .field("retry", &self.retry)
+            .field("key_prefix", &self.key_prefix)
             .field("admission", &self.admission)
             .field("fencing", &self.fencing)
             .field("note", &self.note)

@@ -30,13 +30,22 @@ pub enum InvalidRequest {
         drift: Duration,
     },
     /// The TTL is over [`MAX_TTL`](crate::MAX_TTL), or over the lock manager's
-    /// [`max_ttl`](crate::RedlockBuilder::max_ttl).
+    /// [`max_ttl`](crate::RedlockBuilder::max_ttl). It may be the one that a
+    /// [`min_hold`](crate::LockRequest::min_hold) needs.
     #[error("a TTL of {ttl:?} is too long: at most {max:?}")]
     TtlTooLong {
         /// The requested TTL.
         ttl: Duration,
         /// The longest possible TTL.
         max: Duration,
+    },
+    /// A lock cannot be held for at least longer than at most.
+    #[error("a lock cannot be held for at least {min_hold:?} and at most {max_hold:?}")]
+    MinHoldTooLong {
+        /// The requested [`min_hold`](crate::LockRequest::min_hold).
+        min_hold: Duration,
+        /// The requested [`max_hold`](crate::LockRequest::max_hold).
+        max_hold: Duration,
     },
     /// A lock with a fencing token needs nodes that all have counters.
     #[error("the backend of {node} has no fencing tokens")]

@@ -22,8 +22,13 @@ use crate::{
 /// The moment is random each time, so that locks taken together are not extended together. When a process
 /// holds so many locks that extensions fall behind, the nearest deadlines go first.
 ///
-/// One background task extends all the locks that a lock manager keeps alive on a runtime. It starts with the
-/// first guard and ends with the last one. Dropping the guard releases the lock in the background.
+/// One background task extends all the locks that a lock manager keeps alive on a runtime. It starts with
+/// the first guard and ends with the last one. Dropping the guard drops the lock, which releases it in the
+/// background.
+///
+/// A lock with a [`min_hold`](crate::LockRequest::min_hold) that is longer than its TTL is first extended
+/// when as much is left of its validity as is usual for its TTL: its keys should not outlive the minimum
+/// for nothing.
 #[derive(Debug)]
 #[must_use = "a guard that is dropped releases its lock"]
 pub struct KeepAlive {
@@ -36,11 +41,13 @@ impl KeepAlive {
     fn new(lock: Lock) -> Self {
         let state = lock.state();
         let nodes = &state.nodes;
-        let renewal = Renewal::new(lock.ttl(), lock.keep_until());
-        let deadline = state.valid_until();
-        let won = deadline - nodes.drift().validity(lock.ttl());
+        let renewal = Renewal::new(lock.ttl(), lock.hold_until(|until| until.max));
+        let (deadline, validity) = (state.valid_until(), nodes.drift().validity(lock.ttl()));
+        let won = deadline - validity;
+        let kept_from = lock.hold_until(|until| until.min).and_then(|min| min.checked_sub(validity));
         let now = nodes.now();
-        let due = nodes.with_entropy(|rng| renewal.first(now, won, |max| rng.random_range(0..=max)));
+        let due =
+            nodes.with_entropy(|rng| renewal.first(now, won, kept_from, |max| rng.random_range(0..=max)));
         let entry = nodes.extenders.get().keep(state.clone(), renewal, Next { due, deadline });
         Self { _entry: entry, lock }
     }
@@ -99,7 +106,7 @@ impl Extendable for LeaseState {
                 return End::default();
             };
             let left = self.valid_until().saturating_duration_since(start);
-            let extended = self.extend_within(ttl, renewal.timeout(left)).await;
+            let extended = self.extend_within(ttl, renewal.timeout(left), renewal.until()).await;
             let due = match extended {
                 Ok(()) => {
                     Some(nodes.with_entropy(|rng| renewal.next(start, |max| rng.random_range(0..=max))))

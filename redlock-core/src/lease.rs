@@ -134,6 +134,16 @@ impl LeaseState {
         }
     }
 
+    /// Ends a lease that is valid, before `min`, without a release: its keys stay. Returns for how long it
+    /// would have been valid.
+    pub(crate) fn keep(&self, min: Option<Instant>) -> Option<Duration> {
+        let min = min?;
+        let left = self.remaining().filter(|_| self.nodes.now() < min)?;
+        self.end();
+        drop(self.take_ticket());
+        Some(left)
+    }
+
     /// The place in the queue of the process: dropping it passes the turn on.
     pub(crate) fn take_ticket(&self) -> Ticket {
         self.ticket.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -157,15 +167,21 @@ impl LeaseState {
     /// lost and written again. An extension counts only if a quorum confirms it while the lease is still
     /// valid. Otherwise the validity stays as it was.
     pub(crate) async fn extend(&self, ttl: Ttl) -> Result<(), Error> {
-        self.extend_within(ttl, Duration::MAX).await
+        self.extend_within(ttl, Duration::MAX, None).await
     }
 
-    /// As [`LeaseState::extend`], but waits for replies no longer than `timeout`.
-    pub(crate) async fn extend_within(&self, ttl: Ttl, timeout: Duration) -> Result<(), Error> {
+    /// As [`LeaseState::extend`], but waits for replies no longer than `timeout`, and for a validity that ends
+    /// at `most`.
+    pub(crate) async fn extend_within(
+        &self,
+        ttl: Ttl,
+        timeout: Duration,
+        most: Option<Instant>,
+    ) -> Result<(), Error> {
         let Claim { resources, token, .. } = &*self.claim;
         let (telemetry, clock) = (self.nodes.telemetry(), &**self.nodes.runtime());
         let call = Call::begin(telemetry, Kind::Extend, clock, resources, Some(token));
-        call.watch(|| self.confirm(ttl, timeout), |()| Outcome::Extended).await
+        call.watch(|| self.confirm(ttl, timeout, most), |()| Outcome::Extended).await
     }
 
     /// Reports a loss to operators, once.
@@ -174,7 +190,7 @@ impl LeaseState {
         self.telemetry.lost(self.nodes.telemetry(), resources, token, loss);
     }
 
-    async fn confirm(&self, ttl: Ttl, timeout: Duration) -> Result<(), Error> {
+    async fn confirm(&self, ttl: Ttl, timeout: Duration, most: Option<Instant>) -> Result<(), Error> {
         let start = self.nodes.now();
         let deadline = self.valid_until();
         let left = deadline.saturating_duration_since(start);
@@ -184,8 +200,9 @@ impl LeaseState {
         } else {
             Err(LostRound::lapsed())
         };
+        let cut = |valid_until: Instant| most.map_or(valid_until, |most| most.min(valid_until));
         let lost = match extended {
-            Ok((valid_until, _)) if self.extend_to(valid_until) => {
+            Ok((valid_until, _)) if self.extend_to(cut(valid_until)) => {
                 self.ticket.lock().unwrap_or_else(PoisonError::into_inner).stay(self.valid_until());
                 annotation::write(&self.nodes, &self.claim).await;
                 return Ok(());

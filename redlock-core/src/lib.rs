@@ -32,6 +32,7 @@ mod extensions;
 mod fan_out;
 mod fence;
 mod fencing;
+mod hold;
 mod inspect;
 mod invalid;
 mod keep_alive;

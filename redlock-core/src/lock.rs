@@ -13,6 +13,7 @@ use futures_util::future::join;
 use crate::{
     annotation,
     error::Error,
+    hold::HoldUntil,
     lease::{Lease, LeaseState},
     reply::NodeReply,
     resources::Resources,
@@ -25,7 +26,9 @@ use crate::{
 /// A lock: yours for as long as [`is_valid`](Lock::is_valid) returns true.
 ///
 /// Dropping it releases it in the background, on a runtime that runs its tasks. [`unlock`](Lock::unlock)
-/// releases it and returns whether it was still held. [`forget`](Lock::forget) leaves it until its TTL ends.
+/// releases it and returns whether it was still held. [`forget`](Lock::forget) leaves it until its TTL
+/// ends. With a [`min_hold`](crate::LockRequest::min_hold) that has not passed, the first two leave it as
+/// well.
 #[derive(Debug)]
 #[must_use = "a lock that is dropped is released"]
 pub struct Lock {
@@ -42,8 +45,8 @@ pub(crate) struct Acquisition {
     pub(crate) attempts: u32,
     pub(crate) took: Duration,
     pub(crate) replies: Vec<NodeReply>,
-    /// When a keep-alive ends.
-    pub(crate) keep_until: Option<Instant>,
+    /// When it may be released, and when a keep-alive ends, if it has such a time. Boxed, as few locks do.
+    pub(crate) until: Option<Box<HoldUntil>>,
 }
 
 impl Lock {
@@ -141,6 +144,9 @@ impl Lock {
 
     /// Releases the lock: one attempt, decided by a quorum.
     ///
+    /// With a [`min_hold`](crate::LockRequest::min_hold) that has not passed, a valid lock is over here,
+    /// but keeps others out: nothing is sent.
+    ///
     /// # Errors
     ///
     /// [`Error::NoQuorum`] or [`Error::Rejected`] when no quorum replied whether the lock was still held. The
@@ -152,7 +158,7 @@ impl Lock {
     /// Dropping the future releases the lock in the background.
     pub async fn unlock(mut self) -> Result<UnlockOutcome, Error> {
         self.armed = false;
-        release(&self.state).await
+        release(&self.state, self.hold_until(|until| until.min)).await
     }
 
     /// Ends the lock without releasing it: its keys stay until their TTL ends.
@@ -179,10 +185,12 @@ impl Lock {
         let unsettled = (0..nodes.len()).filter(|node| claim.ledger.is_unsettled(*node)).collect();
         drop(nodes.release_from(claim, unsettled));
         let now = nodes.now();
+        let left = self.acquisition.until.as_ref().map(|until| until.left(now)).unwrap_or_default();
         LockParts {
             remaining,
             longest_ttl: claim.ledger.ttl().get(),
-            max_hold: self.acquisition.keep_until.map(|longest| longest.saturating_duration_since(now)),
+            max_hold: left.max,
+            min_hold: left.min,
             fence: self.fence(),
             ..LockParts::new(self.resources().as_slice(), self.token().clone(), self.ttl.get())
         }
@@ -196,8 +204,9 @@ impl Lock {
         self.ttl
     }
 
-    pub(crate) fn keep_until(&self) -> Option<Instant> {
-        self.acquisition.keep_until
+    /// One of the moments that bound how long it is held, if it has that one.
+    pub(crate) fn hold_until(&self, which: impl FnOnce(&HoldUntil) -> Option<Instant>) -> Option<Instant> {
+        self.acquisition.until.as_deref().and_then(which)
     }
 }
 
@@ -205,6 +214,10 @@ impl Drop for Lock {
     fn drop(&mut self) {
         if self.armed {
             let LeaseState { nodes, claim, .. } = &*self.state;
+            if self.state.keep(self.hold_until(|until| until.min)).is_some() {
+                nodes.telemetry().kept(&claim.token);
+                return;
+            }
             self.state.end();
             drop(nodes.release_all(claim).then_pass_on(self.state.take_ticket()));
             annotation::remove_later(nodes, claim);
@@ -213,7 +226,7 @@ impl Drop for Lock {
     }
 }
 
-/// Whether the lock was still held when it was unlocked.
+/// Whether the lock was still held when it was unlocked, and whether it is held on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum UnlockOutcome {
@@ -222,6 +235,14 @@ pub enum UnlockOutcome {
     /// No quorum held it any more: it had lapsed, or its keys were deleted. Another client may have held it
     /// meanwhile.
     NotHeld,
+    /// It is held on: its [`min_hold`](crate::LockRequest::min_hold) has not passed. Nothing was sent, and
+    /// the keys stay until their TTL ends, also without this process.
+    #[non_exhaustive]
+    Kept {
+        /// For how long nobody else gets the lock, at least: its validity when it was unlocked. Its keys outlive
+        /// that by clock drift, and by up to a TTL if an extension was under way.
+        remaining: Duration,
+    },
 }
 
 /// A lock that is held, but not by this process. Anyone who knows its token can take, extend and release the
@@ -247,6 +268,10 @@ pub struct LockParts {
     /// after the hand-over. The default is `None`: no bound.
     #[cfg_attr(feature = "serde", serde(default))]
     pub max_hold: Option<Duration>,
+    /// The rest of [`min_hold`](crate::LockRequest::min_hold) when the lock was taken apart. It counts on
+    /// from the hand-over. The default is `None`: the lock may be released at any time.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub min_hold: Option<Duration>,
     /// The [fencing token](Lock::fence), which stays the same after the hand-over. The default is `None`: the
     /// lock has none.
     #[cfg_attr(feature = "serde", serde(default))]
@@ -260,7 +285,8 @@ impl LockParts {
     pub fn new(resources: impl Into<Resources>, token: Token, ttl: Duration) -> Self {
         let resources = resources.into().as_slice().to_vec();
         let remaining = Duration::ZERO;
-        Self { resources, token, ttl, remaining, longest_ttl: ttl, max_hold: None, fence: None }
+        let (max_hold, min_hold) = (None, None);
+        Self { resources, token, ttl, remaining, longest_ttl: ttl, max_hold, min_hold, fence: None }
     }
 }
 
@@ -270,9 +296,12 @@ impl From<Lock> for LockParts {
     }
 }
 
-async fn release(state: &LeaseState) -> Result<UnlockOutcome, Error> {
+async fn release(state: &LeaseState, min: Option<Instant>) -> Result<UnlockOutcome, Error> {
     let LeaseState { nodes, claim, .. } = state;
     let release = || async {
+        if let Some(remaining) = state.keep(min) {
+            return Ok(UnlockOutcome::Kept { remaining });
+        }
         state.end();
         // The removal is sent right behind the release, which does not wait for it.
         let released = rounds::release(nodes, claim, state.take_ticket());
@@ -290,6 +319,7 @@ async fn release(state: &LeaseState) -> Result<UnlockOutcome, Error> {
     call.watch(release, |outcome| match outcome {
         UnlockOutcome::Released => Outcome::Released,
         UnlockOutcome::NotHeld => Outcome::NotHeld,
+        UnlockOutcome::Kept { .. } => Outcome::Kept,
     })
     .await
 }

@@ -99,6 +99,10 @@ impl Nodes {
         self.settings.ttl(ttl)
     }
 
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     pub(crate) fn admission(&self) -> &Admission {
         &self.settings.admission
     }

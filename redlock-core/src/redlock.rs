@@ -8,6 +8,7 @@ use crate::{
     annotation,
     error::Error,
     fence::MAX_FENCE,
+    hold::HoldLimits,
     invalid::InvalidRequest,
     lease::{Lease, LeaseState},
     lock::{Acquisition, Lock, LockParts, UnlockOutcome},
@@ -46,12 +47,18 @@ use crate::{
 pub struct Redlock {
     nodes: Arc<Nodes>,
     retry: RetryPolicy,
+    key_prefix: Option<Arc<str>>,
     note: Option<Note>,
 }
 
 impl Redlock {
-    pub(crate) fn new(nodes: Arc<Nodes>, retry: RetryPolicy, note: Option<Note>) -> Self {
-        Self { nodes, retry, note }
+    pub(crate) fn new(
+        nodes: Arc<Nodes>,
+        retry: RetryPolicy,
+        key_prefix: Option<Arc<str>>,
+        note: Option<Note>,
+    ) -> Self {
+        Self { nodes, retry, key_prefix, note }
     }
 
     /// Locks one resource or several, all or nothing, for `ttl`, with the retries of the manager's
@@ -84,7 +91,13 @@ impl Redlock {
     ///
     /// Dropping the future at any time removes, in the background, the keys that it may have written.
     pub fn lock(&self, resources: impl Into<Resources>, ttl: Duration) -> LockRequest {
-        LockRequest::new(self.nodes.clone(), self.retry.clone(), self.note.clone(), resources.into(), ttl)
+        let names = resources.into();
+        // The only place where names become keys: everything behind it has the keys.
+        let keys = match &self.key_prefix {
+            Some(prefix) => names.with_prefix(prefix),
+            None => names,
+        };
+        LockRequest::new(self.nodes.clone(), self.retry.clone(), self.note.clone(), keys, ttl)
     }
 
     /// As [`Redlock::lock`] with a single attempt, at once: it waits for no other call.
@@ -127,7 +140,8 @@ impl Redlock {
     ///
     /// # Cancellation
     ///
-    /// Dropping the future drops the routine, and releases the lock in the background.
+    /// Dropping the future drops the routine, and releases the lock in the background, unless a
+    /// [`min_hold`](LockRequest::min_hold) has not passed: the routine had begun.
     pub fn using<F, Fut>(
         &self,
         resources: impl Into<Resources>,
@@ -165,7 +179,8 @@ impl Redlock {
     /// several processes with the same parts at most one gets the lock, and the others get [`Error::Lost`].
     ///
     /// A lock with a [fencing token](Lock::fence) keeps it: it is the same hold. Its [note](crate::Note) is
-    /// that of this lock manager, if it has one.
+    /// that of this lock manager, if it has one. The names are those of the parts: a
+    /// [`key_prefix`](crate::RedlockBuilder::key_prefix) is part of them already.
     ///
     /// The clocks of two processes have nothing in common, so a new validity begins here, if a quorum of
     /// nodes still holds the lock. It lasts for the TTL, or for the remaining validity at
@@ -187,13 +202,16 @@ impl Redlock {
     ///
     /// # Cancellation
     ///
-    /// Dropping the future releases the taken keys, in the background.
+    /// Dropping the future releases the taken keys, in the background, also before a
+    /// [`min_hold`](LockParts::min_hold) has passed.
     pub async fn from_parts(&self, parts: &LockParts) -> Result<Lock, Error> {
         let nodes = &self.nodes;
         let resources = Resources::from(&parts.resources[..]);
         resources.validate()?;
         let ttl = nodes.ttl(parts.ttl)?;
         let longest = nodes.ttl(parts.longest_ttl.max(parts.ttl))?;
+        let hold = HoldLimits { min: parts.min_hold, max: parts.max_hold };
+        let least = hold.least_ttl(nodes.settings())?;
         if let Some(fence) = parts.fence {
             nodes.check_fencing()?;
             if fence.get() > MAX_FENCE {
@@ -207,6 +225,7 @@ impl Redlock {
             Some(left) => nodes.ttl(asked.get().min(left)).map_err(|_| Error::lapsed(resources.clone()))?,
             None => asked,
         };
+        let asked = least.map_or(asked, |least| least.max(asked));
         let takeover = Takeover::new(
             nodes,
             resources,
@@ -219,12 +238,15 @@ impl Redlock {
         let claim = takeover.claim();
         let take_over = move || async move {
             let mut won = takeover.decide().await?;
+            let until = hold.from(start);
+            if let Some(until) = &until {
+                won.valid_until = until.cut(won.valid_until);
+            }
             won.ticket.hold(start, won.valid_until);
             let took = nodes.now().saturating_duration_since(start);
-            let keep_until = parts.max_hold.and_then(|left| start.checked_add(left));
             let state = LeaseState::new(nodes.clone(), won.claim, won.valid_until, won.ticket, won.fence);
             let replies = won.replies;
-            let lock = Lock::new(state, ttl, Acquisition { attempts: 1, took, replies, keep_until });
+            let lock = Lock::new(state, ttl, Acquisition { attempts: 1, took, replies, until });
             annotation::write(nodes, &lock.state().claim).await;
             Ok(lock)
         };

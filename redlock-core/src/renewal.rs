@@ -20,11 +20,22 @@ impl Renewal {
         Self { ttl, until }
     }
 
+    pub(crate) fn until(&self) -> Option<Instant> {
+        self.until
+    }
+
     /// When the first extension is due. `start` is when the round of the present validity began, if that was
-    /// for the TTL; the longer validity of an earlier extension is no reason to wait longer. `draw` returns a
-    /// random number from 0 to its argument.
-    pub(crate) fn first(&self, now: Instant, start: Instant, draw: impl FnOnce(u64) -> u64) -> Instant {
-        self.next(start.min(now), draw)
+    /// for the TTL. The longer validity of an earlier extension is no reason to wait longer, but that of a
+    /// minimum hold is: `kept_from` is when a round for the TTL would have to begin to reach its end. `draw`
+    /// returns a random number from 0 to its argument.
+    pub(crate) fn first(
+        &self,
+        now: Instant,
+        start: Instant,
+        kept_from: Option<Instant>,
+        draw: impl FnOnce(u64) -> u64,
+    ) -> Instant {
+        self.next(start.min(kept_from.map_or(now, |from| from.max(now))), draw)
     }
 
     /// When the next extension is due, after one that began at `start`.
@@ -89,11 +100,21 @@ mod tests {
     #[test]
     fn extensions_come_after_a_third_to_a_half_of_the_ttl_however_long_they_take() {
         let (renewal, start) = (renewal(None), some_instant());
-        assert_eq!(renewal.first(start + seconds(4), start, first), start + seconds(10));
-        assert_eq!(renewal.first(start, start + seconds(50), first), start + seconds(10));
+        assert_eq!(renewal.first(start + seconds(4), start, None, first), start + seconds(10));
+        assert_eq!(renewal.first(start, start + seconds(50), None, first), start + seconds(10));
         assert_eq!(renewal.next(start + seconds(10), first), start + seconds(20));
         assert_eq!(renewal.next(start + seconds(20), last), start + seconds(35));
         assert_eq!(renewal.next(start, |max| max / 5), start + seconds(11));
+    }
+
+    #[test]
+    fn a_lock_with_a_minimum_hold_is_first_extended_towards_its_end() {
+        let (renewal, now) = (renewal(None), some_instant());
+        let due = |start, kept_from| renewal.first(now, now + start, kept_from, first) - now;
+        assert_eq!(due(seconds(100), Some(now + seconds(100))), seconds(110));
+        assert_eq!(due(seconds(300), Some(now + seconds(100))), seconds(110), "of a longer validity");
+        assert_eq!(due(seconds(0), Some(now + seconds(100))), seconds(10), "of a shorter one");
+        assert_eq!(due(seconds(50), now.checked_sub(seconds(1))), seconds(10), "when it has passed");
     }
 
     #[test]

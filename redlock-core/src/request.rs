@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 use crate::{
     attempts::{self, Options},
     error::Error,
+    hold::HoldLimits,
     lock::Lock,
     nodes::Nodes,
     note::Note,
@@ -84,7 +85,29 @@ impl<R> LockRequest<R> {
     /// from the attempt that won it. It shortens a longer TTL, and no extension exceeds it. The default is no
     /// bound.
     pub fn max_hold(mut self, max_hold: Duration) -> Self {
-        self.options.max_hold = Some(max_hold);
+        self.options.hold.max = Some(max_hold);
+        self
+    }
+
+    /// The shortest time for which the lock keeps others out, counted from the start of the attempt that won
+    /// it. With it, one of many machines runs a job once a period, however short the job is and however their
+    /// clocks differ: choose a time that is longer than the clocks differ, and shorter than the period. The
+    /// default is none.
+    ///
+    /// * Before it has passed, [`Lock::unlock`], the end of [`using`](LockRequest::using) and dropping the lock
+    ///   leave the keys to their TTL, and send nothing: they stay when the process has ended. `unlock` returns
+    ///   [`UnlockOutcome::Kept`](crate::UnlockOutcome::Kept). Later, all of them release the lock as usual.
+    /// * A request that is dropped before it has won leaves nothing behind, and a lock that is lost is lost.
+    /// * The keys' TTL is the longer of the request's and of what `min_hold` takes with clock drift. It may not
+    ///   be over [`max_ttl`](crate::RedlockBuilder::max_ttl). [`Lock::keep_alive`] extends the lock by the
+    ///   request's.
+    /// * Nothing shortens the life of a key: after a job that ends early, the lock stays for all of the TTL if
+    ///   that is longer, or for up to a TTL more when it has been extended.
+    ///
+    /// A `min_hold` over [`max_hold`](Self::max_hold) is
+    /// [`InvalidRequest::MinHoldTooLong`](crate::InvalidRequest::MinHoldTooLong).
+    pub fn min_hold(mut self, min_hold: Duration) -> Self {
+        self.options.hold.min = Some(min_hold);
         self
     }
 
@@ -120,7 +143,8 @@ impl LockRequest {
         ttl: Duration,
     ) -> Self {
         let fenced = nodes.always_fences();
-        let options = Options { retry, acquire_timeout: None, max_hold: None, fenced, note };
+        let hold = HoldLimits::default();
+        let options = Options { retry, acquire_timeout: None, hold, fenced, note };
         Self { nodes, resources, ttl, options, routine: () }
     }
 

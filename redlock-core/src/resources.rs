@@ -4,7 +4,9 @@ use std::{fmt, iter::Map, slice, sync::Arc};
 
 use crate::invalid::InvalidRequest;
 
-/// The resources of one lock, in the caller's order. Each name is the key on every node, byte for byte.
+/// The resources of one lock, in the caller's order. Each name is the key on every node, byte for byte,
+/// behind the lock manager's [`key_prefix`](crate::RedlockBuilder::key_prefix) if it has one. The resources
+/// of a lock, of an error and of [`LockParts`](crate::LockParts) are the keys themselves.
 ///
 /// It converts from one name (`"a"`, `String`) or several (`["a", "b"]`, `Vec<String>`, references to these,
 /// `&[..]`). A request with no name, an empty one or a duplicate fails with [`InvalidRequest`] before
@@ -22,6 +24,12 @@ impl Resources {
     /// The names, one by one.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &str> {
         self.0.iter().map(String::as_str)
+    }
+
+    /// The keys of these names. An empty name stays empty, as it is invalid with a prefix, too.
+    pub(crate) fn with_prefix(&self, prefix: &str) -> Self {
+        let key = |name: &str| if name.is_empty() { String::new() } else { format!("{prefix}{name}") };
+        self.iter().map(key).collect()
     }
 
     pub(crate) fn validate(&self) -> Result<(), InvalidRequest> {
@@ -162,6 +170,16 @@ mod tests {
             Err(InvalidRequest::DuplicateResource { name: "a".to_owned() })
         );
         assert_eq!(Resources::from(["a", "b", "A", " "]).validate(), Ok(()));
+    }
+
+    #[test]
+    fn a_prefix_hides_neither_an_empty_name_nor_a_duplicate() {
+        let keys = |names: &[&str]| Resources::from(names).with_prefix("p:");
+        assert_eq!(keys(&["b", "p:a"]).as_slice(), ["p:b", "p:p:a"]);
+        assert_eq!(keys(&[]).validate(), Err(InvalidRequest::NoResources));
+        assert_eq!(keys(&["a", ""]).validate(), Err(InvalidRequest::EmptyResource));
+        let name = "p:a".to_owned();
+        assert_eq!(keys(&["a", "a"]).validate(), Err(InvalidRequest::DuplicateResource { name }));
     }
 
     #[test]

@@ -81,6 +81,14 @@ impl Telemetry {
         });
     }
 
+    /// A lock was dropped before it may be released: it is left to its TTL.
+    pub(crate) fn kept(&self, token: &Token) {
+        in_a_destructor(|| {
+            events::kept(token);
+            self.metrics.unlocked("kept");
+        });
+    }
+
     /// A round was decided; `lost` is why it was not won.
     pub(crate) fn round(&self, verb: Verb, token: &Token, lost: Option<LossReason>, votes: &Tally) {
         let outcome = match lost {

@@ -15,6 +15,9 @@ pub(crate) struct Ttl {
 }
 
 impl Ttl {
+    /// More than any lock may have.
+    pub(crate) const UNBOUNDED: Self = Self { millis: u64::MAX };
+
     /// Rounds down to whole milliseconds: a node must not keep the key for less than the client counts on.
     pub(crate) fn new(ttl: Duration, drift: Drift) -> Result<Self, InvalidRequest> {
         if ttl > MAX_TTL {

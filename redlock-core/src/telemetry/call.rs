@@ -91,6 +91,7 @@ pub(crate) enum Outcome<'a> {
     Extended,
     Released,
     NotHeld,
+    Kept,
     Failed(&'a Error),
     Cancelled,
 }
@@ -100,7 +101,7 @@ impl Outcome<'_> {
         match self {
             Self::Granted { attempts, .. } => Some(*attempts),
             Self::Failed(error) => error.report().map(|report| report.attempts),
-            Self::Extended | Self::Released | Self::NotHeld | Self::Cancelled => None,
+            Self::Extended | Self::Released | Self::NotHeld | Self::Kept | Self::Cancelled => None,
         }
     }
 
@@ -124,6 +125,7 @@ impl Label for Outcome<'_> {
             Self::Extended => "extended",
             Self::Released => "released",
             Self::NotHeld => "not_held",
+            Self::Kept => "kept",
             Self::Failed(error) => error.label(),
             Self::Cancelled => "cancelled",
         }

@@ -144,6 +144,10 @@ pub(super) fn dropped(token: &Token) {
     debug!(target: "redlock", holder = token.prefix(), "lock dropped: it is released in the background");
 }
 
+pub(super) fn kept(token: &Token) {
+    debug!(target: "redlock", holder = token.prefix(), "lock dropped: it is left to its TTL");
+}
+
 /// The nodes of a lock manager, and what was last reported of each.
 #[derive(Debug)]
 pub(super) struct Nodes {

@@ -36,6 +36,8 @@ pub(super) fn lost(_: Option<&str>, _: &Resources, _: &Token, _: &'static str) {
 
 pub(super) fn dropped(_: &Token) {}
 
+pub(super) fn kept(_: &Token) {}
+
 #[derive(Debug)]
 pub(super) struct Nodes;
 

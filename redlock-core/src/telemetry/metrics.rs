@@ -224,7 +224,8 @@ fn describe() {
 /// In the order of their numbers.
 const VERBS: [Verb; 5] = [Verb::Acquire, Verb::Extend, Verb::Raise, Verb::Replace, Verb::Release];
 const LOCK_OUTCOMES: [&str; 6] = ["granted", "contended", "no_quorum", "rejected", "invalid", "cancelled"];
-const UNLOCK_OUTCOMES: [&str; 6] = ["released", "not_held", "no_quorum", "rejected", "cancelled", "dropped"];
+const UNLOCK_OUTCOMES: [&str; 7] =
+    ["released", "kept", "not_held", "no_quorum", "rejected", "cancelled", "dropped"];
 
 const LOCKS: &str = "redlock_locks_total";
 const LOCK_DURATION: &str = "redlock_lock_duration_seconds";

@@ -46,9 +46,9 @@ fn token(text: &str) {
 
 /// Takes over a lock that some of the nodes hold.
 fn take_over([nodes, holders, life, drift]: [u8; 4], parts: &LockParts) {
-    // How long the giver could continue is not checked here.
+    // How long the giver could continue, or had to, is not checked here.
     let mut parts = parts.clone();
-    parts.max_hold = None;
+    (parts.max_hold, parts.min_hold) = (None, None);
     parts.longest_ttl = parts.longest_ttl.min(MAX_TTL);
     let parts = &parts;
     let harness = Harness::seeded(u64::from(nodes), usize::from(nodes % 5) + 1);

@@ -1,8 +1,8 @@
 //! The checks of every step of a run.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use redlock_core::{Lease, MemoryBackend, Resources};
+use redlock_core::{Lease, MemoryBackend, Resources, Runtime};
 
 use crate::sim_runtime::SimRuntime;
 
@@ -10,6 +10,8 @@ use crate::sim_runtime::SimRuntime;
 #[derive(Debug, Default)]
 pub(super) struct Checks {
     holds: Vec<Hold>,
+    /// Locks that were unlocked before their minimum hold had passed.
+    kept: Vec<Kept>,
     /// The keys of each node that lost its data: they count until the node is back.
     pub(super) lost: Vec<Option<LostKeys>>,
     /// How often two clients held a resource at the same instant.
@@ -32,6 +34,16 @@ struct Hold {
     overlapped: bool,
 }
 
+/// A lock that nobody holds, and nobody gets yet.
+#[derive(Debug)]
+struct Kept {
+    client: usize,
+    process: SimRuntime,
+    resources: Resources,
+    /// By the clock of its process.
+    until: Instant,
+}
+
 /// The keys that a node held when it lost its data.
 #[derive(Clone, Debug)]
 pub(super) struct LostKeys {
@@ -52,7 +64,7 @@ pub(super) struct Rules {
 
 impl Checks {
     pub(super) fn new(nodes: usize) -> Self {
-        Self { holds: Vec::new(), lost: vec![None; nodes], overlaps: 0 }
+        Self { holds: Vec::new(), kept: Vec::new(), lost: vec![None; nodes], overlaps: 0 }
     }
 
     /// Records a lock, and returns its number.
@@ -69,6 +81,18 @@ impl Checks {
         };
         self.holds.push(hold);
         self.holds.len() - 1
+    }
+
+    /// Records a lock whose keys were left for this time when it was unlocked.
+    pub(super) fn kept(
+        &mut self,
+        client: usize,
+        process: SimRuntime,
+        resources: Resources,
+        remaining: Duration,
+    ) {
+        let until = process.now() + remaining;
+        self.kept.push(Kept { client, process, resources, until });
     }
 
     pub(super) fn noticed(&mut self, hold: usize) {
@@ -109,6 +133,9 @@ impl Checks {
         for (position, first) in valid.iter().enumerate() {
             for second in &valid[position + 1..] {
                 self.exclude(*first, *second, rules)?;
+            }
+            if !rules.broken {
+                self.keep_out(*first)?;
             }
             if !rules.broken && !rules.guarded {
                 self.backed(now, &self.holds[*first], nodes)?;
@@ -164,6 +191,20 @@ impl Checks {
         }
         let left = |hold: &Hold| format!("client {} for {:?}", hold.client, hold.lease.remaining());
         Err(format!("{name:?} is held by {} and by {}", left(one), left(other)))
+    }
+
+    /// Checks that nobody has got a lock that is kept.
+    fn keep_out(&self, hold: usize) -> Result<(), String> {
+        let hold = &self.holds[hold];
+        for kept in self.kept.iter().filter(|kept| !kept.process.is_killed()) {
+            if let Some(name) = shared(&kept.resources, hold.lease.resources())
+                && kept.process.now() < kept.until
+            {
+                let (client, by) = (hold.client, kept.client);
+                return Err(format!("{name:?} is held by client {client}, and kept by client {by}"));
+            }
+        }
+        Ok(())
     }
 
     /// Checks that a valid lock has its keys on a quorum of nodes until its validity ends.

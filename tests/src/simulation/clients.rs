@@ -10,7 +10,7 @@ use std::{
 };
 
 use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng, seq::IndexedRandom};
-use redlock_core::{Error, Lease, Lock, LockRequest, Redlock, Runtime, Token};
+use redlock_core::{Error, Lease, Lock, LockRequest, Redlock, Runtime, Token, UnlockOutcome};
 
 use super::{Outcome, World, faults::Fault};
 use crate::sim_runtime::SimRuntime;
@@ -66,9 +66,17 @@ impl Client {
     async fn operation(&self, mut rng: ChaCha8Rng) {
         match rng.random_range(0..10) {
             0..5 => {
-                let request = self.request(&mut rng);
+                let mut request = self.request(&mut rng);
+                let min_hold = rng.random_bool(0.2).then(|| millis(rng.random_range(1..MAX_MIN_HOLD_MILLIS)));
+                if let Some(min_hold) = min_hold {
+                    request = request.min_hold(min_hold);
+                }
                 match request.await {
                     Ok(lock) => {
+                        if min_hold.is_some() {
+                            // However it ends, its keys may stay.
+                            self.world.abandon(lock.token().as_str());
+                        }
                         self.won(lock.lease(), Some(lock.token()), Won::Alone);
                         self.hold(&mut rng, lock).await;
                     }
@@ -120,6 +128,7 @@ impl Client {
             }
         }
         self.sleep(rng.random_range(0..300)).await;
+        let names = lock.resources().clone();
         match rng.random_range(0..9) {
             0 => drop(lock),
             8 => {
@@ -139,7 +148,14 @@ impl Client {
             _ => match lock.unlock().await {
                 Ok(found) => {
                     self.say(|| format!("unlocks: {found:?}"));
-                    self.world.outcome(self.number, Outcome::Unlocked);
+                    if let UnlockOutcome::Kept { remaining, .. } = found {
+                        self.world.checks().kept(self.number, self.process.clone(), names, remaining);
+                    }
+                    let outcome = match found {
+                        UnlockOutcome::Kept { .. } => Outcome::Kept,
+                        _ => Outcome::Unlocked,
+                    };
+                    self.world.outcome(self.number, outcome);
                 }
                 Err(error) => self.failed(&error),
             },
@@ -175,6 +191,9 @@ impl Client {
         match self.redlock.from_parts(&parts).await {
             Ok(lock) => {
                 self.say(|| "took a lock over".to_owned());
+                if parts.min_hold.is_some() {
+                    self.world.abandon(lock.token().as_str());
+                }
                 assert_eq!(lock.fence(), parts.fence, "a lock that is handed over has another fencing token");
                 self.won(lock.lease(), None, Won::TakenOver);
                 self.hold(rng, lock).await;
@@ -290,4 +309,6 @@ fn millis(millis: u64) -> Duration {
 
 pub(super) const RESOURCES: [&str; 2] = ["a", "b"];
 pub(super) const MAX_TTL_MILLIS: u64 = 5_000;
+/// So that its TTL is no longer than any other.
+const MAX_MIN_HOLD_MILLIS: u64 = 4_900;
 pub(super) const MAX_TTL: Duration = Duration::from_millis(MAX_TTL_MILLIS);

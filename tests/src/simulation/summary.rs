@@ -32,16 +32,26 @@ pub enum Outcome {
     NoQuorum,
     Lost,
     Unlocked,
+    /// Unlocked before its minimum hold had passed.
+    Kept,
     Used,
     Cancelled,
 }
 
 impl Outcome {
-    pub(super) const NUMBER: usize = 7;
+    pub(super) const NUMBER: usize = 8;
 
     /// All outcomes.
-    pub const ALL: [Self; Self::NUMBER] =
-        [Self::Won, Self::Contended, Self::NoQuorum, Self::Lost, Self::Unlocked, Self::Used, Self::Cancelled];
+    pub const ALL: [Self; Self::NUMBER] = [
+        Self::Won,
+        Self::Contended,
+        Self::NoQuorum,
+        Self::Lost,
+        Self::Unlocked,
+        Self::Kept,
+        Self::Used,
+        Self::Cancelled,
+    ];
 }
 
 impl Summary {

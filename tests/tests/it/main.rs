@@ -9,6 +9,7 @@ mod chaos;
 
 /// The `redlock` command, as a process on real servers.
 mod cli {
+    mod at_least;
     mod loss;
     pub(crate) mod process;
     mod runs;
@@ -57,6 +58,7 @@ mod servers {
     mod inspecting;
     mod leader;
     mod locking;
+    mod names;
     mod notes;
     mod one_server;
     mod ordering;
@@ -81,9 +83,11 @@ mod sim {
     pub(crate) mod fencing;
     mod handover;
     mod keep_alive;
+    mod key_prefix;
     mod limits;
     mod locking;
     mod memory;
+    mod min_hold;
     pub(crate) mod notes;
     pub(crate) mod odd_nodes;
     mod one_server;

@@ -49,6 +49,27 @@ fn a_note_expires_with_a_lock_that_is_forgotten() {
 }
 
 #[test]
+fn a_note_stays_with_a_lock_that_is_kept() {
+    for drops in [false, true] {
+        let harness = Harness::new(3);
+        harness.run(async {
+            let lock = harness.redlock().lock("x", s(1)).min_hold(s(10)).note(NOTE).await.unwrap();
+            if drops {
+                drop(lock);
+            } else {
+                lock.unlock().await.unwrap();
+            }
+            harness.sleep(10_000).await;
+            assert_eq!(notes(&harness, "x"), vec![Some(NOTE.to_owned()); 3]);
+            harness.sleep(200).await;
+            assert_eq!(notes(&harness, "x"), vec![None; 3]);
+            harness.assert_free("x");
+        });
+        harness.assert_at_rest();
+    }
+}
+
+#[test]
 fn a_note_lives_on_with_each_extension_also_where_the_keys_were_lost() {
     let harness = Harness::new(3);
     harness.run(async {

@@ -233,6 +233,24 @@ fn an_unlock_reports_whether_the_lock_was_still_held() {
 }
 
 #[test]
+fn a_lock_that_is_kept_is_reported_as_such_and_not_as_lost() {
+    let harness = Harness::new(3);
+    let (_, capture) = Capture::of(&harness, async {
+        let redlock = harness.redlock();
+        let lock = redlock.lock("x", s(10)).min_hold(s(10)).await.unwrap();
+        assert!(matches!(lock.unlock().await.unwrap(), UnlockOutcome::Kept { .. }));
+        drop(redlock.lock("y", s(10)).min_hold(s(10)).await.unwrap());
+        harness.sleep(60_000).await;
+    });
+    assert_eq!(capture.last_span().get("outcome"), "granted");
+    let unlocks: Vec<_> = capture.spans().into_iter().filter(|span| span.text == "unlock").collect();
+    assert_eq!(unlocks.iter().map(|span| span.get("outcome")).collect::<Vec<_>>(), ["kept"]);
+    assert_eq!(capture.named("lock dropped: it is left to its TTL").len(), 1);
+    assert_eq!(capture.named("lock dropped: it is released in the background").len(), 0);
+    assert_eq!(capture.loud(), [""; 0]);
+}
+
+#[test]
 fn a_lock_that_expires_under_its_routine_is_reported_once_at_its_deadline() {
     let harness = Harness::new(3);
     let (took, capture) = Capture::of(&harness, async {

@@ -63,6 +63,25 @@ fn metrics_time_waiting_and_holding_on_the_clock_of_the_runtime() {
 }
 
 #[test]
+fn locks_that_are_kept_are_counted_however_they_ended() {
+    let harness = Harness::new(3);
+    let ((), metrics) = metered(|| {
+        harness.run(async {
+            let redlock = harness.builder().label("jobs").build().unwrap();
+            let job = |name: &str| redlock.lock(name, s(10)).min_hold(s(10));
+            job("x").await.unwrap().unlock().await.unwrap();
+            drop(job("y").await.unwrap());
+            job("z").using(async |_| ()).await.unwrap();
+        });
+    });
+    assert_eq!(metrics["redlock_unlocks_total{manager=jobs,outcome=kept}"], 3);
+    let unlocks = metrics.iter().filter(|(name, _)| name.starts_with("redlock_unlocks_total"));
+    assert_eq!(unlocks.map(|(_, number)| number).sum::<i64>(), 3, "{metrics:#?}");
+    assert_eq!(metrics["redlock_locks_held{manager=jobs}"], 0, "nobody holds them");
+    assert_eq!(metrics["redlock_lost_total{manager=jobs,reason=expired}"], 0);
+}
+
+#[test]
 fn second_trips_for_fencing_tokens_are_counted() {
     let harness = counting(&[AHEAD + 10, AHEAD + 20, AHEAD + 15]);
     let ((), metrics) = metered(|| {
