@@ -32,3 +32,8 @@ pub struct Migration;
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/fencing.md")]
 pub struct FencingTokens;
+
+/// The samples of the recipes.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/recipes.md")]
+pub struct Recipes;
