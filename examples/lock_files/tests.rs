@@ -26,6 +26,7 @@ async fn a_folder_keeps_the_contract_also_when_it_is_locked_by_others_or_gone() 
         ("cannot take over locks", 5),
         ("cannot watch keys", 8),
         ("has no fencing tokens", 14),
+        ("has no notes", 7),
         ("how long its server has been running", 2),
     ];
     for (check, reason) in skipped {
