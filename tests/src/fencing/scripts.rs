@@ -1,6 +1,6 @@
 //! A node of which the scripts may have an error.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use redis::aio::MultiplexedConnection;
@@ -9,7 +9,6 @@ use redlock_core::{
     ReleaseReply, ServerInfo,
     redis::{Argument, Command, Reply, SideKey, classify},
 };
-use std::time::Duration;
 
 use crate::server::Server;
 
