@@ -45,6 +45,9 @@ pub async fn late_raise(adapter: Adapter, broken: Option<Broken>) -> Vec<Violati
     let begun = judge.begin(RESOURCE);
     let mut first = one.request().await.expect("nobody has it");
     one.won(&judge, begun, &first);
+    let token = Some(first.token().as_str().to_owned());
+    // What comes late would change the history.
+    assert!(eventually(TTL, || servers.iter().all(|server| server.get(RESOURCE[0]) == token)).await);
     servers[0].command::<()>(&["DEL", RESOURCE[0]]);
     two.gates[1].close();
     let begun = judge.begin(RESOURCE);
@@ -53,8 +56,7 @@ pub async fn late_raise(adapter: Adapter, broken: Option<Broken>) -> Vec<Violati
 
     servers[0].command::<()>(&["DEL", RESOURCE[0]]);
     first.extend(TTL).await.expect("two servers have its keys");
-    let token = Some(first.token().as_str().to_owned());
-    assert!(eventually(TTL, || servers[0].get(RESOURCE[0]) == token).await);
+    assert!(eventually(TTL, || servers[0].get(RESOURCE[0]) == token && one.has_all_replies()).await);
 
     servers[1].command::<()>(&["DEL", RESOURCE[0]]);
     two.gates[1].open();
@@ -63,6 +65,8 @@ pub async fn late_raise(adapter: Adapter, broken: Option<Broken>) -> Vec<Violati
 
     first.extend(TTL).await.expect("two servers have its keys");
     drop((first.unlock().await, second.unlock().await));
+    let free = || servers.iter().all(|server| server.get(RESOURCE[0]).is_none());
+    assert!(eventually(TTL, || free() && one.has_all_replies() && two.has_all_replies()).await);
     three.gates[1].close();
     let begun = judge.begin(RESOURCE);
     let third = three.request().await.expect("nobody has it");
@@ -81,7 +85,7 @@ impl Client {
         let mut gates = Vec::new();
         for server in servers {
             let node = Scripts::new(adapter.open(&server.url()), server, broken).await;
-            gates.push(Arc::new(Gate { node, closed: watch::Sender::new(false) }));
+            gates.push(Arc::new(Gate { node, closed: watch::Sender::new(false), under_way: Arc::default() }));
         }
         // Without proposals, the tokens are small.
         let runtime = Skewed { runtime: TokioRuntime::current(), by: Skew::Unset };
@@ -97,6 +101,10 @@ impl Client {
         let fence = lock.fence().expect("a fenced lock").get();
         judge.complete(self.number, RESOURCE, begun, fence, Instant::now());
     }
+
+    fn has_all_replies(&self) -> bool {
+        self.gates.iter().all(|gate| Arc::strong_count(&gate.under_way) == 1)
+    }
 }
 
 /// A node that acquires nothing while the gate is closed.
@@ -104,6 +112,8 @@ impl Client {
 struct Gate {
     node: Scripts,
     closed: watch::Sender<bool>,
+    /// Each request has a clone while it lasts.
+    under_way: Arc<()>,
 }
 
 impl Gate {
@@ -119,14 +129,17 @@ impl Gate {
 #[async_trait]
 impl LockBackend for Gate {
     async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
+        let _under_way = self.under_way.clone();
         self.node.acquire(request).await
     }
 
     async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
+        let _under_way = self.under_way.clone();
         self.node.extend(request).await
     }
 
     async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
+        let _under_way = self.under_way.clone();
         self.node.release(request).await
     }
 
@@ -135,12 +148,14 @@ impl LockBackend for Gate {
     }
 
     async fn acquire_fenced(&self, request: AcquireFenced<'_>) -> Result<FencedReply, BackendError> {
+        let _under_way = self.under_way.clone();
         // Fails only without a sender.
         let _ = self.closed.subscribe().wait_for(|closed| !closed).await;
         self.node.acquire_fenced(request).await
     }
 
     async fn raise(&self, request: Raise<'_>) -> Result<FencedReply, BackendError> {
+        let _under_way = self.under_way.clone();
         self.node.raise(request).await
     }
 }
