@@ -6,7 +6,7 @@
 use std::{
     fmt,
     num::NonZeroU64,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,7 +14,7 @@ use crate::{
     admission::Admission,
     backend::LockBackend,
     claim::Claim,
-    entropy::Entropy,
+    entropy::{Draw, Entropy},
     extender::Extender,
     fan_out::FanOut,
     invalid::InvalidRequest,
@@ -35,7 +35,7 @@ use crate::{
 pub(crate) struct Nodes {
     settings: Arc<Settings>,
     telemetry: Arc<Telemetry>,
-    entropy: Mutex<Entropy>,
+    entropy: Entropy,
     nodes: Arc<[Arc<Node>]>,
     pub(crate) extenders: PerRuntime<Extender>,
     pub(crate) waiters: Arc<Waiters>,
@@ -59,8 +59,8 @@ impl Nodes {
             let settings = settings.clone();
             PerRuntime::for_each(move || Extender::new(settings.clone()))
         };
-        let (entropy, waiters) = (Mutex::new(entropy), Arc::default());
-        Self { settings, telemetry, entropy, nodes, extenders, waiters, usual_rivals: UsualRivals::default() }
+        let (waiters, usual_rivals) = (Arc::default(), UsualRivals::default());
+        Self { settings, telemetry, entropy, nodes, extenders, waiters, usual_rivals }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -91,8 +91,8 @@ impl Nodes {
         &self.telemetry
     }
 
-    pub(crate) fn with_entropy<T>(&self, draw: impl FnOnce(&mut Entropy) -> T) -> T {
-        draw(&mut self.entropy.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(crate) fn with_entropy<T>(&self, draw: impl FnOnce(&mut Draw<'_>) -> T) -> T {
+        self.entropy.draw(draw)
     }
 
     pub(crate) fn ttl(&self, ttl: Duration) -> Result<Ttl, InvalidRequest> {

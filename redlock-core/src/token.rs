@@ -4,7 +4,7 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
-use crate::entropy::Entropy;
+use crate::entropy::Draw;
 
 /// The value that a round writes at each of its keys: only a client that knows it can extend or release them.
 ///
@@ -22,9 +22,9 @@ impl Token {
     pub const PREFIX_LEN: usize = 8;
 
     /// Generates a new token.
-    pub(crate) fn random(entropy: &mut Entropy) -> Self {
+    pub(crate) fn random(draw: &mut Draw<'_>) -> Self {
         let mut bytes = [0; BYTES];
-        entropy.fill(&mut bytes);
+        draw.fill(&mut bytes);
         let digits = bytes.map(|byte| [byte >> 4, byte & 0xf].map(|nibble| DIGITS[usize::from(nibble)]));
         Self(String::from_utf8_lossy(digits.as_flattened()).into())
     }
@@ -101,6 +101,7 @@ const ACCEPTED_DIGITS: std::ops::RangeInclusive<usize> = 32..=128;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::entropy::Entropy;
 
     /// Counts up, so that every byte of a token is known.
     fn counting() -> Entropy {
@@ -115,20 +116,20 @@ mod tests {
 
     #[test]
     fn a_token_is_all_of_the_random_bits_in_hex() {
-        let token = Token::random(&mut counting());
+        let token = counting().draw(Token::random);
         assert_eq!(token.as_str(), "00112233445566778899aabbccddeeff10213243");
         assert_eq!(token.as_str().parse(), Ok(token));
     }
 
     #[test]
     fn debug_does_not_reveal_the_token() {
-        let token = Token::random(&mut counting());
+        let token = counting().draw(Token::random);
         assert_eq!(format!("{token:?}"), "Token(00112233…)");
     }
 
     #[test]
     fn every_token_in_a_text_is_shortened() {
-        let token = Token::random(&mut counting());
+        let token = counting().draw(Token::random);
         let whole = token.as_str();
         for (text, cut) in [
             (format!("ä {whole} b '{whole}'"), "ä 00112233… b '00112233…'"),
