@@ -2,7 +2,7 @@
 
 // Tests: below for its errors; conformance/tests.rs for the contract.
 
-use std::{any::Any, error::Error as StdError, fmt, num::NonZeroU64, sync::Arc, time::Duration};
+use std::{any::Any, error::Error as StdError, fmt, num::NonZeroU64, pin::Pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
@@ -205,50 +205,42 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     }
 }
 
-#[async_trait]
+/// Methods that pass a request on as `async_trait` would have them, but without a box around the other's.
+macro_rules! forwarded {
+    ($($method:ident: $Request:ident => $Reply:ty;)*) => {$(
+        fn $method<'backend, 'request, 'reply>(
+            &'backend self,
+            request: $Request<'request>,
+        ) -> Pin<Box<dyn Future<Output = Result<$Reply, BackendError>> + Send + 'reply>>
+        where
+            'backend: 'reply,
+            'request: 'reply,
+            Self: 'reply,
+        {
+            (**self).$method(request)
+        }
+    )*};
+}
+
 impl<B: LockBackend + ?Sized> LockBackend for Arc<B> {
-    async fn acquire(&self, request: Acquire<'_>) -> Result<AcquireReply, BackendError> {
-        (**self).acquire(request).await
-    }
-
-    async fn extend(&self, request: Extend<'_>) -> Result<AcquireReply, BackendError> {
-        (**self).extend(request).await
-    }
-
-    async fn release(&self, request: Release<'_>) -> Result<ReleaseReply, BackendError> {
-        (**self).release(request).await
-    }
-
-    async fn replace(&self, request: Replace<'_>) -> Result<AcquireReply, BackendError> {
-        (**self).replace(request).await
+    forwarded! {
+        acquire: Acquire => AcquireReply;
+        extend: Extend => AcquireReply;
+        release: Release => ReleaseReply;
+        replace: Replace => AcquireReply;
+        acquire_fenced: AcquireFenced => FencedReply;
+        raise: Raise => FencedReply;
+        annotate: Annotate => ();
+        inspect: Inspect => Vec<KeyState>;
+        watch: Watch => ();
     }
 
     fn can_fence(&self) -> bool {
         (**self).can_fence()
     }
 
-    async fn acquire_fenced(&self, request: AcquireFenced<'_>) -> Result<FencedReply, BackendError> {
-        (**self).acquire_fenced(request).await
-    }
-
-    async fn raise(&self, request: Raise<'_>) -> Result<FencedReply, BackendError> {
-        (**self).raise(request).await
-    }
-
     fn can_annotate(&self) -> bool {
         (**self).can_annotate()
-    }
-
-    async fn annotate(&self, request: Annotate<'_>) -> Result<(), BackendError> {
-        (**self).annotate(request).await
-    }
-
-    async fn inspect(&self, request: Inspect<'_>) -> Result<Vec<KeyState>, BackendError> {
-        (**self).inspect(request).await
-    }
-
-    async fn watch(&self, request: Watch<'_>) -> Result<(), BackendError> {
-        (**self).watch(request).await
     }
 
     fn timed_out(&self, timeout: Duration) -> BackendError {
