@@ -32,7 +32,9 @@ use redlock_core::{Runtime, node_url::OpenError};
 use crate::ordered_cluster::{Queued, TASK_ENDED};
 use crate::{
     error::asks_for_another_connection,
-    executor, login, tls,
+    executor,
+    login::{self, Driver},
+    tls,
     url::{self, refused},
 };
 
@@ -55,7 +57,10 @@ type Sentinels = Box<dyn Fn() -> Arc<Mutex<SentinelClient>> + Send + Sync>;
 /// A connection to a node.
 #[derive(Clone)]
 pub(crate) enum Connection {
-    Server(MultiplexedConnection),
+    Server {
+        connection: MultiplexedConnection,
+        _driver: Option<Driver>,
+    },
     #[cfg(feature = "cluster")]
     Cluster(Queued),
 }
@@ -249,7 +254,7 @@ impl Connection {
     /// command, and cancels it at once if the connection is alive.
     pub(crate) fn has_ended(&self) -> bool {
         match self {
-            Self::Server(connection) => {
+            Self::Server { connection, .. } => {
                 let (mut connection, ping) = (connection.clone(), redis::cmd("PING"));
                 let mut asked = connection.req_packed_command(&ping);
                 let polled = asked.as_mut().poll(&mut Context::from_waker(Waker::noop()));
@@ -265,7 +270,7 @@ impl Connection {
     /// As [`ConnectionLike`] does, without a box to a server.
     pub(crate) async fn send(&mut self, command: &Cmd) -> RedisResult<Value> {
         match self {
-            Self::Server(connection) => connection.send_packed_command(command).await,
+            Self::Server { connection, .. } => connection.send_packed_command(command).await,
             #[cfg(feature = "cluster")]
             Self::Cluster(connection) => connection.req_packed_command(command).await,
         }
@@ -275,7 +280,7 @@ impl Connection {
 impl ConnectionLike for Connection {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         match self {
-            Self::Server(connection) => connection.req_packed_command(command),
+            Self::Server { connection, .. } => connection.req_packed_command(command),
             #[cfg(feature = "cluster")]
             Self::Cluster(connection) => connection.req_packed_command(command),
         }
@@ -288,7 +293,7 @@ impl ConnectionLike for Connection {
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         match self {
-            Self::Server(connection) => connection.req_packed_commands(pipeline, offset, count),
+            Self::Server { connection, .. } => connection.req_packed_commands(pipeline, offset, count),
             #[cfg(feature = "cluster")]
             Self::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),
         }
@@ -296,7 +301,7 @@ impl ConnectionLike for Connection {
 
     fn get_db(&self) -> i64 {
         match self {
-            Self::Server(connection) => connection.get_db(),
+            Self::Server { connection, .. } => connection.get_db(),
             #[cfg(feature = "cluster")]
             Self::Cluster(connection) => connection.get_db(),
         }
@@ -308,7 +313,7 @@ async fn connect_to_server(client: &Client, runtime: &dyn Runtime) -> RedisResul
     let config = config();
     let connecting = login::connect(client, &config);
     let connected = executor::within(runtime, CONNECT_TIMEOUT, connecting).await.unwrap_or_else(too_long);
-    connected.map(Connection::Server)
+    connected.map(|(connection, _driver)| Connection::Server { connection, _driver })
 }
 
 fn config() -> AsyncConnectionConfig {
@@ -320,9 +325,9 @@ fn config() -> AsyncConnectionConfig {
 }
 
 /// The socket options that a lock needs.
-fn tcp_settings() -> TcpSettings {
+pub(crate) fn tcp_settings() -> TcpSettings {
     let keep_alive = TcpKeepalive::new().with_time(SILENCE);
-    // Without delay, since each request is small and nothing follows it.
+    // Without delay, since each write is small and nothing follows it before its replies.
     let settings = TcpSettings::default().set_nodelay(true).set_keepalive(keep_alive);
     // The kernel discards what it could not deliver for so long, with the connection. Otherwise it would
     // deliver every acquire of a network cut when the network heals: each was given up long ago, and would

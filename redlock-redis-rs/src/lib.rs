@@ -25,6 +25,8 @@ mod login;
 mod ordered_cluster;
 #[cfg(any(feature = "smol", feature = "tokio"))]
 mod reply;
+#[cfg(feature = "tokio")]
+mod socket;
 #[cfg(any(feature = "smol", feature = "tokio"))]
 mod tls;
 #[cfg(any(feature = "smol", feature = "tokio"))]

@@ -1,5 +1,7 @@
 //! Setting up a new connection to a server: only the commands that a lock needs.
 
+use std::{any::Any, sync::Arc};
+
 use futures_util::future::join_all;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ProtocolVersion, RedisConnectionInfo, RedisError,
@@ -13,6 +15,9 @@ use crate::{
     tls,
 };
 
+/// Ends the task of a connection when it is dropped.
+pub(crate) type Driver = Arc<dyn Any + Send + Sync>;
+
 /// Connects to the client's server and logs in. The server has sent a reply when this returns.
 ///
 /// It does not use redis-rs' own set-up, which loses the text of most refusals, reports each refused login as
@@ -20,11 +25,11 @@ use crate::{
 pub(crate) async fn connect(
     client: &Client,
     config: &AsyncConnectionConfig,
-) -> RedisResult<MultiplexedConnection> {
+) -> RedisResult<(MultiplexedConnection, Option<Driver>)> {
     let info = client.get_connection_info();
-    let connection = open(info, ProtocolVersion::RESP2, config).await?;
+    let (connection, driver) = open(info, ProtocolVersion::RESP2, config).await?;
     match greet(&connection, info.redis_settings()).await {
-        Ok(()) => Ok(connection),
+        Ok(()) => Ok((connection, driver)),
         Err(error) if error.is_io_error() => Err(reason(info, config).await.unwrap_or(error)),
         Err(error) => Err(refusal(error)),
     }
@@ -41,15 +46,20 @@ pub(crate) async fn connect_to_watch(
     client.get_multiplexed_async_connection_with_config(config).await
 }
 
-/// A connection without a login.
+/// A connection without a login, and its driver where it is not redis-rs' own.
 async fn open(
     info: &ConnectionInfo,
     protocol: ProtocolVersion,
     config: &AsyncConnectionConfig,
-) -> RedisResult<MultiplexedConnection> {
+) -> RedisResult<(MultiplexedConnection, Option<Driver>)> {
     let silent = RedisConnectionInfo::default().set_skip_set_lib_name().set_protocol(protocol);
+    #[cfg(feature = "tokio")]
+    if let Some(connected) = crate::socket::connect(info, &silent, config).await {
+        return connected.map(|(connection, driver)| (connection, Some(driver)));
+    }
     let client = Client::open(info.clone().set_redis_settings(silent))?;
-    client.get_multiplexed_async_connection_with_config(config).await
+    let connection = client.get_multiplexed_async_connection_with_config(config).await?;
+    Ok((connection, None))
 }
 
 /// Why a server has closed a connection without a reply, if it says so over another one.

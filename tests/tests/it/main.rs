@@ -70,6 +70,7 @@ mod servers {
     mod tls;
     mod urls;
     mod watching;
+    mod writes;
 }
 
 /// Nodes in memory and a simulated clock: time, order and the faults of nodes.
