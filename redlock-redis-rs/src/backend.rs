@@ -157,7 +157,9 @@ where
         // Unconstrained: a task that has used up its budget would find redis-rs' queue "full", and a later
         // request would overtake this one.
         let request = unconstrained(request);
-        let (Some(limit), Some(runtime)) = (limit, executor::current()) else { return request.await };
+        let Some((limit, runtime)) = limit.and_then(|limit| Some((limit, executor::current()?))) else {
+            return request.await;
+        };
         executor::within(&*runtime, limit, request).await.unwrap_or_else(|| Err(self.timed_out(limit)))
     }
 

@@ -56,17 +56,16 @@ impl Drop for Borrowed<'_> {
 
 fn fill(to_send: &mut Cmd, command: &Command<'_>) {
     to_send.arg(command.name());
-    for argument in command.arguments() {
-        match argument {
-            Argument::Text(text) => {
-                to_send.arg(text);
-            }
-            Argument::Side(key) => to_send.write_arg_fmt(key),
-            Argument::Number(number) => {
-                to_send.arg(number);
-            }
+    // Not in a `for` loop: the iterator is a chain, and each step would ask all of its parts.
+    command.arguments().for_each(|argument| match argument {
+        Argument::Text(text) => {
+            to_send.arg(text);
         }
-    }
+        Argument::Side(key) => to_send.write_arg_fmt(key),
+        Argument::Number(number) => {
+            to_send.arg(number);
+        }
+    });
 }
 
 /// The bytes of its arguments.

@@ -11,7 +11,7 @@ use redlock_core::SmolRuntime;
 use {
     redlock_core::{BoxFuture, TokioRuntime},
     std::time::Instant,
-    tokio::runtime::Handle,
+    tokio::{runtime::Handle, task::try_id},
 };
 
 /// The runtime of the caller. `None` outside of tokio, if only tokio is compiled in.
@@ -30,7 +30,9 @@ pub(crate) fn current() -> Option<Arc<dyn Runtime>> {
 /// Whether the caller has one.
 pub(crate) fn is_there() -> bool {
     #[cfg(feature = "tokio")]
-    let is_there = Handle::try_current().is_ok() || cfg!(feature = "smol");
+    // Each handle counts its clones, and threads that count at the same time slow each other down. In a task
+    // there is a runtime.
+    let is_there = cfg!(feature = "smol") || try_id().is_some() || Handle::try_current().is_ok();
     #[cfg(not(feature = "tokio"))]
     let is_there = true;
     is_there
