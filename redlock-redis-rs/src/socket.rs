@@ -24,14 +24,17 @@ use tokio::{
 
 use crate::login::Driver;
 
-/// Connects to a server, without a login. `None` where redis-rs has to do it: outside of tokio, over TLS, or to
-/// a Unix socket.
+/// Connects to a server, without a login. `None` where redis-rs has to do it: outside of tokio, over TLS, to a
+/// Unix socket, or with an option that only redis-rs can set.
 pub(crate) async fn connect(
     info: &ConnectionInfo,
     settings: &RedisConnectionInfo,
     config: &AsyncConnectionConfig,
 ) -> Option<RedisResult<(MultiplexedConnection, Driver)>> {
     let ConnectionAddr::Tcp(host, port) = info.addr() else { return None };
+    if may_linger(info.tcp_settings()) {
+        return None;
+    }
     let runtime = Handle::try_current().ok()?;
     let connecting = async {
         let stream = Together::new(open(host, *port, info.tcp_settings()).await?);
@@ -41,6 +44,11 @@ pub(crate) async fn connect(
         Ok((connection, driver))
     };
     Some(connecting.await)
+}
+
+/// Whether a client of the user sets `SO_LINGER`. Nothing else of the settings shows it.
+fn may_linger(settings: &TcpSettings) -> bool {
+    !format!("{settings:?}").contains("linger_time: None")
 }
 
 /// The first address of the host that accepts.
@@ -122,7 +130,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Together<S> {
 
 #[cfg(test)]
 mod tests {
-    use std::task::Waker;
+    use std::{task::Waker, time::Duration};
 
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt, duplex},
@@ -159,6 +167,13 @@ mod tests {
         assert_eq!(together.read_u8().await.unwrap(), b'd');
         together.shutdown().await.unwrap();
         assert_eq!(other.read(&mut read).await.unwrap(), 0);
+    }
+
+    #[test]
+    fn the_linger_time_of_a_client_is_noticed() {
+        let settings = crate::connector::tcp_settings();
+        assert!(!may_linger(&settings));
+        assert!(may_linger(&settings.set_linger_time(Duration::ZERO)));
     }
 
     #[tokio::test]
