@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -200,7 +200,7 @@ impl Drop for Watching {
 
 impl Server {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("nobody panicked")
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn connect(self: Arc<Self>, reports: Reports) -> Result<Arc<dyn TrackedConnection>, BackendError> {
