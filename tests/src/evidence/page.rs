@@ -110,8 +110,8 @@ fn heading(kind: Kind) -> (&'static str, &'static str) {
     match kind {
         Kind::Simulation => (
             "Simulation",
-            "Fleets of clients, nodes and networks in simulated time, one for each seed. A command repeats its \
-             runs exactly.\nOverlaps are two clients with one lock, and disorders fencing tokens that are not in \
+            "Fleets of clients, nodes and networks in simulated time, one for each seed. A command runs the \
+             same seeds again.\nOverlaps are two clients with one lock, and disorders fencing tokens that are not in \
              order: violations, except\nwhere the settings have faults that break an assumption on purpose.",
         ),
         Kind::Chaos => (
