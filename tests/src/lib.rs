@@ -7,6 +7,7 @@ pub mod adapter;
 pub mod bench;
 pub mod chaos;
 pub mod cluster;
+pub mod evidence;
 pub mod fake;
 pub mod fencing;
 pub mod harness;

@@ -68,7 +68,7 @@ fn role(text: &str) -> ServerRole {
 /// day may have been set back since its start.
 fn uptime(seconds: &str) -> Option<Duration> {
     let seconds: i64 = seconds.parse().ok()?;
-    Some(Duration::from_secs(u64::try_from(seconds - 1).unwrap_or(0)))
+    Some(Duration::from_secs(u64::try_from(seconds.saturating_sub(1)).unwrap_or(0)))
 }
 
 const DIGITS: usize = 40;
@@ -138,6 +138,7 @@ mod tests {
 
     #[test]
     fn an_uptime_is_never_too_long() {
+        assert_eq!(uptime(&i64::MIN.to_string()), Some(s(0)), "one second less does not wrap");
         for (seconds, least) in [("-5", 0), ("0", 0), ("1", 0), ("2", 1), ("100", 99)] {
             assert_eq!(uptime(seconds), Some(s(least)), "{seconds}");
         }

@@ -5,13 +5,18 @@
 compile_error!("run cargo in tests/fuzz: its .cargo/config.toml sets `--cfg fuzzing`");
 
 mod command;
+mod dialect;
+mod info;
 mod names;
+mod notes;
 mod oracle;
 mod parts;
 mod replies;
+mod watching;
 
 pub use self::{
-    command::check as command, names::check as names, parts::check as parts, replies::check as replies,
+    command::check as command, dialect::check as dialect, info::check as info, names::check as names,
+    notes::check as notes, parts::check as parts, replies::check as replies, watching::check as watching,
 };
 
 #[cfg(test)]
@@ -49,5 +54,25 @@ mod tests {
     #[test]
     fn replies() {
         every_seed("replies", super::replies);
+    }
+
+    #[test]
+    fn watching() {
+        every_seed("watching", super::watching);
+    }
+
+    #[test]
+    fn info() {
+        every_seed("info", super::info);
+    }
+
+    #[test]
+    fn dialect() {
+        every_seed("dialect", super::dialect);
+    }
+
+    #[test]
+    fn notes() {
+        every_seed("notes", super::notes);
     }
 }

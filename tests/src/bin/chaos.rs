@@ -2,7 +2,7 @@
 //! lost.
 
 use std::{
-    env,
+    env, io,
     path::PathBuf,
     process::ExitCode,
     thread,
@@ -13,7 +13,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use redlock_tests::{
     adapter::Adapter,
-    chaos::{self, Broken, Faults, Orders, Plan, Report, work},
+    chaos::{self, Broken, Faults, Orders, Outcome, Plan, Report, work},
+    evidence::{self, Kind, Record, Recording},
 };
 
 /// Runs processes that lock resources on real servers under faults, and checks that no update is lost.
@@ -39,9 +40,9 @@ struct Run {
     /// The client libraries of the processes, in turn
     #[arg(long, value_delimiter = ',', default_value = "redis-rs,fred")]
     adapters: Vec<Client>,
-    /// The seed of the faults and the processes
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    /// The seed of the faults and the processes [default: 0, or a random one with `--ledger`]
+    #[arg(long)]
+    seed: Option<u64>,
     /// The faults: `all`, `none`, or names separated by commas; `-name` removes one
     #[arg(long, default_value = "all", allow_hyphen_values = true)]
     faults: Faults,
@@ -51,6 +52,9 @@ struct Run {
     /// Where to keep the history [default: it is kept only after a failure]
     #[arg(long)]
     history: Option<PathBuf>,
+    /// Adds what the run did to this file, one line of JSON, when it ends
+    #[arg(long, value_name = "FILE", conflicts_with = "own_locks")]
+    ledger: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -102,12 +106,22 @@ fn main() -> ExitCode {
 }
 
 #[allow(clippy::print_stdout)]
-fn run(arguments: &Run) -> std::io::Result<bool> {
+fn run(arguments: &Run) -> io::Result<bool> {
+    let Run { seconds, workers, nodes, adapters, faults, .. } = arguments;
+    let adapters = adapters.iter().map(|client| client.name()).collect::<Vec<_>>().join(",");
+    let recorded = evidence::Plan {
+        kind: Kind::Chaos,
+        settings: format!("--workers {workers} --nodes {nodes} --adapters {adapters} --faults {faults}"),
+        length: Some(*seconds),
+        seed: arguments.seed,
+        seeds: 1,
+    };
+    let recording = Recording::begin(recorded, arguments.ledger.as_deref()).map_err(io::Error::other)?;
     let folder = tempfile::TempDir::new()?;
     let plan = Plan {
         length: Duration::from_secs(arguments.seconds),
         calm: CALM,
-        seed: arguments.seed,
+        seed: recording.first_seed(),
         workers: arguments.workers,
         nodes: arguments.nodes,
         adapters: arguments.adapters.iter().map(|client| client.adapter()).collect(),
@@ -129,6 +143,7 @@ fn run(arguments: &Run) -> std::io::Result<bool> {
     })?;
     bar.finish_and_clear();
     print(&report, start.elapsed());
+    recording.end(record(&report)).map_err(io::Error::other)?;
     let kept = arguments.history.clone().or_else(|| {
         (!report.is_good()).then(|| env::temp_dir().join(format!("chaos-{}.jsonl", std::process::id())))
     });
@@ -163,6 +178,30 @@ fn print(report: &Report, took: Duration) {
     }
 }
 
+fn record(report: &Report) -> Record {
+    let verdict = &report.verdict;
+    let of = |outcome| verdict.requests.get(&outcome).copied().unwrap_or_default();
+    let counts = [
+        ("holds", verdict.holds),
+        ("updates", verdict.writes),
+        ("contended", of(Outcome::Contended)),
+        ("no quorum", of(Outcome::NoQuorum)),
+        ("rejected", of(Outcome::Rejected)),
+        ("lost", of(Outcome::Lost)),
+        ("late", verdict.late),
+        ("uncertain", verdict.uncertain),
+    ];
+    let found = verdict.violations.iter().map(ToString::to_string).chain(report.complaints.iter().cloned());
+    Record {
+        seeds: 1,
+        counts: counts.map(|(name, number)| (name.to_owned(), number)).into(),
+        faults: report.faults.iter().map(|(fault, struck, _)| (fault.to_string(), *struck)).collect(),
+        violations: (verdict.violations.len() + report.complaints.len()) as u64,
+        first_violation: found.into_iter().next(),
+        ..Record::default()
+    }
+}
+
 fn orders(arguments: WorkerArguments) -> Orders {
     let WorkerArguments { number, life, seed, adapter, folder, records, own_locks, nodes } = arguments;
     let broken = own_locks.then_some(Broken::OwnLocks);
@@ -170,6 +209,13 @@ fn orders(arguments: WorkerArguments) -> Orders {
 }
 
 impl Client {
+    fn name(self) -> &'static str {
+        match self {
+            Self::RedisRs => "redis-rs",
+            Self::Fred => "fred",
+        }
+    }
+
     fn adapter(self) -> Adapter {
         match self {
             Self::RedisRs => Adapter::RedisRs,

@@ -1,10 +1,18 @@
 //! Runs clients with wrong clocks on real servers whose keys vanish, and checks that the fencing tokens are
 //! unique and in order.
 
-use std::{process::ExitCode, sync::atomic::Ordering, time::Duration};
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use clap::{Parser, ValueEnum};
-use redlock_tests::fencing::{Broken, Plan, Report, run};
+use redlock_tests::{
+    evidence::{self, Kind, Record, Recording},
+    fencing::{Broken, Plan, Report, run},
+};
 
 /// Runs clients with wrong clocks on real servers whose keys vanish while they are held, and whose requests
 /// and replies are lost, late or sent twice. Checks that the fencing tokens are unique and in order.
@@ -19,9 +27,9 @@ struct Arguments {
     /// How many servers there are
     #[arg(long, default_value_t = 3)]
     nodes: usize,
-    /// The seed of all choices
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    /// The seed of all choices [default: 0, or a random one with `--ledger`]
+    #[arg(long)]
+    seed: Option<u64>,
     /// Lets servers restart without their data, with a fencing quorum of all but one, and the restart guard:
     /// needs 5 servers
     #[arg(long, conflicts_with = "broken")]
@@ -29,6 +37,9 @@ struct Arguments {
     /// An error on purpose, which the checks have to find
     #[arg(long)]
     broken: Option<Error>,
+    /// Adds what the run did to this file, one line of JSON, when it ends
+    #[arg(long, value_name = "FILE", conflicts_with = "broken")]
+    ledger: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -47,7 +58,23 @@ enum Error {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Arguments { seconds, clients, nodes, seed, restarts, broken } = Arguments::parse();
+    match check(Arguments::parse()).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("fencing: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn check(arguments: Arguments) -> Result<bool, String> {
+    let Arguments { seconds, clients, nodes, seed, restarts, broken, ledger } = arguments;
+    let settings =
+        format!("--clients {clients} --nodes {nodes}{}", if restarts { " --restarts" } else { "" });
+    let recorded = evidence::Plan { kind: Kind::Fencing, settings, length: Some(seconds), seed, seeds: 1 };
+    let recording = Recording::begin(recorded, ledger.as_deref())?;
+    let seed = recording.first_seed();
     let length = Duration::from_secs(seconds);
     let broken = broken.map(|broken| match broken {
         Error::Count => Broken::GrantDoesNotCount,
@@ -58,7 +85,38 @@ async fn main() -> ExitCode {
     });
     let report = run(&Plan { length, seed, clients, nodes, restarts, broken }).await;
     print(&report);
-    if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    recording.end(record(&report))?;
+    Ok(report.violations.is_empty())
+}
+
+fn record(report: &Report) -> Record {
+    let counts = &report.counts;
+    let owned = |(name, number): (&str, u64)| (name.to_owned(), number);
+    let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    let done = [
+        ("locks", report.acquires),
+        ("failures", report.failures),
+        ("overlaps", report.overlaps),
+        ("raises", of(&counts.raises)),
+    ];
+    let faults = [
+        ("removed key", report.removed),
+        ("restart", report.restarts),
+        ("lost request", of(&counts.lost_requests)),
+        ("late request", of(&counts.late_requests)),
+        ("lost reply", of(&counts.lost_replies)),
+        ("late reply", of(&counts.late_replies)),
+        ("sent twice", of(&counts.repeats)),
+        ("cut", report.cuts),
+    ];
+    Record {
+        seeds: 1,
+        counts: done.map(owned).into(),
+        faults: faults.map(owned).into(),
+        violations: report.violations.len() as u64,
+        first_violation: report.violations.first().map(ToString::to_string),
+        ..Record::default()
+    }
 }
 
 #[allow(clippy::print_stdout)]

@@ -2,6 +2,7 @@
 
 use std::{
     panic,
+    path::PathBuf,
     process::ExitCode,
     sync::{
         Mutex, PoisonError,
@@ -13,8 +14,9 @@ use std::{
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use redlock_tests::simulation::{
-    Contention, Fault, Faults, Fencing, Outcome, Run, Summary, Timeline, Violation, contend,
+use redlock_tests::{
+    evidence::{Kind, Plan, Record, Recording},
+    simulation::{Contention, Fault, Faults, Fencing, Outcome, Run, Summary, Timeline, Violation, contend},
 };
 
 /// Simulates fleets of clients, nodes and networks, one for each seed, and checks every step.
@@ -23,9 +25,9 @@ struct Arguments {
     /// How many seeds to run
     #[arg(long, default_value_t = 20_000)]
     seeds: u64,
-    /// The first seed
-    #[arg(long, default_value_t = 0)]
-    start: u64,
+    /// The first seed [default: 0, or a random one with `--ledger`]
+    #[arg(long)]
+    start: Option<u64>,
     /// The faults that may happen: `all` that a lock survives, `tokens` for all that fencing tokens survive,
     /// `none`, or names separated by commas; `-name` removes one
     #[arg(long, default_value = "all", allow_hyphen_values = true)]
@@ -48,6 +50,9 @@ struct Arguments {
     /// For each fault, count the runs whose outcomes it changes; costs another run for each fault
     #[arg(long)]
     bites: bool,
+    /// Adds what the run did to this file, one line of JSON, when it ends
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["trace", "contention"])]
+    ledger: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -56,8 +61,11 @@ fn main() -> ExitCode {
     panic::set_hook(Box::new(|_| ()));
     match arguments.trace {
         Some(seed) => trace(&arguments.run(seed, arguments.faults)),
-        None if arguments.contention => measure(arguments.start),
-        None => simulate(&arguments),
+        None if arguments.contention => measure(arguments.start.unwrap_or(0)),
+        None => simulate(&arguments).unwrap_or_else(|error| {
+            eprintln!("simulate: {error}");
+            ExitCode::FAILURE
+        }),
     }
 }
 
@@ -65,6 +73,18 @@ impl Arguments {
     fn run(&self, seed: u64, faults: Faults) -> Run {
         let fencing = if self.fenced { Fencing::Always } else { Fencing::Sometimes };
         Run { fencing, guard: self.guard, ..Run::new(seed, faults) }
+    }
+
+    fn plan(&self) -> Plan {
+        let fenced = if self.fenced { " --fenced" } else { "" };
+        let guard = if self.guard { " --guard" } else { "" };
+        Plan {
+            kind: Kind::Simulation,
+            settings: format!("--faults {}{fenced}{guard}", self.faults),
+            length: None,
+            seed: self.start,
+            seeds: self.seeds,
+        }
     }
 }
 
@@ -111,28 +131,59 @@ struct Total {
     runs: u64,
     summary: Summary,
     bites: Vec<u64>,
-    violation: Option<Violation>,
+    violations: Vec<Violation>,
+}
+
+impl Total {
+    fn record(&self) -> Record {
+        let Self { runs, summary, violations, .. } = self;
+        let outcomes = Outcome::ALL
+            .map(|outcome| (format!("{outcome:?}").to_lowercase(), summary.outcomes[outcome as usize]));
+        let others = [
+            ("requests", summary.requests),
+            ("fenced", summary.trips.iter().sum()),
+            ("overlaps", summary.overlaps),
+            ("disorders", summary.disorders),
+        ];
+        let struck = |fault: Fault| (fault.to_string(), summary.struck.times(fault));
+        Record {
+            seeds: runs + violations.len() as u64,
+            counts: outcomes
+                .into_iter()
+                .chain(others.map(|(name, number)| (name.to_owned(), number)))
+                .collect(),
+            faults: Fault::ALL.map(struck).into_iter().filter(|(_, times)| *times > 0).collect(),
+            violations: violations.len() as u64,
+            first_violation: violations.first().map(ToString::to_string),
+            ..Record::default()
+        }
+    }
 }
 
 #[allow(clippy::print_stdout)]
-fn simulate(arguments: &Arguments) -> ExitCode {
+fn simulate(arguments: &Arguments) -> Result<ExitCode, String> {
+    let recording = Recording::begin(arguments.plan(), arguments.ledger.as_deref())?;
+    let first = recording.first_seed();
+    let limit = first.checked_add(arguments.seeds).ok_or("these seeds go beyond the last one")?;
     let bar = ProgressBar::new(arguments.seeds).with_style(
         ProgressStyle::with_template("{bar:40} {human_pos} of {human_len} seeds, {per_sec}, {eta} left")
             .expect("a valid template"),
     );
     let start = Instant::now();
     let end = arguments.seconds.map(|seconds| start + Duration::from_secs(seconds));
-    let next = AtomicU64::new(arguments.start);
+    let next = AtomicU64::new(first);
     let total = Mutex::new(Total { bites: vec![0; Fault::ALL.len()], ..Total::default() });
     let lock = || total.lock().unwrap_or_else(PoisonError::into_inner);
     thread::scope(|scope| {
         for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
                 loop {
+                    if end.is_some_and(|end| Instant::now() > end) || !lock().violations.is_empty() {
+                        return;
+                    }
+                    // Who takes a seed runs it, so that there are no gaps between those that ran.
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    let over = seed >= arguments.start + arguments.seeds
-                        || end.is_some_and(|end| Instant::now() > end);
-                    if over || lock().violation.is_some() {
+                    if seed >= limit {
                         return;
                     }
                     match arguments.run(seed, arguments.faults).run() {
@@ -145,7 +196,7 @@ fn simulate(arguments: &Arguments) -> ExitCode {
                             bites.iter().for_each(|fault| total.bites[*fault as usize] += 1);
                             bar.inc(1);
                         }
-                        Err(violation) => lock().violation = Some(violation),
+                        Err(violation) => lock().violations.push(violation),
                     }
                 }
             });
@@ -154,16 +205,11 @@ fn simulate(arguments: &Arguments) -> ExitCode {
     bar.finish_and_clear();
     let total = lock();
     print(&total, start.elapsed(), arguments.bites);
-    match &total.violation {
-        None => ExitCode::SUCCESS,
-        Some(violation) => {
-            println!(
-                "\nVIOLATION {violation}\nReplay it with the same options and --trace {}",
-                violation.seed
-            );
-            ExitCode::FAILURE
-        }
+    for violation in &total.violations {
+        println!("\nVIOLATION {violation}\nReplay it with the same options and --trace {}", violation.seed);
     }
+    recording.end(total.record())?;
+    Ok(if total.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The faults without which the run has other outcomes.

@@ -1,11 +1,12 @@
 //! Runs many tasks that lock many resources for a long time while nodes fail, and checks that nothing grows.
 
-use std::{error::Error, fs, path::PathBuf, process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, error::Error, fs, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use redlock_tests::{
     adapter::Adapter,
+    evidence::{self, Kind, Record, Recording},
     soak::{self, Growth, Plan, Report},
 };
 
@@ -27,15 +28,18 @@ struct Arguments {
     /// Uses fred instead of redis-rs
     #[arg(long)]
     fred: bool,
-    /// The seed of the run
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    /// The seed of the run [default: 0, or a random one with `--ledger`]
+    #[arg(long)]
+    seed: Option<u64>,
     /// Leaks a task with each lock, a defect that the check has to find
     #[arg(long)]
     leak: bool,
     /// Where the samples (CSV) and the chart (SVG) go
     #[arg(long, default_value = "target/soak")]
     folder: PathBuf,
+    /// Adds what the run did to this file, one line of JSON, when it ends
+    #[arg(long, value_name = "FILE", conflicts_with = "leak")]
+    ledger: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -51,10 +55,20 @@ fn main() -> ExitCode {
 
 #[allow(clippy::print_stdout)]
 fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
+    let Arguments { seconds, tasks, resources, nodes, fred, .. } = arguments;
+    let fred = if *fred { " --fred" } else { "" };
+    let recorded = evidence::Plan {
+        kind: Kind::Soak,
+        settings: format!("--tasks {tasks} --resources {resources} --nodes {nodes}{fred}"),
+        length: Some(*seconds),
+        seed: arguments.seed,
+        seeds: 1,
+    };
+    let recording = Recording::begin(recorded, arguments.ledger.as_deref())?;
     let plan = Plan {
         length: Duration::from_secs(arguments.seconds),
         every: Duration::from_secs(1),
-        seed: arguments.seed,
+        seed: recording.first_seed(),
         tasks: arguments.tasks,
         resources: arguments.resources,
         nodes: arguments.nodes,
@@ -73,7 +87,29 @@ fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     let growths = soak::growths(&report.samples);
     growths.iter().for_each(|growth| println!("{growth}"));
     println!("{} keys left; samples and chart are in {}", report.keys_left, arguments.folder.display());
-    Ok(growths.iter().all(Growth::is_flat) && report.keys_left == 0)
+    let done = record(&report, &growths);
+    let is_good = done.violations == 0;
+    recording.end(done)?;
+    Ok(is_good)
+}
+
+fn record(report: &Report, growths: &[Growth]) -> Record {
+    let mut faults = BTreeMap::new();
+    for (fault, _) in &report.faults {
+        *faults.entry(fault.to_string()).or_default() += 1;
+    }
+    let grown = growths.iter().filter(|growth| !growth.is_flat()).map(ToString::to_string);
+    let left = (report.keys_left > 0).then(|| format!("{} keys left", report.keys_left));
+    let violations: Vec<String> = grown.chain(left).collect();
+    let counts = [("locks", report.locks), ("failures", report.failures), ("keys left", report.keys_left)];
+    Record {
+        seeds: 1,
+        counts: counts.map(|(name, number)| (name.to_owned(), number)).into(),
+        faults,
+        violations: violations.len() as u64,
+        first_violation: violations.into_iter().next(),
+        ..Record::default()
+    }
 }
 
 fn table(report: &Report) -> String {

@@ -147,6 +147,17 @@ impl FromStr for Faults {
     }
 }
 
+/// In a way in which it is read.
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == Fault::survivable() {
+            return f.write_str("all");
+        }
+        f.write_str("none")?;
+        self.0.iter().try_for_each(|fault| write!(f, ",{fault}"))
+    }
+}
+
 /// A fault that struck.
 #[derive(Clone, Debug)]
 pub struct Strike {

@@ -177,6 +177,10 @@ impl Faults {
         self.0 & (1 << fault as u32) != 0
     }
 
+    fn has_all(self, others: Self) -> bool {
+        self.0 & others.0 == others.0
+    }
+
     /// Whether one of them breaks an assumption of fencing tokens.
     #[must_use]
     pub fn breaks_tokens(self) -> bool {
@@ -193,6 +197,21 @@ impl Faults {
     #[must_use]
     pub fn breaks_guarded(self) -> bool {
         self.without(Fault::Forget).breaks()
+    }
+}
+
+/// In the shortest way in which it is read.
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = [(Self::NONE, "none"), (Self::survivable(), "all"), (Self::of_tokens(), "tokens")];
+        if let Some((_, name)) = named.into_iter().find(|(faults, _)| faults == self) {
+            return f.write_str(name);
+        }
+        let (name, base) =
+            if self.has_all(Self::survivable()) { ("all", Self::survivable()) } else { ("none", Self::NONE) };
+        f.write_str(name)?;
+        let more = |fault: &Fault| self.has(*fault) && !base.has(*fault);
+        Fault::ALL.into_iter().filter(more).try_for_each(|fault| write!(f, ",{fault}"))
     }
 }
 
@@ -273,5 +292,28 @@ impl Dice {
             .into_iter()
             .filter(|fault| self.of(*fault).random_bool(0.5) && faults.has(*fault))
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_are_shown_as_they_are_read() {
+        for (given, shown) in [
+            ("all", "all"),
+            ("none", "none"),
+            ("tokens", "tokens"),
+            ("all,jump,forget", "all,forget,jump"),
+            ("all,-cancel,-drift,cancel,drift", "all"),
+            ("lose,delay", "none,delay,lose"),
+        ] {
+            let faults: Faults = given.parse().unwrap();
+            assert_eq!(faults.to_string(), shown);
+            assert_eq!(shown.parse(), Ok(faults));
+        }
+        let most: Faults = "all,-cancel".parse().unwrap();
+        assert_eq!(most.to_string().parse(), Ok(most));
     }
 }

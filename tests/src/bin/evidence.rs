@@ -1,0 +1,47 @@
+//! Renders the page about the ledger of long runs.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::Parser;
+use redlock_tests::evidence::{Ledger, page};
+
+/// Renders docs/evidence.md from docs/evidence/runs.jsonl.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Ledgers whose lines are added first, such as those that the nightly workflow keeps
+    files: Vec<PathBuf>,
+    /// The folder of the page, and of the ledger's folder
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs"))]
+    docs: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let Arguments { files, docs } = Arguments::parse();
+    match render(&files, &docs) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("evidence: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn render(files: &[PathBuf], docs: &Path) -> Result<(), String> {
+    let file = docs.join("evidence/runs.jsonl");
+    let mut ledger = Ledger::read(&file)?;
+    for other in files {
+        if !other.exists() {
+            return Err(format!("there is no {}", other.display()));
+        }
+        ledger.merge(Ledger::read(other)?)?;
+    }
+    let write = |file: &Path, text: String| {
+        fs::write(file, text).map_err(|error| format!("{}: {error}", file.display()))
+    };
+    write(&file, ledger.lines())?;
+    write(&docs.join("evidence.md"), page(&ledger))
+}
