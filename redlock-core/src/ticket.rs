@@ -3,6 +3,7 @@
 // Tests: waiters.rs for the queue; tests/tests/it/sim/queue.rs, sim/turns.rs.
 
 use std::{
+    collections::HashSet,
     fmt,
     future::{pending, poll_fn},
     hash::{BuildHasher, RandomState},
@@ -45,10 +46,10 @@ impl Waiters {
         match (names.next(), names.len()) {
             (Some(name), 0) => Lines::One(line(name)),
             _ => {
-                let mut lines: Vec<u64> = resources.iter().map(line).collect();
-                lines.sort_unstable();
-                lines.dedup();
-                Lines::Several(lines.into())
+                // In the order of the names, not of the hashes, which differ in each run: a simulation has to
+                // repeat itself, and whom a release wakes first depends on it.
+                let mut seen = HashSet::with_capacity(resources.iter().len());
+                Lines::Several(resources.iter().map(line).filter(|line| seen.insert(*line)).collect())
             }
         }
     }

@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::server::{ServerClock, ServerInfo, ServerRole};
+use crate::{
+    note::foreign,
+    server::{ServerClock, ServerInfo, ServerRole},
+};
 
 /// A reply to [`Command::server_info`](super::Command::server_info).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +30,9 @@ impl ServerAnswer {
             fields.find_map(|(field, value)| (field == name).then(|| value.trim()))
         };
         let role = field("role").map(role);
-        let version = |program: &str, name: &str| field(name).map(|number| format!("{program} {number}"));
+        // These are shown to people.
+        let shown = |name: &str| field(name).map(|value| foreign(value.as_bytes()));
+        let version = |program: &str, name: &str| shown(name).map(|number| format!("{program} {number}"));
         let clock = field("server_time_usec").and_then(|micros| micros.parse().ok());
         let info = ServerInfo {
             id: field("run_id").filter(|id| is_run_id(id)).map(Arc::from),
@@ -36,7 +41,7 @@ impl ServerAnswer {
             // A replica remembers the id of its own primary.
             was_promoted: field("master_replid2")
                 .map(|id| role == Some(ServerRole::Primary) && id.chars().any(|digit| digit != '0')),
-            eviction_policy: field("maxmemory_policy").map(ToOwned::to_owned),
+            eviction_policy: shown("maxmemory_policy"),
             is_persistent: field("aof_enabled").map(|enabled| enabled != "0"),
             clock: clock.map(|micros| ServerClock::new(Duration::from_micros(micros), asked, answered)),
         };
@@ -124,6 +129,16 @@ mod tests {
         }
         let answer = ServerAnswer::parse(&[0xff; 40], now(), now());
         assert_eq!(*answer.info, ServerInfo::default());
+    }
+
+    /// It may be anything that listens on the port.
+    #[test]
+    fn what_a_server_calls_itself_moves_no_cursor_and_is_cut() {
+        let long = "7".repeat(1000);
+        let answer = parse(&format!("redis_version:7\u{1b}[2J\rx\nmaxmemory_policy:\u{202e}{long}"));
+        assert_eq!(answer.info.version.as_deref(), Some("redis 7\\u{1b}[2J\\rx"));
+        let policy = answer.info.eviction_policy.clone().unwrap();
+        assert!(policy.starts_with("\\u{202e}777") && policy.len() < 1000, "{policy}");
     }
 
     #[test]
