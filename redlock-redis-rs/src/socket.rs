@@ -24,8 +24,8 @@ use tokio::{
 
 use crate::login::Driver;
 
-/// Connects to a server, without a login. `None` where redis-rs has to do it: outside of tokio, over TLS, to a
-/// Unix socket, or with an option that only redis-rs can set.
+/// Connects to a server, without a login. `None` where redis-rs has to do it: outside of tokio, over TLS, to
+/// a Unix socket, or with an option that only redis-rs can set.
 pub(crate) async fn connect(
     info: &ConnectionInfo,
     settings: &RedisConnectionInfo,
