@@ -205,17 +205,18 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     }
 }
 
-/// Methods that pass a request on as `async_trait` would have them, but without a box around the other's.
+/// Methods that pass a request on as `async_trait` writes them, also in the names of lifetimes, but without a
+/// box around the other's.
 macro_rules! forwarded {
     ($($method:ident: $Request:ident => $Reply:ty;)*) => {$(
-        fn $method<'backend, 'request, 'reply>(
-            &'backend self,
-            request: $Request<'request>,
-        ) -> Pin<Box<dyn Future<Output = Result<$Reply, BackendError>> + Send + 'reply>>
+        fn $method<'life0, 'life1, 'async_trait>(
+            &'life0 self,
+            request: $Request<'life1>,
+        ) -> Pin<Box<dyn Future<Output = Result<$Reply, BackendError>> + Send + 'async_trait>>
         where
-            'backend: 'reply,
-            'request: 'reply,
-            Self: 'reply,
+            'life0: 'async_trait,
+            'life1: 'async_trait,
+            Self: 'async_trait,
         {
             (**self).$method(request)
         }
