@@ -4,6 +4,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
@@ -37,7 +38,8 @@ pub(crate) async fn connect(
     }
     let runtime = Handle::try_current().ok()?;
     let connecting = async {
-        let stream = Together::new(open(host, *port, info.tcp_settings()).await?);
+        let addresses = lookup_host((&**host, *port)).await?;
+        let stream = Together::new(open(addresses, info.tcp_settings()).await?);
         let (connection, driver) =
             MultiplexedConnection::new_with_config(settings, stream, config.clone()).await?;
         let driver: Driver = Arc::new(AbortOnDrop(runtime.spawn(driver).abort_handle()));
@@ -51,12 +53,13 @@ fn may_linger(settings: &TcpSettings) -> bool {
     !format!("{settings:?}").contains("linger_time: None")
 }
 
-/// The first address of the host that accepts.
-async fn open(host: &str, port: u16, settings: &TcpSettings) -> io::Result<TcpStream> {
-    let mut connecting = Vec::new();
-    for address in lookup_host((host, port)).await? {
-        connecting.push(Box::pin(TcpStream::connect(address)));
-    }
+/// A connection to the first address of a host that accepts one.
+async fn open(
+    addresses: impl IntoIterator<Item = SocketAddr>,
+    settings: &TcpSettings,
+) -> io::Result<TcpStream> {
+    let connecting = addresses.into_iter().map(|address| Box::pin(TcpStream::connect(address)));
+    let connecting: Vec<_> = connecting.collect();
     if connecting.is_empty() {
         return Err(io::Error::new(io::ErrorKind::NotFound, "the host has no address"));
     }
@@ -178,14 +181,43 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_is_found_at_any_of_its_addresses_and_has_the_options() {
-        // Where the name has an IPv6 address too, nobody listens there.
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let settings = crate::connector::tcp_settings();
-        let stream = open("localhost", listener.local_addr().unwrap().port(), &settings).await.unwrap();
+        let stream = open([nobody, listener.local_addr().unwrap()], &settings).await.unwrap();
         let socket = SockRef::from(&stream);
         assert!(stream.nodelay().unwrap() && socket.keepalive().unwrap());
         #[cfg(any(target_os = "linux", target_os = "android", target_os = "fuchsia"))]
-        assert_eq!(socket.tcp_user_timeout().unwrap(), settings.user_timeout());
-        assert!(settings.user_timeout().is_some());
+        {
+            assert!(settings.user_timeout().is_some());
+            assert_eq!(socket.tcp_user_timeout().unwrap(), settings.user_timeout());
+        }
+        assert_eq!(open([], &settings).await.unwrap_err().kind(), io::ErrorKind::NotFound);
     }
+
+    /// Otherwise its task would wait for a server that reads no more, for as long as the kernel lets it.
+    #[tokio::test]
+    async fn a_connection_that_is_dropped_is_closed_although_it_has_more_to_write() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = redis::Client::open(format!("redis://{}", listener.local_addr().unwrap())).unwrap();
+        let silent = RedisConnectionInfo::default().set_skip_set_lib_name();
+        let config = AsyncConnectionConfig::new();
+        let connected = connect(client.get_connection_info(), &silent, &config).await.unwrap();
+        let (mut connection, driver) = connected.unwrap();
+        let (mut server, _) = listener.accept().await.unwrap();
+        let asking = tokio::spawn(async move {
+            let mut command = redis::cmd("PING");
+            command.arg(vec![b'x'; MORE_THAN_THE_KERNEL_BUFFERS]);
+            connection.send_packed_command(&command).await
+        });
+        assert_eq!(server.read_u8().await.unwrap(), b'*');
+        asking.abort();
+        drop(driver);
+        let mut read = Vec::new();
+        // It may be reset, as not all was written.
+        let _ = server.read_to_end(&mut read).await;
+        assert!(read.len() < MORE_THAN_THE_KERNEL_BUFFERS, "all {} bytes came", read.len());
+    }
+
+    const MORE_THAN_THE_KERNEL_BUFFERS: usize = 64 << 20;
 }
