@@ -2,7 +2,8 @@
 //!
 //! Workers acquire locks and, under each, increment a number in a file, without any other protection. They
 //! record what they do. After the run the histories are checked: no two workers relied on a lock at the same
-//! instant, and each saw the number that the one before had written.
+//! instant, and each saw the number that the one before had written. The fencing tokens of a resource are unique and
+//! in order.
 //!
 //! A process may be stopped between its last check of the validity and its write. A lock alone cannot prevent
 //! that it writes late. So workers are not stopped at that point (but they may be killed), and a write that
@@ -56,6 +57,8 @@ pub struct Plan {
     pub nodes: usize,
     /// The adapters of the workers, in turn.
     pub adapters: Vec<Adapter>,
+    /// Whether every lock has a fencing token.
+    pub fenced: bool,
     /// The faults to inject.
     pub faults: Vec<Fault>,
     /// A defect of the workers, which the checks have to find.
@@ -215,6 +218,7 @@ impl<'a> Fleet<'a> {
                 folder: plan.folder.clone(),
                 records: RECORDS,
                 nodes: urls.clone(),
+                fenced: plan.fenced,
                 broken: plan.broken,
             };
             let mut worker = Worker { program, orders, process: None };

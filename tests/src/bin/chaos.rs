@@ -46,6 +46,9 @@ struct Run {
     /// The faults: `all`, `none`, or names separated by commas; `-name` removes one
     #[arg(long, default_value = "all", allow_hyphen_values = true)]
     faults: Faults,
+    /// Give every lock a fencing token, and check that they are unique and in order
+    #[arg(long)]
+    fenced: bool,
     /// Lets each process lock a name of its own, a defect that the checks have to find
     #[arg(long)]
     own_locks: bool,
@@ -79,6 +82,8 @@ struct WorkerArguments {
     #[arg(long)]
     records: usize,
     #[arg(long)]
+    fenced: bool,
+    #[arg(long)]
     own_locks: bool,
     nodes: Vec<String>,
 }
@@ -109,9 +114,12 @@ fn main() -> ExitCode {
 fn run(arguments: &Run) -> io::Result<bool> {
     let Run { seconds, workers, nodes, adapters, faults, .. } = arguments;
     let adapters = adapters.iter().map(|client| client.name()).collect::<Vec<_>>().join(",");
+    let fenced = if arguments.fenced { " --fenced" } else { "" };
     let recorded = evidence::Plan {
         kind: Kind::Chaos,
-        settings: format!("--workers {workers} --nodes {nodes} --adapters {adapters} --faults {faults}"),
+        settings: format!(
+            "--workers {workers} --nodes {nodes} --adapters {adapters} --faults {faults}{fenced}"
+        ),
         length: Some(*seconds),
         seed: arguments.seed,
         seeds: 1,
@@ -125,6 +133,7 @@ fn run(arguments: &Run) -> io::Result<bool> {
         workers: arguments.workers,
         nodes: arguments.nodes,
         adapters: arguments.adapters.iter().map(|client| client.adapter()).collect(),
+        fenced: arguments.fenced,
         faults: arguments.faults.0.clone(),
         broken: arguments.own_locks.then_some(Broken::OwnLocks),
         folder: folder.path().to_owned(),
@@ -203,9 +212,10 @@ fn record(report: &Report) -> Record {
 }
 
 fn orders(arguments: WorkerArguments) -> Orders {
-    let WorkerArguments { number, life, seed, adapter, folder, records, own_locks, nodes } = arguments;
+    let WorkerArguments { number, life, seed, adapter, folder, records, fenced, own_locks, nodes } =
+        arguments;
     let broken = own_locks.then_some(Broken::OwnLocks);
-    Orders { number, life, seed, adapter: adapter.adapter(), folder, records, nodes, broken }
+    Orders { number, life, seed, adapter: adapter.adapter(), folder, records, nodes, fenced, broken }
 }
 
 impl Client {

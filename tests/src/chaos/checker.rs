@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
+    num::NonZeroU64,
     time::Duration,
 };
 
@@ -58,6 +59,24 @@ pub enum Violation {
         /// The last value that was written.
         expected: u64,
     },
+    /// Two locks of a resource have the same fencing token.
+    SameFence {
+        /// The resource.
+        resource: usize,
+        /// The holds.
+        holds: [u64; 2],
+        /// The token.
+        fence: NonZeroU64,
+    },
+    /// A lock was requested after another one had been acquired, and has no higher token.
+    FenceOrder {
+        /// The resource.
+        resource: usize,
+        /// The holds, the earlier one first.
+        holds: [u64; 2],
+        /// Their tokens.
+        fences: [NonZeroU64; 2],
+    },
 }
 
 impl fmt::Display for Violation {
@@ -69,6 +88,13 @@ impl fmt::Display for Violation {
             Self::LostUpdate { resource, hold, read, expected } => {
                 write!(f, "lost update: {hold:x} read {read} for resource {resource}, which was {expected}")
             }
+            Self::SameFence { resource, holds: [one, other], fence } => {
+                write!(f, "{one:x} and {other:x} of resource {resource} have the token {fence}")
+            }
+            Self::FenceOrder { resource, holds: [one, other], fences: [before, after] } => write!(
+                f,
+                "{other:x} of resource {resource} has the token {after}, and {one:x} had {before} before"
+            ),
             Self::Record { resource, found, expected } => {
                 write!(f, "the record of resource {resource} is {found} at the end, and was {expected}")
             }
@@ -79,10 +105,12 @@ impl fmt::Display for Violation {
 #[derive(Clone, Debug)]
 struct Hold {
     number: u64,
+    asked: Duration,
     won: Duration,
     /// Until when the worker relied on it.
     end: Duration,
     write: Option<Write>,
+    fence: Option<NonZeroU64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -103,9 +131,10 @@ pub fn check<'a>(entries: impl IntoIterator<Item = &'a Entry>, records: &[u64]) 
         if let Event::Asked { outcome, .. } = event {
             *verdict.requests.entry(*outcome).or_default() += 1;
         }
-        if let Event::Won { resource, until } = event {
+        if let Event::Won { resource, since, until, fence } = event {
             verdict.holds += 1;
-            let hold = Hold { number: *number, won: *at, end: *until, write: None };
+            let (asked, won, end) = (*since, *at, *until);
+            let hold = Hold { number: *number, asked, won, end, write: None, fence: *fence };
             holds.insert(*number, (*resource, hold));
         }
         let Some((_, hold)) = holds.get_mut(number) else { continue };
@@ -131,6 +160,7 @@ pub fn check<'a>(entries: impl IntoIterator<Item = &'a Entry>, records: &[u64]) 
     for (resource, (mut holds, record)) in by_resource.into_iter().zip(records).enumerate() {
         exclusion(&mut verdict, resource, &mut holds);
         updates(&mut verdict, resource, &mut holds, *record);
+        fences(&mut verdict, resource, &holds);
     }
     verdict
 }
@@ -188,6 +218,34 @@ fn updates(verdict: &mut Verdict, resource: usize, holds: &mut [Hold], record: u
     }
 }
 
+/// Checks that fencing tokens are unique, and that a lock which was requested after another one had been acquired
+/// has the higher one.
+fn fences(verdict: &mut Verdict, resource: usize, holds: &[Hold]) {
+    let fenced = holds.iter().filter_map(|hold| hold.fence.map(|fence| (fence, hold)));
+    let mut fenced: Vec<(NonZeroU64, &Hold)> = fenced.collect();
+    fenced.sort_by_key(|(fence, hold)| (*fence, hold.won));
+    for pair in fenced.windows(2) {
+        let [(fence, one), (same, other)] = pair else { continue };
+        if fence == same {
+            let (holds, fence) = ([one.number, other.number], *fence);
+            verdict.violations.push(Violation::SameFence { resource, holds, fence });
+        }
+    }
+    // Of the locks with higher tokens, the one that was acquired first.
+    let mut first: Option<(NonZeroU64, &Hold)> = None;
+    for (fence, hold) in fenced.into_iter().rev() {
+        if let Some((higher, before)) = first
+            && before.won < hold.asked
+        {
+            let (holds, fences) = ([before.number, hold.number], [higher, fence]);
+            verdict.violations.push(Violation::FenceOrder { resource, holds, fences });
+        }
+        if first.is_none_or(|(_, before)| hold.won < before.won) {
+            first = Some((fence, hold));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,7 +258,7 @@ mod tests {
     fn hold(number: u64, won: u64, until: u64, over: u64, wrote: u64, read: u64) -> Vec<Entry> {
         let entry = |at, event| Entry { at: ms(at), hold: number, event };
         vec![
-            entry(won, Event::Won { resource: 0, until: ms(until) }),
+            entry(won, Event::Won { resource: 0, since: ms(won), until: ms(until), fence: None }),
             entry(wrote, Event::Writing { read }),
             entry(wrote, Event::Wrote { was_valid: wrote < until }),
             entry(over, Event::Over),
@@ -283,5 +341,33 @@ mod tests {
             assert_eq!(verdict.uncertain, 1);
         }
         assert_eq!(checked(&[killed, hold(2, 101, 200, 190, 110, 5)], 6).violations.len(), 1);
+    }
+    /// A lock with a fencing token, from the request to the end.
+    fn fenced(number: u64, asked: u64, won: u64, over: u64, fence: u64) -> Vec<Entry> {
+        let (fence, since, until) = (NonZeroU64::new(fence), ms(asked), ms(over));
+        let won = Entry { at: ms(won), hold: number, event: Event::Won { resource: 0, since, until, fence } };
+        vec![won, Entry { at: ms(over), hold: number, event: Event::Over }]
+    }
+
+    fn found_in(holds: &[Vec<Entry>]) -> Vec<Violation> {
+        checked(holds, 0).violations
+    }
+
+    #[test]
+    fn tokens_that_rise_are_no_violation_and_those_of_requests_at_the_same_time_have_no_order() {
+        let rise = [fenced(1, 0, 5, 10, 7), fenced(2, 3, 15, 20, 8), fenced(3, 16, 30, 40, 90)];
+        assert_eq!(found_in(&rise), []);
+        // The second was requested before the first had it.
+        assert_eq!(found_in(&[fenced(1, 0, 5, 10, 8), fenced(2, 3, 15, 20, 7)]), []);
+    }
+
+    #[test]
+    fn a_lower_token_of_a_later_request_is_found_and_so_is_one_that_appears_twice() {
+        let [seven, eight, nine] = [7, 8, 9].map(|token| NonZeroU64::new(token).unwrap());
+        let lower = [fenced(1, 0, 5, 10, 9), fenced(2, 3, 15, 20, 10), fenced(3, 30, 35, 40, 8)];
+        let order = |holds, fences| Violation::FenceOrder { resource: 0, holds, fences };
+        assert_eq!(found_in(&lower), [order([1, 3], [nine, eight])]);
+        let twice = [fenced(1, 0, 5, 10, 7), fenced(2, 3, 15, 20, 7)];
+        assert_eq!(found_in(&twice), [Violation::SameFence { resource: 0, holds: [1, 2], fence: seven }]);
     }
 }

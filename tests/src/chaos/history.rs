@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
+    num::NonZeroU64,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -27,8 +28,8 @@ pub struct Entry {
 pub enum Event {
     /// A request has ended.
     Asked { what: Verb, since: Duration, outcome: Outcome, failed: Vec<usize> },
-    /// A lock was acquired. It is valid until then, or longer.
-    Won { resource: usize, until: Duration },
+    /// A lock was acquired, which was requested then. It is valid until then, or longer.
+    Won { resource: usize, since: Duration, until: Duration, fence: Option<NonZeroU64> },
     /// The lock is valid until then, or longer.
     Until { until: Duration },
     /// The record was read, and is about to be replaced by the next number.

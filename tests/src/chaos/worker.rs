@@ -42,6 +42,8 @@ pub struct Orders {
     pub records: usize,
     /// The URLs of the nodes.
     pub nodes: Vec<String>,
+    /// Whether every lock has a fencing token.
+    pub fenced: bool,
     /// A defect, to show that the checks find it.
     pub broken: Option<Broken>,
 }
@@ -58,6 +60,9 @@ impl Orders {
             ("--adapter", if self.adapter == Adapter::Fred { "fred" } else { "redis-rs" }.to_owned()),
         ] {
             words.extend([name.into(), value.into()]);
+        }
+        if self.fenced {
+            words.push("--fenced".into());
         }
         if self.broken == Some(Broken::OwnLocks) {
             words.push("--own-locks".into());
@@ -105,7 +110,8 @@ struct Worker<'a> {
 
 impl<'a> Worker<'a> {
     fn new(orders: &'a Orders) -> io::Result<Self> {
-        let redlock = orders.adapter.manager_of(orders.nodes.iter().cloned()).build();
+        let redlock = orders.adapter.manager_of(orders.nodes.iter().cloned());
+        let redlock = if orders.fenced { redlock.fenced() } else { redlock }.build();
         Ok(Self {
             orders,
             redlock: redlock.map_err(io::Error::other)?,
@@ -142,7 +148,7 @@ impl<'a> Worker<'a> {
             let used = request
                 .using(|lease| async move {
                     let mut holding = Using(Holding { history, hold, busy, orders, resource });
-                    *written = holding.0.used(&lease, think).await;
+                    *written = holding.0.used(&lease, since, think).await;
                 })
                 .await;
             noted?;
@@ -152,7 +158,7 @@ impl<'a> Worker<'a> {
             match request.await {
                 Ok(lock) => {
                     self.asked(Verb::Lock, since, Outcome::Done, lock.replies())?;
-                    self.hold(lock, resource).await?;
+                    self.hold(lock, since, resource).await?;
                 }
                 Err(error) => self.asked(Verb::Lock, since, outcome(&error), answers(&error))?,
             }
@@ -161,9 +167,9 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    async fn hold(&mut self, mut lock: Lock, resource: usize) -> io::Result<()> {
+    async fn hold(&mut self, mut lock: Lock, since: Duration, resource: usize) -> io::Result<()> {
         let lease = lock.lease();
-        self.holding(resource).won(&lease)?;
+        self.holding(resource).won(&lease, since)?;
         let read = record::read(&self.orders.folder, resource)?;
         self.think(0..60).await;
         while self.rng.random_bool(0.3) {
@@ -242,8 +248,8 @@ impl Drop for Using<'_> {
 }
 
 impl Holding<'_> {
-    async fn used(&mut self, lease: &Lease, think: u64) -> io::Result<()> {
-        self.won(lease)?;
+    async fn used(&mut self, lease: &Lease, since: Duration, think: u64) -> io::Result<()> {
+        self.won(lease, since)?;
         let read = record::read(&self.orders.folder, self.resource)?;
         let mut left = think;
         while left > 0 {
@@ -255,10 +261,11 @@ impl Holding<'_> {
         self.write(lease, read)
     }
 
-    fn won(&mut self, lease: &Lease) -> io::Result<()> {
+    fn won(&mut self, lease: &Lease, since: Duration) -> io::Result<()> {
         let at = now();
         let until = at + lease.remaining();
-        self.history.note_at(now(), self.hold, Event::Won { resource: self.resource, until })
+        let (resource, fence) = (self.resource, lease.fence());
+        self.history.note_at(now(), self.hold, Event::Won { resource, since, until, fence })
     }
 
     fn until(&mut self, lease: &Lease) -> io::Result<()> {

@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use redlock_tests::{
     adapter::Adapter,
-    chaos::{Broken, Fault, Plan, Report, Violation, run},
+    chaos::{Broken, Entry, Event, Fault, Plan, Report, Violation, run},
 };
 use tempfile::TempDir;
 
@@ -17,6 +17,7 @@ fn short_run(faults: Vec<Fault>, broken: Option<Broken>) -> Report {
         workers: 6,
         nodes: 3,
         adapters: vec![Adapter::RedisRs, Adapter::Fred],
+        fenced: true,
         faults,
         broken,
         folder: folder.path().to_owned(),
@@ -40,7 +41,10 @@ fn two_holders_are_detected_when_all_nodes_lose_their_data() {
 
 #[test]
 fn a_short_run_with_survivable_faults_has_no_violation() {
-    let verdict = short_run(Fault::survivable(), None).verdict;
+    let Report { verdict, entries, .. } = short_run(Fault::survivable(), None);
     assert_eq!(verdict.violations, []);
     assert!(verdict.holds > 0 && verdict.writes > 0, "{verdict:?}");
+    let won = entries.iter().filter(|entry| matches!(entry.event, Event::Won { .. })).count();
+    let fenced = |entry: &&Entry| matches!(entry.event, Event::Won { fence: Some(_), .. });
+    assert_eq!(entries.iter().filter(fenced).count(), won, "a lock has no token");
 }
