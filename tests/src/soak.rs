@@ -16,7 +16,7 @@ use redlock_core::{Error, Redlock};
 use tokio::runtime::{Builder, Handle};
 
 pub use self::{
-    growth::{Growth, growths},
+    growth::{Growth, Trend, growths},
     plot::draw,
 };
 use crate::{

@@ -15,6 +15,32 @@ pub struct Growth {
     pub after: f64,
     /// The limit at the end.
     pub most: f64,
+    /// By how much it rises in an hour.
+    pub trend: Trend,
+}
+
+/// A slope, with what it may be off by.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Trend {
+    /// By how much the number rises in an hour.
+    pub per_hour: f64,
+    /// The true slope is within so much of that, in 19 of 20 runs.
+    pub uncertainty: f64,
+}
+
+impl Trend {
+    /// Whether it is told from zero.
+    #[must_use]
+    pub fn is_certain(&self) -> bool {
+        self.per_hour.abs() > self.uncertainty
+    }
+}
+
+impl fmt::Display for Trend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { per_hour, uncertainty } = self;
+        write!(f, "{per_hour:+.1} ± {uncertainty:.1} an hour")
+    }
 }
 
 impl Growth {
@@ -27,8 +53,8 @@ impl Growth {
 
 impl fmt::Display for Growth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, before, after, most } = self;
-        write!(f, "{name:>12} {before:>9.1} {after:>9.1}  at most {most:.1}")
+        let Self { name, before, after, most, trend } = self;
+        write!(f, "{name:>12} {before:>9.1} {after:>9.1}  at most {most:.1}; {trend}")
     }
 }
 
@@ -42,7 +68,8 @@ pub fn growths(samples: &[Sample]) -> Vec<Growth> {
     let (early, late) = (&samples[fifth..2 * fifth], &samples[samples.len() - fifth..]);
     let growth = |name, allowed, of: fn(&Sample) -> f64| {
         let (before, after) = (level(early, of), level(late, of));
-        Growth { name, before, after, most: before * 1.1 + allowed }
+        let trend = trend(&samples[fifth..], of);
+        Growth { name, before, after, most: before * 1.1 + allowed, trend }
     };
     vec![
         growth("memory (MiB)", 8.0, |sample| sample.memory),
@@ -52,17 +79,44 @@ pub fn growths(samples: &[Sample]) -> Vec<Growth> {
     ]
 }
 
+/// The slope of the line that is nearest to the levels of [`BLOCKS`] parts. Samples of one part depend on each
+/// other, as a fault changes all of them, so they count once.
+fn trend(samples: &[Sample], of: fn(&Sample) -> f64) -> Trend {
+    let blocks = samples.chunks_exact((samples.len() / BLOCKS).max(1)).take(BLOCKS);
+    let points: Vec<(f64, f64)> = blocks
+        .map(|block| {
+            let hours = block.iter().map(|sample| sample.at).sum::<f64>() / block.len() as f64 / 3_600.0;
+            (hours, level(block, of))
+        })
+        .collect();
+    let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / points.len() as f64;
+    let (at, height) = (mean(|point| point.0), mean(|point| point.1));
+    let spread: f64 = points.iter().map(|(hours, _)| (hours - at).powi(2)).sum();
+    let slope = points.iter().map(|(hours, level)| (hours - at) * (level - height)).sum::<f64>() / spread;
+    let off = |(hours, level): &(f64, f64)| (level - height - slope * (hours - at)).powi(2);
+    let rest = points.iter().map(off).sum::<f64>() / (points.len() as f64 - 2.0);
+    Trend { per_hour: slope, uncertainty: STUDENT * (rest / spread).sqrt() }
+}
+
 fn level(samples: &[Sample], of: fn(&Sample) -> f64) -> f64 {
     let mut values: Vec<f64> = samples.iter().map(of).collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 4).copied().unwrap_or_default()
 }
 
+const BLOCKS: usize = 20;
+/// 95 % of Student's distribution with two degrees of freedom fewer than blocks.
+const STUDENT: f64 = 2.101;
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn run(tasks: impl Fn(usize) -> f64) -> Vec<bool> {
+        of_tasks(tasks).iter().map(Growth::is_flat).collect()
+    }
+
+    fn of_tasks(tasks: impl Fn(usize) -> f64) -> Vec<Growth> {
         let sample = |second| Sample {
             at: second as f64,
             memory: 40.0,
@@ -72,7 +126,7 @@ mod tests {
             ..Sample::default()
         };
         let samples: Vec<Sample> = (0..600).map(sample).collect();
-        growths(&samples).iter().map(Growth::is_flat).collect()
+        growths(&samples)
     }
 
     #[test]
@@ -94,5 +148,19 @@ mod tests {
     #[test]
     fn a_number_that_only_warms_up_is_flat() {
         assert_eq!(run(|second| 1_000.0 + 5.0 * second.min(100) as f64), [true; 4]);
+    }
+
+    #[test]
+    fn a_slope_is_told_from_zero_only_if_it_is_more_than_the_noise() {
+        fn noise(second: usize) -> f64 {
+            (second * 7_919 % 101) as f64
+        }
+        let trend = |tasks: fn(usize) -> f64| of_tasks(tasks)[1].trend;
+        assert_eq!(trend(|_| 1_000.0), Trend { per_hour: 0.0, uncertainty: 0.0 });
+        let noisy = trend(|second| 1_000.0 + noise(second));
+        assert!(!noisy.is_certain() && noisy.uncertainty > 0.0, "{noisy}");
+        let leak = trend(|second| 1_000.0 + noise(second) + second as f64);
+        assert!(leak.is_certain() && (leak.per_hour - 3_600.0).abs() <= 2.0 * leak.uncertainty, "{leak}");
+        assert_eq!(trend(|second| second as f64).to_string(), "+3600.0 ± 0.0 an hour");
     }
 }
