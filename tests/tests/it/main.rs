@@ -111,6 +111,7 @@ mod simulation;
 mod telemetry {
     mod calls;
     pub(crate) mod capture;
+    mod flapping;
     mod gauges;
     mod limits;
     mod metrics;
