@@ -1,4 +1,5 @@
-//! The ledger of long runs, so that what they did adds up: a line for each run, and the page that shows them.
+//! The ledger of long runs, so that what they did adds up: a line for each run, the page that shows them, and
+//! the sentences of other pages.
 
 use std::{
     fs,
@@ -13,10 +14,12 @@ use rand::{TryRng, rngs::SysRng};
 pub use self::{
     page::page,
     record::{Kind, Record},
+    sentences::fill,
 };
 
 mod page;
 mod record;
+mod sentences;
 
 /// A ledger: no seed is in it twice.
 #[derive(Clone, Debug, Default)]
@@ -287,12 +290,16 @@ mod tests {
         assert!(begin(Some(8)).unwrap_err().contains("7..9"));
     }
 
-    /// What CI checks: whoever adds lines renders the page.
+    /// What CI checks: whoever adds lines renders the pages.
     #[test]
-    fn the_page_of_the_docs_is_the_one_of_its_ledger() {
+    fn the_pages_of_the_docs_are_those_of_their_ledger() {
+        const RENDER: &str = "run `cargo run -p redlock-tests --bin evidence`, which renders it";
         let docs = Path::new(SOURCES).join("../docs");
         let ledger = Ledger::read(&docs.join("evidence/runs.jsonl")).unwrap();
         let shown = fs::read_to_string(docs.join("evidence.md")).unwrap_or_default();
-        assert!(shown == page(&ledger), "run `cargo run -p redlock-tests --bin evidence`, which renders it");
+        assert!(shown == page(&ledger), "{RENDER}");
+        let safety = fs::read_to_string(docs.join("safety.md")).unwrap();
+        assert!(fill(&safety, &ledger).unwrap() == safety, "{RENDER}");
+        assert_eq!(safety.matches("<!-- ledger: ").count(), Kind::ALL.len(), "a sentence for each kind");
     }
 }

@@ -1,4 +1,4 @@
-//! Renders the page about the ledger of long runs.
+//! Renders the pages about the ledger of long runs.
 
 use std::{
     fs,
@@ -7,14 +7,14 @@ use std::{
 };
 
 use clap::Parser;
-use redlock_tests::evidence::{Ledger, page};
+use redlock_tests::evidence::{Ledger, fill, page};
 
-/// Renders docs/evidence.md from docs/evidence/runs.jsonl.
+/// Renders docs/evidence.md from docs/evidence/runs.jsonl, and its sentences in docs/safety.md.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Ledgers whose lines are added first, such as those that the nightly workflow keeps
     files: Vec<PathBuf>,
-    /// The folder of the page, and of the ledger's folder
+    /// The folder of the pages, and of the ledger's folder
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs"))]
     docs: PathBuf,
 }
@@ -43,5 +43,8 @@ fn render(files: &[PathBuf], docs: &Path) -> Result<(), String> {
         fs::write(file, text).map_err(|error| format!("{}: {error}", file.display()))
     };
     write(&file, ledger.lines())?;
-    write(&docs.join("evidence.md"), page(&ledger))
+    write(&docs.join("evidence.md"), page(&ledger))?;
+    let safety = docs.join("safety.md");
+    let text = fs::read_to_string(&safety).map_err(|error| format!("{}: {error}", safety.display()))?;
+    write(&safety, fill(&text, &ledger)?)
 }

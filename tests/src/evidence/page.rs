@@ -85,7 +85,7 @@ fn table(page: &mut String, head: &[&str], text: usize, rows: &[Vec<String>]) ->
     rows.iter().try_for_each(|row| writeln!(page, "| {} |", row.join(" | ")))
 }
 
-fn time(seconds: u64) -> String {
+pub(super) fn time(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
         120..7_200 => format!("{:.0} min", seconds as f64 / 60.0),
@@ -94,7 +94,7 @@ fn time(seconds: u64) -> String {
 }
 
 /// With a comma after each three digits.
-fn grouped(number: u64) -> String {
+pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (position, digit) in digits.chars().enumerate() {

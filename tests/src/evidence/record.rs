@@ -62,6 +62,16 @@ impl Kind {
         }
     }
 
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Simulation => "simulation",
+            Self::Chaos => "chaos",
+            Self::Fencing => "fencing",
+            Self::Soak => "soak",
+            Self::Fuzz => "fuzz",
+        }
+    }
+
     fn program(self) -> &'static str {
         match self {
             Self::Simulation => "simulate",
