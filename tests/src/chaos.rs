@@ -114,7 +114,11 @@ pub fn run(plan: &Plan, program: &Path) -> io::Result<Report> {
     let strikes: Vec<Strike> = thread::scope(|scope| {
         let mut start = || {
             let rng = ChaCha8Rng::from_rng(&mut seeds);
-            scope.spawn(|| inject(&fleet, rng, &plan.faults, end))
+            scope.spawn(|| {
+                let mut strikes = Vec::new();
+                inject(&fleet, rng, &plan.faults, end, |strike| strikes.push(strike));
+                strikes
+            })
         };
         let nemeses = [start(), start()];
         let joined = nemeses

@@ -44,6 +44,8 @@ pub struct Plan {
     pub nodes: usize,
     /// The adapter.
     pub adapter: Adapter,
+    /// How many bytes of the heap are in use. What is resident includes what the allocator keeps for later.
+    pub heap: fn() -> usize,
     /// Leaks the waker of a task with each lock, to show that the check finds a leak.
     pub leak: bool,
 }
@@ -55,6 +57,8 @@ pub struct Sample {
     pub at: f64,
     /// Resident memory, in MiB.
     pub memory: f64,
+    /// The heap in use, in MiB.
+    pub heap: f64,
     /// Tasks of the runtime.
     pub tasks: f64,
     /// Sockets, including those of the proxies in front of the nodes.
@@ -104,7 +108,13 @@ pub fn run(plan: &Plan, mut watch: impl FnMut(&Sample)) -> io::Result<Report> {
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let counts = Arc::new(Counts::default());
     let (start, beginning) = (Instant::now(), now());
-    let mut report = Report::default();
+    // Of their final size from the start, so that they do not look like a leak.
+    let expected = plan.length.as_secs() as usize * 2;
+    let mut report = Report {
+        samples: Vec::with_capacity(expected),
+        faults: Vec::with_capacity(expected),
+        ..Report::default()
+    };
     {
         let _inside = runtime.enter();
         let redlock = plan.adapter.manager_of(urls).build().map_err(io::Error::other)?;
@@ -113,22 +123,26 @@ pub fn run(plan: &Plan, mut watch: impl FnMut(&Sample)) -> io::Result<Report> {
             runtime.spawn(lock_and_unlock(redlock.clone(), rng, plan.clone(), counts.clone()));
         }
     }
-    let strikes: Vec<Strike> = thread::scope(|scope| {
+    let (samples, faults) = (&mut report.samples, &mut report.faults);
+    let struck = |strike: Strike| {
+        faults.push((strike.fault, strike.from.saturating_sub(beginning).as_secs_f64()));
+    };
+    thread::scope(|scope| {
         let rng = ChaCha8Rng::seed_from_u64(plan.seed);
-        let nemesis = scope.spawn(|| inject(&fleet, rng, &FAULTS, start + plan.length));
+        let (fleet, end) = (&fleet, start + plan.length);
+        let nemesis = scope.spawn(move || inject(fleet, rng, &FAULTS, end, struck));
         let mut before = (start.elapsed(), 0, 0);
         while start.elapsed() < plan.length {
             thread::sleep(plan.every);
-            let sample = sample(runtime.handle(), &counts, start, &mut before)?;
+            let sample = sample(runtime.handle(), plan.heap, &counts, start, &mut before)?;
             watch(&sample);
-            report.samples.push(sample);
+            samples.push(sample);
         }
-        Ok::<_, io::Error>(nemesis.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        nemesis.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok::<_, io::Error>(())
     })?;
     counts.over.store(true, Ordering::Relaxed);
     thread::sleep(MAX_TTL + MAX_PAUSE + Duration::from_secs(2));
-    let seconds = |strike: &Strike| strike.from.saturating_sub(beginning).as_secs_f64();
-    report.faults = strikes.iter().map(|strike| (strike.fault, seconds(strike))).collect();
     report.locks = counts.locks.load(Ordering::Relaxed);
     report.failures = counts.failures.load(Ordering::Relaxed);
     report.keys_left = fleet.keys();
@@ -174,6 +188,7 @@ async fn pause(rng: &mut ChaCha8Rng, longest: Duration) {
 
 fn sample(
     handle: &Handle,
+    heap: fn() -> usize,
     counts: &Counts,
     start: Instant,
     before: &mut (Duration, u64, u64),
@@ -190,7 +205,8 @@ fn sample(
     let seconds = (now - before.0).as_secs_f64();
     let sample = Sample {
         at: now.as_secs_f64(),
-        memory: resident * rustix::param::page_size() as f64 / f64::from(1 << 20),
+        memory: resident * rustix::param::page_size() as f64 / MEBI,
+        heap: heap() as f64 / MEBI,
         tasks: handle.metrics().num_alive_tasks() as f64,
         sockets: sockets as f64,
         descriptors: links.len() as f64,
@@ -212,5 +228,6 @@ const FAULTS: [Fault; 8] = [
     Fault::Hold,
     Fault::Eat,
 ];
+const MEBI: f64 = (1 << 20) as f64;
 const MAX_TTL: Duration = Duration::from_secs(5);
 const MAX_PAUSE: Duration = Duration::from_secs(6);

@@ -1,7 +1,10 @@
 //! Runs many tasks that lock many resources for a long time while nodes fail, and checks that nothing grows.
 
-use std::{collections::BTreeMap, error::Error, fs, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    alloc::System, collections::BTreeMap, error::Error, fs, path::PathBuf, process::ExitCode, time::Duration,
+};
 
+use cap::Cap;
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use redlock_tests::{
@@ -73,6 +76,7 @@ fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
         resources: arguments.resources,
         nodes: arguments.nodes,
         adapter: if arguments.fred { Adapter::Fred } else { Adapter::RedisRs },
+        heap: || HEAP.allocated(),
         leak: arguments.leak,
     };
     let bar = ProgressBar::new(arguments.seconds)
@@ -113,11 +117,18 @@ fn record(report: &Report, growths: &[Growth]) -> Record {
 }
 
 fn table(report: &Report) -> String {
-    let mut table = "seconds,memory_mib,tasks,sockets,descriptors,locks_per_s,failures_per_s\n".to_owned();
+    let mut table =
+        "seconds,memory_mib,heap_mib,tasks,sockets,descriptors,locks_per_s,failures_per_s\n".to_owned();
     for sample in &report.samples {
-        let soak::Sample { at, memory, tasks, sockets, descriptors, locks, failures } = sample;
-        let line = format!("{at:.1},{memory:.2},{tasks},{sockets},{descriptors},{locks:.1},{failures:.1}\n");
+        let soak::Sample { at, memory, heap, tasks, sockets, descriptors, locks, failures } = sample;
+        let line = format!(
+            "{at:.1},{memory:.2},{heap:.3},{tasks},{sockets},{descriptors},{locks:.1},{failures:.1}\n"
+        );
         table.push_str(&line);
     }
     table
 }
+
+/// Counts the bytes in use.
+#[global_allocator]
+static HEAP: Cap<System> = Cap::new(System, usize::MAX);

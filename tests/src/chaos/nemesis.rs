@@ -173,9 +173,14 @@ pub struct Strike {
     pub worker: Option<usize>,
 }
 
-/// Injects one fault after the other until the end. The last one is ended properly.
-pub(crate) fn inject(fleet: &Fleet, mut rng: ChaCha8Rng, faults: &[Fault], end: Instant) -> Vec<Strike> {
-    let mut strikes = Vec::new();
+/// Injects one fault after the other until the end, and passes each on. The last one is ended properly.
+pub(crate) fn inject(
+    fleet: &Fleet,
+    mut rng: ChaCha8Rng,
+    faults: &[Fault],
+    end: Instant,
+    mut struck: impl FnMut(Strike),
+) {
     let mut bag: Vec<Fault> = Vec::new();
     while Instant::now() < end && !faults.is_empty() {
         if bag.is_empty() {
@@ -183,10 +188,9 @@ pub(crate) fn inject(fleet: &Fleet, mut rng: ChaCha8Rng, faults: &[Fault], end: 
             bag.shuffle(&mut rng);
         }
         let Some(fault) = bag.pop() else { continue };
-        strikes.push(strike(fleet, &mut rng, fault));
+        struck(strike(fleet, &mut rng, fault));
         thread::sleep(Duration::from_millis(rng.random_range(0..600)));
     }
-    strikes
 }
 
 fn strike(fleet: &Fleet, rng: &mut ChaCha8Rng, fault: Fault) -> Strike {

@@ -73,6 +73,7 @@ pub fn growths(samples: &[Sample]) -> Vec<Growth> {
     };
     vec![
         growth("memory (MiB)", 8.0, |sample| sample.memory),
+        growth("heap (MiB)", 1.0, |sample| sample.heap),
         growth("tasks", 50.0, |sample| sample.tasks),
         growth("sockets", 20.0, |sample| sample.sockets),
         growth("descriptors", 20.0, |sample| sample.descriptors),
@@ -131,23 +132,23 @@ mod tests {
 
     #[test]
     fn a_constant_number_is_flat() {
-        assert_eq!(run(|_| 1_000.0), [true; 4]);
+        assert_eq!(run(|_| 1_000.0), [true; 5]);
     }
 
     #[test]
     fn a_leak_of_a_task_per_second_is_found() {
-        assert_eq!(run(|second| 1_000.0 + second as f64), [true, false, true, true]);
+        assert_eq!(run(|second| 1_000.0 + second as f64), [true, true, false, true, true]);
     }
 
     #[test]
     fn a_number_that_rises_and_falls_is_flat() {
         let noisy = |second: usize| 1_000.0 + if second % 10 < 6 { 2_000.0 } else { 0.0 };
-        assert_eq!(run(noisy), [true; 4]);
+        assert_eq!(run(noisy), [true; 5]);
     }
 
     #[test]
     fn a_number_that_only_warms_up_is_flat() {
-        assert_eq!(run(|second| 1_000.0 + 5.0 * second.min(100) as f64), [true; 4]);
+        assert_eq!(run(|second| 1_000.0 + 5.0 * second.min(100) as f64), [true; 5]);
     }
 
     #[test]
@@ -155,7 +156,7 @@ mod tests {
         fn noise(second: usize) -> f64 {
             (second * 7_919 % 101) as f64
         }
-        let trend = |tasks: fn(usize) -> f64| of_tasks(tasks)[1].trend;
+        let trend = |tasks: fn(usize) -> f64| of_tasks(tasks)[2].trend;
         assert_eq!(trend(|_| 1_000.0), Trend { per_hour: 0.0, uncertainty: 0.0 });
         let noisy = trend(|second| 1_000.0 + noise(second));
         assert!(!noisy.is_certain() && noisy.uncertainty > 0.0, "{noisy}");

@@ -19,15 +19,16 @@ use super::{Report, Sample};
 ///
 /// Errors of the file system.
 pub fn draw(report: &Report, file: &Path) -> Result<(), Box<dyn Error>> {
-    let root = SVGBackend::new(file, (900, 1_000)).into_drawing_area();
+    let root = SVGBackend::new(file, (900, 1_200)).into_drawing_area();
     root.fill(&WHITE)?;
-    let panels = root.split_evenly((5, 1));
+    let panels = root.split_evenly((6, 1));
     let draw = |panel: usize, name: &str, of: fn(&Sample) -> f64| line(&panels[panel], report, name, of);
     draw(0, "resident memory, MiB", |sample| sample.memory)?;
-    draw(1, "tasks", |sample| sample.tasks)?;
-    draw(2, "sockets, including the proxies'", |sample| sample.sockets)?;
-    draw(3, "file descriptors", |sample| sample.descriptors)?;
-    draw(4, "locks per second", |sample| sample.locks)?;
+    draw(1, "heap in use, MiB", |sample| sample.heap)?;
+    draw(2, "tasks", |sample| sample.tasks)?;
+    draw(3, "sockets, including the proxies'", |sample| sample.sockets)?;
+    draw(4, "file descriptors", |sample| sample.descriptors)?;
+    draw(5, "locks per second", |sample| sample.locks)?;
     root.present()?;
     Ok(())
 }
