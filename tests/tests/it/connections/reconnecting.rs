@@ -102,7 +102,8 @@ async fn a_server_that_closes_its_connections_is_connected_to_at_a_bounded_rate(
     }
     for (adapter, closes, server) in servers {
         let connections = server.connections();
-        assert!((5..40).contains(&connections), "{adapter:?}, {closes:?}: {connections} connections");
+        // It does connect again; with so many tasks, on a machine that is busy otherwise, seldom.
+        assert!((2..40).contains(&connections), "{adapter:?}, {closes:?}: {connections} connections");
     }
 }
 
