@@ -140,19 +140,17 @@ async fn replies_after_the_validity_win_no_lock_and_leave_no_keys(
     let ttl = Duration::from_millis(300);
     let redlock = adapter.manager(&servers).node_timeout(NODE_TIMEOUT).build().unwrap();
     warm_up(&redlock, &servers).await;
+    let sets: Vec<u64> = servers.iter().map(|server| server.calls("set")).collect();
     for server in &servers {
         server.command::<()>(&["CLIENT", "PAUSE", "600", "ALL"]);
     }
     let refused = in_quick_time("lock", redlock.try_lock("a", ttl)).await.unwrap_err();
     assert!(matches!(refused, Error::NoQuorum(_)), "{refused}");
-    // Only a release deletes a key, and only one with its token: so the keys existed, and did not just
-    // expire.
-    let deleted = || servers.iter().all(|server| server.calls("del") == 1 && server.get("a").is_none());
-    assert!(
-        eventually(SOON, deleted).await,
-        "{:?}",
-        servers.iter().map(|s| s.calls("del")).collect::<Vec<_>>()
-    );
+    let removed =
+        |(server, before): (&Server, &u64)| server.calls("set") > *before && server.get("a").is_none();
+    assert!(eventually(SOON, || servers.iter().zip(&sets).all(removed)).await, "a key stays");
+    let expired: Vec<f64> = servers.iter().map(|server| server.info("stats", "expired_keys")).collect();
+    assert_eq!(expired, [0.0; 3], "the keys were released");
 }
 
 #[rstest]
