@@ -41,6 +41,10 @@ impl Contender {
         Self::FredFloor(FredFloor::connect(servers).await)
     }
 
+    pub(crate) async fn fred_floor_without_delay(servers: &[Server]) -> Self {
+        Self::FredFloor(FredFloor::connect_without_delay(servers).await)
+    }
+
     pub(crate) fn rslock(servers: &[Server]) -> Self {
         Self::Rslock(LockManager::new(servers.iter().map(Server::url).collect()))
     }

@@ -68,6 +68,12 @@ pub(crate) fn many_tasks(plan: &Plan) -> Vec<Line> {
             .headline("64 tasks, a resource each: throughput over that of the floor"),
         Line::new(&work, "throughput, ours with fred over fred's floor", Unit::Ratio, rate(FRED, FRED_FLOOR))
             .at_least(0.95),
+        Line::new(&work, "throughput, fred's floor with TCP_NODELAY over fred's floor", Unit::Ratio, {
+            rate(FRED_NO_DELAY, FRED_FLOOR)
+        }),
+        Line::new(&work, "throughput, ours with fred over fred's floor with TCP_NODELAY", Unit::Ratio, {
+            rate(FRED, FRED_NO_DELAY)
+        }),
         Line::new(&work, "throughput, rslock over the floor", Unit::Ratio, rate(RSLOCK, FLOOR)),
         Line::new(&work, "throughput, the floor with TCP_NODELAY over the floor", Unit::Ratio, {
             rate(NO_DELAY, FLOOR)
@@ -222,6 +228,7 @@ async fn all(servers: &[Server]) -> Vec<(&'static str, Contender)> {
         (NO_DELAY, Contender::floor_without_delay(servers).await),
         (FRED, Contender::ours(Adapter::Fred, servers)),
         (FRED_FLOOR, Contender::fred_floor(servers).await),
+        (FRED_NO_DELAY, Contender::fred_floor_without_delay(servers).await),
         (RSLOCK, Contender::rslock(servers)),
     ]
 }
@@ -289,6 +296,7 @@ const NO_DELAY: &str = "the floor with TCP_NODELAY";
 const NATIVE: &str = "the native floor";
 const FRED: &str = "ours with fred";
 const FRED_FLOOR: &str = "fred's floor";
+const FRED_NO_DELAY: &str = "fred's floor with TCP_NODELAY";
 const RSLOCK: &str = "rslock";
 const KILLED: [&str; 3] = ["ours, killed", "the floor, killed", "rslock, killed"];
 const STOPPED: [&str; 3] = ["ours, stopped", "the floor, stopped", "rslock, stopped"];

@@ -107,11 +107,23 @@ pub(crate) struct FredFloor {
 }
 
 impl FredFloor {
+    /// With the client's defaults.
     pub(crate) async fn connect(servers: &[Server]) -> Self {
+        Self::connect_with(servers, None).await
+    }
+
+    /// As [`Floor::connect_without_delay`]: fred writes each command by itself.
+    pub(crate) async fn connect_without_delay(servers: &[Server]) -> Self {
+        Self::connect_with(servers, Some(true)).await
+    }
+
+    async fn connect_with(servers: &[Server], nodelay: Option<bool>) -> Self {
         let (mut nodes, script) = (Vec::new(), load_script(servers));
         for server in servers {
             let config = Config::from_url(&server.url()).expect("the test's own URL");
-            let client = Builder::from_config(config).build().expect("a client");
+            let mut builder = Builder::from_config(config);
+            builder.with_connection_config(|config| config.tcp.nodelay = nodelay);
+            let client = builder.build().expect("a client");
             client.init().await.expect("a server that runs");
             nodes.push(client);
         }
