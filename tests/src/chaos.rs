@@ -2,8 +2,8 @@
 //!
 //! Workers acquire locks and, under each, increment a number in a file, without any other protection. They
 //! record what they do. After the run the histories are checked: no two workers relied on a lock at the same
-//! instant, and each saw the number that the one before had written. The fencing tokens of a resource are unique and
-//! in order.
+//! instant, and each saw the number that the one before had written. The fencing tokens of a resource are
+//! unique and in order.
 //!
 //! A process may be stopped between its last check of the validity and its write. A lock alone cannot prevent
 //! that it writes late. So workers are not stopped at that point (but they may be killed), and a write that

@@ -218,8 +218,8 @@ fn updates(verdict: &mut Verdict, resource: usize, holds: &mut [Hold], record: u
     }
 }
 
-/// Checks that fencing tokens are unique, and that a lock which was requested after another one had been acquired
-/// has the higher one.
+/// Checks that fencing tokens are unique, and that a lock which was requested after another one had been
+/// acquired has the higher one.
 fn fences(verdict: &mut Verdict, resource: usize, holds: &[Hold]) {
     let fenced = holds.iter().filter_map(|hold| hold.fence.map(|fence| (fence, hold)));
     let mut fenced: Vec<(NonZeroU64, &Hold)> = fenced.collect();

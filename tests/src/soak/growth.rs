@@ -80,8 +80,8 @@ pub fn growths(samples: &[Sample]) -> Vec<Growth> {
     ]
 }
 
-/// The slope of the line that is nearest to the levels of [`BLOCKS`] parts. Samples of one part depend on each
-/// other, as a fault changes all of them, so they count once.
+/// The slope of the line that is nearest to the levels of [`BLOCKS`] parts. Samples of one part depend on
+/// each other, as a fault changes all of them, so they count once.
 fn trend(samples: &[Sample], of: fn(&Sample) -> f64) -> Trend {
     let blocks = samples.chunks_exact((samples.len() / BLOCKS).max(1)).take(BLOCKS);
     let points: Vec<(f64, f64)> = blocks
