@@ -6,8 +6,8 @@ use super::{
     record::{Kind, Record},
 };
 
-/// The page, with its sentences about the ledger as they are now. Each stands between a line with [`BEGIN`]
-/// and the name of its kind, and one with [`END`].
+/// The page, with its sentences about the ledger as they are now. Each stands between comments: one names
+/// its kind, and one is its end.
 ///
 /// # Errors
 ///
