@@ -342,6 +342,7 @@ mod tests {
         }
         assert_eq!(checked(&[killed, hold(2, 101, 200, 190, 110, 5)], 6).violations.len(), 1);
     }
+
     /// A lock with a fencing token, from the request to the end.
     fn fenced(number: u64, asked: u64, won: u64, over: u64, fence: u64) -> Vec<Entry> {
         let (fence, since, until) = (NonZeroU64::new(fence), ms(asked), ms(over));
