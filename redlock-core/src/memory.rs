@@ -164,15 +164,24 @@ impl MemoryBackend {
     /// The value at a key that has not expired.
     #[must_use]
     pub fn get(&self, resource: &str) -> Option<String> {
-        let now = self.node.runtime.now();
-        self.node.state().keys.get(resource, now).map(|key| key.value().clone())
+        self.with_key(resource, |value, _| value.to_owned())
     }
 
     /// The remaining TTL of a key.
     #[must_use]
     pub fn ttl(&self, resource: &str) -> Option<Duration> {
+        self.with_key(resource, |_, ttl| ttl)
+    }
+
+    /// Passes the value and the remaining TTL of a key that has not expired to `look`, both of the same instant,
+    /// and returns its result; `None` when there is no such key.
+    ///
+    /// # Panics
+    ///
+    /// Does not return, or panics, when `look` uses this node.
+    pub fn with_key<T>(&self, resource: &str, look: impl FnOnce(&str, Duration) -> T) -> Option<T> {
         let now = self.node.runtime.now();
-        self.node.state().keys.get(resource, now).map(|key| key.expires() - now)
+        self.node.state().keys.get(resource, now).map(|key| look(key.value(), key.expires() - now))
     }
 
     /// The counter of a resource for [fencing tokens](crate::Lock::fence); `None` before its first fenced grant,

@@ -24,6 +24,8 @@ struct Hold {
     client: usize,
     process: SimRuntime,
     lease: Lease,
+    /// The value of its keys when they were looked at last.
+    token: Option<String>,
     lapsed: Option<Duration>,
     /// Whether it is over, so that only a revival would be wrong.
     settled: bool,
@@ -73,6 +75,7 @@ impl Checks {
             client,
             process,
             lease,
+            token: None,
             lapsed: None,
             settled: false,
             noticed: false,
@@ -124,6 +127,8 @@ impl Checks {
         nodes: &[(MemoryBackend, SimRuntime)],
     ) -> Result<(), String> {
         self.lapse(now, rules, resumed)?;
+        // What is over stays over: no clock goes back, and no killed process lives again.
+        self.kept.retain(|kept| !kept.process.is_killed() && kept.process.now() < kept.until);
         let mut valid: Vec<usize> = Vec::new();
         for (number, hold) in self.holds.iter().enumerate() {
             if hold.lapsed.is_none() && !hold.settled {
@@ -137,8 +142,11 @@ impl Checks {
             if !rules.broken {
                 self.keep_out(*first)?;
             }
-            if !rules.broken && !rules.guarded {
-                self.backed(now, &self.holds[*first], nodes)?;
+            if !rules.broken
+                && !rules.guarded
+                && let Some(token) = self.backed(now, &self.holds[*first], nodes)?
+            {
+                self.holds[*first].token = Some(token);
             }
         }
         Ok(())
@@ -196,10 +204,8 @@ impl Checks {
     /// Checks that nobody has got a lock that is kept.
     fn keep_out(&self, hold: usize) -> Result<(), String> {
         let hold = &self.holds[hold];
-        for kept in self.kept.iter().filter(|kept| !kept.process.is_killed()) {
-            if let Some(name) = shared(&kept.resources, hold.lease.resources())
-                && kept.process.now() < kept.until
-            {
+        for kept in &self.kept {
+            if let Some(name) = shared(&kept.resources, hold.lease.resources()) {
                 let (client, by) = (hold.client, kept.client);
                 return Err(format!("{name:?} is held by client {client}, and kept by client {by}"));
             }
@@ -207,41 +213,40 @@ impl Checks {
         Ok(())
     }
 
-    /// Checks that a valid lock has its keys on a quorum of nodes until its validity ends.
+    /// Checks that a valid lock has its keys on a quorum of nodes until its validity ends. Returns their value if
+    /// it is another one than last time.
     fn backed(
         &self,
         now: Duration,
         hold: &Hold,
         nodes: &[(MemoryBackend, SimRuntime)],
-    ) -> Result<(), String> {
+    ) -> Result<Option<String>, String> {
         let left = hold.process.in_true_time(hold.lease.remaining());
         let names = hold.lease.resources();
-        // The node's token, if it is the same at all names and lives long enough.
-        let held = |node: usize| -> Option<String> {
-            let mut token = None;
-            for name in names.iter() {
-                let value = self.value(node, &nodes[node].0, name)?;
-                if token.get_or_insert_with(|| value.clone()) != &value
-                    || self.left(now, node, &nodes[node], name) < left
-                {
-                    return None;
-                }
-            }
-            token
-        };
         let quorum = nodes.len() / 2 + 1;
-        let mut votes: Vec<(String, usize)> = Vec::new();
-        for token in (0..nodes.len()).filter_map(held) {
-            let known = votes.iter().position(|(other, _)| *other == token).unwrap_or_else(|| {
-                votes.push((token, 0));
-                votes.len() - 1
-            });
-            votes[known].1 += 1;
-            if votes[known].1 >= quorum {
-                return Ok(());
-            }
+        // Whether a node has this value at all names, for long enough.
+        let has = |node: usize, token: &str| {
+            names.iter().all(|name| {
+                self.with_key(now, node, &nodes[node], name, |value, ttl| value == token && ttl >= left)
+                    == Some(true)
+            })
+        };
+        let votes = |token: &str| (0..nodes.len()).filter(|node| has(*node, token)).take(quorum).count();
+        // Almost always the value that it was last time.
+        if hold.token.as_deref().is_some_and(|token| votes(token) == quorum) {
+            return Ok(None);
         }
-        let most = votes.iter().map(|(_, number)| *number).max().unwrap_or(0);
+        let mut most = 0;
+        let first = names.iter().next().unwrap_or_default();
+        for node in 0..nodes.len() {
+            let token = self.with_key(now, node, &nodes[node], first, |value, _| value.to_owned());
+            let Some(token) = token else { continue };
+            let votes = votes(&token);
+            if votes == quorum {
+                return Ok(Some(token));
+            }
+            most = most.max(votes);
+        }
         let client = hold.client;
         Err(format!(
             "client {client} holds {names:?} for {left:?}, but only {most} of {} nodes do",
@@ -249,25 +254,21 @@ impl Checks {
         ))
     }
 
-    fn value(&self, node: usize, backend: &MemoryBackend, name: &str) -> Option<String> {
-        match &self.lost[node] {
-            None => backend.get(name),
-            Some(lost) => lost.keys.iter().find(|key| key.0 == name).map(|key| key.1.clone()),
-        }
-    }
-
-    fn left(
+    /// Passes the value at a name of a node and the true time until it expires to `look`. What a node lost
+    /// counts until it would have expired.
+    fn with_key<T>(
         &self,
         now: Duration,
         node: usize,
-        backend: &(MemoryBackend, SimRuntime),
+        (backend, clock): &(MemoryBackend, SimRuntime),
         name: &str,
-    ) -> Duration {
+        look: impl FnOnce(&str, Duration) -> T,
+    ) -> Option<T> {
         match &self.lost[node] {
-            None => backend.0.ttl(name).map_or(Duration::ZERO, |ttl| backend.1.in_true_time(ttl)),
+            None => backend.with_key(name, |value, ttl| look(value, clock.in_true_time(ttl))),
             Some(lost) => {
-                let key = lost.keys.iter().find(|key| key.0 == name);
-                key.map_or(Duration::ZERO, |key| key.2.saturating_sub(now))
+                let (_, value, expires) = lost.keys.iter().find(|key| key.0 == name)?;
+                Some(look(value, expires.saturating_sub(now)))
             }
         }
     }
