@@ -14,10 +14,12 @@ use self::table::{Line, Results, between_markers, headlines, json, markdown, pla
 mod allocations;
 mod contender;
 mod cycles;
+mod distance;
 mod fencing;
 mod fleet;
 mod floor;
 mod held;
+mod network;
 mod plot;
 mod processes;
 mod queue;
@@ -138,6 +140,7 @@ const ROWS: &[Row] = &[
     ("quickstart", "The workers of the quickstart", |plan, _| queue::quickstart(plan)),
     ("processes", "Processes that want one resource", |plan, _| processes::sharing(plan)),
     ("hand-over", "From one process to another", |plan, _| processes::hand_over(plan)),
+    ("network", "Over a network, with a round trip of a millisecond", |plan, _| network::network(plan)),
     ("expiry", "A holder that is killed", |plan, _| processes::expiry(plan)),
     ("held", "Very many locks that are held", |_, _| held::many()),
     ("waiters", "By the number of tasks that wait", |plan, _| queue::waiters(plan)),

@@ -10,10 +10,11 @@ use tokio::task::JoinSet;
 
 use super::{
     TTL,
+    fleet::{Reachable, urls},
     floor::{Floor, FredFloor, Release},
     stats::percentile,
 };
-use crate::{adapter::Adapter, server::Server};
+use crate::adapter::Adapter;
 
 /// Someone who locks.
 #[derive(Clone)]
@@ -25,28 +26,28 @@ pub(crate) enum Contender {
 }
 
 impl Contender {
-    pub(crate) fn ours(adapter: Adapter, servers: &[Server]) -> Self {
-        Self::Ours(adapter.manager(servers).build().expect("nodes"))
+    pub(crate) fn ours(adapter: Adapter, servers: &[impl Reachable]) -> Self {
+        Self::Ours(adapter.manager_of(urls(servers)).build().expect("nodes"))
     }
 
-    pub(crate) async fn floor(servers: &[Server], release: Release) -> Self {
+    pub(crate) async fn floor(servers: &[impl Reachable], release: Release) -> Self {
         Self::Floor(Floor::connect(servers, release).await)
     }
 
-    pub(crate) async fn floor_without_delay(servers: &[Server]) -> Self {
+    pub(crate) async fn floor_without_delay(servers: &[impl Reachable]) -> Self {
         Self::Floor(Floor::connect_without_delay(servers, Release::Script).await)
     }
 
-    pub(crate) async fn fred_floor(servers: &[Server]) -> Self {
+    pub(crate) async fn fred_floor(servers: &[impl Reachable]) -> Self {
         Self::FredFloor(FredFloor::connect(servers).await)
     }
 
-    pub(crate) async fn fred_floor_without_delay(servers: &[Server]) -> Self {
+    pub(crate) async fn fred_floor_without_delay(servers: &[impl Reachable]) -> Self {
         Self::FredFloor(FredFloor::connect_without_delay(servers).await)
     }
 
-    pub(crate) fn rslock(servers: &[Server]) -> Self {
-        Self::Rslock(LockManager::new(servers.iter().map(Server::url).collect()))
+    pub(crate) fn rslock(servers: &[impl Reachable]) -> Self {
+        Self::Rslock(LockManager::new(urls(servers)))
     }
 
     /// Locks and unlocks once. Returns whether both worked.

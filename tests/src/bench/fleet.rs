@@ -46,6 +46,21 @@ impl Program {
     }
 }
 
+/// Where a client finds a server: itself, or a way to it.
+pub(crate) trait Reachable: Sync {
+    fn url(&self) -> String;
+}
+
+impl Reachable for Server {
+    fn url(&self) -> String {
+        Self::url(self)
+    }
+}
+
+pub(crate) fn urls(servers: &[impl Reachable]) -> Vec<String> {
+    servers.iter().map(Reachable::url).collect()
+}
+
 /// Name and version out of what a program says of itself.
 fn named(says: &str) -> Option<(String, (u32, u32))> {
     let name = says.split_whitespace().next()?;

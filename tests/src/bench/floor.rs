@@ -17,8 +17,7 @@ use redlock_fred::fred::{
     types::{Builder, ClusterHash, CustomCommand, Value as FredValue, config::Config},
 };
 
-use super::TTL;
-use crate::server::Server;
+use super::{TTL, fleet::Reachable};
 
 /// How a floor deletes its key.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,19 +40,19 @@ pub(crate) struct Floor {
 
 impl Floor {
     /// With the client's defaults.
-    pub(crate) async fn connect(servers: &[Server], release: Release) -> Self {
+    pub(crate) async fn connect(servers: &[impl Reachable], release: Release) -> Self {
         Self::connect_with(servers, release, TcpSettings::default()).await
     }
 
     /// Sends each write at once, as the library's own connections do.
-    pub(crate) async fn connect_without_delay(servers: &[Server], release: Release) -> Self {
+    pub(crate) async fn connect_without_delay(servers: &[impl Reachable], release: Release) -> Self {
         Self::connect_with(servers, release, TcpSettings::default().set_nodelay(true)).await
     }
 
-    async fn connect_with(servers: &[Server], release: Release, tcp: TcpSettings) -> Self {
+    async fn connect_with(servers: &[impl Reachable], release: Release, tcp: TcpSettings) -> Self {
         let (mut nodes, script) = (Vec::new(), load_script(servers));
         for server in servers {
-            let address = server.client().get_connection_info().clone().set_tcp_settings(tcp.clone());
+            let address = client(server).get_connection_info().clone().set_tcp_settings(tcp.clone());
             let client = redis::Client::open(address).expect("the test's own URL");
             let connection = client.get_multiplexed_async_connection().await;
             nodes.push(connection.expect("a server that runs"));
@@ -108,16 +107,16 @@ pub(crate) struct FredFloor {
 
 impl FredFloor {
     /// With the client's defaults.
-    pub(crate) async fn connect(servers: &[Server]) -> Self {
+    pub(crate) async fn connect(servers: &[impl Reachable]) -> Self {
         Self::connect_with(servers, None).await
     }
 
     /// As [`Floor::connect_without_delay`]: fred writes each command by itself.
-    pub(crate) async fn connect_without_delay(servers: &[Server]) -> Self {
+    pub(crate) async fn connect_without_delay(servers: &[impl Reachable]) -> Self {
         Self::connect_with(servers, Some(true)).await
     }
 
-    async fn connect_with(servers: &[Server], nodelay: Option<bool>) -> Self {
+    async fn connect_with(servers: &[impl Reachable], nodelay: Option<bool>) -> Self {
         let (mut nodes, script) = (Vec::new(), load_script(servers));
         for server in servers {
             let config = Config::from_url(&server.url()).expect("the test's own URL");
@@ -184,9 +183,18 @@ impl Tokens {
 }
 
 /// The hash of the script that deletes a key.
-fn load_script(servers: &[Server]) -> Arc<str> {
-    let load = |_, server: &Server| server.command(&["SCRIPT", "LOAD", RELEASE]);
-    servers.iter().fold(String::new(), load).into()
+fn load_script(servers: &[impl Reachable]) -> Arc<str> {
+    let mut hash = String::new();
+    for server in servers {
+        let mut connection = client(server).get_connection().expect("a server that runs");
+        let loaded = redis::cmd("SCRIPT").arg("LOAD").arg(RELEASE).query(&mut connection);
+        hash = loaded.expect("a server that loads scripts");
+    }
+    hash.into()
+}
+
+fn client(server: &impl Reachable) -> redis::Client {
+    redis::Client::open(server.url()).expect("the test's own URL")
 }
 
 /// As redsync and others delete a key.

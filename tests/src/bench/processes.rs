@@ -9,7 +9,7 @@ use std::{
 use super::{
     Plan, TTL,
     contender::micros,
-    fleet::Program,
+    fleet::{Program, Reachable, urls},
     floor::{Floor, Release},
     stats::{Samples, percentile},
     table::{Line, Unit},
@@ -68,11 +68,38 @@ pub(crate) fn sharing(plan: &Plan) -> Vec<Line> {
 
 /// From the call that unlocks in one process to the lock in another that waits for it.
 pub(crate) fn hand_over(plan: &Plan) -> Vec<Line> {
+    let samples = handed_over(plan, &Program::of_the_tests().start(3));
+    let work = "hand-over between two processes";
+    vec![
+        Line::new(work, "p50 over a release trip and an acquire trip", Unit::Ratio, {
+            samples.ratio("p50", "trips")
+        })
+        .at_most(1.5)
+        .headline("from one process to another: p50 over a release trip and an acquire trip"),
+        Line::new(work, "the same, released by another library's script", Unit::Ratio, {
+            samples.ratio("others", "trips")
+        })
+        .at_most(1.5),
+        Line::new(
+            work,
+            "p50 over the same trips, each after a pause",
+            Unit::Ratio,
+            samples.ratio("p50", "idle"),
+        ),
+        Line::new(work, "the same trips, each after a pause, p50", Unit::Micros, samples.of("idle")),
+        Line::new(work, "p50", Unit::Micros, samples.of("p50")),
+        Line::new(work, "the slowest", Unit::Micros, samples.of("most")),
+        Line::new(work, "a release trip and an acquire trip, p50", Unit::Micros, samples.of("trips")),
+    ]
+}
+
+/// The hand-overs of [`hand_over`] in microseconds, `p50` and `most`; `others` when another library's script releases;
+/// and the floor's `trips` for a release and an acquire, `idle` when each comes after a pause.
+pub(crate) fn handed_over(plan: &Plan, servers: &[impl Reachable]) -> Samples {
     let mut samples = Samples::default();
-    let servers = Program::of_the_tests().start(3);
-    let mut workers = start(&servers, 2);
+    let mut workers = start(servers, 2);
     let (runtime, resource) = (super::multi_thread(), "handed over");
-    let floor = runtime.block_on(Floor::connect(&servers, Release::Script));
+    let floor = runtime.block_on(Floor::connect(servers, Release::Script));
     let lock = Order::Lock { resource: resource.to_owned(), ttl: TTL };
     for _ in 0..plan.rounds {
         let mut trips: Vec<f64> = (0..TRIPS).map(|_| runtime.block_on(trip(&floor))).collect();
@@ -118,28 +145,7 @@ pub(crate) fn hand_over(plan: &Plan) -> Vec<Line> {
         }
         samples.add("others", percentile(&mut took, 50.0));
     }
-    let work = "hand-over between two processes";
-    vec![
-        Line::new(work, "p50 over a release trip and an acquire trip", Unit::Ratio, {
-            samples.ratio("p50", "trips")
-        })
-        .at_most(1.5)
-        .headline("from one process to another: p50 over a release trip and an acquire trip"),
-        Line::new(work, "the same, released by another library's script", Unit::Ratio, {
-            samples.ratio("others", "trips")
-        })
-        .at_most(1.5),
-        Line::new(
-            work,
-            "p50 over the same trips, each after a pause",
-            Unit::Ratio,
-            samples.ratio("p50", "idle"),
-        ),
-        Line::new(work, "the same trips, each after a pause, p50", Unit::Micros, samples.of("idle")),
-        Line::new(work, "p50", Unit::Micros, samples.of("p50")),
-        Line::new(work, "the slowest", Unit::Micros, samples.of("most")),
-        Line::new(work, "a release trip and an acquire trip, p50", Unit::Micros, samples.of("trips")),
-    ]
+    samples
 }
 
 /// The holder is killed; from the end of its TTL until a waiter has the lock.
@@ -165,8 +171,8 @@ pub(crate) fn expiry(plan: &Plan) -> Vec<Line> {
     ]
 }
 
-fn start(servers: &[Server], number: usize) -> Vec<Worker> {
-    let urls: Vec<String> = servers.iter().map(Server::url).collect();
+fn start(servers: &[impl Reachable], number: usize) -> Vec<Worker> {
+    let urls = urls(servers);
     (0..number).map(|_| Worker::start(&urls)).collect()
 }
 

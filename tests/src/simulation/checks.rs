@@ -225,21 +225,24 @@ impl Checks {
         let names = hold.lease.resources();
         let quorum = nodes.len() / 2 + 1;
         // Whether a node has this value at all names, for long enough.
-        let has = |node: usize, token: &str| {
+        let has = |number: usize, node: &(MemoryBackend, SimRuntime), token: &str| {
             names.iter().all(|name| {
-                self.with_key(now, node, &nodes[node], name, |value, ttl| value == token && ttl >= left)
+                self.with_key(now, number, node, name, |value, ttl| value == token && ttl >= left)
                     == Some(true)
             })
         };
-        let votes = |token: &str| (0..nodes.len()).filter(|node| has(*node, token)).take(quorum).count();
+        let votes = |token: &str| {
+            let nodes = nodes.iter().enumerate();
+            nodes.filter(|(number, node)| has(*number, node, token)).take(quorum).count()
+        };
         // Almost always the value that it was last time.
         if hold.token.as_deref().is_some_and(|token| votes(token) == quorum) {
             return Ok(None);
         }
         let mut most = 0;
         let first = names.iter().next().unwrap_or_default();
-        for node in 0..nodes.len() {
-            let token = self.with_key(now, node, &nodes[node], first, |value, _| value.to_owned());
+        for (number, node) in nodes.iter().enumerate() {
+            let token = self.with_key(now, number, node, first, |value, _| value.to_owned());
             let Some(token) = token else { continue };
             let votes = votes(&token);
             if votes == quorum {
