@@ -3,6 +3,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use smallvec::{SmallVec, smallvec};
+
 use crate::{backend::BackendErrorKind, reply::NodeOutcome, validity::Ttl};
 
 /// What is known of the keys of one claim, for each node.
@@ -15,7 +17,7 @@ struct Entries {
     ttl: Ttl,
     /// Whether the lock has ended here: nothing is written anywhere any more.
     closed: bool,
-    nodes: Vec<NodeState>,
+    nodes: SmallVec<[NodeState; INLINE]>,
 }
 
 /// What a node may hold of a claim.
@@ -74,7 +76,7 @@ impl Ledger {
 
     fn with(ttl: Ttl, write: Write, nodes: usize) -> Self {
         let node = NodeState { write, ..NodeState::default() };
-        Self(Mutex::new(Entries { ttl, closed: false, nodes: vec![node; nodes] }))
+        Self(Mutex::new(Entries { ttl, closed: false, nodes: smallvec![node; nodes] }))
     }
 
     /// The longest requested TTL.
@@ -197,6 +199,9 @@ impl NodeState {
         }
     }
 }
+
+/// As many nodes as most have, and more: each lock has a ledger, which needs no memory of its own then.
+const INLINE: usize = 7;
 
 #[cfg(test)]
 mod tests {
