@@ -54,9 +54,9 @@ fn healthy(plan: &Plan) -> Vec<Line> {
     let work = far("one task");
     let p50 = |over: &str, under: &str| one.ratio(&key(over, "p50"), &key(under, "p50"));
     let mut lines = vec![
-        Line::new(&work, "ours over the floor, p50", Unit::Ratio, p50(OURS, FLOOR))
-            .at_most(1.05)
-            .headline("lock and unlock, one task, over a network with a round trip of a millisecond: the same"),
+        Line::new(&work, "ours over the floor, p50", Unit::Ratio, p50(OURS, FLOOR)).at_most(1.05).headline(
+            "lock and unlock, one task, over a network with a round trip of a millisecond: the same",
+        ),
         Line::new(&work, "ours with fred over fred's floor, p50", Unit::Ratio, p50(FRED, FRED_FLOOR))
             .at_most(1.05),
         Line::new(&work, "with a token over without, p50", Unit::Ratio, p50(FENCED, OURS)).at_most(1.05),
