@@ -1,6 +1,6 @@
 //! Servers that are far away: what passes between them and their clients arrives later, in both directions.
-//! Unlike [`Proxy`](crate::proxy::Proxy) it delays each write by itself, as a network does, and by less than the
-//! millisecond of an asynchronous runtime's timer.
+//! Unlike [`Proxy`](crate::proxy::Proxy) it delays each write by itself, as a network does, and by less than
+//! the millisecond of an asynchronous runtime's timer.
 
 use std::{
     io::{self, Read, Write},

@@ -1,5 +1,5 @@
-//! The same over a network: on loopback a trip takes a few dozen microseconds, so that the work of a client and of
-//! the servers is most of a cycle; between machines the trips are.
+//! The same over a network: on loopback a trip takes a few dozen microseconds, so that the work of a client
+//! and of the servers is most of a cycle; between machines the trips are.
 
 use std::time::Duration;
 

@@ -93,8 +93,8 @@ pub(crate) fn hand_over(plan: &Plan) -> Vec<Line> {
     ]
 }
 
-/// The hand-overs of [`hand_over`] in microseconds, `p50` and `most`; `others` when another library's script releases;
-/// and the floor's `trips` for a release and an acquire, `idle` when each comes after a pause.
+/// The hand-overs of [`hand_over`] in microseconds, `p50` and `most`; `others` when another library's script
+/// releases; and the floor's `trips` for a release and an acquire, `idle` when each comes after a pause.
 pub(crate) fn handed_over(plan: &Plan, servers: &[impl Reachable]) -> Samples {
     let mut samples = Samples::default();
     let mut workers = start(servers, 2);
