@@ -81,7 +81,9 @@ impl Flapping {
         assert!(*locks > 20 * seconds, "{self:?}");
         assert!(connections[0] as u64 >= seconds / 4, "it did not flap: {self:?}");
         assert!(connections[0] as u64 <= 2 * seconds + 4, "more than two a second: {self:?}");
-        assert!(connections[1] <= 2, "the others are not concerned: {self:?}");
+        // One for requests and one that watches. A busy machine can keep either waiting, so that another one
+        // takes its place.
+        assert!(connections[1] <= 4, "the others are not concerned: {self:?}");
         assert!(commands[0] < commands[1] * 1.05, "more requests than to a server that is there: {self:?}");
         assert!(lines.len() as u64 <= 2 * (seconds / 60 + 1), "{self:?}");
         assert!(lines.iter().any(|line| line == "WARN node unhealthy"), "{self:?}");
